@@ -1,0 +1,1 @@
+"""Command lines. Each parses its options and calls one function of the package."""

@@ -1,0 +1,52 @@
+"""What every command line shares: errors for people, exit statuses, progress lines."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from ser.errors import UserError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main`` and end the process with the status that its outcome deserves.
+
+    ``UserError`` and the operating system's refusals (no such file, disk full, permission)
+    become one line on stderr and status 1. Any other exception is a defect of this program
+    and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except OSError as err:
+        print(f"error: {_explain(err)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _explain(err: OSError) -> str:
+    where = f"{err.filename}: " if err.filename else ""
+    what = err.strerror or str(err)
+    cure = {
+        errno.ENOSPC: "free some space (or point --data-dir, --dump-dir, --exp-dir at another "
+        "disk) and run the same command again",
+        errno.EDQUOT: "free some of your quota and run the same command again",
+        errno.EACCES: "check who owns it and its permissions",
+        errno.EROFS: "choose a directory on a writable disk",
+    }.get(err.errno)
+    return f"{where}{what}" + (f"; {cure}" if cure else "")
+
+
+def progress(message: str) -> None:
+    """Report where a long job stands.
+
+    The line goes to stdout, so that it lands in the stage's log; the launcher shows the
+    newest one on the user's terminal.
+    """
+    print(f"[progress] {message}", flush=True)
