@@ -5,11 +5,12 @@ one voice, one set of parameters and one synthesiser in global variables, hence
 
 - threads: every call holds one lock, so threads may call but do not run in parallel;
 - processes: safe to use in spawned workers; after a fork, the child initialises its own copy;
-- history: the synthesiser carries noise and flutter over from one utterance to the next.
-  ``synthesize`` starts the library anew each time, so that the same arguments always give the
-  same samples.
+- history: the synthesiser carries noise and its place in the wave over from one utterance to
+  the next, even across espeak_Terminate. ``synthesize`` therefore loads the library anew each
+  time (3 ms) and seeds C's rand(), so that the same arguments always give the same samples.
 """
 
+import _ctypes
 import atexit
 import ctypes
 import os
@@ -51,8 +52,9 @@ _lock = threading.RLock()
 class _Espeak:
     """The loaded library and where its data lies; one per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path) -> None:
         self.pid = os.getpid()
+        self.data = data
         self.lib = ctypes.CDLL(espeakng_loader.get_library_path())
         self.lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self.lib.espeak_TextToPhonemes.argtypes = [
@@ -71,27 +73,23 @@ class _Espeak:
             ctypes.c_void_p,
             ctypes.c_void_p,
         ]
-        self.data = short_data_path(Path(espeakng_loader.get_data_path()))
         self.chunks: list[np.ndarray] = []
         # ctypes frees a callback that nobody refers to, so it lives as long as the library.
         self.callback = _CALLBACK(self._take)
-        self.sample_rate = self.start()
-
-    def start(self) -> int:
-        rate = self.lib.espeak_Initialize(
+        self.sample_rate = self.lib.espeak_Initialize(
             _OUTPUT_SYNCHRONOUS, 0, os.fsencode(self.data), _DONT_EXIT
         )
-        if rate <= 0:
+        if self.sample_rate <= 0:
             raise UserError(
                 f"{self.data}: espeak-ng cannot read its data; reinstall the package "
                 "espeakng-loader (pip install --force-reinstall espeakng-loader)"
             )
         self.lib.espeak_SetSynthCallback(self.callback)
-        return rate
 
-    def restart(self) -> None:
+    def close(self) -> None:
+        """Unload the library, and with it every static variable that it changed."""
         self.lib.espeak_Terminate()
-        self.start()
+        _ctypes.dlclose(self.lib._handle)
 
     def set_voice(self, voice: str) -> bool:
         return self.lib.espeak_SetVoiceByName(voice.encode()) == _OK
@@ -126,10 +124,14 @@ def short_data_path(data: Path) -> Path:
     )
 
 
-def _espeak() -> _Espeak:
+def _espeak(fresh: bool = False) -> _Espeak:
     global _instance
-    if _instance is None or _instance.pid != os.getpid():
-        _instance = _Espeak()
+    data = _instance.data if _instance else short_data_path(Path(espeakng_loader.get_data_path()))
+    if _instance and (fresh or _instance.pid != os.getpid()):
+        _instance.close()
+        _instance = None
+    if _instance is None:
+        _instance = _Espeak(data)
     return _instance
 
 
@@ -170,8 +172,8 @@ def synthesize(
     Raises UserError for a voice that espeak-ng does not know or text that gives no sound.
     """
     with _lock:
-        espeak = _espeak()
-        espeak.restart()
+        espeak = _espeak(fresh=True)
+        ctypes.CDLL(None).srand(1)  # breathy voices draw their noise from rand()
         # An unknown variant is ignored by espeak-ng and would give the plain voice.
         variant = voice.partition("+")[2]
         if (variant and not (espeak.data / "voices" / "!v" / variant).is_file()) or (
