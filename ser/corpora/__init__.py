@@ -1,0 +1,49 @@
+"""Corpora: what a reader returns and how a new corpus is added.
+
+To add a corpus, write ``egs/<name>/corpus.yaml`` (labels, speakers, counts that must hold; the
+existing ones explain the keys). If its layout on disk is new, add one module here that has
+
+- ``find(directory) -> Path``: the corpus root, given what the user typed;
+- ``fingerprint_files(root) -> iterable of Path``: the files that decide the result;
+- ``read(root, spec, emotions) -> Reading``: its utterances in the chosen emotions;
+
+and name it in READERS. ``prepare.py`` does everything else.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# key "reader" of corpus.yaml -> module with find, fingerprint_files and read
+READERS = {"iemocap": "ser.corpora.iemocap", "emodb": "ser.corpora.emodb"}
+# key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
+MAKERS = {"mini": "ser.corpora.mini"}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled recording. ``duration`` is in seconds; a reader may leave it 0."""
+
+    utt_id: str
+    wav: Path
+    text: str
+    speaker: str
+    emotion: str
+    gender: str  # f or m
+    session: str
+    duration: float = 0.0
+
+
+@dataclass
+class Reading:
+    """What a reader found.
+
+    ``found`` counts things other than utterances that corpus.yaml may fix under ``counts``
+    (wav files, dialogs, labels), e.g. ``{"wav": {"Ses01": 1819}}``; ``skipped`` says how many
+    items were left out and why; ``short`` has a line for each thing that should be there and
+    is not. Short corpora are refused unless the user allows them.
+    """
+
+    utterances: list[Utterance]
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    short: list[str] = field(default_factory=list)

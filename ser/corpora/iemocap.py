@@ -1,0 +1,254 @@
+"""IEMOCAP as it lies on disk (Busso et al., Language Resources and Evaluation 42, 2008).
+
+Labels come from the files directly in ``Session*/dialog/EmoEvaluation``, words from
+``dialog/transcriptions``, audio from ``sentences/wav/<dialog>``. The label is the third field of
+an utterance's line: the annotators' majority vote, which is not taken anew here. The speaker is
+the session and the letter behind the LAST underscore; the letter in the dialog's name only says
+who wore the motion-capture markers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ser.corpora import Reading, Utterance
+from ser.datadir import join_problems
+from ser.errors import UserError
+
+SESSION_DIRECTORY = re.compile(r"Session([1-5])")
+DIALOG_ID = re.compile(r"Ses0[1-5][FM]_(impro\d\d[ab]?|script\d\d_\d[ab]?)")
+UTTERANCE_ID = re.compile(rf"({DIALOG_ID.pattern})_([FM])\d{{3}}")
+# Turns that were transcribed but neither cut out nor labelled.
+UNLABELLED_ID = re.compile(r"\S+_[FM]XX\d+")
+TIMED_LINE = re.compile(r"(\S+)\s+\[\s*[\d.]+\s*-\s*[\d.]+\s*\]:?(.*)")
+LABELS = "dialog/EmoEvaluation"
+TRANSCRIPTS = "dialog/transcriptions"
+WAVS = "sentences/wav"
+
+
+def find(directory: Path) -> Path:
+    """The folder that holds Session1 to Session5.
+
+    ``directory`` may also be its parent, or lie up to four levels inside.
+    Raises UserError when none of these is IEMOCAP.
+    """
+    for candidate in (directory, *list(directory.parents)[:4]):
+        if _is_root(candidate):
+            return candidate
+    inside = [child for child in _entries(directory) if child.is_dir() and _is_root(child)]
+    if len(inside) == 1:
+        return inside[0]
+    found = "it holds " + (", ".join(p.name for p in _entries(directory)[:5]) or "nothing")
+    if inside:
+        found = "several folders in it do: " + ", ".join(p.name for p in inside)
+    raise UserError(
+        f"--corpus-dir {directory}: expected a folder with Session1/{LABELS}, but {found}; "
+        "give the folder that holds Session1 to Session5 (IEMOCAP_full_release)"
+    )
+
+
+def fingerprint_files(root: Path) -> Iterator[Path]:
+    """Every label, transcript and wav file that ``read`` may use."""
+    for session in _sessions(root).values():
+        yield from _files(session / LABELS, ".txt")
+        yield from _files(session / TRANSCRIPTS, ".txt")
+        for dialog in _entries(session / WAVS):
+            yield from _files(dialog, ".wav")
+
+
+def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+    """The utterances of ``root`` whose label ``spec["label_map"]`` maps to one of ``emotions``.
+
+    Missing wavs, transcripts and label files are listed in ``Reading.short``. Labels that are
+    listed under ``spec["skip_labels"]`` are counted in ``Reading.skipped``.
+
+    Raises UserError for ids that are malformed or stand twice, and for unknown labels.
+    """
+    reading = Reading([], found={"label": Counter(), "wav": Counter(), "dialog": Counter()})
+    problems: list[str] = []
+    skipped: Counter[str] = Counter()
+    sessions = _sessions(root)
+    for name in spec["sessions"]:
+        if name not in sessions:
+            reading.short.append(f"{root}/Session{int(name[-2:])}: the whole folder is missing")
+    for name, directory in sessions.items():
+        problems += _misplaced(name, directory)
+        labels = _read_labels(directory, spec, problems)
+        texts = _read_transcripts(directory, problems, skipped)
+        wavs = _index_wavs(directory, problems)
+        reading.found["label"].update(label for label, _ in labels.values())
+        reading.found["wav"][name] = len(wavs)
+        reading.found["dialog"]["all"] += len(_dialogs(directory / LABELS))
+        reading.short += _missing(directory, labels, texts, wavs)
+        for utt, (label, _) in labels.items():
+            emotion = spec["label_map"].get(label)
+            if emotion not in emotions:
+                skipped[f"utterances labelled {label}"] += 1
+            elif utt in wavs:
+                gender = utt.rpartition("_")[2][0]
+                reading.utterances.append(
+                    Utterance(
+                        utt_id=utt,
+                        wav=wavs[utt],
+                        text=texts.get(utt, ""),
+                        speaker=name + gender,
+                        emotion=emotion,
+                        gender=gender.lower(),
+                        session=name,
+                    )
+                )
+    if problems:
+        raise UserError(join_problems(problems, f"copy these files of {root} again"))
+    reading.skipped = dict(skipped)
+    return reading
+
+
+def _read_labels(
+    session: Path, spec: Mapping[str, Any], problems: list[str]
+) -> dict[str, tuple[str, str]]:
+    """utterance id -> (label, where it stands) of one session."""
+    known = {*spec["label_map"], *spec["skip_labels"]}
+    labels: dict[str, tuple[str, str]] = {}
+    for path in _files(session / LABELS, ".txt"):
+        for number, line in enumerate(_lines(path), start=1):
+            if not line.startswith("["):
+                continue  # the header, blank lines and the raters' own lines
+            where = f"{path}:{number}"
+            fields = line.split("\t")
+            if len(fields) < 3:
+                problems.append(f"{where}: {line!r}; expected '[start - end]<TAB>id<TAB>label'")
+                continue
+            utt, label = fields[1], fields[2]
+            if not _is_utterance_of(utt, path.stem):
+                problems.append(f"{where}: {utt!r} is not an utterance id of dialog {path.stem}")
+            elif label not in known:
+                problems.append(f"{where}: unknown label {label!r}; known: {sorted(known)}")
+            elif utt in labels:
+                problems.append(f"{where}: {utt} stands a second time, first: {labels[utt][1]}")
+            else:
+                labels[utt] = label, where
+    return labels
+
+
+def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str]) -> dict[str, str]:
+    """utterance id -> words of one session, tags such as [LAUGHTER] included."""
+    texts: dict[str, str] = {}
+    for path in _files(session / TRANSCRIPTS, ".txt"):
+        for number, line in enumerate(_lines(path), start=1):
+            timed = TIMED_LINE.fullmatch(line.strip())
+            if timed is None:
+                skipped["transcript lines without an utterance id"] += bool(line.strip())
+                continue
+            utt, text = timed[1], timed[2].strip()
+            if UNLABELLED_ID.fullmatch(utt):
+                skipped["transcript lines of unlabelled turns (_FXX0, _MXX0)"] += 1
+            elif not _is_utterance_of(utt, path.stem):
+                problems.append(
+                    f"{path}:{number}: {utt!r} is not an utterance id of dialog {path.stem}"
+                )
+            elif texts.setdefault(utt, text) != text:
+                problems.append(f"{path}:{number}: {utt} stands a second time with other words")
+    return texts
+
+
+def _index_wavs(session: Path, problems: list[str]) -> dict[str, Path]:
+    """utterance id -> file of one session."""
+    wavs = {}
+    for dialog in _entries(session / WAVS):
+        for path in _files(dialog, ".wav"):
+            if _is_utterance_of(path.stem, dialog.name):
+                wavs[path.stem] = path
+            else:
+                problems.append(f"{path}: not an utterance of dialog {dialog.name}")
+    return wavs
+
+
+def _missing(
+    session: Path,
+    labels: Mapping[str, Any],
+    texts: Mapping[str, str],
+    wavs: Mapping[str, Path],
+) -> list[str]:
+    """A line for each file, or else each utterance, that one of the three places lacks."""
+    places = {LABELS: labels, TRANSCRIPTS: texts, WAVS: wavs}
+    suffixes = {LABELS: ".txt", TRANSCRIPTS: ".txt", WAVS: ""}
+    dialogs = {place: _dialogs(session / place) for place in places}
+    everywhere = set().union(*dialogs.values())
+    short = []
+    for place, present in dialogs.items():
+        for dialog in sorted(everywhere - present):
+            size = sum(utt.rpartition("_")[0] == dialog for utt in wavs)
+            hint = f" (the dialog has {size} wav files)" if size else ""
+            short.append(f"{session}/{place}/{dialog}{suffixes[place]}: missing{hint}")
+    for utt in sorted(set().union(*places.values())):
+        dialog = utt.rpartition("_")[0]
+        lacking = [p for p in places if dialog in dialogs[p] and utt not in places[p]]
+        if WAVS in lacking:
+            short.append(f"{session}/{WAVS}/{dialog}/{utt}.wav: missing")
+        if LABELS in lacking:
+            short.append(f"{session}/{LABELS}/{dialog}.txt: no label for {utt}")
+        if TRANSCRIPTS in lacking:
+            short.append(f"{session}/{TRANSCRIPTS}/{dialog}.txt: no line for {utt}")
+    return short
+
+
+def _misplaced(name: str, session: Path) -> list[str]:
+    return [
+        f"{session}/{place}/{dialog}: a dialog of {dialog[:5]} in the folder of {name}"
+        for place in (LABELS, TRANSCRIPTS, WAVS)
+        for dialog in sorted(_dialogs(session / place))
+        if not dialog.startswith(name)
+    ]
+
+
+def _is_utterance_of(utt: str, dialog: str) -> bool:
+    # Whole names are compared: Ses05M_script01_1 is a prefix of Ses05M_script01_1b.
+    match = UTTERANCE_ID.fullmatch(utt)
+    return match is not None and match[1] == dialog
+
+
+def _is_root(directory: Path) -> bool:
+    return any((session / LABELS).is_dir() for session in _sessions(directory).values())
+
+
+def _sessions(root: Path) -> dict[str, Path]:
+    """``{"Ses01": root/Session1, ...}`` for the session folders that exist."""
+    return {
+        f"Ses0{match[1]}": path
+        for path in _entries(root)
+        if (match := SESSION_DIRECTORY.fullmatch(path.name)) and path.is_dir()
+    }
+
+
+def _dialogs(directory: Path) -> set[str]:
+    return {
+        path.stem
+        for path in _entries(directory)
+        if DIALOG_ID.fullmatch(path.stem) and (path.is_dir() or path.suffix == ".txt")
+    }
+
+
+def _files(directory: Path, suffix: str) -> list[Path]:
+    return [path for path in _entries(directory) if path.suffix == suffix and path.is_file()]
+
+
+def _entries(directory: Path) -> list[Path]:
+    """The sorted entries of a folder; none if it is absent.
+
+    Dot files are left out: copies made on macOS carry a binary ``._name`` beside each file.
+    """
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file with LF or CRLF ends, in UTF-8 or else Latin-1."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").split("\n")

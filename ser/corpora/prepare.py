@@ -1,0 +1,273 @@
+"""Stage 1: a corpus on disk -> ``data/<corpus>/all``."""
+
+import hashlib
+import importlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from ser.audio import probe
+from ser.cli import progress
+from ser.corpora import MAKERS, READERS, Reading, Utterance
+from ser.datadir import join_problems, read_table, write_data_dir
+from ser.errors import UserError
+from ser.stage import is_done
+
+EGS = Path(__file__).resolve().parents[2] / "egs"
+REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map", "counts")
+
+
+def prepare(
+    corpus: str,
+    data_dir: Path,
+    corpus_dir: Path | None = None,
+    emotions: str = "",
+    allow_partial: bool = False,
+    seed: int = 0,
+    nj: int = 4,
+    egs: Path = EGS,
+) -> None:
+    """Write ``data_dir/<corpus>/all`` from the corpus in ``corpus_dir``.
+
+    ``emotions`` names a set of corpus.yaml (``4``, ``7``) or is a comma list in class order;
+    "" takes the default set. ``allow_partial`` accepts a corpus in which things are missing
+    and records them in the file ``partial``. ``seed`` matters to corpora made by the recipe.
+
+    Raises UserError, before anything is written, for whatever is wrong with the corpus.
+    """
+    spec = load_spec(corpus, egs)
+    chosen = choose_emotions(spec, emotions)
+    target = data_dir / corpus / "all"
+    reader = importlib.import_module(READERS[spec["reader"]])
+    root = _find_root(spec, reader, corpus_dir, data_dir / corpus / "corpus", seed)
+    settings = {
+        "corpus_dir": str(root),
+        "emotions": chosen,
+        "spec": _digest(json.dumps(spec, sort_keys=True)),
+        "files": fingerprint(reader.fingerprint_files(root)),
+        "allow_partial": allow_partial,
+    }
+    if is_done(target, settings):
+        count = len(read_table(target / "utt2spk"))
+        print(f"{target}: already done ({count} utterances); remove it to make it again")
+        return
+
+    reading = reader.read(root, spec, chosen)
+    print(format_table(reading.utterances, chosen))
+    for what, count in sorted(reading.skipped.items()):
+        print(f"left out: {count} {what}")
+    differences = check_counts(reading, spec, chosen)
+    short = reading.short + differences
+    if short and not allow_partial:
+        lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes"]
+        lines += [join_problems(part) for part in (reading.short, differences) if part]
+        cure = (
+            "copy what is missing, or go on without it: --allow-partial true "
+            "(the results will say so)"
+        )
+        raise UserError(join_problems(lines, cure))
+    for line in short:
+        print(f"warning: {line}")
+    utterances = add_durations(reading.utterances, nj)
+    write_data_dir(target, utterances, chosen, spec["language"], settings, short)
+    hours = sum(u.duration for u in utterances) / 3600
+    print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
+
+
+def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
+    """``egs/<corpus>/corpus.yaml`` as a dict.
+
+    Raises UserError for an unknown corpus, unreadable YAML, missing keys, and counts that
+    contradict each other.
+    """
+    path = egs / corpus / "corpus.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.parent.name for p in egs.glob("*/corpus.yaml")))
+        raise UserError(f"--corpus {corpus}: there is no {path}; corpora that exist: {known}")
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as err:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
+    missing = [key for key in REQUIRED_KEYS if not isinstance(spec, dict) or key not in spec]
+    if missing:
+        raise UserError(f"{path}: missing keys: {', '.join(missing)}")
+    for key, table in {"reader": READERS, "maker": MAKERS}.items():
+        if key in spec and spec[key] not in table:
+            raise UserError(f"{path}: {key} {spec[key]!r}: expected one of {', '.join(table)}")
+    contradictions = [
+        f"{path}: counts.{where} is {number}, but counts.speaker sums to {total}"
+        for where, number, total in _sums(spec)
+        if number != total
+    ]
+    if contradictions:
+        raise UserError(join_problems(contradictions))
+    return spec
+
+
+def choose_emotions(spec: Mapping[str, Any], wanted: str) -> list[str]:
+    """The emotions in class order: a named set of ``spec``, a comma list, or the default.
+
+    Raises UserError for an emotion that the corpus does not have, or fewer than two.
+    """
+    sets = spec.get("emotion_sets", {})
+    if not wanted:
+        return list(spec["emotions"])
+    if wanted in sets:
+        return list(sets[wanted])
+    chosen = [name.strip() for name in wanted.split(",")]
+    known = list(dict.fromkeys(spec["label_map"].values()))
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2 or not set(chosen) <= set(known):
+        options = [*sets, f"at least two of {','.join(known)}, joined by commas"]
+        raise UserError(f"--emotions {wanted}: {spec['name']} has {', or '.join(options)}")
+    return chosen
+
+
+def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str]) -> list[str]:
+    """A line for each number of ``spec["counts"]`` that the reading does not meet.
+
+    ``total`` and ``session`` hold for the default emotions and are left out for others.
+    """
+    counts = spec["counts"]
+    utterances = reading.utterances
+    found: dict[str, Any] = {
+        "total": len(utterances),
+        "session": Counter(u.session for u in utterances),
+        "emotion": Counter(u.emotion for u in utterances),
+        **reading.found,
+    }
+    short = []
+    for where, expected in counts.items():
+        if where in ("total", "session") and set(emotions) != set(spec["emotions"]):
+            continue
+        if where == "speaker":
+            short += _check_speakers(utterances, expected, emotions)
+        elif where == "total":
+            short += _differs("total", found["total"], expected)
+        else:
+            names = emotions if where == "emotion" else {**expected, **found[where]}
+            for name in names:
+                short += _differs(f"{where} {name}", found[where][name], expected.get(name, 0))
+    return short
+
+
+def _check_speakers(
+    utterances: Sequence[Utterance],
+    expected: Mapping[str, Mapping[str, int]],
+    emotions: Sequence[str],
+) -> list[str]:
+    found = Counter((u.speaker, u.emotion) for u in utterances)
+    short = []
+    for speaker in sorted({u.speaker for u in utterances} | set(expected)):
+        row = expected.get(speaker)
+        if row is None:
+            short.append(f"speaker {speaker}: not a speaker of this corpus")
+            continue
+        for emotion in emotions:
+            if emotion in row:
+                name = f"speaker {speaker} {emotion}"
+                short += _differs(name, found[speaker, emotion], row[emotion])
+    return short
+
+
+def _differs(what: str, found: int, expected: int) -> list[str]:
+    return [] if found == expected else [f"{what}: {found} found, {expected} expected"]
+
+
+def _sums(spec: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
+    """(name, number, sum over the speaker table) for each margin that corpus.yaml states."""
+    counts = spec["counts"]
+    table = counts.get("speaker", {})
+    for emotion, number in counts.get("emotion", {}).items():
+        if table and all(emotion in row for row in table.values()):
+            yield f"emotion.{emotion}", number, sum(row[emotion] for row in table.values())
+    if table and "total" in counts:
+        total = sum(row[e] for row in table.values() for e in spec["emotions"])
+        yield "total", counts["total"], total
+
+
+def format_table(utterances: Sequence[Utterance], emotions: Sequence[str]) -> str:
+    """Speakers by classes, with sums, as aligned text."""
+    found = Counter((u.speaker, u.emotion) for u in utterances)
+    rows = [["speaker", "sex", "session", *emotions, "all"]]
+    for speaker, gender, session in sorted({(u.speaker, u.gender, u.session) for u in utterances}):
+        numbers = [found[speaker, e] for e in emotions]
+        rows.append([speaker, gender, session, *map(str, numbers), str(sum(numbers))])
+    totals = [sum(u.emotion == e for u in utterances) for e in emotions]
+    rows.append(["all", "", "", *map(str, totals), str(len(utterances))])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
+    """The utterances with ``duration`` in seconds, from the headers of their files.
+
+    Headers are read by ``nj`` threads, which hides the latency of a network disk.
+    Raises UserError that lists the unreadable files.
+    """
+    timed = []
+    problems = []
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        for number, result in enumerate(pool.map(_duration, utterances), start=1):
+            if isinstance(result, UserError):
+                problems.append(str(result))
+            else:
+                timed.append(replace(utterances[number - 1], duration=result))
+            if number % 500 == 0:
+                progress(f"durations: {number} of {len(utterances)} files")
+    if problems:
+        head = f"{len(problems)} of {len(utterances)} files cannot be used"
+        raise UserError(join_problems([head, *problems] if len(problems) > 1 else problems))
+    return timed
+
+
+def _duration(utterance: Utterance) -> float | UserError:
+    try:
+        return probe(utterance.wav).duration
+    except UserError as err:
+        return err
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A digest of names, sizes and modification times: cheap, and changes with the corpus."""
+    lines = []
+    for path in paths:
+        stat = path.stat()
+        lines.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+    return _digest("\n".join(lines))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _find_root(
+    spec: Mapping[str, Any], reader: ModuleType, corpus_dir: Path | None, home: Path, seed: int
+) -> Path:
+    if "maker" in spec:
+        made = (corpus_dir or home).absolute()
+        importlib.import_module(MAKERS[spec["maker"]]).make(made, seed)
+        return made
+    if corpus_dir is None:
+        raise UserError(
+            f"--corpus-dir: needed for {spec['name']}; {spec.get('obtain', 'see its README')}"
+        )
+    given = corpus_dir.absolute()
+    if not given.is_dir():
+        raise UserError(f"--corpus-dir {corpus_dir}: no such folder; give the corpus folder")
+    root = reader.find(given)
+    if root != given:
+        print(f"--corpus-dir {corpus_dir}: the corpus lies in {root}; using that")
+    return root
