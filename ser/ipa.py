@@ -1,0 +1,141 @@
+"""IPA from espeak-ng -> phones -> manner classes, for languages without a pronouncing dictionary.
+
+A phone is a consonant or the nucleus of a syllable, so that a target has about one unit per
+sound, as ARPAbet has:
+
+- affricates are one phone. espeak-ng writes "jˈɛtst" without a tie bar; inside a word a plosive
+  followed by the fricative of the same place counts as one (t͡s, p͡f, d͡ʒ, ...);
+- diphthongs are one phone (aɪ, aʊ, ɔø), because the nucleus is stressed as a whole and CTC
+  should see one V, not two. Vowels in hiatus ("Museum", eːʊ) stay apart;
+- a stress mark (ˈ primary, ˌ secondary; espeak-ng puts it before the nucleus) belongs to the
+  next vowel and is kept on it: ˈaɪ;
+- Mandarin: vowels within one syllable are one nucleus; tones are dropped, since they are pitch,
+  not manner.
+
+Classes come from panphon's distinctive features. "h" is a fricative and "ʁ" a liquid here,
+though features say otherwise: S1 counts HH and R so, and manner classes follow the phoneme.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from ser.errors import UserError
+
+STRESS = "ˈˌ"
+_TIE = "\u0361"
+_NON_SYLLABIC = "\u032f"
+
+_AFFRICATES = [
+    (re.compile(f"{stop}{_TIE}?(?=[{fricatives}])"), stop + _TIE)
+    for stop, fricatives in (("t", "sʃɕ"), ("d", "zʒʑ"), ("ʈ", "ʂ"), ("p", "f"))
+]
+# espeak-ng's Mandarin voice writes ASCII where IPA has letters of its own: a dot for retroflex
+# consonants and for the vowel of "shi", a hyphen for the vowel of "ge", nɡ for one nasal, h for
+# aspiration, and the tone contours 1 to 5, of which 3 comes out as ɜ.
+_MANDARIN = [
+    (re.compile("ts\\."), "ʈʂ"),
+    (re.compile("s\\."), "ʂ"),
+    (re.compile("i[.\u032a]"), "ɨ"),
+    (re.compile("o-"), "ɤ"),
+    (re.compile("nɡ"), "ŋ"),
+    (re.compile("(?<=[ptksɕʂ])h"), "ʰ"),
+    (re.compile("-"), ""),
+    (re.compile("[ɜ\\d]"), "\u02e9"),  # any tone
+]
+_TONE = "\u02e9"
+_RESPELLED = {"g": "ɡ", "ɚ": "ə˞", "ɝ": "ɜ˞", "ʦ": "t" + _TIE + "s", "ʧ": "t" + _TIE + "ʃ"}
+_OPEN_VOWELS, _CLOSE_OFFGLIDES = set("aɐɑæɔoeɛəœ"), set("ɪʊʏø")
+_EXCEPTIONS = {"h": "F", "ɦ": "F", "ʁ": "L"}
+
+
+@lru_cache(maxsize=1)
+def _features():
+    from panphon import FeatureTable
+
+    return FeatureTable()
+
+
+def phone_class(phone: str) -> str:
+    """The manner class of one phone of ``phones``; a vowel's stress mark decides V or Vs.
+
+    Raises UserError for a phone that panphon does not know.
+    """
+    base = phone.lstrip(STRESS)
+    segments = _features().ipa_segs(base)
+    if not segments:
+        raise UserError(f"phone {phone!r}: not an IPA symbol that panphon knows")
+    if base[0] in _EXCEPTIONS:
+        return _EXCEPTIONS[base[0]]
+    # A diphthong is made of several segments; one of them is the syllabic one.
+    features = [_features().fts(segment) for segment in segments]
+    if any(f["syl"] > 0 and f["cons"] < 0 for f in features):
+        return "Vs" if phone != base else "V"
+    f = features[0]
+    if f["nas"] > 0:
+        return "N"
+    if f["son"] > 0:
+        return "L"
+    return "F" if f["cont"] > 0 else "S"
+
+
+def phones(ipa: str, language: str) -> list[str]:
+    """Split espeak-ng's IPA of a word into phones; "" gives [].
+
+    Raises UserError for a symbol that panphon does not know.
+    """
+    ipa = unicodedata.normalize("NFD", ipa)
+    tonal = language in ("cmn", "yue")
+    if tonal:
+        for pattern, replacement in _MANDARIN:
+            ipa = pattern.sub(replacement, ipa)
+    for symbol, replacement in _RESPELLED.items():
+        ipa = ipa.replace(symbol, replacement)
+    for pattern, replacement in _AFFRICATES:
+        ipa = pattern.sub(replacement, ipa)
+
+    result: list[str] = []
+    stress = ""
+    open_nucleus = False  # whether the next vowel may join the phone before it
+    for piece in re.findall(f"[{STRESS}{_TONE} ]|[^{STRESS}{_TONE} ]+", ipa):
+        if piece in STRESS:
+            stress, open_nucleus = piece, False
+            continue
+        if piece in (_TONE, " "):
+            open_nucleus = False
+            continue
+        for segment in _segments(piece, ipa):
+            if phone_class(segment) != "V" and _NON_SYLLABIC not in segment:
+                result.append(segment)
+                open_nucleus = False
+            elif open_nucleus and (tonal or _is_diphthong(result[-1], segment)):
+                result[-1] += segment
+            elif _NON_SYLLABIC in segment:
+                result.append(segment)
+                open_nucleus = False
+            else:
+                result.append(stress + segment)
+                stress, open_nucleus = "", True
+    return result
+
+
+def _segments(piece: str, ipa: str) -> list[str]:
+    # Tie bars between vowels are espeak-ng's way to write diphthongs; panphon reads a tie as
+    # part of an affricate only.
+    piece = re.sub(f"(?<![tdʈp]){_TIE}", "", piece)
+    segments = _features().ipa_segs(piece)
+    if "".join(segments) != piece:
+        rest = piece
+        for segment in segments:
+            rest = rest.replace(segment, "", 1)
+        raise UserError(
+            f"IPA {ipa!r}: panphon does not know {rest!r}, so it has no manner class; "
+            "correct the word in the transcript"
+        )
+    return segments
+
+
+def _is_diphthong(nucleus: str, segment: str) -> bool:
+    if _NON_SYLLABIC in segment:
+        return True
+    return nucleus.lstrip(STRESS) in _OPEN_VOWELS and segment in _CLOSE_OFFGLIDES

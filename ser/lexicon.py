@@ -1,0 +1,134 @@
+"""Transcripts -> words -> pronunciations.
+
+A lexicon has one pronunciation per word and only the words of its corpus. English words come
+from CMUdict or, where it lacks them, from g2p_en's neural model; words of other languages are
+pronounced one by one by espeak-ng. Word by word, not sentence by sentence: the pronunciation of
+a word is then the same wherever it stands, and can be looked up and corrected in one place.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ser import espeak, g2p, ipa
+from ser.errors import UserError
+from ser.units import ARPABET_TO_CLASS
+
+_TAG = re.compile(r"\[([^\[\]]*)\]")
+_QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`\x91\x92", "'"))
+# "b-but": the cut-off consonant is no word of its own, and CMUdict would read the letter's name.
+_STUTTER = re.compile(r"\b([^\W\d_aeiou])-+(?=\1)", re.IGNORECASE)
+_WORD = re.compile(r"'?[^\W_]+(?:'[^\W_]+)*'?")
+
+
+@dataclass
+class Transcripts:
+    """Words of every utterance, upper-case, and how often each tag was dropped."""
+
+    words: dict[str, list[str]] = field(default_factory=dict)
+    tags: Counter = field(default_factory=Counter)
+
+
+@dataclass
+class Lexicon:
+    """Phones of every word, the class of every phone, and the words that no dictionary knew."""
+
+    phones: dict[str, list[str]]
+    classes: dict[str, str]
+    predicted: list[str] = field(default_factory=list)
+
+
+def split_text(text: Mapping[str, str], language: str) -> Transcripts:
+    """Split the transcripts of all utterances (``text`` maps ids to them) into words."""
+    known = g2p.load_cmudict() if language == "en" else ()
+    result = Transcripts()
+    for utt, line in text.items():
+        words, tags = split_words(line, language, known)
+        result.words[utt] = words
+        result.tags.update(tags)
+    return result
+
+
+def split_words(
+    text: str, language: str, known: Container[str] = ()
+) -> tuple[list[str], list[str]]:
+    """One transcript's words, in upper case, and its tags such as [LAUGHTER], which are dropped.
+
+    Punctuation goes; hyphens and dashes separate words, so a word broken off ("wh-") stays as
+    far as it was spoken. Apostrophes stay inside words (DON'T) and at their edges only where
+    ``known`` (lower-case words) has the word so: 'CAUSE, but not 'HELLO'. English numbers are
+    spelled out and accents removed; elsewhere digits stay for espeak-ng to read.
+    """
+    tags = [tag.strip().upper() for tag in _TAG.findall(text)]
+    text = unicodedata.normalize("NFC", _TAG.sub(" ", text)).translate(_QUOTES)
+    text = _STUTTER.sub("", text)
+    if language == "en":
+        text = text.replace("&", " and ").replace("%", " percent ")
+        if any(char.isdigit() for char in text):
+            text = g2p.spell_out_numbers(text)
+        decomposed = unicodedata.normalize("NFD", text)
+        text = "".join(char for char in decomposed if not unicodedata.combining(char))
+    words = (_settle_edges(token, known) for token in _WORD.findall(text))
+    return [_upper(word) for word in words], tags
+
+
+def _settle_edges(token: str, known: Container[str]) -> str:
+    inner = token.strip("'")
+    for candidate in (token, token.rstrip("'"), token.lstrip("'")):
+        if candidate == inner or candidate.lower() in known:
+            return candidate
+    return inner
+
+
+def _upper(word: str) -> str:
+    # str.upper() would make "ss" of "ß", and "Maße" (measures) would sound like "Masse" (mass).
+    return word.replace("ß", "ẞ").upper()
+
+
+def build_lexicon(words: Iterable[str], language: str) -> Lexicon:
+    """Pronounce every word of ``words`` once; the lexicon is in C order.
+
+    Raises UserError for a word that cannot be pronounced in ``language``.
+    """
+    words = sorted(set(words))
+    if language == "en":
+        return _english_lexicon(words)
+    phones = {
+        word: ipa.phones(espeak.phonemize(word.lower(), language), language) for word in words
+    }
+    for word in words:
+        _require_phones(word, phones[word], language)
+    symbols = sorted({phone for pronunciation in phones.values() for phone in pronunciation})
+    return Lexicon(phones, {phone: ipa.phone_class(phone) for phone in symbols})
+
+
+def _english_lexicon(words: list[str]) -> Lexicon:
+    dictionary = g2p.load_cmudict()
+    phones, predicted = {}, []
+    for word in words:
+        pronunciation = dictionary.get(word.lower())
+        if pronunciation is None:
+            pronunciation = _predict(word.lower())
+            predicted.append(word)
+        _require_phones(word, pronunciation, "en")
+        phones[word] = pronunciation
+    return Lexicon(phones, dict(ARPABET_TO_CLASS), predicted)
+
+
+def _predict(word: str) -> list[str]:
+    # Without a letter of its alphabet the model would babble.
+    if not re.search("[a-z]", word):
+        return []
+    phones = g2p.neural_g2p()(word)
+    # The model may emit <unk> and, as the only vowel without a stress digit, UW.
+    return [{"UW": "UW0"}.get(phone, phone) for phone in phones if phone in ARPABET_TO_CLASS]
+
+
+def _require_phones(word: str, phones: list[str], language: str) -> None:
+    if not phones:
+        raise UserError(
+            f"text: the word {word!r} has no pronunciation in language {language!r}; correct the "
+            "transcript, or the language in egs/<corpus>/corpus.yaml, and run stage 1 again"
+        )
