@@ -96,10 +96,8 @@ def read_16k_mono(path: Path | str) -> np.ndarray:
         raise UserError(f"{path}: cannot be decoded ({err}); copy it again") from err
     if len(samples) != info.num_samples:
         raise _truncated(path, f"{info.num_samples} samples", f"{len(samples)}")
-    if info.is_16k_mono_pcm16:
-        speech = samples[:, 0]
-    else:
-        speech = _convert(path, samples, info.sample_rate)
+    as_it_is = info.is_16k_mono_pcm16
+    speech = samples[:, 0] if as_it_is else _convert(path, samples, info.sample_rate)
     if speech.min() == speech.max():
         raise UserError(
             f"{path}: silent (all {len(speech)} samples are equal); "

@@ -1,0 +1,239 @@
+"""Who trains, who validates, who is tested: the protocols, and the audit of what was written.
+
+A protocol is a function of utt2spk and utt2session that returns, for every fold, the
+utterances of each split. Folds hold lists of ids only; audio and text stay where they are.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+from ser.datadir import join_problems, read_lines, read_table
+from ser.errors import UserError
+from ser.fileio import atomic_dir
+from ser.stage import file_digest, is_done, mark_done
+
+SPLITS = ("train", "valid", "test")
+Folds = dict[str, dict[str, list[str]]]  # fold -> split -> utterance ids in C order
+
+
+def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one speaker out; the other speakers of the test speaker's session validate.
+
+    Whoever talks with the test speaker shares the room and the topic, so that speaker is kept
+    out of training as well: ten speakers in pairs give 8 train, 1 valid, 1 test. Raises
+    UserError when a session has a single speaker, since then nobody is left to validate.
+    """
+    partners = defaultdict(set)  # session -> its speakers
+    for utt, speaker in utt2spk.items():
+        partners[utt2session[utt]].add(speaker)
+    for session, speakers in sorted(partners.items()):
+        if len(speakers) == 1:
+            raise UserError(
+                f"--protocol strict: session {session} has one speaker ({speakers.pop()}), so "
+                "no other speaker of that session can validate; use --protocol paper or "
+                "session, or pair speakers into sessions in the corpus.yaml"
+            )
+    folds = {}
+    for test in sorted(set(utt2spk.values())):
+        valid = set().union(*(who for who in partners.values() if test in who)) - {test}
+        folds[test] = _split(
+            utt2spk, lambda speaker, valid=valid, test=test: _role(speaker, valid, {test})
+        )
+    return folds
+
+
+def paper(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one speaker out; all others train and nobody validates."""
+    return {
+        test: _split(utt2spk, lambda speaker, test=test: _role(speaker, (), {test}))
+        for test in sorted(set(utt2spk.values()))
+    }
+
+
+def session(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one session out; all others train and nobody validates."""
+    return {
+        test: _split(utt2session, lambda name, test=test: _role(name, (), {test}))
+        for test in sorted(set(utt2session.values()))
+    }
+
+
+PROTOCOLS: dict[str, Callable[[Mapping[str, str], Mapping[str, str]], Folds]] = {
+    "strict": strict,
+    "paper": paper,
+    "session": session,
+}
+
+
+def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:
+    return "test" if name in test else "valid" if name in valid else "train"
+
+
+def _split(utt2group: Mapping[str, str], role: Callable[[str], str]) -> dict[str, list[str]]:
+    splits = defaultdict(list)
+    for utt in sorted(utt2group):
+        splits[role(utt2group[utt])].append(utt)
+    return {split: splits[split] for split in SPLITS if splits[split]}
+
+
+def make_folds(protocol: str, dump_dir: Path) -> bool:
+    """Write and audit ``dump_dir/folds/<protocol>``; False if it is there already.
+
+    Reads utt2spk, utt2session, utt2emo, utt2hash, utt2num_samples and emotions of
+    ``dump_dir``. Each fold directory gets a list and an ESPnet shape file (``utt
+    num_samples``) per split. Raises UserError when the corpus does not fit the protocol or
+    the audit fails; an older directory then stays as it was.
+    """
+    names = ("utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions")
+    settings = {"protocol": protocol, "tables": file_digest(*(dump_dir / n for n in names))}
+    directory = dump_dir / "folds" / protocol
+    if is_done(directory, settings):
+        return False
+    folds = PROTOCOLS[protocol](
+        read_table(dump_dir / "utt2spk"), read_table(dump_dir / "utt2session")
+    )
+    num_samples = read_table(dump_dir / "utt2num_samples")
+    with atomic_dir(directory) as temporary:
+        _write(temporary / "folds", folds)
+        for fold, splits in folds.items():
+            (temporary / fold).mkdir()
+            for split, utts in splits.items():
+                _write(temporary / fold / split, utts)
+                shape = (f"{utt} {num_samples[utt]}" for utt in utts)
+                _write(temporary / fold / f"{split}.shape", shape)
+        _write(temporary / "audit.txt", audit_folds(protocol, temporary, dump_dir))
+        mark_done(temporary, settings)
+    return True
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
+    """Read ``folds_dir`` back, check it against the tables of ``dump_dir``, and report.
+
+    Refused: a split that is missing or empty; an utterance, a speaker or the same audio
+    (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; an
+    utterance of the corpus that is in no test split, or in two; a training split without an
+    utterance of some emotion; a shape file that disagrees with its list.
+
+    Returns the lines of audit.txt: what was checked, the size of every split, and notes on
+    what is allowed but worth knowing (the same audio twice within a split, an emotion absent
+    from a test split). Raises UserError that names the offenders.
+    """
+    groups = {"speaker": read_table(dump_dir / "utt2spk")}
+    if protocol == "session":
+        groups["session"] = read_table(dump_dir / "utt2session")
+    groups["audio"] = read_table(dump_dir / "utt2hash")
+    utt2emo = read_table(dump_dir / "utt2emo")
+    num_samples = read_table(dump_dir / "utt2num_samples")
+    emotions = read_lines(dump_dir / "emotions")
+    names = SPLITS if protocol == "strict" else ("train", "test")
+
+    problems, notes, sizes = [], [], []
+    tested = Counter()
+    for fold in read_lines(folds_dir / "folds"):
+        splits = {split: _read_split(folds_dir / fold / split) for split in names}
+        where = f"folds/{protocol}/{fold}"
+        unknown = sorted({utt for utts in splits.values() for utt in utts} - utt2emo.keys())
+        if unknown:
+            problems.append(f"{where}: not utterances of {dump_dir}: {_some(unknown)}")
+            continue
+        problems += _wrong_lists(where, folds_dir / fold, splits, num_samples)
+        problems += _shared(where, splits, groups)
+        for split, utts in splits.items():
+            absent = sorted(set(emotions) - {utt2emo[utt] for utt in utts}, key=emotions.index)
+            if absent and split == "train" and utts:
+                problems.append(f"{where}/train: no utterance is {' or '.join(absent)}")
+            elif absent and utts:
+                notes.append(f"{where}/{split}: no utterance is {' or '.join(absent)}")
+        tested.update(set(splits["test"]))
+        sizes.append(f"{fold} " + " ".join(f"{split} {len(splits[split])}" for split in names))
+    untested = sorted(utt2emo.keys() - tested.keys())
+    if untested:
+        problems.append(f"folds/{protocol}: in no test split: {_some(untested)}")
+    repeated = sorted(utt for utt, count in tested.items() if count > 1)
+    if repeated:
+        problems.append(f"folds/{protocol}: in more than one test split: {_some(repeated)}")
+    if problems:
+        raise UserError(
+            join_problems(
+                problems,
+                "nothing may be trained on these folds; mend data/ (stage 1: a repeated "
+                "recording, a wrong speaker) or choose another --protocol, then run stage 3",
+            )
+        )
+    notes += _same_audio(groups["audio"])
+    checked = ", ".join(groups)
+    return [
+        f"protocol {protocol}: {len(sizes)} folds, {len(utt2emo)} utterances",
+        f"checked: no utterance, {checked} in two splits of a fold; every utterance tested "
+        f"once; all {len(emotions)} emotions in every training split; no empty split",
+        *sizes,
+        *(f"note: {note}" for note in notes),
+    ]
+
+
+def _read_split(path: Path) -> list[str]:
+    return read_lines(path) if path.exists() else []
+
+
+def _wrong_lists(
+    where: str, directory: Path, splits: Mapping[str, list[str]], num_samples: Mapping[str, str]
+) -> list[str]:
+    """Faults of the files themselves: missing, empty, out of order, repeated, wrong shape."""
+    problems = []
+    extra = sorted(s for s in SPLITS if s not in splits and (directory / s).exists())
+    if extra:
+        problems.append(f"{where}/{extra[0]}: this protocol has no such split")
+    for split, utts in splits.items():
+        if not utts:
+            problems.append(f"{where}/{split}: empty; the fold needs utterances there")
+            continue
+        if utts != sorted(set(utts)):
+            problems.append(f"{where}/{split}: not in C order, or an utterance stands twice")
+        shapes = directory / f"{split}.shape"
+        expected = {utt: num_samples[utt] for utt in utts}
+        if not shapes.exists() or read_table(shapes) != expected:
+            problems.append(f"{where}/{split}.shape: does not agree with {split}")
+    return problems
+
+
+def _shared(
+    where: str, splits: Mapping[str, list[str]], groups: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What two splits of one fold have in common and may not."""
+    problems = []
+    for first, second in combinations(splits, 2):
+        pair = f"{where}: {first} and {second}"
+        if splits[first] and set(splits[first]) == set(splits[second]):
+            problems.append(f"{pair} are the same utterances")
+            continue
+        both = sorted(set(splits[first]) & set(splits[second]))
+        if both:
+            problems.append(f"{pair} share utterances: {_some(both)}")
+        for kind, utt2group in groups.items():
+            left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
+            common = sorted(left.keys() & right.keys())
+            if common and kind == "audio":
+                pairs = [f"{left[h]} = {right[h]}" for h in common]
+                problems.append(f"{pair} share the same audio: {_some(pairs)}")
+            elif common:
+                problems.append(f"{pair} share the {kind} {_some(common)}")
+    return problems
+
+
+def _same_audio(utt2hash: Mapping[str, str]) -> list[str]:
+    same = defaultdict(list)
+    for utt, value in utt2hash.items():
+        same[value].append(utt)
+    repeated = [" = ".join(utts) for utts in same.values() if len(utts) > 1]
+    return [f"the same audio within a split: {_some(repeated)}"] if repeated else []
+
+
+def _some(items: list[str], limit: int = 5) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
