@@ -1,0 +1,47 @@
+# What a newcomer and CI call; each target is complete by itself: it installs first if need be.
+# make PYTHON=/path/to/python3.11 ...   builds .venv on that interpreter (3.10 to 3.12)
+# make TORCH=cuda ...                   takes the CUDA build where no GPU is visible (login nodes)
+
+SHELL := /bin/bash
+PYTHON_BIN := .venv/bin/python
+# Two to four worker processes: each folds' worker holds its own copy of the model.
+NJ ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh egs/*/run.sh tests/*.sh tests/*/*.sh)
+UV_VERSION := 0.9.30
+export PYTHON TORCH
+
+.PHONY: help install demo test lint format results lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: ## create .venv, unless it is there and up to date
+	@local/install.sh
+
+demo: install ## the whole recipe on a small synthetic corpus, ending with its results table
+	./run.sh --corpus mini --nj $(NJ)
+
+test: install ## all tests; no network, no corpus
+	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q
+
+lint: install ## ruff, ShellCheck and shfmt over everything
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check .
+	.venv/bin/shellcheck -x $(SHELL_FILES)
+	.venv/bin/shfmt -i 2 -ci -d $(SHELL_FILES)
+
+format: install ## rewrite sources as make lint wants them
+	$(PYTHON_BIN) -m ruff check --fix .
+	$(PYTHON_BIN) -m ruff format .
+	.venv/bin/shfmt -i 2 -ci -w $(SHELL_FILES)
+
+results: install ## rewrite RESULTS.md from every scores.json under exp/
+	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md
+
+lock: install ## resolve requirements.txt anew into requirements.lock
+	$(PYTHON_BIN) -m pip install --quiet uv==$(UV_VERSION)
+	local/lock.sh
+
+clean: ## remove what the recipe made (data, dump, exp), but not .venv
+	rm -rf data dump exp .pytest_cache .ruff_cache
