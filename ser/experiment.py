@@ -1,0 +1,193 @@
+"""What stages 5 and 6 know about one experiment directory, exp/<corpus>/<tag>.
+
+Stage 4 leaves ``run.yaml`` (what was asked for) in the experiment, and in every finished fold
+``config.yaml``, the model files, ``run.json`` (which model file to use, epochs, seconds) and the
+done-marker. Stage 5 adds ``predictions.tsv`` and beside it ``.predictions.done``, which holds
+what the predictions were made from, so that a fold trained again is inferred again.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ser import predictions
+from ser.datadir import read_lines, read_table
+from ser.errors import UserError
+from ser.fileio import atomic_write
+from ser.stage import file_digest, read_marker
+
+PREDICTIONS_MARKER = ".predictions.done"
+
+SCORED = "scored"
+NOT_INFERRED = "trained, not inferred"
+NOT_FINISHED = "training not finished"
+NOT_TRAINED = "not trained"
+
+
+@dataclass
+class Experiment:
+    """One system on one corpus under one protocol: its folds, labels and references."""
+
+    exp_dir: Path
+    dump_dir: Path
+    run: dict[str, Any]  # run.yaml
+    folds: list[str]  # every fold of the protocol, in its order
+    labels: list[str]  # the corpus's emotions, in class order
+    emotions: dict[str, str]  # utterance -> reference emotion
+
+    @property
+    def feats_type(self) -> str:
+        """What the frontend reads: raw, spectrogram, fbank or mfcc."""
+        return str(self.run.get("feats_type") or "raw")
+
+    @property
+    def token_type(self) -> str:
+        """The units of the auxiliary CTC head."""
+        return str(self.run.get("token_type") or "tagged_class")
+
+    @property
+    def input_scp(self) -> Path:
+        """The table of the model's input: waveforms, or features of ``feats_type``."""
+        if self.feats_type == "raw":
+            return self.dump_dir / "wav.scp"
+        return self.dump_dir / self.feats_type / "feats.scp"
+
+    @property
+    def text(self) -> Path:
+        """The table of reference units."""
+        suffix = "" if self.token_type == "tagged_class" else f"_{self.token_type}"
+        return self.dump_dir / f"text{suffix}"
+
+    def fold_list(self, fold: str, name: str = "test") -> Path:
+        """The file that lists a fold's utterances."""
+        return self.dump_dir / "folds" / str(self.run["protocol"]) / fold / name
+
+    def references(self, fold: str) -> dict[str, str]:
+        """The fold's test utterances and their reference emotions."""
+        path = self.fold_list(fold)
+        utterances = read_lines(path)
+        unknown = [u for u in utterances if self.emotions.get(u) not in self.labels]
+        if unknown or not utterances:
+            what = f"no emotion known for {unknown[0]}" if unknown else "no utterances"
+            raise UserError(f"{path}: {what}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3")
+        return {utt_id: self.emotions[utt_id] for utt_id in utterances}
+
+    def fold_run(self, fold: str) -> dict[str, Any]:
+        """What stage 4 noted about a finished fold (run.json).
+
+        Raises:
+            UserError: run.json is absent, is not JSON or names no model file that exists.
+        """
+        path = self.exp_dir / fold / "run.json"
+        cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold}"
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError) as err:
+            raise UserError(f"{path}: {err.__class__.__name__}: {err}; {cure}") from None
+        model = run.get("inference_model")
+        if not model or not (path.parent / model).is_file():
+            raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
+        return run
+
+    def made_from(self, fold: str) -> dict[str, Any]:
+        """What decides a fold's predictions: the model file, its configuration, its input.
+
+        The model is told apart by size and time, not contents: ten checkpoints of 400 MB would
+        take longer to digest than to infer with on a GPU.
+        """
+        fold_dir = self.exp_dir / fold
+        name = self.fold_run(fold)["inference_model"]
+        model = (fold_dir / name).resolve().stat()
+        return {
+            "model": name,
+            "model_size": model.st_size,
+            "model_mtime_ns": model.st_mtime_ns,
+            "config": file_digest(fold_dir / "config.yaml"),
+            "input": file_digest(
+                self.fold_list(fold),
+                self.input_scp,
+                self.dump_dir / "emotions",
+                self.dump_dir / "utt2emo",
+            ),
+        }
+
+    def state(self, fold: str) -> str:
+        """How far a fold has come: one of the four states above."""
+        fold_dir = self.exp_dir / fold
+        if read_marker(fold_dir) is None:
+            return NOT_FINISHED if fold_dir.is_dir() else NOT_TRAINED
+        if not (fold_dir / predictions.FILE_NAME).is_file():
+            return NOT_INFERRED
+        fresh = self._inferred(fold).get("made_from") == self.made_from(fold)
+        return SCORED if fresh else NOT_INFERRED
+
+    def units_head(self, fold: str) -> str | None:
+        """The auxiliary head whose units the predictions hold; None if the model has none."""
+        return self._inferred(fold).get("units_head")
+
+    def mark_inferred(self, fold: str, made_from: dict[str, Any], head: str | None) -> None:
+        """Record what the fold's predictions were made from; call it after writing them."""
+        with atomic_write(self.exp_dir / fold / PREDICTIONS_MARKER) as stream:
+            json.dump({"made_from": made_from, "units_head": head}, stream, indent=1)
+            stream.write("\n")
+
+    def _inferred(self, fold: str) -> dict[str, Any]:
+        try:
+            text = (self.exp_dir / fold / PREDICTIONS_MARKER).read_text(encoding="utf-8")
+            return json.loads(text)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def require_folds(self, folds: list[str]) -> list[str]:
+        """``folds`` in the protocol's order; UserError names those that it does not have."""
+        unknown = [fold for fold in folds if fold not in self.folds]
+        if unknown:
+            raise UserError(
+                f"--folds: {' '.join(unknown)}: no such fold in the {self.run['protocol']} "
+                f"protocol; choose from: {' '.join(self.folds)}"
+            )
+        return [fold for fold in self.folds if fold in folds]
+
+
+def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
+    """The experiment in ``exp_dir`` on the corpus in ``dump_dir``.
+
+    Raises:
+        UserError: stage 4 left no run.yaml, or stage 3 no folds of its protocol.
+    """
+    exp_dir, dump_dir = Path(exp_dir), Path(dump_dir)
+    run = read_run(exp_dir)
+    folds = dump_dir / "folds" / str(run["protocol"]) / "folds"
+    for path in (folds, dump_dir / "emotions", dump_dir / "utt2emo"):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it first: ./run.sh --stage 3 --stop-stage 3 "
+                f"--protocol {run['protocol']}"
+            )
+    return Experiment(
+        exp_dir=exp_dir,
+        dump_dir=dump_dir,
+        run=run,
+        folds=read_lines(folds),
+        labels=read_lines(dump_dir / "emotions"),
+        emotions=read_table(dump_dir / "utt2emo"),
+    )
+
+
+def read_run(exp_dir: Path) -> dict[str, Any]:
+    """run.yaml of ``exp_dir``; UserError when it is absent or does not name its experiment."""
+    path = exp_dir / "run.yaml"
+    cure = "train first: ./run.sh --stage 4 --stop-stage 4 with the same options"
+    try:
+        run = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {cure}") from None
+    except yaml.YAMLError as err:
+        raise UserError(f"{path}: not YAML ({' '.join(str(err).split())}); {cure}") from None
+    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in (run or {})]
+    if not isinstance(run, dict) or lacking:
+        raise UserError(f"{path}: {', '.join(lacking) or 'a mapping'} not found in it; {cure}")
+    return run

@@ -1,0 +1,282 @@
+"""Inference over the held-out utterances of every fold that is ready, in one process.
+
+Importing ESPnet and transformers takes longer than inferring a small fold, so the process does it
+once, and only when there is something to infer; folds that share a configuration share one model
+object, into which each fold's weights are loaded. Inference is in 32-bit floats, whatever
+training used.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from ser.cli import progress
+from ser.datadir import read_table
+from ser.errors import UserError
+from ser.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment
+from ser.predictions import FILE_NAME, Prediction, write_predictions
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE = 16000
+INT16_SCALE = 32768.0  # a 16-bit sample divided by this lies in [-1, 1)
+# Keys of ESPnet's config.yaml that say where training read and wrote, not what the model is.
+NOT_THE_MODEL = ("output_dir", "run_label", "train_", "valid_", "log_", "dist_", "resume")
+
+BuildModel = Callable[[Path, str], Any]
+
+
+def infer_folds(
+    exp_dir: Path | str,
+    dump_dir: Path | str,
+    folds: Sequence[str] = (),
+    ngpu: int = 0,
+    nj: int = 0,
+    batch_seconds: float = 60.0,
+    build_model: BuildModel | None = None,
+) -> list[str]:
+    """Write predictions.tsv for each trained fold that has none made from its present model.
+
+    Args:
+        exp_dir: exp/<corpus>/<tag>.
+        dump_dir: dump/<corpus>.
+        folds: infer these only; all of the protocol's when empty.
+        ngpu: use the GPU when above 0.
+        nj: CPU threads; 0 leaves torch's default.
+        batch_seconds: padded audio in a batch, in seconds. Predictions do not depend on it.
+        build_model: makes a model without trained weights from (config.yaml, device); the
+            recipe's own when None.
+
+    Returns:
+        The folds inferred by this call.
+
+    Raises:
+        UserError: unknown fold names, no GPU, damaged model files, a model of other emotions,
+            an utterance without input, or probabilities that are not numbers.
+    """
+    experiment = open_experiment(exp_dir, dump_dir)
+    wanted = experiment.require_folds(list(folds)) if folds else experiment.folds
+    states = {fold: experiment.state(fold) for fold in wanted}
+    todo = [fold for fold, state in states.items() if state == NOT_INFERRED]
+    kept = sum(state == SCORED for state in states.values())
+    if kept:
+        progress(f"infer: {kept} of {len(wanted)} folds already inferred with their present model")
+    if not todo:
+        return []
+    inputs = read_table(experiment.input_scp)
+    for fold in todo:
+        _lengths(experiment, fold, inputs)  # every complaint about tables before any computing
+    device = _device(ngpu, nj)
+    models = _Models(build_model or _build_untrained, device)
+    for number, fold in enumerate(todo, start=1):
+        prefix = f"infer {experiment.exp_dir.name}: fold {fold} ({number} of {len(todo)})"
+        made_from = experiment.made_from(fold)
+        fold_dir = experiment.exp_dir / fold
+        model = models.load(fold_dir / "config.yaml", fold_dir / made_from["model"])
+        if list(model.emotions) != experiment.labels:
+            raise UserError(
+                f"{fold_dir}: the model knows {' '.join(model.emotions)}, but the corpus has "
+                f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
+                "with the same --emotions as then"
+            )
+        rows = infer_fold(experiment, fold, model, inputs, device, batch_seconds, prefix)
+        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows)
+        experiment.mark_inferred(fold, made_from, units_head(model))
+    return todo
+
+
+def infer_fold(
+    experiment: Experiment,
+    fold: str,
+    model: Any,
+    inputs: Mapping[str, str],
+    device: str = "cpu",
+    batch_seconds: float = 60.0,
+    prefix: str = "infer",
+) -> list[Prediction]:
+    """Predictions of ``model`` for a fold's test utterances, in the order of its list."""
+    import torch
+
+    references = experiment.references(fold)
+    head = units_head(model)
+    found: dict[str, Prediction] = {}
+    lengths = _lengths(experiment, fold, inputs)
+    for batch in make_batches(lengths, batch_seconds * SAMPLE_RATE):
+        arrays = [load_input(inputs[utt_id], experiment.feats_type) for utt_id in batch]
+        speech, speech_lengths = pad(arrays)
+        with torch.inference_mode():
+            out = model.infer(speech.to(device), speech_lengths.to(device))
+        probs = out["emotion_logp"].float().exp().cpu().numpy()  # (B, C)
+        wrong = [u for u, row in zip(batch, probs, strict=True) if not np.isfinite(row).all()]
+        if wrong:
+            raise UserError(
+                f"{experiment.exp_dir / fold}: the model gives probabilities that are not "
+                f"numbers for {', '.join(wrong[:5])}; training has diverged: lower the learning "
+                "rate and train this fold again (remove its directory, then --stage 4)"
+            )
+        units: list[list[str]] = [[] for _ in batch]
+        if head is not None:
+            best = out["aux"][head].argmax(dim=-1).cpu().numpy()  # (B, T)
+            frames = out["lengths"].cpu().numpy()  # (B,)
+            units = [
+                greedy_ctc(row[:count], model.aux_units[head])
+                for row, count in zip(best, frames, strict=True)
+            ]
+        for utt_id, row, decoded in zip(batch, probs, units, strict=True):
+            found[utt_id] = Prediction(
+                utt_id=utt_id,
+                ref=references[utt_id],
+                hyp=experiment.labels[int(row.argmax())],
+                probs=tuple(float(p) for p in row),
+                units=tuple(decoded),
+            )
+        progress(f"{prefix}: {len(found)} of {len(lengths)} utterances")
+    return [found[utt_id] for utt_id in references]
+
+
+def units_head(model: Any) -> str | None:
+    """The head that fills the units column: the first that emits units by CTC, if any."""
+    return next(iter(model.aux_units), None)
+
+
+def greedy_ctc(best: Iterable[int], units: Sequence[str]) -> list[str]:
+    """Best-path CTC decoding: merge adjacent repeats, then drop the blank (index 0).
+
+    Args:
+        best: the most probable unit's index in every frame, (T,).
+        units: names by index.
+    """
+    decoded, previous = [], 0
+    for index in best:
+        if index != previous and index != 0:
+            decoded.append(units[index])
+        previous = index
+    return decoded
+
+
+def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[str]]:
+    """Group utterances of similar length so that padding is little and memory bounded.
+
+    The longest come first: what does not fit into memory fails in the first seconds. The padded
+    size of a batch (its longest utterance times its count) stays within ``max_samples``, except
+    for one utterance that is longer by itself.
+    """
+    batches: list[list[str]] = []
+    longest = 0
+    for utt_id in sorted(lengths, key=lambda u: (-lengths[u], u)):
+        if batches and longest * (len(batches[-1]) + 1) <= max_samples:
+            batches[-1].append(utt_id)
+        else:
+            batches.append([utt_id])
+            longest = lengths[utt_id]
+    return batches
+
+
+def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
+    """One utterance as float32: samples in [-1, 1) of shape (L,), or features (T, D).
+
+    Args:
+        entry: the utterance's value in wav.scp or feats.scp.
+        feats_type: ``raw`` for waveforms.
+    """
+    import kaldiio
+
+    loaded = kaldiio.load_mat(entry)
+    # A waveform comes as (rate, samples) from a WAV file, reversed from an ark of sound files.
+    parts = loaded if isinstance(loaded, tuple) else (loaded,)
+    array = next(part for part in parts if isinstance(part, np.ndarray))
+    if feats_type != "raw":
+        return array.astype(np.float32)
+    if array.dtype != np.int16 or array.ndim != 1:
+        raise UserError(
+            f"{entry}: expected 16-bit samples of one channel, found {array.dtype} "
+            f"{array.shape}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
+        )
+    return array.astype(np.float32) / np.float32(INT16_SCALE)
+
+
+def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack inputs of different lengths, zero-padded: (B, L) or (B, T, D), and lengths (B,)."""
+    import torch
+
+    tensors = [torch.from_numpy(array) for array in arrays]
+    lengths = torch.tensor([len(array) for array in arrays])
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), lengths
+
+
+def _lengths(experiment: Experiment, fold: str, inputs: Mapping[str, str]) -> dict[str, int]:
+    """Samples of each test utterance; UserError if one has no length or no input."""
+    shape = experiment.fold_list(fold, "test.shape")
+    samples = read_table(shape)
+    cure = "run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
+    for utt_id in experiment.references(fold):
+        for table, path in ((samples, shape), (inputs, experiment.input_scp)):
+            if utt_id not in table:
+                raise UserError(f"{path}: {utt_id} of fold {fold} is not in it; {cure}")
+    return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold)}
+
+
+def _device(ngpu: int, nj: int) -> str:
+    import torch
+
+    if nj > 0:
+        torch.set_num_threads(nj)
+    if ngpu <= 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--ngpu {ngpu}: torch {torch.__version__} finds no CUDA GPU on this machine; "
+            "use --ngpu 0, or check nvidia-smi and the driver"
+        )
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in 32 bits, as on the CPU
+    return "cuda"
+
+
+def _build_untrained(config: Path, device: str) -> Any:
+    from ser.task import SERTask
+
+    # Without a model file: ESPnet's own loading passes over missing weights in silence.
+    model, _ = SERTask.build_model_from_file(config, None, device)
+    return model
+
+
+class _Models:
+    """Gives each fold's model; builds anew only when the configuration differs."""
+
+    def __init__(self, build_model: BuildModel, device: str):
+        self.build_model = build_model
+        self.device = device
+        self.config: dict[str, Any] | None = None
+        self.model: Any = None
+
+    def load(self, config_file: Path, model_file: Path) -> Any:
+        import torch
+
+        config = model_config(config_file)
+        if config != self.config:
+            self.model = None  # two models at once may not fit
+            self.model = self.build_model(config_file, self.device)
+            self.config = config
+        cure = f"remove {model_file.parent} and train the fold again with --stage 4"
+        try:
+            weights = torch.load(model_file, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as err:
+            raise UserError(f"{model_file}: not a readable model file ({err}); {cure}") from None
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as err:
+            raise UserError(f"{model_file}: does not fit {config_file} ({err}); {cure}") from None
+        return self.model.float().eval()
+
+
+def model_config(config_file: Path) -> dict[str, Any]:
+    """The part of ESPnet's config.yaml that decides the model, the same in all folds."""
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    return {key: value for key, value in config.items() if not key.startswith(NOT_THE_MODEL)}

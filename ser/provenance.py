@@ -1,0 +1,115 @@
+"""Where a number comes from: command, commit, versions, machine; in words fit for publication."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("espnet", "torch", "transformers", "numpy")
+# Stage 6 writes this file itself: its own row must not mark the next row as changed code.
+GENERATED = "RESULTS.md"
+
+
+def git_commit(root: Path | None = None) -> str:
+    """The recipe's commit, 12 digits, with ``-dirty`` when tracked files differ from it.
+
+    ``unknown`` outside a git checkout, or without git.
+    """
+    root = root or Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(root), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        changed = git(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ":/",
+            f":(top,exclude){GENERATED}",
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("-dirty" if changed else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware(ngpu: int = 0) -> str:
+    """The processor's name and count of cores, and the GPU's name when one is used."""
+    name = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass  # not Linux: the architecture's name has to do
+    text = f"{name}, {len(os.sched_getaffinity(0))} cores"
+    if ngpu > 0:
+        import torch
+
+        if torch.cuda.is_available():
+            text += f", {torch.cuda.get_device_name(0)}"
+    return text
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a run's settings without its seed: equal for runs that differ in nothing else."""
+    kept = {key: value for key, value in settings.items() if key != "seed"}
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def run_command(run: Mapping[str, Any]) -> str:
+    """The ./run.sh line that repeats the experiment described by a run.yaml.
+
+    A path outside the checkout is shown as ``PATH/TO/<name>``: the place it had on one machine
+    helps nobody on another.
+    """
+    words = ["./run.sh", "--corpus", str(run["corpus"]), "--config", public_path(run["config"])]
+    words += ["--protocol", str(run["protocol"]), "--seed", str(run["seed"])]
+    if run.get("max_epoch"):
+        words += ["--max-epoch", str(run["max_epoch"])]
+    if run.get("ssl"):
+        words += ["--ssl", public_path(run["ssl"])]
+    extra = run.get("extra_args") or []
+    if extra:
+        extra = shlex.split(extra) if isinstance(extra, str) else extra
+        words += ["--", *(public_path(word) for word in extra)]
+    return shlex.join(words)
+
+
+def public_path(word: Any) -> str:
+    """``word``, but a path outside the working directory keeps only its last part."""
+    text = str(word)
+    if not text.startswith(("/", "..", "~")):
+        return text
+    try:
+        return str(Path(text).expanduser().resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return f"PATH/TO/{Path(text).name}"
