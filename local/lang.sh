@@ -8,15 +8,18 @@
 #   --bpe-size N       number of pieces for bpe; its tokenizer sees the text of all speakers
 #   --python PROGRAM   the interpreter with the recipe's packages
 #
+# Defaults of --token-type and --bpe-size: python -m ser.bin.prepare_lang --help
+#
 # Example: local/lang.sh --data-dir data/mini --token-type char
 set -euo pipefail
 
 data_dir=
-token_type=tagged_class
-bpe_size=500
+token_type=
+bpe_size=
 python=python3
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR
 . "$here/parse_options.sh"
 parse_options "$@"
 if [[ -z $data_dir ]]; then
@@ -25,4 +28,5 @@ if [[ -z $data_dir ]]; then
 fi
 
 PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.bin.prepare_lang \
-  --data-dir "$data_dir" --token-type "$token_type" --bpe-size "$bpe_size"
+  --data-dir "$data_dir" \
+  ${token_type:+"--token-type=$token_type"} ${bpe_size:+"--bpe-size=$bpe_size"}

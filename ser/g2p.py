@@ -59,7 +59,7 @@ def _no_download() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _g2p_en() -> ModuleType:
+def load_g2p_en() -> ModuleType:
     with _no_download():
         import g2p_en.g2p
     return g2p_en.g2p
@@ -72,7 +72,7 @@ def neural_g2p() -> Callable[[str], list[str]]:
     Its alphabet is a-z; the apostrophe counts as an unknown letter, which it has learned to
     treat sensibly ("carla's" ends in Z).
     """
-    module = _g2p_en()
+    module = load_g2p_en()
     module.cmudict = SimpleNamespace(
         dict=lambda: {word: [phones] for word, phones in load_cmudict().items()}
     )
@@ -81,7 +81,7 @@ def neural_g2p() -> Callable[[str], list[str]]:
 
 def spell_out_numbers(text: str) -> str:
     """Digits in English words: "$5" is "five dollars", "3rd" is "third"."""
-    _g2p_en()
+    load_g2p_en()
     from g2p_en.expand import normalize_numbers
 
     return normalize_numbers(text)

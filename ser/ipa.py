@@ -20,8 +20,6 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from ser.errors import UserError
-
 STRESS = "ˈˌ"
 _TIE = "\u0361"
 _NON_SYLLABIC = "\u032f"
@@ -59,12 +57,12 @@ def _features():
 def phone_class(phone: str) -> str:
     """The manner class of one phone of ``phones``; a vowel's stress mark decides V or Vs.
 
-    Raises UserError for a phone that panphon does not know.
+    Raises ValueError for a phone that panphon does not know.
     """
     base = phone.lstrip(STRESS)
     segments = _features().ipa_segs(base)
     if not segments:
-        raise UserError(f"phone {phone!r}: not an IPA symbol that panphon knows")
+        raise ValueError(f"{phone!r} is no IPA symbol that panphon knows")
     if base[0] in _EXCEPTIONS:
         return _EXCEPTIONS[base[0]]
     # A diphthong is made of several segments; one of them is the syllabic one.
@@ -82,7 +80,7 @@ def phone_class(phone: str) -> str:
 def phones(ipa: str, language: str) -> list[str]:
     """Split espeak-ng's IPA of a word into phones; "" gives [].
 
-    Raises UserError for a symbol that panphon does not know.
+    Raises ValueError for a symbol that panphon does not know.
     """
     ipa = unicodedata.normalize("NFD", ipa)
     tonal = language in ("cmn", "yue")
@@ -128,10 +126,7 @@ def _segments(piece: str, ipa: str) -> list[str]:
         rest = piece
         for segment in segments:
             rest = rest.replace(segment, "", 1)
-        raise UserError(
-            f"IPA {ipa!r}: panphon does not know {rest!r}, so it has no manner class; "
-            "correct the word in the transcript"
-        )
+        raise ValueError(f"{rest!r} in {ipa!r} is no IPA symbol that panphon knows")
     return segments
 
 

@@ -77,7 +77,7 @@ def _already_done(directory: Path, settings: Mapping[str, Any]) -> bool:
 
 def _make_lang(source: Path, lang: Path, settings: Mapping[str, Any]) -> None:
     transcripts, language = _read_transcripts(source)
-    lexicon = build_lexicon((w for words in transcripts.words.values() for w in words), language)
+    lexicon = build_lexicon(transcripts.words, language, source / "text")
     text_phn = {
         utt: [phone for word in words for phone in lexicon.phones[word]]
         for utt, words in transcripts.words.items()
@@ -163,9 +163,10 @@ def _finish(
 def _summarize_words(transcripts: Transcripts, lexicon: Lexicon) -> list[str]:
     tags = ", ".join(f"{tag} {count}" for tag, count in sorted(transcripts.tags.items()))
     tokens = sum(map(len, transcripts.words.values()))
+    predicted = len(lexicon.predicted)
     return [
-        f"words: {tokens} spoken, {len(lexicon.phones)} different, "
-        f"{len(lexicon.predicted)} of them outside the dictionary (lexicon.oov)",
+        f"words: {tokens} spoken, {len(lexicon.phones)} different, pronounced by {lexicon.source}"
+        + (f", {predicted} of them by g2p_en (lexicon.oov)" if predicted else ""),
         f"tags dropped: {transcripts.tags.total()}" + (f" ({tags})" if tags else ""),
     ]
 
@@ -176,8 +177,9 @@ def _summarize_units(
     duration = {utt: float(value) for utt, value in read_table(source / "utt2dur").items()}
     total = sum(map(len, units.values()))
     empty = sum(not target for target in units.values())
-    # 20-ms frames, as wav2vec 2.0 and its relatives have.
-    too_long = sum(ctc_min_frames(target) > duration[utt] * 50 for utt, target in units.items())
+    # wav2vec 2.0 and its relatives see 25 ms every 20 ms: T = floor((seconds - 0.025) / 0.02) + 1
+    frames = {utt: int((seconds - 0.025) / 0.02) + 1 for utt, seconds in duration.items()}
+    too_long = sum(ctc_min_frames(target) > frames[utt] for utt, target in units.items())
     return [
         f"units: {len(inventory)} and the blank; {total} in {len(units)} utterances, "
         f"{total / sum(duration[utt] for utt in units):.1f} a second",

@@ -9,8 +9,9 @@ a word is then the same wherever it stands, and can be looked up and corrected i
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ser import espeak, g2p, ipa
 from ser.errors import UserError
@@ -33,11 +34,12 @@ class Transcripts:
 
 @dataclass
 class Lexicon:
-    """Phones of every word, the class of every phone, and the words that no dictionary knew."""
+    """Phones of every word, the class of every phone, and who pronounced the words."""
 
     phones: dict[str, list[str]]
     classes: dict[str, str]
-    predicted: list[str] = field(default_factory=list)
+    source: str
+    predicted: list[str] = field(default_factory=list)  # words that the dictionary lacks
 
 
 def split_text(text: Mapping[str, str], language: str) -> Transcripts:
@@ -87,48 +89,77 @@ def _upper(word: str) -> str:
     return word.replace("ß", "ẞ").upper()
 
 
-def build_lexicon(words: Iterable[str], language: str) -> Lexicon:
-    """Pronounce every word of ``words`` once; the lexicon is in C order.
+def build_lexicon(
+    words: Mapping[str, Sequence[str]], language: str, origin: Path | str = "text"
+) -> Lexicon:
+    """Pronounce every word once; ``words`` maps utterances to theirs. The lexicon is in C order.
 
-    Raises UserError for a word that cannot be pronounced in ``language``.
+    Raises UserError naming ``origin`` (the file that the words come from), the utterance and
+    the word if a word cannot be pronounced in ``language``.
     """
-    words = sorted(set(words))
-    if language == "en":
-        return _english_lexicon(words)
-    phones = {
-        word: ipa.phones(espeak.phonemize(word.lower(), language), language) for word in words
-    }
-    for word in words:
-        _require_phones(word, phones[word], language)
-    symbols = sorted({phone for pronunciation in phones.values() for phone in pronunciation})
-    return Lexicon(phones, {phone: ipa.phone_class(phone) for phone in symbols})
+    pronounce = _English() if language == "en" else _Espeak(language)
+    phones: dict[str, list[str]] = {}
+    for utt, target in words.items():
+        for word in target:
+            if word not in phones:
+                try:
+                    phones[word] = pronounce(word.lower())
+                except ValueError as err:
+                    raise UserError(
+                        f"{origin}: utterance {utt}: the word {word!r} has no pronunciation in "
+                        f"language {language!r} ({err}); correct the transcript, or the language "
+                        "in egs/<corpus>/corpus.yaml, and run stage 1 again"
+                    ) from err
+    symbols = {phone for pronunciation in phones.values() for phone in pronunciation}
+    return Lexicon(
+        phones=dict(sorted(phones.items())),
+        classes=pronounce.classes(symbols),
+        source=pronounce.source,
+        predicted=sorted(word.upper() for word in pronounce.predicted),
+    )
 
 
-def _english_lexicon(words: list[str]) -> Lexicon:
-    dictionary = g2p.load_cmudict()
-    phones, predicted = {}, []
-    for word in words:
-        pronunciation = dictionary.get(word.lower())
-        if pronunciation is None:
-            pronunciation = _predict(word.lower())
-            predicted.append(word)
-        _require_phones(word, pronunciation, "en")
-        phones[word] = pronunciation
-    return Lexicon(phones, dict(ARPABET_TO_CLASS), predicted)
+class _English:
+    """CMUdict, and g2p_en's neural model for the words that it lacks."""
+
+    source = "CMUdict"
+
+    def __init__(self) -> None:
+        self.dictionary = g2p.load_cmudict()
+        self.predicted: list[str] = []
+
+    def __call__(self, word: str) -> list[str]:
+        if word in self.dictionary:
+            return self.dictionary[word]
+        # Without a letter of its alphabet the model would babble.
+        if not re.search("[a-z]", word):
+            raise ValueError("no letter from A to Z")
+        self.predicted.append(word)
+        # The model may emit <unk> and, as the only vowel without a stress digit, UW.
+        phones = [{"UW": "UW0"}.get(phone, phone) for phone in g2p.neural_g2p()(word)]
+        phones = [phone for phone in phones if phone in ARPABET_TO_CLASS]
+        if not phones:
+            raise ValueError("neither CMUdict nor g2p_en gives one")
+        return phones
+
+    def classes(self, _symbols: Iterable[str]) -> dict[str, str]:
+        return dict(ARPABET_TO_CLASS)
 
 
-def _predict(word: str) -> list[str]:
-    # Without a letter of its alphabet the model would babble.
-    if not re.search("[a-z]", word):
-        return []
-    phones = g2p.neural_g2p()(word)
-    # The model may emit <unk> and, as the only vowel without a stress digit, UW.
-    return [{"UW": "UW0"}.get(phone, phone) for phone in phones if phone in ARPABET_TO_CLASS]
+class _Espeak:
+    """espeak-ng's IPA, for every other language."""
 
+    source = "espeak-ng"
 
-def _require_phones(word: str, phones: list[str], language: str) -> None:
-    if not phones:
-        raise UserError(
-            f"text: the word {word!r} has no pronunciation in language {language!r}; correct the "
-            "transcript, or the language in egs/<corpus>/corpus.yaml, and run stage 1 again"
-        )
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.predicted: list[str] = []
+
+    def __call__(self, word: str) -> list[str]:
+        phones = ipa.phones(espeak.phonemize(word, self.language), self.language)
+        if not phones:
+            raise ValueError("espeak-ng is silent about it")
+        return phones
+
+    def classes(self, symbols: Iterable[str]) -> dict[str, str]:
+        return {symbol: ipa.phone_class(symbol) for symbol in sorted(symbols)}
