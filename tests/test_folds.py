@@ -1,0 +1,231 @@
+"""ser/folds.py: who is in which split, and an auditor that catches every kind of leak."""
+
+import shutil
+
+import pytest
+
+from ser.datadir import read_lines, read_table, write_lines, write_table
+from ser.errors import UserError
+from ser.folds import PROTOCOLS, audit_folds, make_folds
+
+EMOTIONS = ("angry", "happy")
+
+
+@pytest.fixture
+def dump(tmp_path):
+    """Tables of 3 sessions with a woman and a man each, who say one utterance per emotion."""
+    spk2utt = {f"Ses0{n}{g}": [f"Ses0{n}{g}_{e}" for e in EMOTIONS] for n in "123" for g in "FM"}
+    spk = {utt: speaker for speaker, utts in spk2utt.items() for utt in utts}
+    write_table(tmp_path / "utt2spk", spk)
+    write_table(tmp_path / "utt2session", {utt: utt[:5] for utt in spk})
+    write_table(tmp_path / "utt2emo", {utt: utt.split("_")[1] for utt in spk})
+    write_table(tmp_path / "utt2hash", {utt: f"sha-{utt}" for utt in spk})
+    write_table(tmp_path / "utt2num_samples", {u: 1000 + i for i, u in enumerate(sorted(spk))})
+    write_lines(tmp_path / "emotions", EMOTIONS)
+    return tmp_path
+
+
+def speakers(dump, protocol, fold):
+    """Split -> its speakers, from the files."""
+    utt2spk = read_table(dump / "utt2spk")
+    return {
+        split: {utt2spk[utt] for utt in read_lines(dump / "folds" / protocol / fold / split)}
+        for split in ("train", "valid", "test")
+        if (dump / "folds" / protocol / fold / split).exists()
+    }
+
+
+def test_strict_validates_on_the_other_speaker_of_the_test_session(dump):
+    assert make_folds("strict", dump)
+    assert read_lines(dump / "folds/strict/folds") == [
+        "Ses01F", "Ses01M", "Ses02F", "Ses02M", "Ses03F", "Ses03M",
+    ]  # fmt: skip
+    assert speakers(dump, "strict", "Ses02F") == {
+        "train": {"Ses01F", "Ses01M", "Ses03F", "Ses03M"},
+        "valid": {"Ses02M"},
+        "test": {"Ses02F"},
+    }
+
+
+def test_paper_trains_on_everyone_but_the_test_speaker(dump):
+    make_folds("paper", dump)
+    assert speakers(dump, "paper", "Ses03M") == {
+        "train": {"Ses01F", "Ses01M", "Ses02F", "Ses02M", "Ses03F"},
+        "test": {"Ses03M"},
+    }
+
+
+def test_session_leaves_both_speakers_of_a_session_out(dump):
+    make_folds("session", dump)
+    assert read_lines(dump / "folds/session/folds") == ["Ses01", "Ses02", "Ses03"]
+    assert speakers(dump, "session", "Ses01") == {
+        "train": {"Ses02F", "Ses02M", "Ses03F", "Ses03M"},
+        "test": {"Ses01F", "Ses01M"},
+    }
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_lists_are_sorted_and_shapes_give_their_samples(dump, protocol):
+    make_folds(protocol, dump)
+    fold = dump / "folds" / protocol / read_lines(dump / "folds" / protocol / "folds")[0]
+    samples = read_table(dump / "utt2num_samples")
+    for split in ("train", "test"):
+        utts = read_lines(fold / split)
+        assert utts == sorted(utts)
+        assert (fold / f"{split}.shape").read_text() == "".join(
+            f"{utt} {samples[utt]}\n" for utt in utts
+        )
+
+
+def test_the_audit_states_what_was_checked_and_the_size_of_every_split(dump):
+    make_folds("strict", dump)
+    text = (dump / "folds/strict/audit.txt").read_text()
+    assert "protocol strict: 6 folds, 12 utterances" in text
+    assert "checked: no utterance, speaker, audio in two splits of a fold" in text
+    assert "Ses02F train 8 valid 2 test 2" in text
+
+
+def test_folds_of_unchanged_tables_are_made_once(dump):
+    assert make_folds("strict", dump)
+    assert not make_folds("strict", dump)
+    write_table(dump / "utt2num_samples", dict.fromkeys(read_table(dump / "utt2spk"), 7))
+    assert make_folds("strict", dump)
+    assert "Ses01F_angry 7" in (dump / "folds/strict/Ses01F/test.shape").read_text()
+
+
+def test_a_third_speaker_of_the_session_validates_too(dump):
+    folds = PROTOCOLS["strict"](
+        {"a1": "A", "b1": "B", "c1": "C", "d1": "D", "e1": "E"},
+        {"a1": "s1", "b1": "s1", "c1": "s1", "d1": "s2", "e1": "s2"},
+    )
+    assert folds["B"] == {"train": ["d1", "e1"], "valid": ["a1", "c1"], "test": ["b1"]}
+
+
+def test_strict_refuses_a_session_of_one_speaker(dump):
+    sessions = read_table(dump / "utt2session")
+    sessions |= {utt: "Ses09" for utt in sessions if utt.startswith("Ses03M")}
+    write_table(dump / "utt2session", sessions)
+    with pytest.raises(UserError, match=r"session Ses03 has one speaker \(Ses03F\).*paper"):
+        make_folds("strict", dump)
+    assert make_folds("paper", dump)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_corpus_of_one_session_or_speaker_leaves_nobody_to_train_on(dump, protocol):
+    keep = "Ses01F" if protocol == "paper" else "Ses01"
+    for name in ("utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples"):
+        table = read_table(dump / name)
+        write_table(dump / name, {u: v for u, v in table.items() if u.startswith(keep)})
+    with pytest.raises(UserError, match="train: empty"):
+        make_folds(protocol, dump)
+    assert not (dump / "folds" / protocol).exists()
+
+
+def set_split(dump, split, utts, fold="Ses02F"):
+    """Replace a split of a strict fold and its shape file by ``utts``."""
+    samples = read_table(dump / "utt2num_samples")
+    write_lines(dump / "folds/strict" / fold / split, sorted(utts))
+    write_table(dump / "folds/strict" / fold / f"{split}.shape", {u: samples[u] for u in utts})
+
+
+class TestTheAuditorRefuses:
+    @pytest.fixture
+    def made(self, dump):
+        make_folds("strict", dump)
+        return dump
+
+    def refuses(self, dump, words, protocol="strict"):
+        with pytest.raises(UserError, match=words):
+            audit_folds(protocol, dump / "folds" / protocol, dump)
+
+    def test_nothing_about_untouched_folds(self, made):
+        assert len(audit_folds("strict", made / "folds/strict", made)) == 2 + 6
+
+    def test_an_utterance_in_two_splits(self, made):
+        train = read_lines(made / "folds/strict/Ses02F/train")
+        set_split(made, "train", [*train, "Ses02F_angry"])
+        self.refuses(made, "strict/Ses02F: train and test share utterances: Ses02F_angry")
+
+    @pytest.mark.parametrize("split", ["valid", "test"])
+    def test_a_speaker_in_two_splits_even_with_other_utterances(self, made, split):
+        train = read_lines(made / "folds/strict/Ses02F/train")
+        speaker = {"valid": "Ses02M", "test": "Ses02F"}[split]
+        set_split(made, "train", [*train, f"{speaker}_angry"])
+        set_split(made, split, [f"{speaker}_happy"])
+        self.refuses(made, f"train and {split} share the speaker {speaker}")
+
+    def test_validation_on_the_test_split(self, made):
+        set_split(made, "valid", ["Ses02F_angry", "Ses02F_happy"])
+        self.refuses(made, "strict/Ses02F: valid and test are the same utterances")
+
+    def test_the_same_audio_in_two_splits(self, made):
+        table = read_table(made / "utt2hash")
+        write_table(made / "utt2hash", {**table, "Ses03M_angry": table["Ses01F_happy"]})
+        self.refuses(made, "train and test share the same audio: Ses03M_angry = Ses01F_happy")
+
+    def test_a_session_in_two_splits(self, dump):
+        make_folds("session", dump)
+        table = read_table(dump / "utt2session")
+        write_table(dump / "utt2session", {**table, "Ses02M_angry": "Ses01"})
+        self.refuses(dump, "session/Ses01: train and test share the session Ses01", "session")
+
+    def test_an_utterance_that_no_fold_tests(self, made):
+        set_split(made, "test", ["Ses02F_angry"])
+        self.refuses(made, "in no test split: Ses02F_happy")
+
+    def test_an_utterance_that_two_folds_test(self, made):
+        shutil.copytree(made / "folds/strict/Ses02F", made / "folds/strict/again")
+        names = read_lines(made / "folds/strict/folds")
+        write_lines(made / "folds/strict/folds", [*names, "again"])
+        self.refuses(made, "in more than one test split: Ses02F_angry, Ses02F_happy")
+
+    @pytest.mark.parametrize("split", ["train", "valid", "test"])
+    @pytest.mark.parametrize("how", ["empty", "missing"])
+    def test_a_split_without_utterances(self, made, split, how):
+        path = made / "folds/strict/Ses02F" / split
+        path.unlink()
+        if how == "empty":
+            path.touch()
+        self.refuses(made, f"strict/Ses02F/{split}: empty")
+
+    def test_a_training_split_of_one_class(self, made):
+        train = read_lines(made / "folds/strict/Ses02F/train")
+        set_split(made, "train", [utt for utt in train if utt.endswith("angry")])
+        self.refuses(made, "strict/Ses02F/train: no utterance is happy")
+
+    def test_an_id_that_the_corpus_does_not_have(self, made):
+        write_lines(made / "folds/strict/Ses02F/train", ["Ses99F_angry"])
+        self.refuses(made, "strict/Ses02F: not utterances of .*: Ses99F_angry")
+
+    def test_a_shape_file_of_other_utterances(self, made):
+        fold = made / "folds/strict/Ses02F"
+        shutil.copy(fold / "valid.shape", fold / "train.shape")
+        self.refuses(made, "Ses02F/train.shape: does not agree")
+
+    def test_a_validation_set_where_the_protocol_has_none(self, dump):
+        make_folds("paper", dump)
+        shutil.copy(dump / "folds/paper/Ses01F/test", dump / "folds/paper/Ses01F/valid")
+        self.refuses(dump, "paper/Ses01F/valid: this protocol has no such split", "paper")
+
+    def test_before_anything_is_left_behind(self, dump):
+        table = read_table(dump / "utt2hash")
+        write_table(dump / "utt2hash", {**table, "Ses03M_angry": table["Ses01F_happy"]})
+        with pytest.raises(UserError, match="same audio"):
+            make_folds("strict", dump)
+        assert list((dump / "folds").iterdir()) == []
+
+
+def test_repeated_audio_within_a_split_is_only_noted(dump):
+    table = read_table(dump / "utt2hash")
+    write_table(dump / "utt2hash", {**table, "Ses01F_angry": table["Ses01F_happy"]})
+    make_folds("strict", dump)
+    text = (dump / "folds/strict/audit.txt").read_text()
+    assert "note: the same audio within a split: Ses01F_angry = Ses01F_happy" in text
+
+
+def test_an_emotion_that_a_test_speaker_never_shows_is_only_noted(dump):
+    emotions = read_table(dump / "utt2emo")
+    write_table(dump / "utt2emo", {**emotions, "Ses01F_happy": "angry"})
+    make_folds("paper", dump)
+    text = (dump / "folds/paper/audit.txt").read_text()
+    assert "note: folds/paper/Ses01F/test: no utterance is happy" in text
