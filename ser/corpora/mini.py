@@ -132,13 +132,13 @@ class Prosody:
 # egs/mini/README.md says how hard it came out.
 HABIT = Prosody(rate=175, pitch=45, range=45, level=-27)
 SPEAKER_SPREAD = Prosody(rate=8, pitch=5, range=4, level=1.5)
-UTTERANCE_SPREAD = Prosody(rate=14, pitch=7, range=9, level=2.2)
+UTTERANCE_SPREAD = Prosody(rate=13, pitch=6, range=8, level=2)
 EMOTION_SHIFT = {
     "neu": Prosody(rate=0, pitch=0, range=0, level=0),
-    "hap": Prosody(rate=18, pitch=22, range=28, level=2),
-    "exc": Prosody(rate=30, pitch=26, range=32, level=4),
-    "ang": Prosody(rate=30, pitch=4, range=14, level=8),
-    "sad": Prosody(rate=-35, pitch=-14, range=-25, level=-6),
+    "hap": Prosody(rate=15, pitch=26, range=35, level=3),
+    "exc": Prosody(rate=25, pitch=32, range=40, level=5),
+    "ang": Prosody(rate=35, pitch=0, range=10, level=9),
+    "sad": Prosody(rate=-45, pitch=-20, range=-30, level=-6),
     "xxx": Prosody(rate=8, pitch=4, range=4, level=1),
     "fru": Prosody(rate=10, pitch=2, range=4, level=4),
 }
@@ -160,6 +160,10 @@ RATER_WORD = {
     "xxx": "Other",
     "fru": "Frustration",
 }
+# Louder voices are brighter too: for each dB of level, so many dB more above the corner. This
+# leaves a trace of loudness in waveforms that a model normalises.
+EFFORT_TILT = 0.7
+EFFORT_CORNER = 1000.0  # Hz
 NOISE_LEVEL = -65.0  # dB; digital silence would give log spectra of minus infinity
 GAP = 0.4  # seconds between two turns
 RESOURCE_FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        "  # how a macOS "._" file begins
@@ -192,18 +196,25 @@ def make(directory: Path, seed: int) -> None:
     }
     if is_done(directory, settings):
         return
-    if directory.exists() and (read_marker(directory) or {}).get("maker") != "mini":
-        # Never replace a folder that somebody named by mistake.
-        if not directory.is_dir() or any(directory.iterdir()):
-            raise UserError(
-                f"--corpus-dir {directory}: holds something other than the mini corpus; "
-                "name a new folder, or leave the option out"
-            )
+    if not _may_replace(directory):
+        raise UserError(
+            f"--corpus-dir {directory}: holds something other than the mini corpus; "
+            "name a new folder, or leave the option out"
+        )
     with atomic_dir(directory) as temporary:
         for number in range(1, SESSIONS + 1):
             progress(f"mini corpus: synthesising session {number} of {SESSIONS}")
             _make_session(temporary / f"Session{number}", number, seed)
         mark_done(temporary, settings)
+
+
+def _may_replace(directory: Path) -> bool:
+    """False for a folder that somebody named by mistake, such as another corpus."""
+    if not directory.exists():
+        return True
+    if (read_marker(directory) or {}).get("maker") == "mini":
+        return True
+    return directory.is_dir() and not any(directory.iterdir())
 
 
 def _make_session(directory: Path, number: int, seed: int) -> None:
@@ -322,7 +333,7 @@ def speak(turn: Turn, voice: str, generator: random.Random) -> np.ndarray:
     )
     speech = soxr.resample(samples.astype(np.float64), rate, SAMPLE_RATE, quality="HQ")
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
-    speech = speech[loud[0] : loud[-1] + 1]
+    speech = _with_effort(speech[loud[0] : loud[-1] + 1], turn.prosody.level - HABIT.level)
     speech *= 10 ** (turn.prosody.level / 20) / np.sqrt(np.mean(speech**2))
     speech *= min(1.0, 0.98 / np.abs(speech).max())
     pauses = [int(generator.uniform(0.05, 0.15) * SAMPLE_RATE) for _ in range(2)]
@@ -330,6 +341,14 @@ def speak(turn: Turn, voice: str, generator: random.Random) -> np.ndarray:
     noise = np.random.default_rng(generator.getrandbits(32)).standard_normal(len(speech))
     speech += 10 ** (NOISE_LEVEL / 20) * noise
     return np.clip(np.rint(speech * 32768), -32768, 32767).astype(np.int16)
+
+
+def _with_effort(speech: np.ndarray, level: float) -> np.ndarray:
+    """A shelf that raises (or lowers) what lies above EFFORT_CORNER by EFFORT_TILT * level dB."""
+    spectrum = np.fft.rfft(speech)  # (samples // 2 + 1,)
+    frequency = np.fft.rfftfreq(len(speech), 1 / SAMPLE_RATE)  # Hz
+    above = frequency**2 / (frequency**2 + EFFORT_CORNER**2)  # 0 below, 1 above, smooth between
+    return np.fft.irfft(spectrum * 10 ** (EFFORT_TILT * level * above / 20), len(speech))
 
 
 def _within(value: float, low: int, high: int) -> int:
