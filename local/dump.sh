@@ -20,6 +20,12 @@ python=python3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 parse_options "$@"
+for name in data_dir dump_dir; do
+  if [[ -z ${!name} ]]; then
+    echo "dump.sh: error: --${name//_/-} is missing; all options: $0 --help" >&2
+    exit 2
+  fi
+done
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1 # the --nj processes are the parallelism

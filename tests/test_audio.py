@@ -95,7 +95,7 @@ def test_a_length_that_the_writer_could_not_know_is_taken_from_the_file(tmp_path
 
 
 def test_a_path_with_blanks_quotes_and_umlauts_is_read(tmp_path):
-    assert probe(write(tmp_path / "Käse 'n \"x\" |.wav", tone())).num_samples == 8000
+    assert probe(write(tmp_path / 'Käse \'n "x" |.wav', tone())).num_samples == 8000
 
 
 def refused(path, function=read_16k_mono):
