@@ -1,0 +1,350 @@
+"""Any Hugging Face speech encoder as an ESPnet frontend."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
+from transformers.utils import logging as transformers_logging
+
+from ser.errors import UserError
+from ser.frontends.fusion import WeightedSum
+from ser.frontends.masked_norm import MaskedGroupNorm
+from ser.frontends.whisper import LogMel, whisper_layers
+from ser.masks import frame_mask
+
+SAMPLE_RATE = 16000  # Hz, what every supported encoder was trained on
+# convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
+WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
+# Weights that only pre-training uses; a checkpoint may lack them.
+UNUSED_WEIGHTS = ("masked_spec_embed",)
+
+transformers_logging.disable_progress_bar()
+
+
+class HFFrontend(AbsFrontend):
+    """Speech encoder from the Hugging Face hub or a folder, fused over its layers.
+
+    Args:
+        model: Hub id (``facebook/wav2vec2-base``) or folder with ``config.json``. May be None
+            with ``init: random`` and a ``model_type``.
+        init: ``pretrained`` loads weights; ``random`` builds the same architecture untrained.
+        model_type: Architecture when there is no ``model``: wav2vec2, hubert, wavlm,
+            data2vec-audio or whisper.
+        config: Overrides of the encoder's own configuration (``hidden_size: 64``,
+            ``attention_dropout: 0.0``...).
+        layers: ``weighted_sum`` (eq. 4), ``last``, or the number of one transformer layer.
+        low_level: With ``weighted_sum``, whether H_l, the projected output of the
+            convolutions, takes part (a_0 of eq. 4).
+        freeze: ``none``; ``cnn``, the convolutions; ``all``; or a number N: the convolutions,
+            the projection and the first N transformer layers.
+        unfreeze_after: With 0 the freezing lasts; with E > 0 everything is tuned from epoch
+            E + 1 on.
+        normalize: Scale each utterance to zero mean and unit variance. ``auto`` follows the
+            model's preprocessor_config.json, and is true for wav2vec 2.0-like models without
+            one.
+
+    Masking (SpecAugment) and LayerDrop of pre-training are off: the paper fine-tunes without
+    masks, and a dropped layer has no place in a weighted sum. Outputs never depend on padding:
+    the group norm of the first convolution sees real frames only (MaskedGroupNorm), attention
+    is masked, and convolutional positions see zeros beyond the end.
+
+    Raises:
+        UserError: no such model, an unsupported architecture, weights that do not fit, or an
+            option out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        init: str = "pretrained",
+        model_type: str | None = None,
+        config: dict[str, Any] | None = None,
+        layers: str | int = "weighted_sum",
+        low_level: bool = True,
+        freeze: str | int = "none",
+        unfreeze_after: int = 0,
+        normalize: bool | str = "auto",
+    ):
+        super().__init__()
+        if init not in ("pretrained", "random"):
+            raise UserError(f"frontend_conf.init: {init!r}; choose pretrained or random")
+        if normalize not in (True, False, "auto"):
+            raise UserError(f"frontend_conf.normalize: {normalize!r}; choose true, false or auto")
+        hf_config = _load_config(model, init, model_type, config or {})
+        self.is_whisper = hf_config.model_type == "whisper"
+        self.encoder = _load_encoder(model, init, hf_config)
+        if self.is_whisper:
+            self.log_mel = LogMel(hf_config.num_mel_bins)
+            self.normalize = False
+            self._output_size = hf_config.d_model
+        else:
+            self.normalize = _wants_normalized(model) if normalize == "auto" else bool(normalize)
+            self._output_size = hf_config.hidden_size
+            self._make_padding_neutral()
+        self.num_layers = len(self._transformer_layers())
+        self.layers, self.low_level = layers, low_level
+        if layers == "weighted_sum":
+            self.fusion = WeightedSum(self.num_layers + int(low_level))
+        elif layers != "last" and layers not in range(1, self.num_layers + 1):
+            raise UserError(
+                f"frontend_conf.layers: {layers!r}; choose weighted_sum, last, or a layer from 1 "
+                f"to {self.num_layers}"
+            )
+        if freeze not in ("none", "cnn", "all") and freeze not in range(self.num_layers + 1):
+            raise UserError(
+                f"frontend_conf.freeze: {freeze!r}; choose none, cnn, all, or a number of layers "
+                f"from 0 to {self.num_layers}"
+            )
+        self.freeze, self.unfreeze_after = freeze, unfreeze_after
+        self._frozen: list[torch.nn.Module] = []
+        self.set_epoch(1)
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def output_lengths(self, speech_lengths: torch.Tensor) -> torch.Tensor:
+        """Samples -> frames, by the encoder's own arithmetic: (B,) -> (B,)."""
+        if self.is_whisper:
+            return (speech_lengths // 160 + 1) // 2
+        lengths = speech_lengths
+        for kernel, stride in self._conv_geometry():
+            lengths = (lengths - kernel) // stride + 1
+        return lengths
+
+    def layer_weights(self) -> torch.Tensor | None:
+        """Softmax weights of eq. 4, low level first when it takes part; None if not fused."""
+        return self.fusion.weights().detach() if self.layers == "weighted_sum" else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Freeze or release parameters as ``freeze`` and ``unfreeze_after`` say for ``epoch``."""
+        thawed = self.unfreeze_after > 0 and epoch > self.unfreeze_after
+        self._frozen = [] if thawed else self._modules_to_freeze()
+        frozen = {id(p) for module in self._frozen for p in module.parameters()}
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad = id(parameter) not in frozen
+        if self.is_whisper:  # sinusoids, constant in Whisper's own training as well
+            self.encoder.embed_positions.weight.requires_grad = False
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "HFFrontend":
+        """Frozen parts stay in evaluation mode, so that their dropout is off."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,)."""
+        grad = torch.is_grad_enabled() and self.encoder not in self._frozen
+        with torch.set_grad_enabled(grad):
+            hidden, lengths = self.hidden_states(input, input_lengths)
+        if self.layers == "weighted_sum":
+            return self.fusion(hidden if self.low_level else hidden[1:]), lengths
+        index = self.num_layers if self.layers == "last" else self.layers
+        return hidden[index], lengths
+
+    def hidden_states(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """H_l and the N layer outputs, each (B, T, D), and their true lengths (B,).
+
+        H_l is the feature projection's output (wav2vec 2.0 and relatives) or the stem with its
+        positions (Whisper). The last layer includes the encoder's final layer norm if it has
+        one.
+        """
+        speech = speech[:, : int(speech_lengths.max())]
+        if self.is_whisper:
+            return whisper_layers(self.encoder, *self.log_mel(speech, speech_lengths))
+        if self.normalize:
+            speech = _normalize(speech, speech_lengths)
+        lengths = self.output_lengths(speech_lengths)
+        low_level = self.encoder.feature_projection(
+            self._convolve(speech, speech_lengths).transpose(1, 2)
+        )
+        if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
+            low_level = low_level[0]  # (B, T, D)
+        mask = frame_mask(lengths, low_level.size(1))
+        outputs: list[torch.Tensor] = []
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+            )
+            for layer in self.encoder.encoder.layers
+        ]
+        self._lengths = lengths
+        try:
+            # a copy, since the encoder zeroes padded frames in place
+            final = self.encoder.encoder(
+                low_level.clone(), attention_mask=None if bool(mask.all()) else mask
+            )
+        finally:
+            self._lengths = None
+            for hook in hooks:
+                hook.remove()
+        outputs[-1] = final[0]
+        return [low_level, *outputs], lengths
+
+    def _transformer_layers(self) -> torch.nn.ModuleList:
+        return self.encoder.layers if self.is_whisper else self.encoder.encoder.layers
+
+    def _conv_geometry(self) -> list[tuple[int, int]]:
+        config = self.encoder.config
+        return list(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+    def _make_padding_neutral(self) -> None:
+        """Swap in or hook what would otherwise let zero padding reach real frames."""
+        self._masked_norm = None
+        first = self.encoder.feature_extractor.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
+            first.layer_norm = self._masked_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
+        self._lengths: torch.Tensor | None = None
+        # data2vec stacks positional convolutions: the padding is zero for the first of them only
+        for layer in getattr(self.encoder.encoder.pos_conv_embed, "layers", []):
+            layer.register_forward_hook(self._zero_padding)
+
+    def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
+        """The convolutional features, (B, L) -> (B, C, T)."""
+        if self._masked_norm is None:
+            return self.encoder.feature_extractor(speech)
+        kernel, stride = self._conv_geometry()[0]
+        self._masked_norm.lengths = (speech_lengths - kernel) // stride + 1
+        try:
+            return self.encoder.feature_extractor(speech)
+        finally:
+            self._masked_norm.lengths = None
+
+    def _zero_padding(self, _module, _inputs, output: torch.Tensor) -> torch.Tensor:
+        if self._lengths is None:  # called outside hidden_states, nothing is padded
+            return output
+        return output * frame_mask(self._lengths, output.size(-1)).unsqueeze(1)  # (B, D, T)
+
+    def _modules_to_freeze(self) -> list[torch.nn.Module]:
+        if self.freeze == "none":
+            return []
+        if self.freeze == "all":
+            return [self.encoder]
+        encoder = self.encoder
+        if self.is_whisper:
+            cnn, entry = [encoder.conv1, encoder.conv2], []
+        else:
+            cnn = [encoder.feature_extractor]
+            entry = [encoder.feature_projection, encoder.encoder.pos_conv_embed]
+        if self.freeze == "cnn":
+            return cnn
+        return cnn + entry + list(self._transformer_layers()[: self.freeze])
+
+
+def _normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Zero mean and unit variance over each utterance's own samples; padding becomes zero."""
+    mask = frame_mask(lengths, speech.size(1))
+    count = lengths.unsqueeze(1)
+    mean = speech.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count
+    centred = (speech - mean).masked_fill(~mask, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / (variance + 1e-7).sqrt()  # 1e-7 as in transformers' feature extractor
+
+
+def _wants_normalized(model: str | None) -> bool:
+    """``do_normalize`` of the model's preprocessor_config.json; True where there is none."""
+    if model is None:
+        return True
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(model, "preprocessor_config.json")
+    except OSError:
+        return True
+    return json.loads(Path(path).read_text(encoding="utf-8")).get("do_normalize", True)
+
+
+def _load_config(
+    model: str | None, init: str, model_type: str | None, overrides: dict[str, Any]
+) -> PretrainedConfig:
+    # masks and dropped layers belong to pre-training; see HFFrontend
+    settings = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
+    settings.update(overrides)
+    if model is None:
+        if init != "random" or model_type is None:
+            raise UserError(
+                "frontend_conf.model: not given; name a hub id or a folder (or --ssl on run.sh), "
+                "or set init: random and model_type"
+            )
+        try:
+            config = AutoConfig.for_model(model_type)
+        except ValueError:
+            raise _unsupported(model_type) from None
+    else:
+        _check_folder(model)
+        try:
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as err:
+            raise UserError(_explain_missing(model, err)) from err
+    if config.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
+        raise _unsupported(config.model_type)
+    for key in overrides:
+        if not hasattr(config, key):
+            raise UserError(f"frontend_conf.config: {config.model_type} has no setting {key!r}")
+    config.update({key: value for key, value in settings.items() if hasattr(config, key)})
+    return config
+
+
+def _unsupported(model_type: str) -> UserError:
+    known = ", ".join((*WAV2VEC2_FAMILY, "whisper"))
+    return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
+
+
+def _check_folder(model: str) -> None:
+    """A name that can only be a folder must be one; hub ids have the form [owner/]name."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"frontend_conf.model: {model}: no config.json in this folder; point --ssl at the "
+                "folder that a Hugging Face model was saved in"
+            )
+    elif model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UserError(
+            f"frontend_conf.model: {model}: no such folder; give an existing folder or a hub id "
+            "such as facebook/wav2vec2-base (--ssl on run.sh)"
+        )
+
+
+def _explain_missing(model: str, err: Exception) -> str:
+    if Path(model).is_dir():
+        return f"frontend_conf.model: {model}: {str(err).splitlines()[0]}"
+    return (
+        f"frontend_conf.model: {model}: neither a folder here nor to be had from the Hugging Face "
+        "hub; check the name and the network, or download it elsewhere and give the folder (--ssl)"
+    )
+
+
+def _load_encoder(model: str | None, init: str, config: PretrainedConfig) -> torch.nn.Module:
+    whisper = config.model_type == "whisper"
+    if init == "random":
+        return WhisperEncoder(config) if whisper else AutoModel.from_config(config)
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    encoder_only = "WhisperEncoder" in (config.architectures or [])
+    try:
+        if whisper and not encoder_only:
+            full, info = WhisperModel.from_pretrained(model, **options)
+            encoder = full.get_encoder()
+        else:
+            cls = WhisperEncoder if whisper else AutoModel
+            encoder, info = cls.from_pretrained(model, **options)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise UserError(_explain_missing(model, err)) from err
+    missing = [k for k in info["missing_keys"] if not k.endswith(UNUSED_WEIGHTS)]
+    if missing:
+        raise UserError(
+            f"frontend_conf.model: {model}: {len(missing)} weights of the encoder are not in the "
+            f"checkpoint (first: {sorted(missing)[0]}); it is incomplete or of another architecture"
+        )
+    logging.info(f"Loaded {config.model_type} weights from {model}")
+    return encoder

@@ -1,0 +1,142 @@
+"""The model: frontend, encoder, pooling, emotion head and auxiliary heads, put together."""
+
+import torch
+import torch.nn.functional as F
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from ser.heads import CTCHead
+from ser.pooling import AbsPooling
+
+AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class SERModel(AbsESPnetModel):
+    """Speech emotion recognition with auxiliary tasks.
+
+    L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
+    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames.
+
+    Args:
+        emotions: The classes in index order.
+        frontend, encoder, pooling: (B, L) -> (B, T, D) -> (B, T', D') -> (B, P).
+        aux_heads: By name.
+        aux_weights: lambda_k by the same names.
+        aux_units: The unit inventory of each CTC head, index 0 the blank.
+        amp_dtype: ``bfloat16`` runs frontend and encoder in mixed precision while training and
+            validating; pooling, heads, losses and inference stay in float32.
+    """
+
+    def __init__(
+        self,
+        emotions: list[str],
+        frontend: AbsFrontend,
+        encoder: AbsEncoder,
+        pooling: AbsPooling,
+        aux_heads: dict[str, CTCHead],
+        aux_weights: dict[str, float],
+        aux_units: dict[str, list[str]],
+        amp_dtype: str = "float32",
+    ):
+        super().__init__()
+        self.emotions = emotions
+        self.frontend, self.encoder, self.pooling = frontend, encoder, pooling
+        self.emotion_head = torch.nn.Linear(pooling.output_size(), len(emotions))
+        self.aux_heads = torch.nn.ModuleDict(aux_heads)
+        self.aux_weights, self.aux_units = aux_weights, aux_units
+        self.amp_dtype = AMP_DTYPES[amp_dtype]
+        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch
+        self.register_buffer("counts", torch.zeros(len(emotions), len(emotions)), persistent=False)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget the counts of the last pass; freeze or release layers as due in ``epoch``."""
+        self.counts.zero_()
+        set_epoch = getattr(self.frontend, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+    def layer_weights(self) -> list[float]:
+        """Fusion weights of eq. 4, low-level features first; empty without a fusion."""
+        get_weights = getattr(self.frontend, "layer_weights", None)
+        weights = get_weights() if get_weights is not None else None
+        return [] if weights is None else weights.tolist()
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        emotion: torch.Tensor,
+        **targets: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """One batch, the ESPnet way.
+
+        Args:
+            speech: (B, L) samples in [-1, 1], or (B, L, F) features.
+            speech_lengths: (B,).
+            emotion: (B, 1) class indices.
+            targets: ``text`` (B, U) and ``text_lengths`` (B,) for CTC heads.
+
+        Returns:
+            The loss, statistics (losses, WA of the batch) and the batch size as their weight.
+        """
+        batch_size = speech.size(0)
+        emotion = emotion.view(batch_size)
+        frames, lengths = self.encode(speech, speech_lengths, self.amp_dtype)
+        logits = self.emotion_head(self.pooling(frames, lengths))  # (B, C)
+        loss_er = F.cross_entropy(logits, emotion)
+        hypothesis = logits.detach().argmax(dim=-1)
+        self._count(emotion, hypothesis)
+        stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
+        loss = loss_er
+        for name, head in self.aux_heads.items():
+            aux_loss, aux_stats = head(
+                frames, lengths, targets[head.target], targets[f"{head.target}_lengths"]
+            )
+            loss = loss + self.aux_weights[name] * aux_loss
+            stats[f"loss_{name}"] = aux_loss.detach()
+            stats.update({f"{key}_{name}": value for key, value in aux_stats.items()})
+        stats["loss"] = loss.detach().clone()  # ESPnet scales the loss itself in place
+        return force_gatherable((loss, stats, batch_size), loss.device)
+
+    def encode(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L), (B,) -> frames (B, T, D) in float32 and their true lengths (B,)."""
+        mixed = dtype != torch.float32
+        with torch.autocast(speech.device.type, dtype=dtype if mixed else None, enabled=mixed):
+            frames, lengths = self.frontend(speech, speech_lengths)
+            frames, lengths, _ = self.encoder(frames, lengths)
+        return frames.float(), lengths
+
+    @torch.no_grad()
+    def infer(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> dict:
+        """Decisions for a batch; call it in evaluation mode.
+
+        Args:
+            speech: (B, L) samples in [-1, 1], or (B, L, F) features.
+            speech_lengths: (B,).
+
+        Returns:
+            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, for each
+            CTC head (B, T, V) log-probabilities of its units.
+        """
+        frames, lengths = self.encode(speech, speech_lengths)
+        logits = self.emotion_head(self.pooling(frames, lengths))
+        return {
+            "emotion_logp": logits.log_softmax(dim=-1),
+            "lengths": lengths,
+            "aux": {name: head.log_probs(frames) for name, head in self.aux_heads.items()},
+        }
+
+    def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:
+        """ESPnet's statistics pass sees the input itself; this recipe has no use for it."""
+        return {"feats": speech, "feats_lengths": speech_lengths}
+
+    def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
+        ones = torch.ones_like(reference, dtype=self.counts.dtype)
+        self.counts.index_put_((reference, hypothesis), ones, accumulate=True)

@@ -1,0 +1,38 @@
+"""From what the tables hold to what the model takes."""
+
+import ser.espnet_offline  # noqa: F401, I001 (has to come first)
+
+import numpy as np
+from espnet2.train.preprocessor import AbsPreprocessor
+
+INT16_SCALE = 32768.0
+
+
+class SERPreprocessor(AbsPreprocessor):
+    """Scale samples, and turn labels and units into indices.
+
+    Args:
+        train: ESPnet's flag for the training set (nothing here is random).
+        emotions: The classes in index order.
+        units: The CTC units in index order, None when no head needs them.
+        waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
+    """
+
+    def __init__(self, train: bool, emotions: list[str], units: list[str] | None, waveform: bool):
+        super().__init__(train)
+        self.emotion_id = {name: i for i, name in enumerate(emotions)}
+        self.unit_id = None if units is None else {name: i for i, name in enumerate(units)}
+        self.waveform = waveform
+
+    def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:
+        if self.waveform and "speech" in data:
+            data["speech"] = data["speech"] / np.float32(INT16_SCALE)
+        if "emotion" in data:
+            data["emotion"] = np.array([self.emotion_id[data["emotion"]]], dtype=np.int64)
+        if "text" in data:
+            if self.unit_id is None:
+                del data["text"]
+            else:
+                ids = [self.unit_id[unit] for unit in data["text"].split()]
+                data["text"] = np.array(ids, dtype=np.int64)
+        return data

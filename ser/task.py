@@ -1,0 +1,195 @@
+"""The ESPnet2 task: from arguments to objects."""
+
+import ser.espnet_offline  # noqa: F401, I001 (has to come first)
+
+import argparse
+from collections.abc import Callable, Collection
+
+import numpy as np
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.utils.get_default_kwargs import get_default_kwargs
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from ser.encoders.identity import IdentityEncoder
+from ser.errors import UserError
+from ser.frontends.feats import FeatsFrontend
+from ser.frontends.hf import HFFrontend
+from ser.heads import AUX_HEADS, IGNORE_ID
+from ser.model import AMP_DTYPES, SERModel
+from ser.pooling import AbsPooling, MeanPooling
+from ser.preprocess import SERPreprocessor
+from ser.trainer import SERTrainer
+
+frontend_choices = ClassChoices(
+    name="frontend",
+    classes={"hf": HFFrontend, "feats": FeatsFrontend},
+    type_check=AbsFrontend,
+    default="hf",
+)
+encoder_choices = ClassChoices(
+    name="encoder",
+    classes={"identity": IdentityEncoder, "rnn": RNNEncoder, "transformer": TransformerEncoder},
+    type_check=AbsEncoder,
+    default="identity",
+)
+pooling_choices = ClassChoices(
+    name="pooling",
+    classes={"mean": MeanPooling},
+    type_check=AbsPooling,
+    default="mean",
+)
+
+
+class SERTask(AbsTask):
+    """Multi-task speech emotion recognition."""
+
+    num_optimizers = 1
+    class_choices_list = [frontend_choices, encoder_choices, pooling_choices]
+    trainer = SERTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group(description="Task related")
+        parser.get_default("required").append("emotions")
+        group.add_argument(
+            "--emotions", type=str_or_none, help="The classes in index order, blank separated"
+        )
+        group.add_argument(
+            "--units", type=str_or_none, help="units.txt of the CTC head: <unit> <id> per line"
+        )
+        group.add_argument(
+            "--token_type",
+            type=str,
+            default="tagged_class",
+            help="What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
+            "classes), class, tagged_phone, phone, char or bpe",
+        )
+        group.add_argument(
+            "--feats_type",
+            type=str,
+            default="raw",
+            help="What the frontend reads: raw waveforms, or spectrogram, fbank, mfcc features",
+        )
+        group.add_argument(
+            "--aux_conf",
+            action=NestedDictAction,
+            default={},
+            help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/heads.py)",
+        )
+        group.add_argument(
+            "--model_conf",
+            action=NestedDictAction,
+            default=get_default_kwargs(SERModel),
+            help="amp_dtype: float32 or bfloat16",
+        )
+        group.add_argument(
+            "--stated",
+            action=NestedDictAction,
+            default={},
+            help="What the publication states for this system; shown beside our own numbers",
+        )
+        for choices in cls.class_choices_list:
+            choices.add_arguments(group)
+
+    @classmethod
+    def build_collate_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable[
+        [Collection[tuple[str, dict[str, np.ndarray]]]],
+        tuple[list[str], dict[str, torch.Tensor]],
+    ]:
+        return CommonCollateFn(
+            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion",)
+        )
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        units = read_units(args.units) if args.units and args.aux_conf else None
+        return SERPreprocessor(train, args.emotions.split(), units, args.feats_type == "raw")
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return ("speech",) if inference else ("speech", "emotion")
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return ("text",)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> SERModel:
+        """The model that ``args`` describe.
+
+        Raises:
+            UserError: an option that the chosen class does not take, or an unfit value.
+        """
+        frontend = _build(frontend_choices, args)
+        encoder = _build(encoder_choices, args, input_size=frontend.output_size())
+        pooling = _build(pooling_choices, args, input_size=encoder.output_size())
+        heads, weights, units = {}, {}, {}
+        for name, entry in args.aux_conf.items():
+            heads[name], weights[name] = _build_head(name, entry, args, encoder.output_size())
+            units[name] = read_units(args.units)
+        amp_dtype = args.model_conf.get("amp_dtype", "float32")
+        if amp_dtype not in AMP_DTYPES:
+            raise UserError(
+                f"model_conf.amp_dtype: {amp_dtype!r}; choose {' or '.join(AMP_DTYPES)}"
+            )
+        return SERModel(
+            emotions=args.emotions.split(),
+            frontend=frontend,
+            encoder=encoder,
+            pooling=pooling,
+            aux_heads=heads,
+            aux_weights=weights,
+            aux_units=units,
+            **args.model_conf,
+        )
+
+
+def read_units(path: str) -> list[str]:
+    """The units of ``units.txt`` in index order; index 0 is the blank."""
+    units = []
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream):
+            unit, _, index = line.rstrip("\n").rpartition(" ")
+            if index != str(number):
+                raise UserError(
+                    f"{path}:{number + 1}: expected `<unit> {number}`, found {line.strip()!r}; "
+                    "make it again: ./run.sh --stage 2 --stop-stage 3"
+                )
+            units.append(unit)
+    return units
+
+
+def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:
+    cls = choices.get_class(getattr(args, choices.name))
+    conf = getattr(args, f"{choices.name}_conf")
+    try:
+        return cls(**sizes, **conf)
+    except TypeError as err:
+        raise UserError(f"{choices.name}_conf: {err}") from err
+
+
+def _build_head(
+    name: str, entry: dict, args: argparse.Namespace, input_size: int
+) -> tuple[torch.nn.Module, float]:
+    conf = dict(entry)
+    kind, weight = conf.pop("type", None), conf.pop("weight", None)
+    if kind not in AUX_HEADS:
+        raise UserError(f"aux_conf.{name}.type: {kind!r}; choose one of {', '.join(AUX_HEADS)}")
+    if not isinstance(weight, int | float) or weight < 0:
+        raise UserError(f"aux_conf.{name}.weight: {weight!r}; give a number of 0 or more")
+    try:
+        return AUX_HEADS[kind](input_size, num_units=len(read_units(args.units)), **conf), weight
+    except TypeError as err:
+        raise UserError(f"aux_conf.{name}: {err}") from err

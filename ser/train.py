@@ -1,0 +1,306 @@
+"""Stage 4: train the folds of one experiment, each resumable, several in one process.
+
+Importing ESPnet takes about ten seconds, so one process trains its folds in turn.
+"""
+
+import argparse
+import gc
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from espnet2.tasks.abs_task import optim_classes
+
+from ser.config import check_arguments, check_config, differences, load_config
+from ser.datadir import read_lines
+from ser.errors import UserError
+from ser.fileio import atomic_write
+from ser.runlog import fold_log
+from ser.stage import file_digest, is_done, mark_done, require_done
+from ser.task import SERTask
+from ser.trainer import HISTORY
+
+RUN_FILE = "run.yaml"
+FOLD_FILE = "run.json"
+SETTINGS_FILE = "settings.json"
+# Options without influence on the result.
+NOT_SETTINGS = ("config", "ngpu", "stated", "num_workers", "log_interval", "use_matplotlib")
+# Options that this stage sets itself, fold by fold.
+OWN_OPTIONS = (
+    "output_dir",
+    "seed",
+    "ngpu",
+    "resume",
+    "emotions",
+    "units",
+    "has_valid",
+    "run_label",
+)
+
+
+def train_folds(
+    data_dir: Path,
+    dump_dir: Path,
+    exp_dir: Path,
+    config: Path,
+    protocol: str,
+    folds: Sequence[str],
+    seed: int,
+    ngpu: int = 0,
+    max_epoch: int | None = None,
+    ssl: str | None = None,
+    extra_args: Sequence[str] = (),
+    log_dir: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Train ``folds`` (all of the protocol if empty); finished ones are left alone.
+
+    Args:
+        data_dir, dump_dir: data/<corpus> and dump/<corpus>, as stages 1 to 3 leave them.
+        exp_dir: exp/<corpus>/<tag>; each fold trains in exp_dir/<fold>.
+        config: The system's YAML.
+        max_epoch, ssl: Replace ``max_epoch`` and ``frontend_conf.model`` of the YAML.
+        extra_args: More ESPnet options, such as ``--optim_conf lr=1.0e-5``.
+        log_dir: Where stage4.<fold>.log goes; None prints to the terminal.
+        overwrite: Train anew where this experiment was run with other settings.
+
+    Raises:
+        UserError: stage 3 is missing, an unknown fold, an unfit configuration, an experiment of
+            the same tag with other settings, or folds that failed (named with their logs).
+    """
+    fold_dir = dump_dir / "folds" / protocol
+    require_done(fold_dir, 3, f"the folds of protocol {protocol}")
+    known = read_lines(fold_dir / "folds")
+    unknown = [fold for fold in folds if fold not in known]
+    if unknown:
+        raise UserError(
+            f"--folds {' '.join(unknown)}: not in protocol {protocol}; it has {' '.join(known)}"
+        )
+    args = resolve(config, ssl, max_epoch, extra_args, seed, ngpu)
+    run = describe(args, dump_dir, config, protocol, ssl, max_epoch, extra_args)
+    register_run(exp_dir, run, overwrite)
+    failed = []
+    for fold in folds or known:
+        output_dir = exp_dir / fold
+        if is_done(output_dir, run["settings"]):
+            print(f"[fold] {fold}: already trained", flush=True)
+            continue
+        claim(output_dir, run["settings"], overwrite)
+        fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir)
+        if log_dir is None:
+            _train_fold(fold_args, run["settings"])
+            continue
+        log = log_dir / f"stage4.{fold}.log"
+        with fold_log(log, sys.argv) as console:
+            try:
+                _train_fold(fold_args, run["settings"])
+                outcome = summary(output_dir)
+            except UserError as err:
+                print(f"error: {err}", file=sys.stderr)
+                outcome = f"failed: {err}"
+            except Exception:
+                traceback.print_exc()
+                outcome = f"failed: {traceback.format_exc().splitlines()[-1]}"
+            if outcome.startswith("failed"):
+                failed.append(log)
+            print(f"[fold] {fold}: {outcome}", file=console, flush=True)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(folds or known)} folds failed; see "
+            + ", ".join(str(log) for log in failed)
+        )
+
+
+def resolve(
+    config: Path,
+    ssl: str | None,
+    max_epoch: int | None,
+    extra_args: Sequence[str],
+    seed: int,
+    ngpu: int,
+) -> argparse.Namespace:
+    """The task's arguments from the YAML and the command line; UserError if they do not fit."""
+    parser = SERTask.get_parser()
+    parser.error = _refuse
+    content = load_config(config)
+    check_config(config, content, parser)
+    for key in OWN_OPTIONS:
+        if key in content:
+            raise UserError(f"{config}: {key} is set by run.sh for each fold; remove the line")
+    command = ["--config", str(config), "--seed", str(seed), "--ngpu", str(ngpu), *extra_args]
+    if max_epoch is not None:
+        command += ["--max_epoch", str(max_epoch)]
+    if ssl:
+        command += ["--frontend_conf", f"model={json.dumps(ssl)}"]
+        command += ["--frontend_conf", "init=pretrained"]
+    args = parser.parse_args(command)
+    for choices in SERTask.class_choices_list:
+        cls = choices.get_class(getattr(args, choices.name))
+        check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
+    check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
+    return args
+
+
+def _refuse(message: str) -> None:
+    raise UserError(f"training options: {message}; see conf/ for examples")
+
+
+def describe(
+    args: argparse.Namespace,
+    dump_dir: Path,
+    config: Path,
+    protocol: str,
+    ssl: str | None,
+    max_epoch: int | None,
+    extra_args: Sequence[str],
+) -> dict[str, Any]:
+    """What run.yaml says: what was asked for, and the settings that decide the result."""
+    defaults = SERTask.get_parser().parse_args([])
+    settings = {
+        key: value
+        for key, value in vars(args).items()
+        if value != getattr(defaults, key) and key not in NOT_SETTINGS
+    }
+    settings["seed"] = args.seed
+    settings = _plain(settings)
+    tables = ["emotions", "utt2emo", "utt2num_samples", *token_tables(args.token_type)]
+    digest = file_digest(*(dump_dir / name for name in tables))
+    settings["data"] = {
+        "tables": digest,
+        "protocol": protocol,
+        "folds": require_done(dump_dir / "folds" / protocol, 3, "the folds"),
+    }
+    return {
+        "corpus": dump_dir.name,
+        "protocol": protocol,
+        "config": str(config),
+        "seed": args.seed,
+        "ssl": ssl,
+        "max_epoch": max_epoch,
+        "extra_args": list(extra_args),
+        "token_type": args.token_type,
+        "feats_type": args.feats_type,
+        "stated": args.stated,
+        "settings": settings,
+    }
+
+
+def register_run(exp_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
+    """Write run.yaml, or refuse if the experiment exists with other settings."""
+    path = exp_dir / RUN_FILE
+    if path.exists() and not overwrite:
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changes = differences(old["settings"], run["settings"])
+        if changes:
+            raise UserError(
+                f"{path}: this experiment was run with other settings:\n  "
+                + "\n  ".join(changes)
+                + "\nchoose another --tag, or train it anew with --overwrite true"
+            )
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        yaml.safe_dump(run, stream, sort_keys=False, allow_unicode=True)
+
+
+def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Note in a fold's directory what it is trained with, before the first checkpoint.
+
+    A checkpoint of other settings must not be gone on from: ``overwrite`` removes it.
+    """
+    path = output_dir / SETTINGS_FILE
+    if path.exists():
+        changes = differences(json.loads(path.read_text(encoding="utf-8")), _plain(settings))
+        if changes and not overwrite:
+            raise UserError(
+                f"{output_dir}: holds a training with other settings:\n  "
+                + "\n  ".join(changes)
+                + "\nchoose another --tag, or train it anew with --overwrite true"
+            )
+        if changes:
+            shutil.rmtree(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        json.dump(settings, stream, indent=1)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` as they come back from JSON, where tuples are lists."""
+    return json.loads(json.dumps(settings))
+
+
+def fold_arguments(
+    args: argparse.Namespace, dump_dir: Path, fold_dir: Path, fold: str, output_dir: Path
+) -> argparse.Namespace:
+    """The task's arguments for one fold.
+
+    Set on the namespace, not on a command line: ESPnet splits those values at commas, and a path
+    may hold one.
+    """
+    args = argparse.Namespace(**vars(args))
+    args.output_dir, args.run_label, args.resume = str(output_dir), fold, True
+    args.emotions = " ".join(read_lines(dump_dir / "emotions"))
+    speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")
+    data = [(str(speech), "speech", "kaldi_ark"), (str(dump_dir / "utt2emo"), "emotion", "text")]
+    if args.aux_conf:
+        text, units = token_tables(args.token_type)
+        args.units = str(dump_dir / units)
+        data.append((str(dump_dir / text), "text", "text"))
+    args.has_valid = (fold_dir / fold / "valid").exists()
+    valid = "valid" if args.has_valid else "train"  # without one it is named but never read
+    args.train_data_path_and_name_and_type = data
+    args.valid_data_path_and_name_and_type = data
+    args.train_shape_file = [str(fold_dir / fold / "train.shape")]
+    args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]
+    if not args.has_valid:
+        # a fixed number of epochs, nothing selected: the test speaker is all there is to select on
+        args.best_model_criterion = [("train", "loss", "min")]
+        args.patience = None
+    return args
+
+
+def token_tables(token_type: str) -> tuple[str, str]:
+    """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
+    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
+    return f"text{suffix}", f"units{suffix}.txt"
+
+
+def _train_fold(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    output_dir = Path(args.output_dir)
+    SERTask.main(args=args)
+    gc.collect()
+    history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
+    phase, key, mode = args.best_model_criterion[0]
+    if args.has_valid:
+        chosen = (min if mode == "min" else max)(history, key=lambda entry: entry[phase][key])
+        model = f"{phase}.{key}.ave.pth"
+    else:
+        chosen, model = history[-1], "latest.pth"
+    record = {
+        "inference_model": model,
+        "epochs": len(history),
+        "best_epoch": chosen["epoch"],
+        "train_seconds": round(sum(_seconds(entry) for entry in history), 1),
+    }
+    with atomic_write(output_dir / FOLD_FILE) as stream:
+        json.dump(record, stream, indent=1)
+    mark_done(output_dir, settings)
+
+
+def _seconds(entry: dict[str, Any]) -> float:
+    return sum(entry[phase]["seconds"] for phase in ("train", "valid") if phase in entry)
+
+
+def summary(output_dir: Path) -> str:
+    """One line about a finished fold."""
+    record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
+    history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
+    entry = next(e for e in history if e["epoch"] == record["best_epoch"])
+    text = f"{record['epochs']} epochs in {record['train_seconds']:.0f} s"
+    if "valid" in entry:
+        return f"{text}, best valid UA {entry['valid']['UA']:.1%} at epoch {entry['epoch']}"
+    return f"{text}, last train UA {entry['train']['UA']:.1%}"

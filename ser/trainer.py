@@ -1,0 +1,258 @@
+"""ESPnet's Trainer, with what this recipe adds at the seams of an epoch.
+
+Added: WA and UA over the whole epoch, fusion weights, a history that outlives the process,
+progress lines, a last optimizer step for a remainder of accumulated batches, fixed-epoch training
+without a validation set, and checkpoints that are whole or absent.
+"""
+
+import ser.espnet_offline  # noqa: F401, I001 (has to come first)
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
+from espnet2.train.trainer import Trainer, TrainerOptions
+from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.types import str2bool
+
+from ser.cli import progress
+from ser.fileio import atomic_write
+from ser.model import SERModel
+
+HISTORY = "history.json"
+CHECKPOINT = "checkpoint.pth"
+PROGRESS_SECONDS = 5.0  # between two lines within an epoch
+
+
+@dataclass
+class SERTrainerOptions(TrainerOptions):
+    """ESPnet's options and this trainer's own."""
+
+    has_valid: bool = True
+    run_label: str = ""
+
+
+class SERTrainer(Trainer):
+    """Trainer of SERModel; like its parent a namespace of class methods, never instantiated."""
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--has_valid",
+            type=str2bool,
+            default=True,
+            help="False trains a fixed number of epochs and never looks at the validation set",
+        )
+        parser.add_argument(
+            "--run_label", type=str, default="", help="What progress lines call this training"
+        )
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> "SERTrainerOptions":
+        return build_dataclass(SERTrainerOptions, args)
+
+    @classmethod
+    def run(cls, model, optimizers, schedulers, trainer_options, **kwargs) -> None:
+        """Train to ``max_epoch``, going on from a checkpoint in the output directory if any."""
+        output_dir = Path(trainer_options.output_dir)
+        if trainer_options.resume:
+            complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
+        with atomic_checkpoints():
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                schedulers=schedulers,
+                trainer_options=trainer_options,
+                **kwargs,
+            )
+
+    @classmethod
+    def train_one_epoch(
+        cls, model, iterator, optimizers, schedulers, scaler, reporter, summary_writer, options,
+        distributed_option,
+    ) -> bool:  # fmt: skip
+        """One pass over the training set; True if no step changed the model."""
+        epoch = reporter.get_epoch()
+        _unwrap(model).begin_epoch(epoch)
+        batches = _Announced(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
+        invalid = super().train_one_epoch(
+            model=model,
+            iterator=batches,
+            optimizers=optimizers,
+            schedulers=schedulers,
+            scaler=scaler,
+            reporter=reporter,
+            summary_writer=summary_writer,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        if batches.served % options.accum_grad and scaler is None:
+            _last_step(model, optimizers, options)
+        stats = _finish(model, reporter, options, distributed_option)
+        cls._announce_epoch("train", epoch, options, stats)
+        return invalid
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option) -> None:
+        """One pass over the validation set; nothing where the protocol has none."""
+        if not options.has_valid:
+            return
+        _unwrap(model).counts.zero_()
+        super().validate_one_epoch(
+            model=model,
+            iterator=iterator,
+            reporter=reporter,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        stats = _finish(model, reporter, options, distributed_option)
+        cls._announce_epoch("valid", reporter.get_epoch(), options, stats)
+
+    @classmethod
+    def _announce_epoch(cls, phase: str, epoch: int, options, stats: dict[str, float]) -> None:
+        progress(
+            f"{options.run_label} epoch {epoch}/{options.max_epoch} {phase} "
+            f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
+        )
+
+
+def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
+    """Weighted and unweighted accuracy of counts[reference, hypothesis] (C, C).
+
+    WA is the share of correct decisions (eq. 9 for one fold), UA the mean recall over the
+    classes that occur in the reference (eq. 10 for one fold).
+    """
+    counts = counts.double()
+    support = counts.sum(dim=1)
+    recall = counts.diagonal()[support > 0] / support[support > 0]
+    return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
+
+
+@contextmanager
+def atomic_checkpoints() -> Iterator[None]:
+    """Within the block, torch.save to a path writes a temporary file and renames it.
+
+    ESPnet saves straight to ``checkpoint.pth``; a process killed while doing so would leave a
+    file that cannot be resumed from.
+    """
+    save = torch.save
+
+    def save_atomically(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, str | Path):
+            with atomic_write(f, "wb") as stream:
+                save(obj, stream, *args, **kwargs)
+        else:
+            save(obj, f, *args, **kwargs)
+
+    torch.save = save_atomically
+    try:
+        yield
+    finally:
+        torch.save = save
+
+
+def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
+    """Write what an epoch still owed when the process died right after its checkpoint.
+
+    ESPnet saves checkpoint.pth first, then ``<N>epoch.pth`` and the links to the latest and the
+    best model. Resuming starts with epoch N + 1 and would never make up for N.
+    """
+    checkpoint = output_dir / CHECKPOINT
+    if not checkpoint.exists():
+        return
+    states = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
+    model_file = output_dir / f"{epoch}epoch.pth"
+    if not model_file.exists():
+        with atomic_write(model_file, "wb") as stream:
+            torch.save(states["model"], stream)
+    _link(output_dir / "latest.pth", model_file.name)
+    for phase, key, mode in criteria:
+        values = {e: s[phase][key] for e, s in stats.items() if key in s.get(phase, {})}
+        if values:
+            # like ESPnet, the earliest of equally good epochs
+            best = (min if mode == "min" else max)(values, key=values.__getitem__)
+            if (output_dir / f"{best}epoch.pth").exists():
+                _link(output_dir / f"{phase}.{key}.best.pth", f"{best}epoch.pth")
+
+
+def _link(link: Path, target: str) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _unwrap(model: torch.nn.Module) -> SERModel:
+    return getattr(model, "module", model)
+
+
+def _last_step(model, optimizers, options: TrainerOptions) -> None:
+    """Use the gradient of a last, incomplete group of accumulated batches.
+
+    ESPnet would carry it into the next epoch, where a resumed run no longer has it.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(
+        model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
+    )
+    for optimizer in optimizers:
+        if torch.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad()
+
+
+def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
+    """Put the epoch's WA, UA and fusion weights into the reporter and the history."""
+    model = _unwrap(model)
+    counts = model.counts.clone()
+    if distributed_option.distributed:
+        torch.distributed.all_reduce(counts)
+    if counts.sum() > 0:
+        wa, ua = wa_ua(counts)
+        epoch_stats = {"WA": wa, "UA": ua}
+    else:
+        epoch_stats = {"WA": float("nan"), "UA": float("nan")}
+    for i, weight in enumerate(model.layer_weights()):
+        epoch_stats[f"layer_weight_{i}"] = weight
+    for key, value in epoch_stats.items():
+        reporter.stats[key] = [to_reported_value(value)]
+    stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
+    stats["seconds"] = time.perf_counter() - reporter.start_time
+    if not distributed_option.distributed or distributed_option.dist_rank == 0:
+        _record(Path(options.output_dir) / HISTORY, reporter.get_epoch(), reporter.key, stats)
+    return stats
+
+
+def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None:
+    """Set the entry of ``epoch`` and ``phase`` in the history and drop any later epoch's."""
+    history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    history = [entry for entry in history if entry["epoch"] <= epoch]
+    if not history or history[-1]["epoch"] != epoch:
+        history.append({"epoch": epoch})
+    history[-1][phase] = {key: round(value, 6) for key, value in stats.items()}
+    with atomic_write(path) as stream:
+        json.dump(history, stream, indent=1)
+
+
+class _Announced:
+    """An iterator over batches that reports its position now and then."""
+
+    def __init__(self, batches, label: str):
+        self.batches, self.label, self.served = batches, label, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        last = time.monotonic()
+        for batch in self.batches:
+            self.served += 1
+            yield batch
+            if time.monotonic() - last > PROGRESS_SECONDS:
+                last = time.monotonic()
+                progress(f"{self.label} batch {self.served}/{len(self)}")
