@@ -40,9 +40,8 @@ def load_cmudict() -> dict[str, list[str]]:
     words: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         word, *phones = line.partition("#")[0].split() or [""]
-        if word:
-            # Further pronunciations are listed as "word(2)", which no transcript contains.
-            words.setdefault(word, phones)
+        if word and not word.endswith(")"):  # further pronunciations are listed as "word(2)"
+            words[word] = phones
     return words
 
 

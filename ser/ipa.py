@@ -12,8 +12,9 @@ sound, as ARPAbet has:
 - Mandarin: vowels within one syllable are one nucleus; tones are dropped, since they are pitch,
   not manner.
 
-Classes come from panphon's distinctive features. "h" is a fricative and "ʁ" a liquid here,
-though features say otherwise: S1 counts HH and R so, and manner classes follow the phoneme.
+Classes come from panphon's distinctive features, with exceptions: panphon counts the glottal
+sounds h and ʔ as sonorants, but S1 has HH among the fricatives, and ʔ is a plosive; ʁ is a
+fricative by its features, but a way to say the phoneme r.
 """
 
 import re
@@ -44,7 +45,7 @@ _MANDARIN = [
 _TONE = "\u02e9"
 _RESPELLED = {"g": "ɡ", "ɚ": "ə˞", "ɝ": "ɜ˞", "ʦ": "t" + _TIE + "s", "ʧ": "t" + _TIE + "ʃ"}
 _OPEN_VOWELS, _CLOSE_OFFGLIDES = set("aɐɑæɔoeɛəœ"), set("ɪʊʏø")
-_EXCEPTIONS = {"h": "F", "ɦ": "F", "ʁ": "L"}
+_EXCEPTIONS = {"h": "F", "ɦ": "F", "ʔ": "S", "ʁ": "L"}
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +115,7 @@ def phones(ipa: str, language: str) -> list[str]:
             else:
                 result.append(stress + segment)
                 stress, open_nucleus = "", True
-    return result
+    return [unicodedata.normalize("NFC", phone) for phone in result]
 
 
 def _segments(piece: str, ipa: str) -> list[str]:

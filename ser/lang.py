@@ -175,6 +175,12 @@ def _summarize_units(
     source: Path, inventory: Sequence[str], units: Mapping[str, Sequence[str]]
 ) -> list[str]:
     duration = {utt: float(value) for utt, value in read_table(source / "utt2dur").items()}
+    for utt in units:
+        if utt not in duration:
+            raise UserError(
+                f"{source}/utt2dur: {utt} is missing, but stands in text; make the tables again: "
+                "./run.sh --stage 1 --stop-stage 1"
+            )
     total = sum(map(len, units.values()))
     empty = sum(not target for target in units.values())
     # wav2vec 2.0 and its relatives see 25 ms every 20 ms: T = floor((seconds - 0.025) / 0.02) + 1

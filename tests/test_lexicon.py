@@ -1,0 +1,196 @@
+"""Transcripts -> words -> pronunciations."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ser.errors import UserError
+from ser.g2p import load_cmudict
+from ser.lexicon import build_lexicon, split_text, split_words
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def english(text):
+    return split_words(text, "en", load_cmudict())[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Excuse me.", "EXCUSE ME"),
+        ("I don't -- she's here, isn't she?", "I DON'T SHE'S HERE ISN'T SHE"),
+        ("wh- what's that", "WH WHAT'S THAT"),  # broken off
+        ("I-I-I know... y'know--", "I I I KNOW Y'KNOW"),
+        ("b-but w--why", "BUT WHY"),  # stuttered consonants
+        ("a T-shirt, an e-mail", "A T SHIRT AN E MAIL"),  # which these are not
+        ("mother-in-law", "MOTHER IN LAW"),
+        ("'cause 'em goin'", "'CAUSE 'EM GOIN'"),  # known so to CMUdict
+        ("'Hello', he said. 'No'", "HELLO HE SAID NO"),
+        ("the ‘real’ girl’s", "THE REAL GIRL'S"),
+        ("the 'n' ' '' thing", "THE 'N THING"),
+        ("café naïve", "CAFE NAIVE"),
+        ("snake_case / and\\or", "SNAKE CASE AND OR"),
+        ("R&B 50%", "R AND B FIFTY PERCENT"),
+        ("In 1985 I had 25, the 3rd $5.", "IN NINETEEN EIGHTY FIVE I HAD TWENTY FIVE THE THIRD "
+         "FIVE DOLLARS"),
+        ("... -- ?!", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_english_transcripts_become_upper_case_words(text, words):
+    assert english(text) == words.split()
+
+
+def test_tags_are_dropped_and_counted_whatever_their_case():
+    transcripts = split_text(
+        {
+            "u1": "[LAUGHTER] Well[BREATHING]no [ garbage ]",
+            "u2": "[GARBAGE]",
+            "u3": "[LIPSMACK] [LAUGHTER]",
+        },
+        "en",
+    )
+    assert transcripts.words == {"u1": ["WELL", "NO"], "u2": [], "u3": []}
+    assert transcripts.tags == {"LAUGHTER": 2, "BREATHING": 1, "GARBAGE": 2, "LIPSMACK": 1}
+
+
+def test_german_keeps_its_letters_digits_and_the_sharp_s():
+    words, _ = split_words("Für 7 Straßen – könnte’s 'was' sein!", "de")
+    assert words == ["FÜR", "7", "STRAẞEN", "KÖNNTE'S", "WAS", "SEIN"]
+    assert words[2].lower() == "straßen"
+
+
+def test_decomposed_letters_are_the_same_words():
+    assert split_words("fu\u0308r", "de")[0] == split_words("für", "de")[0] == ["FÜR"]
+
+
+def test_cmudict_gives_its_first_pronunciation():
+    lexicon = build_lexicon({"u1": ["THE", "READ", "CLEARLY", "'CAUSE"]}, "en")
+    assert {word: " ".join(phones) for word, phones in lexicon.phones.items()} == {
+        "'CAUSE": "K AH0 Z",
+        "CLEARLY": "K L IH1 R L IY0",
+        "READ": "R EH1 D",  # (2) would be R IY1 D
+        "THE": "DH AH0",  # (2) and (3): DH AH1, DH IY0
+    }
+    assert lexicon.predicted == []
+
+
+def test_cmudict_has_no_comments_and_no_numbered_variants():
+    words = load_cmudict()
+    assert len(words) > 100_000
+    assert not any("(" in word or "#" in word for word in words)
+    assert " ".join(words["aalborg"]) == "AO1 L B AO0 R G"  # its line ends in a comment
+
+
+def test_words_outside_the_dictionary_come_from_the_neural_model_and_are_listed():
+    lexicon = build_lexicon({"u1": ["NO", "BLORPING"], "u2": ["AUGIE'S", "NO"]}, "en")
+    assert lexicon.predicted == ["AUGIE'S", "BLORPING"]
+    assert list(lexicon.phones) == ["AUGIE'S", "BLORPING", "NO"]
+    assert " ".join(lexicon.phones["BLORPING"]) == "B L AO1 R P IH0 NG"
+    assert lexicon.phones["AUGIE'S"][-1] == "Z"
+
+
+def test_g2p_en_works_without_network_and_without_nltk_data(tmp_path):
+    # A process of its own, since the import that would download happens once in a process.
+    script = textwrap.dedent(
+        """
+        import socket
+        def refuse(*args, **kwargs):
+            print("network:", args)
+            raise OSError("no network")
+        socket.socket.connect = socket.socket.connect_ex = refuse
+        socket.create_connection = socket.getaddrinfo = socket.gethostbyname = refuse
+
+        import nltk
+        nltk.data.path.clear()
+        download = nltk.download
+
+        from ser.g2p import spell_out_numbers
+        from ser.lexicon import build_lexicon
+        print(*build_lexicon({"u": ["BLORPING", "NO"]}, "en").phones["BLORPING"])
+        print(spell_out_numbers("25"))
+        print(nltk.download is download)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["B L AO1 R P IH0 NG", "twenty-five", "True"], done.stderr
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []  # nothing laid out or cached
+
+
+def test_the_neural_model_is_not_loaded_for_words_of_the_dictionary(monkeypatch):
+    def fail():
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("ser.g2p.neural_g2p", fail)
+    assert build_lexicon({"u1": ["NO"]}, "en").phones == {"NO": ["N", "OW1"]}
+
+
+def test_symbols_that_are_no_phones_are_left_out_of_a_prediction(monkeypatch):
+    monkeypatch.setattr("ser.g2p.neural_g2p", lambda: lambda word: ["<unk>", "B", "UW", "</s>"])
+    assert build_lexicon({"u1": ["BLOO"]}, "en").phones == {"BLOO": ["B", "UW0"]}
+
+
+def test_a_word_without_a_pronunciation_is_named_with_its_file_and_utterance():
+    with pytest.raises(UserError, match="all/text: utterance u2: the word '日本' has no pronun"):
+        build_lexicon({"u1": ["NO"], "u2": ["NO", "日本"]}, "en", "all/text")
+
+
+def test_a_prediction_without_phones_is_an_error(monkeypatch):
+    monkeypatch.setattr("ser.g2p.neural_g2p", lambda: lambda word: ["<unk>"])
+    with pytest.raises(UserError, match="the word 'BLOO' has no pronunciation"):
+        build_lexicon({"u1": ["BLOO"]}, "en")
+
+
+# Sentences of the Berlin database, with espeak-ng itself; the classes are worked by hand.
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        (
+            "Der Lappen liegt auf dem Eisschrank.",
+            "S V L  L Vs S V N  L Vs S S  Vs F  S V N  Vs F F L V N S",
+        ),
+        (
+            "Das will sie am Mittwoch abgeben.",
+            "S V F  F V L  F V  Vs N  N Vs S F V F  Vs S S Vs S V N",
+        ),
+        (
+            "In sieben Stunden wird es soweit sein.",
+            "Vs N  F Vs S V N  F S Vs N S V N  F Vs L S  V F  F V F Vs S  F V N",
+        ),
+        (
+            "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
+            "S V  F Vs L S  Vs F  S V N  S L Vs S  F V N  F Vs  F V L  F V  Vs N V  "
+            "F V N L Vs S V N",
+        ),
+    ],
+)
+def test_german_sentences_become_manner_classes(sentence, expected):
+    words, _ = split_words(sentence, "de")
+    lexicon = build_lexicon({"u1": words}, "de")
+    found = [lexicon.classes[phone] for word in words for phone in lexicon.phones[word]]
+    assert found == expected.split()
+
+
+def test_mandarin_is_pronounced_too():
+    words, _ = split_words("你好，中国！", "cmn")
+    lexicon = build_lexicon({"u1": words}, "cmn")
+    found = [lexicon.classes[phone] for word in words for phone in lexicon.phones[word]]
+    assert " ".join(found) == "N V F Vs S Vs N S Vs"
+
+
+def test_a_symbol_that_panphon_does_not_know_names_the_word(monkeypatch):
+    monkeypatch.setattr("ser.espeak.phonemize", lambda word, language: "a#")
+    with pytest.raises(UserError, match="utterance u1: the word 'AH' .*'#' in 'a#'"):
+        build_lexicon({"u1": ["AH"]}, "de")
