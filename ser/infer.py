@@ -8,7 +8,6 @@ training used.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -266,13 +265,17 @@ class _Models:
             self.config = config
         cure = f"remove {model_file.parent} and train the fold again with --stage 4"
         try:
-            weights = torch.load(model_file, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as err:
-            raise UserError(f"{model_file}: not a readable model file ({err}); {cure}") from None
+            weights = torch.load(model_file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as err:  # damaged bytes make the unpickler fail in any way
+            what = f"{err.__class__.__name__}: {' '.join(str(err).split())}"
+            raise UserError(f"{model_file}: not a readable model file ({what}); {cure}") from err
         try:
             self.model.load_state_dict(weights)
-        except RuntimeError as err:
-            raise UserError(f"{model_file}: does not fit {config_file} ({err}); {cure}") from None
+        except (RuntimeError, TypeError) as err:
+            what = " ".join(str(err).split())
+            raise UserError(f"{model_file}: does not fit {config_file} ({what}); {cure}") from err
         return self.model.float().eval()
 
 

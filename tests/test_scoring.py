@@ -1,0 +1,427 @@
+"""Stage 5, second half: formulae against examples worked by hand, and what must not be hidden."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from fake_experiment import FOLDS, LABELS, make_experiment, write_run
+from fake_experiment import FakeModel as Model
+
+from ser.errors import UserError
+from ser.experiment import open_experiment
+from ser.infer import infer_folds
+from ser.predictions import Prediction, header, read_predictions, write_predictions
+from ser.provenance import git_commit, public_path, run_command, settings_digest
+from ser.scoring import (
+    accuracy,
+    confusion_matrix,
+    mean_sd,
+    partial_notes,
+    recalls,
+    score_experiment,
+    score_folds,
+    score_units,
+    tag_stripper,
+    unit_error_rate,
+    unweighted_accuracy,
+)
+
+AH = ["angry", "happy"]
+
+
+def rows(refs, hyps, labels=AH, prefix="u"):
+    """Predictions from strings such as "aah": the first letters of the emotions."""
+    names = {label[0]: label for label in labels}
+    return [
+        Prediction(f"{prefix}{i}", names[r], names[h], tuple(float(n[0] == h) for n in labels))
+        for i, (r, h) in enumerate(zip(refs, hyps, strict=True))
+    ]
+
+
+# Two folds worked by hand.
+# F1: references a a a h, decisions a a h h: accuracy 3/4; recalls 2/3 and 1/1, mean 5/6.
+# F2: references a h,     decisions h h:     accuracy 1/2; recalls 0/1 and 1/1, mean 1/2.
+TWO = {"F1": rows("aaah", "aahh", prefix="F1_"), "F2": rows("ah", "hh", prefix="F2_")}
+
+
+def test_the_confusion_matrix_has_references_in_rows_and_decisions_in_columns():
+    counts = confusion_matrix(["angry", "angry", "happy"], ["angry", "happy", "happy"], AH)
+    assert counts.tolist() == [[1, 1], [0, 1]]
+
+
+def test_accuracy_of_a_fold_is_eq_8():
+    assert accuracy(np.array([[2, 1], [0, 1]])) == pytest.approx(3 / 4)
+
+
+def test_recall_of_a_class_is_its_diagonal_over_its_row():
+    assert recalls(np.array([[2, 1], [0, 1]])) == pytest.approx([2 / 3, 1.0])
+
+
+def test_wa_is_the_mean_of_the_folds_accuracies_eq_9():
+    assert score_folds(TWO, AH)["summary"]["wa"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+def test_ua_is_the_mean_of_the_folds_mean_recalls_eq_10():
+    assert score_folds(TWO, AH)["summary"]["ua"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+
+
+def test_pooled_scores_count_all_folds_as_one_test_set():
+    summary = score_folds(TWO, AH)["summary"]
+    assert summary["wa_pooled"] == pytest.approx(4 / 6)  # 3 and 1 of 6 are right
+    assert summary["ua_pooled"] == pytest.approx((2 / 4 + 2 / 2) / 2)
+    assert summary["n"] == 6
+
+
+def test_the_deviation_over_folds_divides_by_n_minus_1():
+    # 3/4 and 1/2 lie 1/8 from their mean: sqrt(2/64 / 1) = sqrt(1/32).
+    assert score_folds(TWO, AH)["summary"]["wa_sd"] == pytest.approx((1 / 32) ** 0.5)
+    assert mean_sd([0.4]) == (0.4, None)
+
+
+def test_per_class_recall_and_the_normalised_matrix_are_pooled():
+    scores = score_folds(TWO, AH)
+    assert scores["per_class"]["angry"] == {"n": 4, "recall": 0.5}
+    assert scores["per_class"]["happy"] == {"n": 2, "recall": 1.0}
+    assert scores["confusion"]["counts"] == [[2, 2], [0, 2]]
+    assert scores["confusion"]["row_normalised"] == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_a_class_that_nobody_expressed_is_left_out_of_ua_and_listed():
+    labels = [*AH, "sad"]
+    scores = score_folds({"F1": rows("aah", "ash", labels), "F2": rows("as", "as", labels)}, labels)
+    # F1 has no sad: (1/2 + 1/1) / 2, although one decision was sad.
+    assert scores["per_fold"]["F1"]["ua"] == pytest.approx(0.75)
+    assert scores["per_fold"]["F1"]["absent"] == ["sad"]
+    assert scores["per_fold"]["F2"]["absent"] == ["happy"]
+
+
+def test_a_class_absent_from_all_folds_has_no_recall():
+    labels = [*AH, "sad"]
+    scores = score_folds({"F1": rows("ah", "ah", labels)}, labels)
+    assert scores["per_class"]["sad"] == {"n": 0, "recall": None}
+    assert scores["confusion"]["row_normalised"][2] == [None, None, None]
+
+
+def test_wa_ua_and_matrix_agree_with_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn comes with librosa")
+    rng = random.Random(7)
+    refs = LABELS + [rng.choice(LABELS) for _ in range(200)]
+    hyps = LABELS + [rng.choice(LABELS) for _ in range(200)]
+    counts = confusion_matrix(refs, hyps, LABELS)
+    assert counts.tolist() == metrics.confusion_matrix(refs, hyps, labels=LABELS).tolist()
+    assert accuracy(counts) == pytest.approx(metrics.accuracy_score(refs, hyps))
+    assert unweighted_accuracy(counts) == pytest.approx(metrics.balanced_accuracy_score(refs, hyps))
+
+
+def test_uer_counts_the_tag_and_per_does_not():
+    # Against V0 S0 V0, the decoded V0 S1 has one wrong tag and one deletion.
+    folds = {"F1": [Prediction("u", "angry", "angry", (1.0, 0.0), ("V0", "S1"))]}
+    units = score_units(folds, {"u": ["V0", "S0", "V0"]}, tag_stripper("tagged_class"))
+    assert units["uer"] == pytest.approx(2 / 3)
+    assert units["per"] == pytest.approx(1 / 3)
+
+
+def test_unit_errors_are_summed_before_dividing():
+    # 1 of 1 wrong and 0 of 3: 1/4, not the mean of the utterances' rates, 1/2.
+    rate = unit_error_rate(
+        {"a": ["V0"], "b": ["V0", "S0", "V0"]}, {"a": ["N0"], "b": ["V0", "S0", "V0"]}
+    )
+    assert rate.rate == pytest.approx(1 / 4)
+
+
+def test_insertions_count_and_a_rate_may_exceed_one():
+    assert unit_error_rate({"a": ["V0"]}, {"a": ["S0", "V0", "S0", "N0"]}).rate == 3.0
+
+
+def test_utterances_without_words_are_left_out_of_unit_errors_and_counted():
+    rate = unit_error_rate({"a": [], "b": ["V0"]}, {"a": ["S0", "S0"], "b": ["V0"]})
+    assert (rate.edits, rate.units, rate.utterances, rate.empty) == (0, 1, 1, 1)
+
+
+def test_without_any_reference_unit_there_is_no_rate():
+    assert unit_error_rate({"a": []}, {"a": ["S0"]}).rate is None
+
+
+@pytest.mark.parametrize(
+    ("token_type", "unit", "bare"),
+    [
+        ("tagged_class", "Vs3", "Vs"),
+        ("tagged_class", "S0", "S"),
+        ("tagged_phone", "AH0_2", "AH0"),
+        ("class", "Vs", "Vs"),
+        ("phone", "AH0", "AH0"),
+    ],
+)
+def test_only_the_emotion_tag_is_taken_off_a_unit(token_type, unit, bare):
+    assert tag_stripper(token_type)(unit) == bare
+
+
+@pytest.mark.parametrize("token_type", ["char", "bpe"])
+def test_characters_and_pieces_have_no_phoneme_error_rate(token_type):
+    folds = {"F1": [Prediction("u", "angry", "angry", (1.0, 0.0), ("a",))]}
+    units = score_units(folds, {"u": ["a", "b"]}, tag_stripper(token_type))
+    assert units["per"] is None
+    assert units["uer"] == 0.5
+
+
+# Predictions files
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A sound predictions.tsv of three rows, and a function that spoils it."""
+    path = tmp_path / "predictions.tsv"
+    write_predictions(path, AH, rows("aah", "aha"))
+    expected = {"u0": "angry", "u1": "angry", "u2": "happy"}
+
+    def spoil(change):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(change(lines)) + "\n")
+
+    return path, expected, spoil
+
+
+def test_predictions_survive_writing_and_reading(tmp_path):
+    written = [
+        Prediction("u0", "angry", "happy", (0.25, 0.75), ("V0", "S0")),
+        Prediction("u1", "happy", "happy", (0.0, 1.0), ()),
+    ]
+    write_predictions(tmp_path / "p.tsv", AH, written)
+    assert (tmp_path / "p.tsv").read_text() == (
+        "utt_id\tref\thyp\tp_angry\tp_happy\tunits\n"
+        "u0\tangry\thappy\t0.250000\t0.750000\tV0 S0\n"
+        "u1\thappy\thappy\t0.000000\t1.000000\t\n"
+    )
+    assert read_predictions(tmp_path / "p.tsv", AH, {"u1": "happy", "u0": "angry"}) == written[::-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:2] + x[3:], r"1 missing utterances: u1"),
+        (lambda x: x + [x[1]], r"1 repeated utterances: line 5 u0 \(first in line 2\)"),
+        (lambda x: x + [x[1].replace("u0", "u9")], r"outside this fold's test list: line 5 u9"),
+        (lambda x: [x[0], x[1].replace("\tangry\ta", "\tangry\tbored\ta", 1), *x[2:]], "malformed"),
+        (
+            lambda x: [x[0], x[1].replace("angry\tangry", "angry\tbored"), *x[2:]],
+            r"1 unknown emotions: line 2 u0 \(hyp 'bored'\)",
+        ),
+        (
+            lambda x: [x[0], x[1].replace("angry\tangry", "happy\tangry"), *x[2:]],
+            r"wrong references: line 2 u0 \(happy, the corpus says angry\)",
+        ),
+        (lambda x: [x[0], x[1].replace("1.000000", "nan"), *x[2:]], r"not numbers.*line 2 u0"),
+        (lambda x: [x[0], x[1].replace("1.000000", "x"), *x[2:]], r"not numbers.*line 2 u0"),
+        (
+            lambda x: [x[0], x[1].replace("1.000000", "0.900000"), *x[2:]],
+            r"do not sum to 1: line 2 u0 \(sum 0.900000\)",
+        ),
+        (lambda x: [x[0].replace("p_happy", "p_sad"), *x[1:]], r":1: expected the columns"),
+        (lambda x: [], r":1: expected the columns"),
+    ],
+)
+def test_spoilt_predictions_name_the_file_and_the_rows(table, change, message):
+    path, expected, spoil = table
+    spoil(change)
+    with pytest.raises(UserError, match=message) as caught:
+        read_predictions(path, AH, expected)
+    assert str(caught.value).startswith(str(path))
+    assert "--stage 5" in str(caught.value)
+
+
+def test_many_faults_are_counted_and_a_few_named(tmp_path):
+    write_predictions(tmp_path / "p.tsv", AH, [])
+    with pytest.raises(UserError, match=r"9 missing utterances: u0, u1, u2, u3, u4 and 4 more"):
+        read_predictions(tmp_path / "p.tsv", AH, {f"u{i}": "angry" for i in range(9)})
+
+
+def test_the_header_names_every_probability():
+    assert header(AH) == ["utt_id", "ref", "hyp", "p_angry", "p_happy", "units"]
+
+
+# Experiments
+
+
+@pytest.fixture
+def toy(tmp_path):
+    exp, dump, data = make_experiment(tmp_path)
+    infer_folds(exp, dump, build_model=lambda config, device: Model())
+    return exp, dump, data
+
+
+def test_scores_are_written_as_json_and_as_a_table(toy, capsys):
+    exp, dump, data = toy
+    scores = score_experiment(exp, dump, data)
+    assert json.loads((exp / "scores.json").read_text()) == json.loads(json.dumps(scores))
+    assert (exp / "scores.txt").read_text() in capsys.readouterr().out
+    assert scores["summary"]["wa"] == 1.0
+    assert scores["folds"] == {"expected": FOLDS, "scored": FOLDS, "missing": {}}
+    assert scores["partial"] is False
+    assert "PARTIAL" not in (exp / "scores.txt").read_text()
+    assert scores["per_fold"]["Ses01F"]["epochs"] == 2
+    assert scores["per_fold"]["Ses01F"]["train_seconds"] == 1.5
+
+
+def test_scores_say_what_they_come_from(toy):
+    exp, dump, data = toy
+    scores = score_experiment(exp, dump, data)
+    assert scores["command"] == (
+        "./run.sh --corpus toy --config conf/train_sys.yaml --protocol strict --seed 1"
+    )
+    assert scores["system"] == "sys"
+    assert set(scores["versions"]) == {"python", "espnet", "torch", "transformers", "numpy"}
+    assert scores["hardware"] and scores["commit"] and scores["date"].endswith("+00:00")
+    assert scores["schema"] == 1
+
+
+def test_utterances_without_words_are_reported_with_the_error_rates(toy):
+    exp, dump, data = toy
+    units = score_experiment(exp, dump, data)["units"]
+    assert (units["utterances"], units["empty"]) == (12, 3)  # the first of five in each fold
+    assert "3 without words are left out" in (exp / "scores.txt").read_text()
+
+
+def test_a_missing_fold_is_named_and_makes_the_table_partial(toy):
+    exp, dump, data = toy
+    (exp / "Ses01M/.done").unlink()
+    scores = score_experiment(exp, dump, data)
+    assert scores["partial"] is True
+    assert scores["folds"]["missing"] == {"Ses01M": "training not finished"}
+    expected = "PARTIAL: only 2 of 3 folds are scored; missing: Ses01M (training not finished)"
+    assert expected in (exp / "scores.txt").read_text()
+
+
+def test_a_fold_without_directory_was_not_trained(toy):
+    exp, dump, data = toy
+    (exp / "Ses02F").rename(exp / "elsewhere")
+    scores = score_experiment(exp, dump, data)
+    assert scores["folds"]["missing"] == {"Ses02F": "not trained"}
+
+
+def test_predictions_of_an_older_model_are_not_scored(toy):
+    exp, dump, data = toy
+    (exp / "Ses02F/config.yaml").write_text("{lr: 2}\n")
+    scores = score_experiment(exp, dump, data)
+    assert scores["folds"]["missing"] == {"Ses02F": "trained, not inferred"}
+
+
+def test_a_partial_corpus_stays_in_the_results(toy):
+    exp, dump, data = toy
+    for directory in (dump, data / "all"):
+        (directory / "partial").write_text("Session3: 2 dialogs absent\n")
+    scores = score_experiment(exp, dump, data)
+    assert scores["partial"] is True
+    assert scores["corpus_partial"] == ["Session3: 2 dialogs absent"]
+    assert partial_notes(scores) == ["the corpus is not complete: Session3: 2 dialogs absent"]
+    assert "PARTIAL: the corpus is not complete" in (exp / "scores.txt").read_text()
+
+
+def test_without_a_finished_fold_the_error_sends_to_stage_4(toy):
+    exp, dump, data = toy
+    for fold in FOLDS:
+        (exp / fold / ".done").unlink()
+    with pytest.raises(UserError, match=r"none of its 3 folds .*--stage 4"):
+        score_experiment(exp, dump, data)
+
+
+def test_bad_predictions_leave_the_older_scores_alone(toy):
+    exp, dump, data = toy
+    score_experiment(exp, dump, data)
+    before = (exp / "scores.json").read_bytes()
+    path = exp / "Ses01F/predictions.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"Ses01F/predictions.tsv: 1 missing utterances"):
+        score_experiment(exp, dump, data)
+    assert (exp / "scores.json").read_bytes() == before
+
+
+def test_a_system_without_ctc_head_has_no_unit_errors(tmp_path):
+    exp, dump, data = make_experiment(tmp_path)
+
+    def build(config, device):
+        model = Model()
+        model.aux_units = {}
+        return model
+
+    infer_folds(exp, dump, build_model=build)
+    assert score_experiment(exp, dump, data)["units"] is None
+    assert "PER" not in (exp / "scores.txt").read_text()
+
+
+def test_reference_units_come_from_the_table_of_the_token_type(toy):
+    exp, dump, data = toy
+    write_run(exp, token_type="char")
+    with pytest.raises(UserError, match=r"text_char: no such file.*stages 2 and 3"):
+        score_experiment(exp, dump, data)
+    (dump / "text_char").write_text("Ses01F_000 a\n")
+    with pytest.raises(UserError, match=r"text_char: 14 utterances are not in it \(Ses01F_001\)"):
+        score_experiment(exp, dump, data)
+
+
+@pytest.mark.parametrize("content", ["{corpus: toy}", "[1, 2]", "a: [", ""])
+def test_a_run_yaml_that_is_no_description_is_named(toy, content):
+    exp, dump, _ = toy
+    (exp / "run.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"run.yaml: .*--stage 4"):
+        open_experiment(exp, dump)
+
+
+def test_a_protocol_without_folds_sends_to_stage_3(toy):
+    exp, dump, _ = toy
+    write_run(exp, protocol="paper")
+    with pytest.raises(UserError, match=r"folds/paper/folds: .*--stage 3 .*--protocol paper"):
+        open_experiment(exp, dump)
+
+
+# Provenance
+
+
+def test_the_command_repeats_the_run_and_hides_foreign_paths():
+    run = {
+        "corpus": "emodb",
+        "config": "conf/train_s1.yaml",
+        "protocol": "strict",
+        "seed": 3,
+        "ssl": "/somewhere/private/whisper base",
+        "max_epoch": 5,
+        "extra_args": ["--optim_conf", "lr=0.1"],
+    }
+    assert run_command(run) == (
+        "./run.sh --corpus emodb --config conf/train_s1.yaml --protocol strict --seed 3 "
+        "--max-epoch 5 --ssl 'PATH/TO/whisper base' -- --optim_conf lr=0.1"
+    )
+
+
+def test_paths_inside_the_working_directory_become_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert public_path(tmp_path / "conf/a.yaml") == "conf/a.yaml"
+    assert public_path("../models/base") == "PATH/TO/base"
+    assert public_path("facebook/wav2vec2-base") == "facebook/wav2vec2-base"
+
+
+def test_settings_differ_only_where_more_than_the_seed_differs():
+    base = {"seed": 1, "lr": 0.1}
+    assert settings_digest(base) == settings_digest({"lr": 0.1, "seed": 2})
+    assert settings_digest(base) != settings_digest({"seed": 1, "lr": 0.2})
+
+
+def test_the_commit_is_dirty_when_code_changed_but_not_when_results_did(tmp_path):
+    import subprocess
+
+    def git(*args):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *args], check=True, capture_output=True)
+
+    assert git_commit(tmp_path) == "unknown"
+    git("init")
+    (tmp_path / "ser").mkdir()
+    for name in ("code.py", "RESULTS.md"):
+        (tmp_path / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    assert len(git_commit(tmp_path / ".")) == 12
+    (tmp_path / "RESULTS.md").write_text("2\n")
+    assert not git_commit(tmp_path / "ser").endswith("-dirty")
+    (tmp_path / "code.py").write_text("2\n")
+    assert git_commit(tmp_path / "ser").endswith("-dirty")
