@@ -1,0 +1,98 @@
+# shellcheck shell=bash
+# Complete and check the options of run.sh before anything runs; sourced by it. Afterwards the
+# working directory is the recipe's, paths inside it are relative, all others absolute, and
+# token_type and feats_type are set from the config. A wrong option ends the script with status 2.
+# shellcheck disable=SC2154,SC2034 # these variables are set, or read, by run.sh
+
+option_error() { # MESSAGE...
+  printf 'run.sh: error: %s\n' "$*" >&2
+  exit 2
+}
+
+# Rewrite the path in variable NAME: absolute, or relative to the recipe if it lies inside.
+settle_path() { # NAME
+  local path=${!1}
+  [[ $path == /* ]] || path=$PWD/$path
+  printf -v "$1" '%s' "${path#"$root/"}"
+}
+
+require_integer() { # NAME LOWEST
+  local value=${!1}
+  if ! [[ $value =~ ^[0-9]+$ ]] || ((10#$value < $2)); then
+    option_error "--${1//_/-} must be a whole number from $2 on, not '$value'"
+  fi
+  printf -v "$1" '%d' "$((10#$value))" # 08 is not an octal number here
+}
+
+count_gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]' || true
+  else
+    { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
+  fi
+}
+
+require_integer stage 1
+require_integer stop_stage 1
+((stage <= 6)) || option_error "--stage $stage: the stages are 1 to 6"
+((stop_stage <= 6)) || option_error "--stop-stage $stop_stage: the stages are 1 to 6"
+((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
+require_integer seed 0
+require_integer nj 1
+require_integer ngpu 0
+[[ -z $max_epoch ]] || require_integer max_epoch 1
+
+if ((ngpu > 0 && ngpu > $(count_gpus))); then
+  option_error "--ngpu $ngpu: this machine shows $(count_gpus) GPUs" \
+    "(nvidia-smi -L; CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}); --ngpu 0 runs on the CPU"
+fi
+case $protocol in
+  strict | paper | session) ;;
+  *) option_error "--protocol $protocol: expected strict, paper or session" ;;
+esac
+if [[ $corpus == */* || ! -f $root/egs/$corpus/corpus.yaml ]]; then
+  known=$(cd "$root/egs" && printf '%s ' */corpus.yaml)
+  option_error "--corpus '$corpus' is unknown; egs/ has: ${known//\/corpus.yaml/}"
+fi
+if [[ -n $corpus_dir && ! -e $corpus_dir ]]; then
+  option_error "--corpus-dir $corpus_dir: no such directory"
+fi
+if [[ $tag == */* || $tag == -* ]]; then
+  option_error "--tag '$tag': a tag is a name, not a path (see --exp-dir)"
+fi
+
+if [[ -z $config ]]; then
+  case $corpus in
+    mini | emodb) config=$root/conf/${corpus}_s1.yaml ;;
+    *) config=$root/conf/train_s1_mtl_phoneme.yaml ;;
+  esac
+elif [[ ! -e $config && -f $root/$config ]]; then
+  config=$root/$config
+fi
+if [[ ! -f $config ]]; then
+  known=$(cd "$root" && printf '%s ' conf/*.yaml)
+  option_error "--config $config: no such file; there are: $known"
+fi
+if [[ -z $tag ]]; then
+  tag=${config##*/}
+  tag=${tag%.*}
+  tag=${tag#train_}_${protocol}_seed$seed
+fi
+
+if ! command -v "$python" >/dev/null; then
+  option_error "--python $python: no such program; to install the recipe's own: make install"
+fi
+[[ -n $results ]] || results=$exp_dir/RESULTS.md
+for path_option in config data_dir dump_dir exp_dir results ${corpus_dir:+corpus_dir}; do
+  settle_path "$path_option"
+done
+# A bare name is looked up in PATH, and a hub id (owner/name) is no path either.
+[[ $python != */* ]] || settle_path python
+[[ -z $ssl || ! -d $ssl ]] || settle_path ssl
+cd "$root" || exit 1
+
+config_value() { # KEY DEFAULT
+  PYTHONPATH=$root "$python" -m ser.bin.config_value --config "$config" "$@"
+}
+token_type=$(config_value token_type tagged_class)
+feats_type=$(config_value feats_type raw)
