@@ -7,6 +7,7 @@ no dither is added, so that the same audio always gives the same features.
 
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -211,9 +212,13 @@ def _write_ark(load: Callable[[str], Any], compression_method: int | None, ark: 
     try:
         with atomic_write(ark.path, "wb") as stream:
             for utt, source in ark.items:
-                value = load(source)
+                # By way of memory: on a full disk kaldiio's WAV writer would fail a second
+                # time when it is deleted, with a traceback on stderr.
+                entry = io.BytesIO()
+                value = {utt: load(source)}
+                kaldiio.save_ark(entry, value, compression_method=compression_method)
                 scp[utt] = f"{os.path.abspath(ark.path)}:{stream.tell() + len(utt.encode()) + 1}"
-                kaldiio.save_ark(stream, {utt: value}, compression_method=compression_method)
+                stream.write(entry.getvalue())
         write_table(ark.scp, scp)
     except OSError as err:
         raise UserError(

@@ -167,10 +167,10 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
             )
         )
     notes += _same_audio(groups["audio"])
-    checked = ", ".join(groups)
+    checked = " or ".join((", ".join(("utterance", *list(groups)[:-1])), "audio"))
     return [
         f"protocol {protocol}: {len(sizes)} folds, {len(utt2emo)} utterances",
-        f"checked: no utterance, {checked} in two splits of a fold; every utterance tested "
+        f"checked: no {checked} in two splits of a fold; every utterance tested "
         f"once; all {len(emotions)} emotions in every training split; no empty split",
         *sizes,
         *(f"note: {note}" for note in notes),

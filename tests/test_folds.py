@@ -81,7 +81,7 @@ def test_the_audit_states_what_was_checked_and_the_size_of_every_split(dump):
     make_folds("strict", dump)
     text = (dump / "folds/strict/audit.txt").read_text()
     assert "protocol strict: 6 folds, 12 utterances" in text
-    assert "checked: no utterance, speaker, audio in two splits of a fold" in text
+    assert "checked: no utterance, speaker or audio in two splits of a fold" in text
     assert "Ses02F train 8 valid 2 test 2" in text
 
 
