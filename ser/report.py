@@ -108,8 +108,7 @@ def make_report(
         drawn = [(exp_dir, read_scores(exp_dir / "scores.json"))]
     else:
         drawn = runs
-    rows = group_seeds(runs)
-    text = format_results(rows, read_stated(Path(conf_dir)), results.parent)
+    rows, text = build_results(runs, Path(conf_dir), results.parent)
     figures = []
     for number, (directory, scores) in enumerate(drawn, start=1):
         progress(f"report: figures of {directory.name} ({number} of {len(drawn)})")
@@ -118,6 +117,14 @@ def make_report(
         stream.write(text)
     print(_summary(rows, results, figures))
     return text
+
+
+def build_results(
+    runs: Sequence[tuple[Path, dict[str, Any]]], conf_dir: Path, directory: Path
+) -> tuple[list[Row], str]:
+    """The rows over ``runs`` and the text of a RESULTS.md that will stand in ``directory``."""
+    rows = group_seeds(runs)
+    return rows, format_results(rows, read_stated(conf_dir), directory)
 
 
 def read_all_scores(exp_root: Path) -> list[tuple[Path, dict[str, Any]]]:

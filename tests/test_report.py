@@ -1,0 +1,339 @@
+"""Stage 6: RESULTS.md and figures from scores.json files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_experiment import FOLDS, LABELS, FakeModel, make_experiment, write_history, write_run
+
+from ser.errors import UserError
+from ser.figures import draw_figures, final_layer_weights, learning_figure, read_histories
+from ser.infer import infer_folds
+from ser.predictions import Prediction
+from ser.report import build_results, group_seeds, make_report, read_all_scores, read_stated
+from ser.scoring import score_experiment, score_folds
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_scores(correct=3, **changes):
+    """scores.json of two folds of four utterances; ``correct`` of the first fold's are right."""
+    folds = {}
+    for fold, right in (("Ses01F", correct), ("Ses01M", 4)):
+        folds[fold] = [
+            Prediction(
+                utt_id=f"{fold}_{i}",
+                ref=label,
+                hyp=label if i < right else LABELS[0],
+                probs=(1.0, 0.0, 0.0, 0.0),
+            )
+            for i, label in enumerate(LABELS)
+        ]
+    seed = changes.get("seed", 1)
+    scores = {
+        "schema": 1,
+        "system": "s1",
+        "tag": f"s1_strict_seed{seed}",
+        "corpus": "toy",
+        "protocol": "strict",
+        "seed": seed,
+        "labels": LABELS,
+        "ssl": None,
+        "config": {"path": "conf/train_s1.yaml", "sha256": "c"},
+        "settings_sha256": "s",
+        "stated": None,
+        "command": f"./run.sh --corpus toy --config conf/train_s1.yaml --seed {seed}",
+        "commit": "0123456789ab",
+        "date": "2024-05-06T07:08:09+00:00",
+        "versions": {"torch": "2.13.0"},
+        "hardware": "a processor, 2 cores",
+        "partial": False,
+        "corpus_partial": [],
+        "folds": {"expected": list(folds), "scored": list(folds), "missing": {}},
+        "units": {"uer": 0.5, "per": 0.25},
+    }
+    scores |= score_folds(folds, LABELS)
+    for values in scores["per_fold"].values():
+        values |= {"epochs": 3, "best_epoch": 2, "train_seconds": 10.0}
+    return scores | changes
+
+
+def put(root, scores, tag=None):
+    directory = root / "exp" / scores["corpus"] / (tag or scores["tag"])
+    directory.mkdir(parents=True)
+    (directory / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    return directory
+
+
+def report(root):
+    """The text of RESULTS.md, without drawing figures."""
+    return build_results(read_all_scores(root / "exp"), root / "conf", root)[1]
+
+
+def full_report(root, **options):
+    return make_report(root / "exp", root / "RESULTS.md", conf_dir=root / "conf", **options)
+
+
+def cells(text, number=1):
+    """The cells of a row of the results table, by column."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    head = [c.strip() for c in lines[0].strip("|").split("|")]
+    row = next(line for line in lines if line.startswith(f"| {number} "))
+    return dict(zip(head, (c.strip() for c in row.strip("|").split("|")), strict=True))
+
+
+def test_a_row_holds_the_numbers_of_scores_json_in_percent(tmp_path):
+    put(tmp_path, make_scores(correct=3))  # folds: 3/4 and 4/4 right
+    row = cells(report(tmp_path))
+    assert (row["WA"], row["UA"]) == ("87.5", "87.5")
+    assert (row["PER"], row["UER"]) == ("25.0", "50.0")
+    assert (row["System"], row["Corpus"], row["Protocol"]) == ("s1", "toy", "strict")
+    assert (row["Folds"], row["Seeds"], row["Epochs"]) == ("2", "1", "3")
+    assert row["Commit"] == "0123456789ab"
+
+
+def test_a_row_carries_its_command(tmp_path):
+    put(tmp_path, make_scores())
+    assert "\n./run.sh --corpus toy --config conf/train_s1.yaml --seed 1\n" in report(tmp_path)
+
+
+def test_seeds_of_one_experiment_become_one_row_of_mean_and_deviation(tmp_path):
+    # WA 75.0 and 87.5: mean 81.25, deviation 12.5 / sqrt(2) = 8.84.
+    put(tmp_path, make_scores(correct=2, seed=1))
+    put(tmp_path, make_scores(correct=3, seed=2))
+    text = report(tmp_path)
+    row = cells(text)
+    assert row["Seeds"] == "1, 2"
+    assert row["WA"] == "81.2 ± 8.8"
+    assert "\n| 2 |" not in text
+    assert "--seed 1\n" in text and "--seed 2\n" in text
+
+
+def test_seed_10_comes_after_seed_9(tmp_path):
+    for seed in (10, 9):
+        put(tmp_path, make_scores(seed=seed))
+    assert cells(report(tmp_path))["Seeds"] == "9, 10"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings_sha256": "another learning rate"},
+        {"labels": LABELS[::-1]},
+        {"corpus_partial": ["a dialog is absent"], "partial": True},
+        {"protocol": "paper"},
+        {"folds": {"expected": FOLDS, "scored": FOLDS[:1], "missing": {"Ses01M": "not trained"}}},
+        {"tag": "s1_wide_seed2"},
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_stay_apart(change):
+    runs = [(Path("a"), make_scores(seed=1)), (Path("b"), make_scores(seed=2) | change)]
+    assert len(group_seeds(runs)) == 2
+
+
+def test_a_partial_row_is_marked_and_says_what_is_missing(tmp_path):
+    missing = {"Ses02F": "not trained", "Ses02M": "training not finished"}
+    folds = {"expected": ["Ses01F", "Ses01M", *missing], "scored": ["Ses01F", "Ses01M"]}
+    put(tmp_path, make_scores(partial=True, folds=folds | {"missing": missing}))
+    text = report(tmp_path)
+    assert cells(text)["Folds"] == "2 of 4 (**partial**)"
+    assert "**Partial**: only 2 of 4 folds are scored; missing: Ses02F (not trained), Ses" in text
+
+
+def test_a_partial_corpus_is_marked(tmp_path):
+    put(tmp_path, make_scores(partial=True, corpus_partial=["Session3: 2 dialogs absent"]))
+    text = report(tmp_path)
+    assert cells(text)["Corpus"] == "toy (**partial**)"
+    assert "the corpus is not complete: Session3: 2 dialogs absent" in text
+
+
+def test_the_papers_numbers_stand_in_their_own_column_for_their_corpus_only(tmp_path):
+    stated = {"corpus": "iemocap", "wa": 76.0, "ua": 76.9, "source": "Li et al. 2024, Table 3"}
+    put(tmp_path, make_scores(stated=stated))
+    put(tmp_path, make_scores(stated=stated, corpus="iemocap"))
+    text = report(tmp_path)
+    assert cells(text, 1)["Stated by the paper (WA / UA)"] == "76.0 / 76.9"  # iemocap sorts first
+    assert cells(text, 2)["Stated by the paper (WA / UA)"] == ""
+
+
+CONF = """\
+max_epoch: 100
+stated: {corpus: iemocap, wa: 76.0, ua: 76.9, source: "Li et al. 2024, Table 3"}
+"""
+
+
+def test_a_configuration_whose_stated_experiment_has_no_scores_is_listed_as_not_run(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/train_s1.yaml").write_text(CONF)
+    (tmp_path / "conf/mini.yaml").write_text("max_epoch: 3\n")
+    put(tmp_path, make_scores())  # the same system, on another corpus
+    text = report(tmp_path)
+    section = text[text.index("## Not run here") :]
+    assert "| s1 | iemocap | 76.0 / 76.9 | Li et al. 2024, Table 3 |" in section
+    assert "--corpus iemocap --corpus-dir PATH/TO/IEMOCAP" in section
+    assert "mini" not in section
+
+
+def test_a_stated_experiment_that_was_run_is_not_listed(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/train_s1.yaml").write_text(CONF)
+    put(tmp_path, make_scores(corpus="iemocap"))
+    assert "Not run here" not in report(tmp_path)
+
+
+def test_a_stated_entry_without_numbers_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("stated: {corpus: iemocap}\n")
+    with pytest.raises(UserError, match=r"a.yaml: stated: wa, ua not found"):
+        read_stated(tmp_path)
+
+
+def test_the_same_scores_give_the_same_bytes_whatever_the_order_on_disk(tmp_path):
+    texts = []
+    for name, seeds in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
+        for seed in seeds:
+            put(tmp_path / name, make_scores(correct=seed, seed=seed))
+        texts.append(report(tmp_path / name))
+    assert texts[0] == texts[1]
+
+
+def test_no_path_of_the_machine_reaches_the_results(tmp_path):
+    put(tmp_path, make_scores())
+    text = report(tmp_path)
+    assert str(tmp_path) not in text
+    assert "[exp/toy/s1_strict_seed1/figures](exp/toy/s1_strict_seed1/figures)" in text
+
+
+def test_without_any_scores_the_error_sends_to_stage_5(tmp_path):
+    (tmp_path / "exp/toy/tag").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no <corpus>/<tag>/scores.json in it; .*--stage 5"):
+        report(tmp_path)
+    put(tmp_path, make_scores())
+    with pytest.raises(UserError, match=r"toy/tag/scores.json: no such file; .*--stage 5"):
+        full_report(tmp_path, exp_dir=tmp_path / "exp/toy/tag")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{half", "not JSON"),
+        ("[]", "schema None, this version reads 1"),
+        ('{"schema": 99}', "schema 99"),
+        ('{"schema": 1, "tag": "x"}', "system, corpus, .* not found"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_named_and_nothing_is_written(tmp_path, content, message):
+    put(tmp_path, make_scores())
+    bad = put(tmp_path, make_scores(seed=2)) / "scores.json"
+    bad.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        full_report(tmp_path)
+    assert str(bad) in str(caught.value)
+    assert not (tmp_path / "RESULTS.md").exists()
+
+
+def test_the_command_line_prints_where_everything_is(tmp_path):
+    put(tmp_path, make_scores())
+    done = subprocess.run(
+        [sys.executable, "-m", "ser.bin.report", "--exp-root", "exp", "--results", "RESULTS.md"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Results: RESULTS.md (1 row)" in done.stdout
+    assert "s1, toy, strict: WA 87.5  UA 87.5" in done.stdout
+    assert "Figures: exp/toy/s1_strict_seed1/figures/ (confusion_matrix.png)" in done.stdout
+
+
+def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ser.bin.report", "--exp-root", "nowhere"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: nowhere: no <corpus>/<tag>/scores.json in it")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_whole_of_stages_5_and_6_on_a_toy_experiment(tmp_path):
+    exp, dump, data = make_experiment(tmp_path)
+    write_run(exp, stated={"corpus": "toy", "wa": 50.0, "ua": 51.0})
+    for fold in FOLDS:
+        write_history(exp / fold)
+    infer_folds(exp, dump, build_model=lambda config, device: FakeModel())
+    score_experiment(exp, dump, data)
+    text = full_report(tmp_path)
+    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+    row = cells(text)
+    assert (row["WA"], row["UA"], row["Stated by the paper (WA / UA)"]) == (
+        "100.0",
+        "100.0",
+        "50.0 / 51.0",
+    )
+    assert sorted(p.name for p in (exp / "figures").iterdir()) == [
+        "confusion_matrix.png",
+        "layer_weights.png",
+        "learning_curves.png",
+    ]
+
+
+# Figures
+
+
+def test_figures_are_png_files_and_equal_for_equal_input(tmp_path):
+    for fold in ("Ses01F", "Ses01M"):
+        (tmp_path / fold).mkdir()
+        write_history(tmp_path / fold, epochs=3)
+    written = draw_figures(tmp_path, make_scores())
+    first = [path.read_bytes() for path in written]
+    assert len(first) == 3 and all(data.startswith(b"\x89PNG") for data in first)
+    assert [path.read_bytes() for path in draw_figures(tmp_path, make_scores())] == first
+
+
+def test_a_figure_without_material_is_not_drawn_and_an_older_one_goes(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/learning_curves.png").write_bytes(b"old")
+    written = draw_figures(tmp_path, make_scores())
+    assert [path.name for path in written] == ["confusion_matrix.png"]
+    assert not (tmp_path / "figures/learning_curves.png").exists()
+
+
+def test_learning_curves_show_the_mean_over_folds_in_percent(tmp_path):
+    for fold, offset in (("Ses01F", 0.0), ("Ses01M", 0.1)):
+        (tmp_path / fold).mkdir()
+        write_history(tmp_path / fold, epochs=2, offset=offset)
+    histories = read_histories(tmp_path, ["Ses01F", "Ses01M"])
+    figure = learning_figure(histories, make_scores())
+    wa = figure.axes[1]
+    mean = next(line for line in wa.lines if line.get_label() == "train, mean of 2 folds")
+    # 0.3 + 0.5 * epoch / 2, less 0 or 0.1: means 50 and 75 percent
+    assert list(mean.get_ydata()) == pytest.approx([50, 75])
+    assert len(wa.lines) == 2 * (2 + 1)  # train and valid: two folds and their mean
+
+
+def test_learning_curves_of_a_protocol_without_validation_show_training_only(tmp_path):
+    (tmp_path / "Ses01F").mkdir()
+    write_history(tmp_path / "Ses01F", valid=False)
+    figure = learning_figure(read_histories(tmp_path, ["Ses01F"]), make_scores())
+    assert [line.get_label() for line in figure.axes[0].lines][-1] == "train"
+
+
+def test_fusion_weights_are_those_of_the_last_epoch(tmp_path):
+    (tmp_path / "Ses01F").mkdir()
+    write_history(tmp_path / "Ses01F", epochs=4)
+    history = read_histories(tmp_path, ["Ses01F"])["Ses01F"]
+    assert final_layer_weights(history) == pytest.approx([0.3, 0.2, 0.5])
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"no epoch": 1}]'])
+def test_a_history_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "Ses01F").mkdir()
+    (tmp_path / "Ses01F/history.json").write_text(content)
+    with pytest.raises(UserError, match=r"Ses01F/history.json: not a list of epochs"):
+        draw_figures(tmp_path, make_scores())
