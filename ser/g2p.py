@@ -13,6 +13,7 @@ Importing it takes seconds, hence only words outside the dictionary and digits c
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -59,7 +60,8 @@ def _no_download() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def load_g2p_en() -> ModuleType:
-    with _no_download():
+    with _no_download(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its regular expressions, on Python 3.12
         import g2p_en.g2p
     return g2p_en.g2p
 

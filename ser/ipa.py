@@ -19,6 +19,7 @@ fricative by its features, but a way to say the phoneme r.
 
 import re
 import unicodedata
+import warnings
 from functools import lru_cache
 
 STRESS = "ˈˌ"
@@ -50,8 +51,9 @@ _EXCEPTIONS = {"h": "F", "ɦ": "F", "ʔ": "S", "ʁ": "L"}
 
 @lru_cache(maxsize=1)
 def _features():
-    from panphon import FeatureTable
-
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its regular expressions, on Python 3.12
+        from panphon import FeatureTable
     return FeatureTable()
 
 

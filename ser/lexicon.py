@@ -79,7 +79,7 @@ def split_words(
 def _settle_edges(token: str, known: Container[str]) -> str:
     inner = token.strip("'")
     for candidate in (token, token.rstrip("'"), token.lstrip("'")):
-        if candidate == inner or candidate.lower() in known:
+        if candidate.lower() in known:
             return candidate
     return inner
 

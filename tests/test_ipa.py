@@ -78,6 +78,7 @@ def test_a_diphthong_is_one_nucleus(ipa, expected):
         ("muːzˈeːʊm", "m uː z ˈeː ʊ m"),  # a long vowel and the next syllable's
         ("bəˈoːbaxtən", "b ə ˈoː b a x t ə n"),
         ("ʃtˈeːən", "ʃ t ˈeː ə n"),
+        ("bˈoa", "b ˈo a"),  # opens instead of closing
         ("zoˈɪst", "z o ˈɪ s t"),  # the second one is stressed
     ],
 )

@@ -1,5 +1,6 @@
 """Stage 2 as a whole: data/<corpus>/all -> lang and lang_<type>."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_a_word_without_pronunciation_leaves_an_older_lang_as_it_was(data_dir):
     with pytest.raises(UserError, match="all/text: utterance u1: the word '日本'"):
         prepare_lang(data_dir, "tagged_class", 500)
     assert contents(data_dir / "lang") == before
+
+
+def test_a_full_disk_leaves_an_older_lang_as_it_was(data_dir, monkeypatch):
+    prepare_lang(data_dir, "tagged_class", 500)
+    before = contents(data_dir / "lang")
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ser.lang.write_units", full)
+    write(data_dir / "all" / "text", ["u1 yes", "u2 no", "u3", "u4"])
+    with pytest.raises(OSError, match="No space"):
+        prepare_lang(data_dir, "tagged_class", 500)
+    assert contents(data_dir / "lang") == before
+    assert sorted(path.name for path in data_dir.iterdir()) == ["all", "lang"]
 
 
 def test_a_bpe_size_beyond_the_corpus_leaves_no_directory_behind(data_dir):
