@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from ser.errors import UserError
 from ser.fileio import atomic_write
@@ -48,7 +49,7 @@ def draw_figures(exp_dir: Path, scores: Mapping[str, Any]) -> list[Path]:
     figures = {
         "confusion_matrix": confusion_figure(scores),
         "learning_curves": learning_figure(histories, scores),
-        "layer_weights": layer_figure(histories, scores),
+        "layer_weights": layer_figure(histories, scores, _has_low_level(exp_dir, histories)),
     }
     written = []
     for name, figure in figures.items():
@@ -133,31 +134,48 @@ def learning_figure(histories: Mapping[str, History], scores: Mapping[str, Any])
     return figure
 
 
-def layer_figure(histories: Mapping[str, History], scores: Mapping[str, Any]) -> Figure | None:
-    """Fusion weights a_0 (low-level) to a_N after the last epoch (eq. 4): mean, sd over folds."""
+def layer_figure(
+    histories: Mapping[str, History], scores: Mapping[str, Any], low_level: bool = True
+) -> Figure | None:
+    """Fusion weights after the last epoch (eq. 4): mean and sd over folds.
+
+    Drawn as distances from the equal shares that training starts with: small learning rates move
+    them little, and bars from zero would hide it.
+
+    Args:
+        histories: by fold.
+        scores: scores.json, for the title.
+        low_level: whether weight 0 is a_0, that of the low-level features; layer 1's if not.
+    """
     weights = [w for history in histories.values() if (w := final_layer_weights(history))]
     if not weights or len({len(w) for w in weights}) > 1:
         return None
     table = np.array(weights)  # (folds, layers + 1)
-    count = table.shape[1]
-    figure, axes = _new_figure(1, (max(5.0, 0.45 * count + 1.5), 3.2))
+    count, mean = table.shape[1], table.mean(axis=0)
+    figure, axes = _new_figure(1, (max(5.5, 0.45 * count + 1.5), 3.4))
     ax = axes[0]
+    places = np.arange(count)
+    start = ax.axhline(1 / count, color="black", linewidth=0.8, linestyle=":")
+    ax.vlines(places, 1 / count, mean, color=COLOURS["train"], linewidth=2, alpha=0.5)
     spread = table.std(axis=0, ddof=1) if len(table) > 1 else None
-    colours = ["#999999", *[COLOURS["train"]] * (count - 1)]
-    ax.bar(range(count), table.mean(axis=0), color=colours, yerr=spread, capsize=3, width=0.7)
-    equal = ax.axhline(1 / count, color="black", linewidth=0.8, linestyle=":")
-    low = min(float(table.min()), 1 / count)
-    high = max(float(table.max()), 1 / count)
-    if high - low < 0.5 * high:
-        # Weights that moved little from equal shares would all look alike above zero.
-        margin = max(high - low, 0.02 * high)
-        ax.set_ylim(low - margin, high + margin)
-    ax.legend([equal], [f"start: 1/{count}"], loc="upper left", frameon=False)
-    ax.set_xticks(range(count), ["low-\nlevel", *map(str, range(1, count))])
+    points = ax.errorbar(
+        places, mean, yerr=spread, fmt="o", color=COLOURS["train"], capsize=3, markersize=6
+    )
+    ax.margins(y=0.15)
+    folds = f"mean and sd of {len(table)} folds" if spread is not None else "one fold"
+    figure.legend(
+        [points, start],
+        [f"after training, {folds}", f"before training, 1/{count}"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    names = ["low-\nlevel", *range(1, count)] if low_level else range(1, count + 1)
+    ax.set_xticks(places, [str(name) for name in names])
     ax.set_xlabel("encoder layer")
-    ax.set_ylabel("softmax weight")
-    spread_note = f"mean and sd over {len(table)} folds" if spread is not None else "one fold"
-    ax.set_title(f"{_title(scores)}\nfusion weights, {spread_note}", loc="left")
+    ax.set_ylabel("fusion weight")
+    ax.grid(axis="y", alpha=0.3, linewidth=0.5)
+    ax.set_title(_title(scores), loc="left")
     return figure
 
 
@@ -169,6 +187,15 @@ def final_layer_weights(history: History) -> list[float]:
     while (key := f"layer_weight_{len(weights)}") in values:
         weights.append(float(values[key]))
     return weights
+
+
+def _has_low_level(exp_dir: Path, folds: Iterable[str]) -> bool:
+    """Whether the frontend fuses low-level features, from the first fold's config.yaml."""
+    path = exp_dir / next(iter(folds), "") / "config.yaml"
+    if not path.is_file():
+        return True
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return bool((config.get("frontend_conf") or {}).get("low_level", True))
 
 
 def _curves(
@@ -196,7 +223,7 @@ def _draw_curves(ax: Axes, curves: list[dict[int, float]], split: str) -> None:
     # A fold that stopped early leaves the mean to the others from there on.
     means = [np.mean([curve[e] for curve in curves if e in curve]) for e in epochs]
     marker = "o" if len(epochs) <= 15 else None
-    name = f"{split}, mean of {len(curves)} folds" if len(curves) > 1 else split
+    name = f"{split}, mean of {len(curves)} folds (thin: each fold)" if len(curves) > 1 else split
     ax.plot(epochs, means, linewidth=2, marker=marker, markersize=3.5, label=name, **style)
 
 

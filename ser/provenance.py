@@ -12,9 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PACKAGES = ("espnet", "torch", "transformers", "numpy")
 # Stage 6 writes this file itself: its own row must not mark the next row as changed code.
 GENERATED = "RESULTS.md"
+EGS = Path(__file__).resolve().parents[1] / "egs"
 
 
 def git_commit(root: Path | None = None) -> str:
@@ -85,13 +88,22 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def run_command(run: Mapping[str, Any]) -> str:
-    """The ./run.sh line that repeats the experiment described by a run.yaml.
+def run_command(
+    run: Mapping[str, Any], corpus: Mapping[str, Any] | None = None, data_dir: Path | None = None
+) -> str:
+    """The ./run.sh line that repeats an experiment.
 
     A path outside the checkout is shown as ``PATH/TO/<name>``: the place it had on one machine
     helps nobody on another.
+
+    Args:
+        run: the experiment's run.yaml.
+        corpus: the done-marker of stage 1, with ``corpus_dir``, ``emotions``, ``allow_partial``.
+        data_dir: data/<corpus>; a corpus that lies in it was made by the recipe itself.
     """
-    words = ["./run.sh", "--corpus", str(run["corpus"]), "--config", public_path(run["config"])]
+    words = ["./run.sh", "--corpus", str(run["corpus"])]
+    words += _corpus_options(str(run["corpus"]), corpus or {}, data_dir)
+    words += ["--config", public_path(run["config"])]
     words += ["--protocol", str(run["protocol"]), "--seed", str(run["seed"])]
     if run.get("max_epoch"):
         words += ["--max-epoch", str(run["max_epoch"])]
@@ -102,6 +114,23 @@ def run_command(run: Mapping[str, Any]) -> str:
         extra = shlex.split(extra) if isinstance(extra, str) else extra
         words += ["--", *(public_path(word) for word in extra)]
     return shlex.join(words)
+
+
+def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None) -> list[str]:
+    words = []
+    source = corpus.get("corpus_dir")
+    made = data_dir is not None and Path(source or "").resolve().is_relative_to(data_dir.resolve())
+    if source and not made:
+        words += ["--corpus-dir", public_path(source)]
+    emotions = list(corpus.get("emotions") or [])
+    spec = EGS / name / "corpus.yaml"
+    if emotions and spec.is_file():
+        default = yaml.safe_load(spec.read_text(encoding="utf-8")).get("emotions")
+        if emotions != default:
+            words += ["--emotions", ",".join(emotions)]
+    if corpus.get("allow_partial"):
+        words += ["--allow-partial", "true"]
+    return words
 
 
 def public_path(word: Any) -> str:

@@ -43,7 +43,7 @@ INTRODUCTION = """\
 # Results
 
 Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
-`./run.sh --stage 6 --stop-stage 6`.
+`./run.sh --stage 6 --stop-stage 6 --results RESULTS.md`.
 
 All numbers are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
 mean per-class recall; *pooled* counts all held-out utterances as one test set. **PER** is the

@@ -29,7 +29,7 @@ from ser.errors import UserError
 from ser.experiment import SCORED, Experiment, open_experiment
 from ser.fileio import atomic_write
 from ser.predictions import FILE_NAME, Prediction, read_predictions
-from ser.stage import file_digest
+from ser.stage import file_digest, read_marker
 
 SCHEMA = 1
 
@@ -221,7 +221,7 @@ def score_experiment(
         )
         for fold in scored
     }
-    scores = _describe(experiment, ngpu)
+    scores = _describe(experiment, Path(data_dir), ngpu)
     shortages = _corpus_shortages(Path(data_dir) / "all", experiment.dump_dir)
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
@@ -260,7 +260,7 @@ def read_reference_units(
     return {utt_id: units.split() for utt_id, units in table.items()}
 
 
-def _describe(experiment: Experiment, ngpu: int) -> dict[str, Any]:
+def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, Any]:
     """What was scored: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
@@ -282,7 +282,7 @@ def _describe(experiment: Experiment, ngpu: int) -> dict[str, Any]:
         },
         "settings_sha256": provenance.settings_digest(run.get("settings") or {}),
         "stated": run.get("stated"),
-        "command": provenance.run_command(run),
+        "command": provenance.run_command(run, read_marker(data_dir / "all"), data_dir),
         "commit": run.get("commit") or provenance.git_commit(),
         "date": provenance.now(),
         "versions": provenance.versions(),

@@ -9,7 +9,13 @@ import pytest
 from fake_experiment import FOLDS, LABELS, FakeModel, make_experiment, write_history, write_run
 
 from ser.errors import UserError
-from ser.figures import draw_figures, final_layer_weights, learning_figure, read_histories
+from ser.figures import (
+    draw_figures,
+    final_layer_weights,
+    layer_figure,
+    learning_figure,
+    read_histories,
+)
 from ser.infer import infer_folds
 from ser.predictions import Prediction
 from ser.report import build_results, group_seeds, make_report, read_all_scores, read_stated
@@ -311,7 +317,7 @@ def test_learning_curves_show_the_mean_over_folds_in_percent(tmp_path):
     histories = read_histories(tmp_path, ["Ses01F", "Ses01M"])
     figure = learning_figure(histories, make_scores())
     wa = figure.axes[1]
-    mean = next(line for line in wa.lines if line.get_label() == "train, mean of 2 folds")
+    mean = next(line for line in wa.lines if line.get_label().startswith("train, mean of 2 folds"))
     # 0.3 + 0.5 * epoch / 2, less 0 or 0.1: means 50 and 75 percent
     assert list(mean.get_ydata()) == pytest.approx([50, 75])
     assert len(wa.lines) == 2 * (2 + 1)  # train and valid: two folds and their mean
@@ -329,6 +335,18 @@ def test_fusion_weights_are_those_of_the_last_epoch(tmp_path):
     write_history(tmp_path / "Ses01F", epochs=4)
     history = read_histories(tmp_path, ["Ses01F"])["Ses01F"]
     assert final_layer_weights(history) == pytest.approx([0.3, 0.2, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("low_level", "names"), [(True, ["low-\nlevel", "1", "2"]), (False, ["1", "2", "3"])]
+)
+def test_the_first_fusion_weight_is_the_low_level_features_where_they_take_part(
+    tmp_path, low_level, names
+):
+    (tmp_path / "Ses01F").mkdir()
+    write_history(tmp_path / "Ses01F", epochs=4)
+    figure = layer_figure(read_histories(tmp_path, ["Ses01F"]), make_scores(), low_level)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == names
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"no epoch": 1}]'])

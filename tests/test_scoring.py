@@ -393,6 +393,18 @@ def test_the_command_repeats_the_run_and_hides_foreign_paths():
     )
 
 
+def test_the_command_names_the_corpus_folder_and_what_was_unusual_about_reading_it(tmp_path):
+    run = {"corpus": "emodb", "config": "conf/a.yaml", "protocol": "strict", "seed": 1}
+    default = ["angry", "happy", "sad", "neutral"]
+    usual = {"corpus_dir": "/private/emodb4", "emotions": default, "allow_partial": False}
+    end = "--config conf/a.yaml --protocol strict --seed 1"
+    assert run_command(run, usual) == f"./run.sh --corpus emodb --corpus-dir PATH/TO/emodb4 {end}"
+    unusual = {**usual, "emotions": ["angry", "sad"], "allow_partial": True}
+    assert f"--emotions angry,sad --allow-partial true {end}" in run_command(run, unusual)
+    made = {"corpus_dir": str(tmp_path / "corpus"), "emotions": default}
+    assert run_command(run, made, tmp_path) == f"./run.sh --corpus emodb {end}"
+
+
 def test_paths_inside_the_working_directory_become_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert public_path(tmp_path / "conf/a.yaml") == "conf/a.yaml"
