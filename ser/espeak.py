@@ -7,7 +7,7 @@ one voice, one set of parameters and one synthesiser in global variables, hence
 - processes: safe to use in spawned workers; after a fork, the child initialises its own copy;
 - history: the synthesiser carries noise and its place in the wave over from one utterance to
   the next, even across espeak_Terminate. ``synthesize`` therefore loads the library anew each
-  time (3 ms) and seeds C's rand(), so that the same arguments always give the same samples.
+  time (3 ms) and seeds its noise, so that the same arguments always give the same samples.
 """
 
 import _ctypes
@@ -85,6 +85,9 @@ class _Espeak:
                 "espeakng-loader (pip install --force-reinstall espeakng-loader)"
             )
         self.lib.espeak_SetSynthCallback(self.callback)
+        # Noise comes from a generator of its own, seeded with the time, and from C's rand().
+        self.lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)
 
     def close(self) -> None:
         """Unload the library, and with it every static variable that it changed."""
@@ -173,7 +176,6 @@ def synthesize(
     """
     with _lock:
         espeak = _espeak(fresh=True)
-        ctypes.CDLL(None).srand(1)  # breathy voices draw their noise from rand()
         # An unknown variant is ignored by espeak-ng and would give the plain voice.
         variant = voice.partition("+")[2]
         if (variant and not (espeak.data / "voices" / "!v" / variant).is_file()) or (

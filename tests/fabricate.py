@@ -79,7 +79,7 @@ def write_corpus_yaml(egs: Path, name: str = "iemocap") -> Path:
     }
     path = egs / name / "corpus.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     return egs
 
 

@@ -138,17 +138,12 @@ def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str])
     for path in _files(session / TRANSCRIPTS, ".txt"):
         for number, line in enumerate(_lines(path), start=1):
             timed = TIMED_LINE.fullmatch(line.strip())
-            if timed is None:
-                skipped["transcript lines without an utterance id"] += bool(line.strip())
-                continue
-            utt, text = timed[1], timed[2].strip()
+            utt = timed[1] if timed else ""
             if UNLABELLED_ID.fullmatch(utt):
                 skipped["transcript lines of unlabelled turns (_FXX0, _MXX0)"] += 1
             elif not _is_utterance_of(utt, path.stem):
-                problems.append(
-                    f"{path}:{number}: {utt!r} is not an utterance id of dialog {path.stem}"
-                )
-            elif texts.setdefault(utt, text) != text:
+                skipped["transcript lines without an utterance id"] += bool(line.strip())
+            elif texts.setdefault(utt, timed[2].strip()) != timed[2].strip():
                 problems.append(f"{path}:{number}: {utt} stands a second time with other words")
     return texts
 

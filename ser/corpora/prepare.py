@@ -67,7 +67,7 @@ def prepare(
     short = reading.short + differences
     if short and not allow_partial:
         lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes"]
-        lines += [join_problems(part) for part in (reading.short, differences) if part]
+        lines += [join_problems(part, most=12) for part in (reading.short, differences) if part]
         cure = (
             "copy what is missing, or go on without it: --allow-partial true "
             "(the results will say so)"
@@ -75,7 +75,7 @@ def prepare(
         raise UserError(join_problems(lines, cure))
     for line in short:
         print(f"warning: {line}")
-    utterances = add_durations(reading.utterances, nj)
+    utterances = add_durations(sorted(reading.utterances, key=lambda u: u.utt_id), nj)
     write_data_dir(target, utterances, chosen, spec["language"], settings, short)
     hours = sum(u.duration for u in utterances) / 3600
     print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
@@ -229,7 +229,7 @@ def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
                 progress(f"durations: {number} of {len(utterances)} files")
     if problems:
         head = f"{len(problems)} of {len(utterances)} files cannot be used"
-        raise UserError(join_problems([head, *problems] if len(problems) > 1 else problems))
+        raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
     return timed
 
 
