@@ -1,0 +1,443 @@
+"""run.sh and its launchers, with a stub in place of Python: order, options, logs, failures."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["prepare_data", "prepare_lang", "prepare_dump", "train", "score", "report"]
+LAUNCHERS = ["data.sh", "lang.sh", "dump.sh", "train.sh", "score.sh", "report.sh"]
+
+# Stands in for "python -m ser.bin.NAME ARGS": notes its arguments, talks, and fails on demand.
+STUB = """#!/usr/bin/env bash
+name=${2#ser.bin.}
+shift 2
+if [[ $name == config_value ]]; then
+  printf '%s\\n' "$4"
+  exit 0
+fi
+{
+  printf '%s\\037' "$name" "$@"
+  printf '\\n'
+} >>"$STUB_DIR/calls"
+printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
+echo "[progress] $name half way"
+[[ $name != train ]] || echo "[fold] Ses01F: UA 50.0"
+echo "table of $name"
+echo "chatter of $name" >&2
+if [[ $name == "$STUB_HANG" ]]; then
+  echo $$ >"$STUB_DIR/pid"
+  sleep 60 &
+  wait
+fi
+if [[ $name == "$STUB_FAIL" ]]; then
+  echo "error: some/file:3: found this; expected that" >&2
+  exit 7
+fi
+"""
+
+
+class Recipe:
+    """A place to run run.sh in, with directories that have blanks and quotes in their names."""
+
+    def __init__(self, tmp_path):
+        self.dir = tmp_path / "it's a place"
+        self.dir.mkdir()
+        self.python = self.dir / "stub python"
+        self.python.write_text(STUB)
+        self.python.chmod(0o755)
+        self.exp = self.dir / "exp dir"
+        self.options = [f"--python={self.python}", f"--exp-dir={self.exp}"]
+        self.options += [f"--data-dir={self.dir}/data dir", f"--dump-dir={self.dir}/dump dir"]
+        self.env = {**os.environ, "STUB_DIR": str(self.dir), "OMP_NUM_THREADS": "2"}
+        self.env |= {"STUB_FAIL": "", "STUB_HANG": "", "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(self, *args, script="run.sh", **env):
+        return subprocess.run(
+            [ROOT / script, *self.options, *args],
+            capture_output=True,
+            text=True,
+            env=self.env | env,
+            cwd=self.dir,
+        )
+
+    @property
+    def calls(self):
+        """[(name, [argument, ...]), ...] of the stub so far."""
+        path = self.dir / "calls"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        fields = [line.split("\037")[:-1] for line in lines]
+        return [(name, args) for name, *args in fields]
+
+    def arguments(self, name):
+        """{option: value} of the only call of ``name``."""
+        ((_, args),) = [call for call in self.calls if call[0] == name]
+        pairs, i = {}, 0
+        while i < len(args) and args[i] != "--":
+            if "=" in args[i]:
+                option, value = args[i].split("=", 1)
+            else:
+                option, value, i = args[i], args[i + 1], i + 1
+            pairs[option] = value
+            i += 1
+        return pairs
+
+    def log(self, stage, tag="mini_s1_strict_seed1"):
+        return (self.exp / "mini" / tag / "log" / f"stage{stage}.log").read_text()
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return Recipe(tmp_path)
+
+
+# --- order -------------------------------------------------------------------------------------
+
+
+def test_all_stages_run_in_order(recipe):
+    done = recipe.run()
+    assert done.returncode == 0, done.stderr
+    assert [name for name, _ in recipe.calls] == STAGES
+    ends = re.findall(r"stage (\d) \(\w+\): done in \d+:\d\d", done.stdout)
+    assert ends == ["1", "2", "3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("spelling", ["--stop-stage", "--stop_stage"])
+def test_stage_and_stop_stage_select_stages(recipe, spelling):
+    assert recipe.run("--stage", "3", spelling, "5").returncode == 0
+    assert [name for name, _ in recipe.calls] == STAGES[2:5]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4, 5, 6])
+def test_a_failing_stage_stops_the_run_with_its_status_and_names_its_log(recipe, stage):
+    done = recipe.run(STUB_FAIL=STAGES[stage - 1])
+    assert done.returncode == 7
+    assert [name for name, _ in recipe.calls] == STAGES[:stage]
+    assert f"stage {stage} (" in done.stderr
+    assert "FAILED" in done.stderr
+    assert f"{recipe.exp}/mini/mini_s1_strict_seed1/log/stage{stage}.log" in done.stderr
+    assert "error: some/file:3: found this; expected that" in done.stderr
+    assert f"stage {stage} ({LAUNCHERS[stage - 1][:-3]}): done" not in done.stdout
+    assert "# exit status: 7\n" in recipe.log(stage)
+
+
+def test_an_error_above_a_long_tail_is_still_shown(recipe):
+    noisy = STUB.replace("  exit 7", "  seq 40 >&2\n  exit 7")
+    recipe.python.write_text(noisy)
+    done = recipe.run(STUB_FAIL="score")
+    assert "error: some/file:3" in done.stderr
+    assert "\n40\n" in done.stderr
+    assert "\n5\n" not in done.stderr
+
+
+# --- what reaches the Python programs ----------------------------------------------------------
+
+
+def test_directories_with_blanks_reach_every_stage_whole(recipe):
+    assert recipe.run(f"--corpus-dir={recipe.dir}").returncode == 0
+    data, dump = f"{recipe.dir}/data dir", f"{recipe.dir}/dump dir"
+    exp = f"{recipe.exp}/mini/mini_s1_strict_seed1"
+    assert recipe.arguments("prepare_data")["--corpus-dir"] == str(recipe.dir)
+    assert recipe.arguments("prepare_data")["--data-dir"] == data
+    assert recipe.arguments("prepare_lang")["--data-dir"] == f"{data}/mini"
+    for name in ("prepare_dump", "train", "score"):
+        assert recipe.arguments(name)["--data-dir"] == f"{data}/mini"
+        assert recipe.arguments(name)["--dump-dir"] == f"{dump}/mini"
+    for name in ("train", "score", "report"):
+        assert recipe.arguments(name)["--exp-dir"] == exp
+    assert recipe.arguments("report")["--exp-root"] == str(recipe.exp)
+    assert recipe.arguments("report")["--results"] == f"{recipe.exp}/RESULTS.md"
+
+
+def test_relative_directories_are_those_of_the_caller(recipe):
+    (recipe.dir / "mine").mkdir()
+    done = recipe.run("--corpus-dir", "mine", "--data-dir", "d", script="egs/mini/run.sh")
+    assert done.returncode == 0, done.stderr
+    assert recipe.arguments("prepare_data")["--corpus-dir"] == f"{recipe.dir}/mine"
+    assert recipe.arguments("prepare_data")["--data-dir"] == f"{recipe.dir}/d"
+
+
+def test_directories_inside_the_recipe_are_written_short(recipe):
+    assert (
+        recipe.run("--stage", "2", "--stop-stage", "2", f"--data-dir={ROOT}/data").returncode == 0
+    )
+    assert recipe.arguments("prepare_lang")["--data-dir"] == "data/mini"
+
+
+@pytest.mark.parametrize("corpus", sorted(p.parent.name for p in ROOT.glob("egs/*/run.sh")))
+def test_each_corpus_has_a_script_of_its_own(recipe, corpus):
+    config = f"--config={ROOT}/conf/train_s1_mtl_phoneme.yaml"
+    done = recipe.run("--stop-stage", "1", config, script=f"egs/{corpus}/run.sh")
+    assert done.returncode == 0, done.stderr
+    assert recipe.arguments("prepare_data")["--corpus"] == corpus
+
+
+def test_the_tag_is_made_from_config_protocol_and_seed(recipe):
+    config = ROOT / "conf/train_s2_single_task.yaml"
+    recipe.run("--stage=4", "--stop-stage=4", f"--config={config}", "--protocol=paper", "--seed=07")
+    args = recipe.arguments("train")
+    assert args["--exp-dir"].endswith("/mini/s2_single_task_paper_seed7")
+    assert (args["--protocol"], args["--seed"]) == ("paper", "7")
+    assert args["--config"] == "conf/train_s2_single_task.yaml"
+
+
+def test_training_options_reach_the_trainer(recipe):
+    extra = ["--optim_conf", "lr=1.0e-4", "--num_iters_per_epoch", "a b"]
+    options = ["--max-epoch=3", "--ssl=owner/model", "--overwrite=true", "--folds", "Ses01F Ses02M"]
+    done = recipe.run("--stage=4", "--stop-stage=4", "--nj=1", *options, "--", *extra)
+    assert done.returncode == 0, done.stderr
+    ((_, args),) = recipe.calls
+    assert args[-5:] == ["--", *extra]
+    assert "--max-epoch=3" in args
+    assert "--ssl=owner/model" in args
+    assert "--overwrite" in args
+    assert args[args.index("--folds") + 1] == "Ses01F Ses02M"
+
+
+def test_the_training_seed_does_not_change_the_corpus(recipe):
+    recipe.run("--stop-stage=1", "--seed=5")
+    assert "--seed" not in recipe.arguments("prepare_data")
+
+
+# --- folds in parallel -------------------------------------------------------------------------
+
+
+def write_folds(recipe, *names):
+    folds = recipe.dir / "dump dir/mini/folds/strict/folds"
+    folds.parent.mkdir(parents=True)
+    folds.write_text("".join(f"{name}\n" for name in names))
+
+
+def trained(recipe):
+    return sorted(args[args.index("--folds") + 1] for _, args in recipe.calls)
+
+
+def test_folds_are_shared_out_among_nj_workers_with_the_cores(recipe):
+    write_folds(recipe, "A", "B", "C", "D", "E")
+    # nproc honours OMP_NUM_THREADS: 6 cores for 2 workers
+    recipe.run("--stage=4", "--stop-stage=4", "--nj=2", OMP_NUM_THREADS="6")
+    assert trained(recipe) == ["A C E", "B D"]
+    threads = [line.split()[1] for line in (recipe.dir / "environment").read_text().splitlines()]
+    cores = int(
+        subprocess.run(
+            ["nproc"], capture_output=True, env={"OMP_NUM_THREADS": "6", "PATH": os.environ["PATH"]}
+        ).stdout
+    )
+    assert threads == [str(max(1, cores // 2))] * 2
+
+
+def test_there_are_no_more_workers_than_folds(recipe):
+    write_folds(recipe, "A", "B", "C")
+    recipe.run("--stage=4", "--stop-stage=4", "--nj=8", "--folds=B")
+    assert trained(recipe) == ["B"]
+
+
+def test_each_gpu_trains_folds_of_its_own(recipe):
+    write_folds(recipe, "A", "B", "C")
+    done = recipe.run("--stage=4", "--stop-stage=4", "--ngpu=2", CUDA_VISIBLE_DEVICES="3,5")
+    assert done.returncode == 0, done.stderr
+    assert trained(recipe) == ["A C", "B"]
+    lines = (recipe.dir / "environment").read_text().splitlines()
+    assert sorted(line.split()[-1] for line in lines) == ["3", "5"]
+    assert all(args[args.index("--ngpu") + 1] == "1" for _, args in recipe.calls)
+
+
+def test_a_failing_worker_fails_the_stage_after_the_others_have_ended(recipe):
+    write_folds(recipe, "A", "B")
+    recipe.python.write_text(
+        STUB.replace('== "$STUB_FAIL" ]]', '== train && "$*" == *"folds A"* ]]')
+    )
+    done = recipe.run("--stage=4", "--nj=2")
+    assert done.returncode == 7
+    assert len(recipe.calls) == 2
+    assert "stage4.worker1.log" in done.stderr
+    assert "error: some/file:3" in done.stderr
+    tag = recipe.exp / "mini/mini_s1_strict_seed1/log"
+    assert "# exit status: 0\n" in (tag / "stage4.worker2.log").read_text()
+
+
+# --- logs and the terminal ---------------------------------------------------------------------
+
+
+def test_a_log_says_what_ran_where_when_and_how_it_ended(recipe):
+    recipe.run()
+    time_stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}"
+    for stage, launcher in enumerate(LAUNCHERS, start=1):
+        log = recipe.log(stage)
+        header = rf"# command: local/{launcher} .*\n# host: \S+\n# start: {time_stamp}\n"
+        assert re.match(header, log)
+        assert re.search(rf"# end: {time_stamp}\n# exit status: 0\n\Z", log)
+        if stage != 4:
+            assert f"table of {STAGES[stage - 1]}\n" in log
+            assert f"chatter of {STAGES[stage - 1]}\n" in log
+            assert f"[progress] {STAGES[stage - 1]} half way\n" in log
+
+
+def test_without_a_terminal_tables_are_shown_and_progress_is_not(recipe):
+    done = recipe.run()
+    for name in ("prepare_data", "prepare_lang", "prepare_dump", "score", "report"):
+        assert f"table of {name}\n" in done.stdout
+    assert "[fold] Ses01F: UA 50.0\n" in done.stdout
+    assert "table of train" not in done.stdout
+    assert "progress" not in done.stdout + done.stderr
+    assert "chatter" not in done.stdout + done.stderr
+
+
+def test_warnings_are_shown_when_the_stage_has_ended(recipe):
+    recipe.python.write_text(
+        STUB.replace('echo "chatter', 'echo "warning: 3 files short" >&2\necho "chatter')
+    )
+    done = recipe.run("--stop-stage=1")
+    assert done.stdout.count("warning: 3 files short\n") == 1
+
+
+def test_on_a_terminal_the_progress_line_is_rewritten_in_place(recipe):
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [ROOT / "run.sh", *recipe.options, "--stop-stage=1"], stdout=theirs, env=recipe.env
+    ) as process:
+        os.close(theirs)
+        output = b""
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:
+                break
+            if not piece:
+                break
+            output += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"\r\033[K  prepare_data half way\r\033[Ktable of prepare_data\r\n" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stage", ["prepare_dump", "train"])
+def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, number):
+    process = subprocess.Popen(
+        [ROOT / "run.sh", *recipe.options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=recipe.env | {"STUB_HANG": stage},
+    )
+    pid_file = recipe.dir / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "FAILED" in stderr
+    assert recipe.calls[-1][0] == stage
+    assert f"({'dump' if stage == 'prepare_dump' else stage}): done" not in stdout
+    wait_until(lambda: not is_running(int(pid_file.read_text())))
+    assert "# exit status: 143\n" in recipe.log(STAGES.index(stage) + 1)
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+# --- wrong options -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--corpus", "imeocap"], "--corpus 'imeocap' is unknown; egs/ has: "),
+        (["--corpus", "../egs/mini"], "is unknown; egs/ has: "),
+        (["--config", "conf/none.yaml"], "there are: conf/"),
+        (["--corpus-dir", "/no/such"], "--corpus-dir /no/such: no such directory"),
+        (["--stage", "0"], "--stage must be a whole number from 1 on, not '0'"),
+        (["--stage", "two"], "--stage must be a whole number from 1 on, not 'two'"),
+        (["--stop_stage", "7"], "--stop-stage 7: the stages are 1 to 6"),
+        (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
+        (["--protocol", "loso"], "expected strict, paper or session"),
+        (["--nj", "0"], "--nj must be a whole number from 1 on"),
+        (["--seed", "-1"], "--seed must be a whole number from 0 on"),
+        (["--max-epoch", "1.5"], "--max-epoch must be a whole number"),
+        (["--ngpu", "1"], "--ngpu 1: this machine shows 0 GPUs"),
+        (["--tag", "a/b"], "a tag is a name, not a path"),
+        (["--python", "/no/python"], "make install"),
+        (["--allow-partial", "yes"], "--allow-partial must be true or false"),
+        (["--stopstage", "3"], "unknown option '--stopstage'; nearest: --stop-stage"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error_before_anything_runs(recipe, args, message):
+    done = recipe.run(*args)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert recipe.calls == []
+    assert not recipe.exp.exists()
+
+
+def test_the_unknown_corpus_error_lists_every_corpus(recipe):
+    listed = recipe.run("--corpus=x").stderr.split("egs/ has:")[1].split()
+    assert listed == sorted(path.parent.name for path in ROOT.glob("egs/*/corpus.yaml"))
+
+
+def test_a_stage_with_a_bad_config_stops_the_run_before_stage_1(recipe):
+    recipe.python.write_text('#!/bin/bash\necho "error: conf: unknown key" >&2\nexit 1\n')
+    done = recipe.run()
+    assert done.returncode == 1
+    assert "error: conf: unknown key" in done.stderr
+    assert not recipe.exp.exists()
+
+
+# --- help --------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_option_with_its_default():
+    text = (ROOT / "run.sh").read_text()
+    variables = re.search(r"\n\ncorpus=.*?(?=\n\. )", text, re.S)[0].split()
+    shown = subprocess.run([ROOT / "run.sh", "--help"], capture_output=True, text=True).stdout
+    assert len(variables) > 20
+    for variable in variables:
+        name, default = variable.split("=", 1)
+        default = default.replace("$root", str(ROOT))
+        (line,) = re.findall(rf"^  --{name.replace('_', '-')} .*", shown, re.M)
+        assert line.endswith(f" [{default}]") if default else not line.endswith("]"), line
+    for stage in range(1, 7):
+        assert f"\n  {stage}  " in shown
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_explains_itself(launcher, tmp_path):
+    done = subprocess.run(
+        [ROOT / "local" / launcher, "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    assert f"Usage: local/{launcher}" in done.stdout
+    assert "--python" in done.stdout
+
+
+def test_the_script_order_stays_readable():
+    assert len((ROOT / "run.sh").read_text().splitlines()) <= 150
+
+
+def test_the_shell_needs_no_more_than_bash_4_2():
+    # ${x@Q} (4.4), local -n and declare -n (4.3), wait -n (4.3)
+    newer = re.compile(r"\$\{\w+@|(local|declare) -n|wait -n|mapfile -d|readarray -d")
+    for path in [ROOT / "run.sh", *ROOT.glob("local/*.sh")]:
+        assert not newer.search(path.read_text()), path
+
+
+def test_no_script_evaluates_strings():
+    for path in [ROOT / "run.sh", ROOT / "cmd.sh", ROOT / "path.sh", *ROOT.glob("local/*.sh")]:
+        assert not re.search(r"^\s*eval\b", path.read_text(), re.M), path
