@@ -80,6 +80,7 @@ class _Espeak:
             _OUTPUT_SYNCHRONOUS, 0, os.fsencode(self.data), _DONT_EXIT
         )
         if self.sample_rate <= 0:
+            _ctypes.dlclose(self.lib._handle)
             raise UserError(
                 f"{self.data}: espeak-ng cannot read its data; reinstall the package "
                 "espeakng-loader (pip install --force-reinstall espeakng-loader)"

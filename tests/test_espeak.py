@@ -123,6 +123,8 @@ def test_broken_data_is_an_error_with_a_cure(tmp_path, monkeypatch, fresh_librar
     monkeypatch.setattr(espeak, "short_data_path", lambda data: tmp_path)
     with pytest.raises(UserError, match="reinstall"):
         espeak.phonemize("hello", "en")
+    # A library that stays loaded after the failure would keep its history between utterances.
+    assert espeakng_loader.get_library_path() not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

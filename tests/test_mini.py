@@ -16,16 +16,6 @@ from ser.stage import read_marker
 ROOT = Path(__file__).parents[1]
 
 
-def _run(*options):
-    return subprocess.run(
-        [sys.executable, "-m", "ser.bin.prepare_data", "--corpus", "mini", *options],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
-
-
 def _contents(corpus):
     return {p.relative_to(corpus): p.read_bytes() for p in corpus.rglob("*") if p.is_file()}
 
@@ -63,7 +53,10 @@ def test_ten_speakers_in_five_sessions_speak_four_hundred_utterances(data, table
 
 
 def test_another_process_makes_the_same_bytes(corpus, tmp_path):
-    result = _run("--data-dir", str(tmp_path))
+    command = [sys.executable, "-m", "ser.bin.prepare_data", "--corpus", "mini"]
+    command += ["--data-dir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
     assert _contents(tmp_path / "mini/corpus") == _contents(corpus)
 
@@ -168,25 +161,3 @@ def test_stage_1_skips_what_is_done_and_follows_the_seed(data, capsys, monkeypat
     prepare.prepare("mini", data.parents[1])
     assert "already done (400 utterances)" in capsys.readouterr().out
     assert read_marker(data) == before
-
-
-def test_an_unknown_corpus_lists_those_that_exist(tmp_path):
-    result = _run("--corpus", "nope", "--data-dir", str(tmp_path / "data"))
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: --corpus nope: ")
-    assert "emodb" in result.stderr and "iemocap" in result.stderr and "mini" in result.stderr
-    assert "Traceback" not in result.stderr and not (tmp_path / "data").exists()
-
-
-def test_the_launcher_works_from_anywhere_and_explains_itself(tmp_path):
-    launcher = ROOT / "local/data.sh"
-    help_text = subprocess.run([launcher, "--help"], capture_output=True, text=True, cwd="/")
-    assert help_text.returncode == 0 and "--allow-partial BOOL" in help_text.stdout
-    result = subprocess.run(
-        [launcher, "--corpus", "emodb", "--data-dir=da ta", "--python", sys.executable],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: --corpus-dir: needed for emodb")
