@@ -81,7 +81,7 @@ run_stage() { # NUMBER NAME ARG...
   shift 2
   ((stage <= number && number <= stop_stage)) || return 0
   printf 'stage %d (%s): started, log: %s\n' "$number" "$name" "$log"
-  local/run_logged.sh --live "$log" "local/$name.sh" --python "$python" "$@" &
+  local/run_logged.sh --live --watch "${log%log}" "$log" "local/$name.sh" --python "$python" "$@" &
   job=$!
   wait "$job" || status=$?
   while kill -0 "$job" 2>/dev/null; do # a signal ended "wait", not yet the stage

@@ -6,6 +6,8 @@
 #   --num-threads N  threads of the command's numeric libraries; 0 leaves them alone
 #   --show REGEX     which lines of the command's stdout are passed on (default: all)
 #   --live           rewrite "[progress] ..." lines in place on a terminal, drop them elsewhere
+#   --watch PREFIX   with --live: look for progress lines in PREFIX*.log as well, since a job that
+#                    writes a log of its own says nothing here
 #
 # The log holds stdout and stderr between these lines (a previous LOG is replaced):
 #   # command: local/train.sh --data-dir data/mini ...
@@ -21,11 +23,13 @@ set -euo pipefail
 threads=0
 show=
 live=false
+watch=
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --gpu) shift 2 ;;
     --num-threads) threads=$2 && shift 2 ;;
     --show) show=$2 && shift 2 ;;
+    --watch) watch=$2 && shift 2 ;;
     --live) live=true && shift ;;
     *) echo "run_logged.sh: error: unknown option $1" >&2 && exit 2 ;;
   esac
@@ -47,10 +51,31 @@ if ((threads > 0)); then
   export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
 fi
 
+# Print the newest progress line of the newest log that is being watched.
+watched_progress() {
+  local file newest=
+  for file in "$watch"*.log; do
+    [[ ! $file -nt $newest ]] || newest=$file
+  done
+  [[ -z $newest ]] || tail -n 200 "$newest" | grep '^\[progress\] ' | tail -n 1 || true
+}
+
 # Pass on what the user should see; "on_screen" is true while a progress line stands there.
 display() {
-  local line on_screen=false erase=$'\r\033[K'
-  while IFS= read -r line || [[ -n $line ]]; do
+  local line part='' status on_screen=false erase=$'\r\033[K'
+  while true; do
+    status=0
+    IFS= read -r -t 1 line || status=$?
+    line=$part$line
+    part=
+    if ((status > 128)); then # a second without a line; "line" may hold the beginning of one
+      part=$line
+      line=
+      [[ $terminal == false || -z $watch ]] || line=$(watched_progress)
+      [[ -n $line ]] || continue
+    elif ((status > 0)) && [[ -z $line ]]; then
+      break
+    fi
     if [[ $live == true && $line == "[progress] "* ]]; then
       if [[ $terminal == true ]]; then
         line="  ${line#"[progress] "}"

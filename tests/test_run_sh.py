@@ -297,24 +297,58 @@ def test_warnings_are_shown_when_the_stage_has_ended(recipe):
     assert done.stdout.count("warning: 3 files short\n") == 1
 
 
-def test_on_a_terminal_the_progress_line_is_rewritten_in_place(recipe):
+def on_terminal(recipe, *args, until=None):
+    """(exit status, all that appeared) of run.sh on a terminal; calls until(text so far)."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [ROOT / "run.sh", *recipe.options, "--stop-stage=1"], stdout=theirs, env=recipe.env
+        [ROOT / "run.sh", *recipe.options, *args], stdout=theirs, stderr=theirs, env=recipe.env
     ) as process:
         os.close(theirs)
-        output = b""
+        shown = b""
         while True:
             try:
-                piece = os.read(ours, 4096)
-            except OSError:
+                shown += os.read(ours, 4096)
+            except OSError:  # how the end of a terminal shows on Linux
                 break
-            if not piece:
-                break
-            output += piece
+            if until:
+                until(shown.decode())
     os.close(ours)
-    assert process.returncode == 0
-    assert b"\r\033[K  prepare_data half way\r\033[Ktable of prepare_data\r\n" in output
+    return process.returncode, shown.decode()
+
+
+def test_on_a_terminal_the_progress_line_is_rewritten_in_place(recipe):
+    status, shown = on_terminal(recipe, "--stop-stage=1")
+    assert status == 0
+    assert "\r\033[K  prepare_data half way\r\033[Ktable of prepare_data\r\n" in shown
+
+
+def test_a_long_progress_line_is_cut_to_the_width_of_the_terminal(recipe):
+    recipe.python.write_text(STUB.replace("half way", "x" * 500))
+    _, shown = on_terminal(recipe, "--stop-stage=1")
+    (line,) = re.findall(r"\r\033\[K(  prepare_data x+)", shown)
+    assert len(line) < 500
+
+
+def test_on_a_terminal_progress_is_also_read_from_the_logs_of_the_folds(recipe):
+    # The trainer writes to its fold's log alone, and goes on once the line has been seen.
+    recipe.python.write_text(
+        STUB.replace(
+            'echo "table',
+            "if [[ $name == train ]]; then\n"
+            "  echo '[progress] Ses01F epoch 2/8' >\"${!#}/stage4.Ses01F.log\"\n"
+            "  until [[ -e $STUB_DIR/seen ]]; do sleep 0.05; done\n"
+            "fi\n"
+            'echo "table',
+        )
+    )
+
+    def go_on(shown):
+        if "\r\033[K  Ses01F epoch 2/8" in shown:
+            (recipe.dir / "seen").touch()
+
+    status, shown = on_terminal(recipe, "--stage=4", "--stop-stage=4", until=go_on)
+    assert status == 0, shown
+    assert (recipe.dir / "seen").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
