@@ -124,6 +124,11 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     what is allowed but worth knowing (the same audio twice within a split, an emotion absent
     from a test split). Raises UserError that names the offenders.
     """
+    if not (folds_dir / "folds").exists():
+        raise UserError(
+            f"{folds_dir}: no folds; make them first: ./run.sh --stage 3 --stop-stage 3 "
+            f"--protocol {protocol} with the same --corpus"
+        )
     groups = {"speaker": read_table(dump_dir / "utt2spk")}
     if protocol == "session":
         groups["session"] = read_table(dump_dir / "utt2session")

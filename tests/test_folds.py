@@ -207,6 +207,9 @@ class TestTheAuditorRefuses:
         shutil.copy(dump / "folds/paper/Ses01F/test", dump / "folds/paper/Ses01F/valid")
         self.refuses(dump, "paper/Ses01F/valid: this protocol has no such split", "paper")
 
+    def test_folds_that_were_never_made(self, dump):
+        self.refuses(dump, "folds/paper: no folds; .*--stage 3 .*--protocol paper", "paper")
+
     def test_before_anything_is_left_behind(self, dump):
         table = read_table(dump / "utt2hash")
         write_table(dump / "utt2hash", {**table, "Ses03M_angry": table["Ses01F_happy"]})
