@@ -8,6 +8,8 @@ training used.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,7 +241,8 @@ def _device(ngpu: int, nj: int) -> str:
 
 
 def _build_untrained(config: Path, device: str) -> Any:
-    from ser.task import SERTask
+    with contextlib.redirect_stdout(sys.stderr):  # ESPnet prints which options it lacks
+        from ser.task import SERTask
 
     # Without a model file: ESPnet's own loading passes over missing weights in silence.
     model, _ = SERTask.build_model_from_file(config, None, device)

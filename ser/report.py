@@ -172,7 +172,7 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
                 f"{path}: stated: {', '.join(lacking)} not found; expected corpus, wa and ua "
                 "(percent), and the source"
             )
-        found.append({**stated, "config": path.as_posix()})
+        found.append({**stated, "config": f"{conf_dir.name}/{path.name}"})
     return found
 
 
@@ -257,7 +257,9 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _details(number: int, row: Row, directory: Path) -> str:
     scores = row.first
+    tags = row.joined([f"`{s['tag']}`" for _, s in row.runs])
     lines = [f"### {number}. {_system(scores)} on {scores['corpus']}, {scores['protocol']}\n"]
+    lines += [f"Experiment {tags}:\n"]
     lines += ["```sh", *(s["command"] for _, s in row.runs), "```\n"]
     lines += [f"- **Partial**: {note}." for note in partial_notes(scores)]
     spread = [f"WA {row.cell('summary', 'wa_sd')}", f"UA {row.cell('summary', 'ua_sd')}"]

@@ -305,7 +305,10 @@ def partial_notes(scores: Mapping[str, Any]) -> list[str]:
     notes = []
     folds = scores["folds"]
     if folds["missing"]:
-        which = ", ".join(f"{fold} ({why})" for fold, why in folds["missing"].items())
+        reasons: dict[str, list[str]] = {}
+        for fold, why in folds["missing"].items():
+            reasons.setdefault(why, []).append(fold)
+        which = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
         count = f"{len(folds['scored'])} of {len(folds['expected'])} folds"
         notes.append(f"only {count} are scored; missing: {which}")
     if scores["corpus_partial"]:
@@ -324,11 +327,11 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     lines = [f"{scores['tag']}: {scores['corpus']}, protocol {scores['protocol']}"]
     lines += [f"PARTIAL: {note}" for note in partial_notes(scores)]
     lines.append("")
-    rows = [["fold", "utterances", "WA %", "UA %", "epochs", "best epoch", "no utterance of"]]
+    rows = [["fold", "utterances", "WA %", "UA %", "epochs", "best epoch"]]
     for fold, v in scores["per_fold"].items():
         epochs = [str(v.get(key) or "-") for key in ("epochs", "best_epoch")]
-        absent = ", ".join(v["absent"])
-        rows.append([fold, str(v["n"]), percent(v["wa"]), percent(v["ua"]), *epochs, absent])
+        absent = [f"no {label} in the reference" for label in v["absent"]]
+        rows.append([fold, str(v["n"]), percent(v["wa"]), percent(v["ua"]), *epochs, *absent])
     rows.append(["mean", "", percent(summary["wa"]), percent(summary["ua"])])
     rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
     pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]

@@ -145,7 +145,7 @@ def test_a_partial_row_is_marked_and_says_what_is_missing(tmp_path):
     put(tmp_path, make_scores(partial=True, folds=folds | {"missing": missing}))
     text = report(tmp_path)
     assert cells(text)["Folds"] == "2 of 4 (**partial**)"
-    assert "**Partial**: only 2 of 4 folds are scored; missing: Ses02F (not trained), Ses" in text
+    assert "**Partial**: only 2 of 4 folds are scored; missing: Ses02F (not trained); Ses" in text
 
 
 def test_a_partial_corpus_is_marked(tmp_path):
@@ -178,7 +178,10 @@ def test_a_configuration_whose_stated_experiment_has_no_scores_is_listed_as_not_
     text = report(tmp_path)
     section = text[text.index("## Not run here") :]
     assert "| s1 | iemocap | 76.0 / 76.9 | Li et al. 2024, Table 3 |" in section
-    assert "--corpus iemocap --corpus-dir PATH/TO/IEMOCAP" in section
+    assert (
+        "`./run.sh --corpus iemocap --corpus-dir PATH/TO/IEMOCAP --config conf/train_s1.yaml "
+        "--protocol paper`"
+    ) in section
     assert "mini" not in section
 
 
