@@ -20,6 +20,8 @@ from ser.masks import frame_mask
 SAMPLE_RATE = 16000  # Hz, what every supported encoder was trained on
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
+# Masks and dropped layers belong to pre-training; see HFFrontend.
+OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 # Weights that only pre-training uses; a checkpoint may lack them.
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 
@@ -267,32 +269,35 @@ def _wants_normalized(model: str | None) -> bool:
 def _load_config(
     model: str | None, init: str, model_type: str | None, overrides: dict[str, Any]
 ) -> PretrainedConfig:
-    # masks and dropped layers belong to pre-training; see HFFrontend
-    settings = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
-    settings.update(overrides)
     if model is None:
         if init != "random" or model_type is None:
             raise UserError(
                 "frontend_conf.model: not given; name a hub id or a folder (or --ssl on run.sh), "
                 "or set init: random and model_type"
             )
-        try:
-            config = AutoConfig.for_model(model_type)
-        except ValueError:
-            raise _unsupported(model_type) from None
+
+        def load(**settings: Any) -> PretrainedConfig:
+            return AutoConfig.for_model(model_type, **settings)
     else:
         _check_folder(model)
-        try:
-            config = AutoConfig.from_pretrained(model)
-        except (OSError, ValueError) as err:
-            raise UserError(_explain_missing(model, err)) from err
-    if config.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
-        raise _unsupported(config.model_type)
+
+        def load(**settings: Any) -> PretrainedConfig:
+            return AutoConfig.from_pretrained(model, **settings)
+
+    try:
+        default = load()
+    except (OSError, ValueError) as err:
+        raise (_unsupported(model_type) if model is None else _not_found(model, err)) from err
+    if default.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
+        raise _unsupported(default.model_type)
     for key in overrides:
-        if not hasattr(config, key):
-            raise UserError(f"frontend_conf.config: {config.model_type} has no setting {key!r}")
-    config.update({key: value for key, value in settings.items() if hasattr(config, key)})
-    return config
+        if not hasattr(default, key):
+            raise UserError(f"frontend_conf.config: {default.model_type} has no setting {key!r}")
+    settings = {key: value for key, value in OFF.items() if hasattr(default, key)}
+    try:
+        return load(**{**settings, **overrides})
+    except (TypeError, ValueError) as err:
+        raise UserError(f"frontend_conf.config: {str(err).splitlines()[0]}") from err
 
 
 def _unsupported(model_type: str) -> UserError:
@@ -316,10 +321,10 @@ def _check_folder(model: str) -> None:
         )
 
 
-def _explain_missing(model: str, err: Exception) -> str:
+def _not_found(model: str, err: Exception) -> UserError:
     if Path(model).is_dir():
-        return f"frontend_conf.model: {model}: {str(err).splitlines()[0]}"
-    return (
+        return UserError(f"frontend_conf.model: {model}: {str(err).splitlines()[0]}")
+    return UserError(
         f"frontend_conf.model: {model}: neither a folder here nor to be had from the Hugging Face "
         "hub; check the name and the network, or download it elsewhere and give the folder (--ssl)"
     )
@@ -339,7 +344,7 @@ def _load_encoder(model: str | None, init: str, config: PretrainedConfig) -> tor
             cls = WhisperEncoder if whisper else AutoModel
             encoder, info = cls.from_pretrained(model, **options)
     except (OSError, ValueError, RuntimeError) as err:
-        raise UserError(_explain_missing(model, err)) from err
+        raise _not_found(model, err) from err
     missing = [k for k in info["missing_keys"] if not k.endswith(UNUSED_WEIGHTS)]
     if missing:
         raise UserError(
