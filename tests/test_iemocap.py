@@ -245,8 +245,11 @@ def test_a_wav_with_a_blank_in_its_name_or_in_another_dialog_is_refused(stage1, 
     good = _wav(root, "Ses02F_impro01_F000")
     shutil.copy(good, good.with_name("Ses02F_impro01_F000 copy.wav"))
     shutil.copy(good, _wav(root, "Ses04M_impro08_F000").with_name(good.name))
+    longer = _wav(root, "Ses05M_script01_1b_F000")
+    shutil.copy(longer, _wav(root, "Ses05M_script01_1_F000").with_name(longer.name))
     with pytest.raises(UserError) as err:
         stage1()
+    assert "_1b_F000.wav: not an utterance of dialog Ses05M_script01_1\n" in str(err.value)
     assert "Ses02F_impro01_F000 copy.wav: not an utterance of dialog" in str(err.value)
     assert "Ses02F_impro01_F000.wav: not an utterance of dialog Ses04M_impro08" in str(err.value)
 
@@ -280,14 +283,24 @@ def test_paths_with_blanks_quotes_and_other_letters_work(tmp_path, egs, original
 
 
 def test_a_second_run_does_nothing_until_the_corpus_or_an_option_changes(stage1, root, capsys):
-    stage1()
-    assert "already done" not in capsys.readouterr().out
-    stage1()
-    assert "already done (136 utterances)" in capsys.readouterr().out
+    def is_skipped(**options):
+        stage1(**options)
+        return "already done (136 utterances)" in capsys.readouterr().out
+
+    assert not is_skipped()
+    assert is_skipped()
+    assert not is_skipped(allow_partial=True)
+    assert is_skipped(allow_partial=True)
     _replace(_labels(root, "Ses02F_impro01"), b"F000\tneu", b"F000\tfru")
-    data = stage1(allow_partial=True)
-    assert "already done" not in capsys.readouterr().out
+    assert not is_skipped(allow_partial=True)
+    data = root.parent / "data/iemocap/all"
     assert "Ses02F_impro01_F000" not in read_table(data / "utt2emo")
+
+
+def test_label_files_may_have_crlf_too(stage1, root):
+    path = _labels(root, "Ses02F_impro01")
+    path.write_bytes(path.read_bytes().replace(b"\t[2.5000, 2.5000, 2.5000]\n", b"\r\n"))
+    assert read_table(stage1() / "utt2emo")["Ses02F_impro01_F000"] == "neutral"
 
 
 def test_some_emotions_can_be_chosen_in_any_class_order(stage1):

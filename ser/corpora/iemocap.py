@@ -246,4 +246,4 @@ def _lines(path: Path) -> list[str]:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    return text.replace("\r\n", "\n").split("\n")
+    return [line.rstrip("\r") for line in text.split("\n")]
