@@ -102,7 +102,7 @@ def confusion_figure(scores: Mapping[str, Any]) -> Figure:
             fontsize=9,
         )
     names = [f"{label}\n(n = {n})" for label, n in zip(labels, counts.sum(axis=1), strict=True)]
-    ax.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) < 6 else 30)
+    ax.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) <= 8 else 30)
     ax.set_yticks(range(len(labels)), names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -162,6 +162,9 @@ def layer_figure(
         places, mean, yerr=spread, fmt="o", color=COLOURS["train"], capsize=3, markersize=6
     )
     ax.margins(y=0.15)
+    low, high = ax.get_ylim()
+    # At least 2 % to both sides: weights that hardly moved should look it.
+    ax.set_ylim(min(low, 0.98 / count), max(high, 1.02 / count))
     folds = f"mean and sd of {len(table)} folds" if spread is not None else "one fold"
     figure.legend(
         [points, start],
