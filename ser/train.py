@@ -20,6 +20,7 @@ from ser.config import check_arguments, check_config, differences, load_config
 from ser.datadir import read_lines
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.provenance import git_commit
 from ser.runlog import fold_log
 from ser.stage import file_digest, is_done, mark_done, require_done
 from ser.task import SERTask
@@ -179,6 +180,7 @@ def describe(
         "corpus": dump_dir.name,
         "protocol": protocol,
         "config": str(config),
+        "commit": git_commit(),
         "seed": args.seed,
         "ssl": ssl,
         "max_epoch": max_epoch,
