@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
-# Two to four worker processes: each folds' worker holds its own copy of the model.
+# As many processes as cores, up to four: each training process holds a model of its own.
 NJ ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh egs/*/run.sh tests/*.sh tests/*/*.sh)
 UV_VERSION := 0.9.30

@@ -336,7 +336,7 @@ def test_on_a_terminal_progress_is_also_read_from_the_logs_of_the_folds(recipe):
             'echo "table',
             "if [[ $name == train ]]; then\n"
             "  echo '[progress] Ses01F epoch 2/8' >\"${!#}/stage4.Ses01F.log\"\n"
-            "  until [[ -e $STUB_DIR/seen ]]; do sleep 0.05; done\n"
+            "  for i in {1..400}; do [[ -e $STUB_DIR/seen ]] || sleep 0.05; done\n"
             "fi\n"
             'echo "table',
         )
