@@ -64,6 +64,15 @@ def check_config(path: Path | str, config: dict[str, Any], parser: argparse.Argu
             raise UserError(f"{path}: {key}: found {value!r}; expected {expected}")
 
 
+def read_numbers(value: Any) -> Any:
+    """``value`` with texts such as "2e-5" as the numbers they are, for options of a shell."""
+    if isinstance(value, dict):
+        return {key: read_numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value):
+        return float(value)
+    return value
+
+
 def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
     """Refuse keys of ``conf`` that the constructor of ``cls`` does not take."""
     parameters = inspect.signature(cls.__init__).parameters

@@ -5,46 +5,50 @@ import shlex
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TextIO
+
+from ser.errors import UserError
 
 
 @contextmanager
-def fold_log(path: Path, command: Sequence[str]) -> Iterator[TextIO]:
-    """Send everything this process prints to the end of ``path``, and yield the real stdout.
+def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
+    """Send everything this process prints to the end of ``path`` while the block runs.
 
     The redirection is on the level of file descriptors, so that it also catches logging handlers
-    made earlier and output of native libraries. The footer holds the exit status: 0, or 1 if the
-    block raised.
+    made earlier and output of native libraries. If the block raises, the log gets the error (with
+    a traceback unless it is a UserError) and the footer exit status 1.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    console_fd, error_fd = os.dup(1), os.dup(2)
-    console = os.fdopen(console_fd, "w", encoding="utf-8", closefd=False)
-    log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed below, after the redirection)
+    stdout, stderr = os.dup(1), os.dup(2)
     status = 1
-    try:
+    with open(path, "a", encoding="utf-8", buffering=1) as log:
         log.write(
             f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n# start: {_now()}\n"
         )
-        log.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        yield console
-        status = 0
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        console.flush()
-        os.dup2(console_fd, 1)
-        os.dup2(error_fd, 2)
-        log.write(f"# end: {_now()}\n# exit status: {status}\n")
-        log.close()
-        os.close(console_fd)
-        os.close(error_fd)
+        try:
+            with redirect_stdout(log), redirect_stderr(log):
+                try:
+                    yield
+                    status = 0
+                except UserError as err:
+                    print(f"error: {err}", file=sys.stderr)
+                    raise
+                except Exception:
+                    traceback.print_exc()
+                    raise
+        finally:
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            os.close(stdout)
+            os.close(stderr)
+            log.write(f"# end: {_now()}\n# exit status: {status}\n")
 
 
 def _now() -> str:

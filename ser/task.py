@@ -27,6 +27,7 @@ from ser.model import AMP_DTYPES, SERModel
 from ser.pooling import AbsPooling, MeanPooling
 from ser.preprocess import SERPreprocessor
 from ser.trainer import SERTrainer
+from ser.units import read_units
 
 frontend_choices = ClassChoices(
     name="frontend",
@@ -154,21 +155,6 @@ class SERTask(AbsTask):
             aux_units=units,
             **args.model_conf,
         )
-
-
-def read_units(path: str) -> list[str]:
-    """The units of ``units.txt`` in index order; index 0 is the blank."""
-    units = []
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream):
-            unit, _, index = line.rstrip("\n").rpartition(" ")
-            if index != str(number):
-                raise UserError(
-                    f"{path}:{number + 1}: expected `<unit> {number}`, found {line.strip()!r}; "
-                    "make it again: ./run.sh --stage 2 --stop-stage 3"
-                )
-            units.append(unit)
-    return units
 
 
 def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:

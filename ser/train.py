@@ -8,7 +8,6 @@ import gc
 import json
 import shutil
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import yaml
 from espnet2.tasks.abs_task import optim_classes
 
-from ser.config import check_arguments, check_config, differences, load_config
+from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines
 from ser.errors import UserError
 from ser.fileio import atomic_write
-from ser.provenance import git_commit
+from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import file_digest, is_done, mark_done, require_done
 from ser.task import SERTask
@@ -30,7 +29,15 @@ RUN_FILE = "run.yaml"
 FOLD_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
 # Options without influence on the result.
-NOT_SETTINGS = ("config", "ngpu", "stated", "num_workers", "log_interval", "use_matplotlib")
+NOT_SETTINGS = (
+    "config",
+    "ngpu",
+    "stated",
+    "num_workers",
+    "max_cache_size",
+    "log_interval",
+    "use_matplotlib",
+)
 # Options that this stage sets itself, fold by fold.
 OWN_OPTIONS = (
     "output_dir",
@@ -39,6 +46,7 @@ OWN_OPTIONS = (
     "resume",
     "emotions",
     "units",
+    "max_cache_fd",
     "has_valid",
     "run_label",
 )
@@ -97,19 +105,13 @@ def train_folds(
             _train_fold(fold_args, run["settings"])
             continue
         log = log_dir / f"stage4.{fold}.log"
-        with fold_log(log, sys.argv) as console:
-            try:
+        try:
+            with fold_log(log, sys.argv):
                 _train_fold(fold_args, run["settings"])
-                outcome = summary(output_dir)
-            except UserError as err:
-                print(f"error: {err}", file=sys.stderr)
-                outcome = f"failed: {err}"
-            except Exception:
-                traceback.print_exc()
-                outcome = f"failed: {traceback.format_exc().splitlines()[-1]}"
-            if outcome.startswith("failed"):
-                failed.append(log)
-            print(f"[fold] {fold}: {outcome}", file=console, flush=True)
+            print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
+        except Exception as err:  # one fold's failure must not cost the others
+            failed.append(log)
+            print(f"[fold] {fold}: FAILED: {err}; see {log}", flush=True)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(folds or known)} folds failed; see "
@@ -140,6 +142,9 @@ def resolve(
         command += ["--frontend_conf", f"model={json.dumps(ssl)}"]
         command += ["--frontend_conf", "init=pretrained"]
     args = parser.parse_args(command)
+    for key, value in vars(args).items():
+        if isinstance(value, dict):
+            setattr(args, key, read_numbers(value))
     for choices in SERTask.class_choices_list:
         cls = choices.get_class(getattr(args, choices.name))
         check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
@@ -181,6 +186,7 @@ def describe(
         "protocol": protocol,
         "config": str(config),
         "commit": git_commit(),
+        "hardware": hardware(args.ngpu),
         "seed": args.seed,
         "ssl": ssl,
         "max_epoch": max_epoch,
@@ -245,6 +251,7 @@ def fold_arguments(
     """
     args = argparse.Namespace(**vars(args))
     args.output_dir, args.run_label, args.resume = str(output_dir), fold, True
+    args.max_cache_fd = 0  # with cached descriptors kaldiio reads a wav file once only
     args.emotions = " ".join(read_lines(dump_dir / "emotions"))
     speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")
     data = [(str(speech), "speech", "kaldi_ark"), (str(dump_dir / "utt2emo"), "emotion", "text")]

@@ -1,0 +1,128 @@
+"""Configurations: what is refused, and that every file in conf/ builds a model that trains."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ser.config import check_config, differences, load_config
+from ser.errors import UserError
+from ser.task import SERTask
+from ser.train import resolve
+from ser.units import tagged_class_inventory, write_units
+from tests.tiny import EMOTIONS, ENCODERS
+
+CONF = sorted((Path(__file__).parent.parent / "conf").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_missing_file_names_what_there_is(tmp_path):
+    write(tmp_path / "s1.yaml", "max_epoch: 1")
+    with pytest.raises(UserError, match=r"s2.yaml: no such file; beside it: .*s1.yaml"):
+        load_config(tmp_path / "s2.yaml")
+
+
+def test_broken_yaml_names_its_line(tmp_path):
+    path = write(tmp_path / "x.yaml", "a: 1\nb: [1, 2\nc: 3\n")
+    with pytest.raises(UserError, match=r"x.yaml:3: not valid YAML"):
+        load_config(path)
+
+
+def test_a_number_that_yaml_reads_as_text_is_caught(tmp_path):
+    path = write(tmp_path / "x.yaml", "optim_conf:\n  lr: 2e-5\n")
+    with pytest.raises(UserError, match=r"optim_conf.lr: YAML reads '2e-5' as text; write 2.0e-5"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("max_epochs: 3", "unknown key 'max_epochs'; did you mean max_epoch"),
+        ("max_epoch: three", "max_epoch: found 'three'; expected a whole number"),
+        ("max_epoch: 1.5", "max_epoch: found 1.5; expected a whole number"),
+        ("grad_clip: [5]", r"grad_clip: found \[5\]; expected a number"),
+        ("use_tensorboard: 3", "use_tensorboard: found 3; expected true or false"),
+        ("aux_conf: ctc", "aux_conf: found 'ctc'; expected a mapping"),
+        ("frontend: wav2vec3", "frontend: found 'wav2vec3'; expected one of hf, feats"),
+        ("keep_nbest_models: 1", "keep_nbest_models: found 1; expected a list"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
+    path = write(tmp_path / "x.yaml", line)
+    with pytest.raises(UserError, match=message):
+        check_config(path, load_config(path), SERTask.get_parser())
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "message"),
+    [
+        ({"frontend_conf": {"modle": "x"}}, [], "frontend_conf: HFFrontend has no option 'modle'"),
+        ({"optim_conf": {"learning_rate": 1.0}}, [], "optim_conf: .* no option 'learning_rate'"),
+        ({"seed": 3}, [], "seed is set by run.sh"),
+        ({}, ["--max_epochx", "3"], "unrecognized arguments"),
+        ({}, ["--max_epoch", "three"], "invalid int value"),
+    ],
+)
+def test_options_of_the_chosen_classes_are_checked(tmp_path, content, extra, message):
+    path = write(tmp_path / "x.yaml", yaml.safe_dump(content or {"max_epoch": 1}))
+    with pytest.raises(UserError, match=message):
+        resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    content = {"max_epoch": 7, "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}}}
+    path = write(tmp_path / "x.yaml", yaml.safe_dump(content))
+    extra = ["--aux_conf", "pr.weight=0.01", "--optim_conf", "lr=2e-4", "--batch_size", "3"]
+    args = resolve(path, ssl="some/model", max_epoch=2, extra_args=extra, seed=5, ngpu=0)
+    assert (args.max_epoch, args.batch_size, args.seed) == (2, 3, 5)
+    assert args.aux_conf == {"pr": {"type": "ctc", "weight": 0.01}}
+    assert args.optim_conf["lr"] == 2e-4
+    assert args.frontend_conf == {"model": "some/model", "init": "pretrained"}
+
+
+def test_differences_name_each_changed_leaf():
+    old = {"a": 1, "optim_conf": {"lr": 1.0, "eps": 2.0}}
+    new = {"a": 1, "optim_conf": {"lr": 3.0, "eps": 2.0}, "b": 4}
+    assert differences(old, new) == ["b: 'not set' -> 4", "optim_conf.lr: 1.0 -> 3.0"]
+
+
+@pytest.mark.parametrize("path", CONF, ids=lambda p: p.stem)
+def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
+    """With the encoder it names replaced by a tiny untrained one of the same kind."""
+    extra = []
+    content = load_config(path)
+    if content["frontend"] == "hf" and content["frontend_conf"].get("init") != "random":
+        kind = "whisper" if "whisper" in content["frontend_conf"]["model"] else "wav2vec2-base-like"
+        model_type, config = ENCODERS[kind]
+        overrides = {"init": "random", "model_type": model_type, "config": config, "model": None}
+        for key, value in overrides.items():
+            extra += ["--frontend_conf", f"{key}={json.dumps(value)}"]
+    args = resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
+    args.emotions, args.units = " ".join(EMOTIONS), str(tmp_path / "units.txt")
+    write_units(tmp_path / "units.txt", tagged_class_inventory(len(EMOTIONS)))
+    model = SERTask.build_model(args)
+    (optimizer,) = SERTask.build_optimizers(args, model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    shape = (2, 8000) if content["feats_type"] == "raw" else (2, 60, 80)
+    generator = torch.Generator().manual_seed(0)
+    loss, stats, weight = model(
+        speech=0.1 * torch.randn(shape, generator=generator),
+        speech_lengths=torch.tensor([shape[1], shape[1] - 10]),
+        emotion=torch.tensor([[0], [3]]),
+        text=torch.tensor([[1, 2, 3], [4, -1, -1]]),
+        text_lengths=torch.tensor([3, 1]),
+    )
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    untouched = {
+        name for name, p in model.named_parameters() if torch.equal(before[name], p.detach())
+    }
+    # SpecAugment's mask vector is unused, Whisper's sinusoids and its key bias get no gradient
+    assert {n for n in untouched if "masked_spec" not in n and "embed_positions" not in n} == set()

@@ -1,0 +1,268 @@
+"""The Hugging Face frontend against transformers itself, and against its own padding."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from ser.errors import UserError
+from ser.frontends.feats import FeatsFrontend
+from ser.frontends.fusion import WeightedSum
+from ser.frontends.hf import HFFrontend
+from ser.frontends.masked_norm import MaskedGroupNorm
+from tests.tiny import ENCODERS, TINY
+
+WAV2VEC2_LIKE = [name for name in ENCODERS if name != "whisper"]
+
+
+def build(name: str, **options) -> HFFrontend:
+    torch.manual_seed(0)
+    model_type, config = ENCODERS[name]
+    return HFFrontend(init="random", model_type=model_type, config=config, **options).eval()
+
+
+def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    speech = 0.1 * torch.randn(len(lengths), max(lengths), generator=generator)
+    for row, length in zip(speech, lengths, strict=True):
+        row[length:] = 0.0
+    return speech, torch.tensor(lengths)
+
+
+def test_eq4_weights_layers_by_the_softmax_of_the_scalars():
+    fusion = WeightedSum(3)
+    with torch.no_grad():
+        fusion.scalars.copy_(torch.tensor([0.0, np.log(2.0), np.log(5.0)]))
+    layers = [torch.full((1, 2, 2), value) for value in (1.0, 10.0, 100.0)]
+    # a = (1, 2, 5) / 8, so 1/8 + 20/8 + 500/8 = 65.125
+    assert torch.allclose(fusion(layers), torch.full((1, 2, 2), 65.125))
+
+
+def test_eq4_starts_from_equal_weights_and_thirteen_scalars_for_twelve_layers():
+    frontend = HFFrontend(
+        init="random", model_type="wav2vec2", config={**TINY, "num_hidden_layers": 12}
+    )
+    assert frontend.fusion.scalars.tolist() == [0.0] * 13
+    assert torch.allclose(frontend.layer_weights(), torch.full((13,), 1 / 13))
+
+
+@pytest.mark.parametrize("name", WAV2VEC2_LIKE)
+def test_layers_equal_those_of_transformers_on_one_utterance(name):
+    frontend = build(name)
+    speech, lengths = padded_batch([8000])
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    inputs = extractor(speech[0].numpy(), sampling_rate=16000, return_tensors="pt").input_values
+    with torch.no_grad():
+        ours, frames = frontend.hidden_states(speech, lengths)
+        low_level = frontend.encoder.feature_projection(
+            frontend.encoder.feature_extractor(inputs).transpose(1, 2)
+        )
+        theirs = frontend.encoder(inputs, output_hidden_states=True)
+    low_level = low_level[0] if isinstance(low_level, tuple) else low_level
+    assert torch.allclose(ours[0], low_level, atol=1e-4)
+    for layer in range(1, 3):
+        assert torch.allclose(ours[layer], theirs.hidden_states[layer], atol=1e-4), layer
+    assert torch.allclose(ours[3], theirs.last_hidden_state, atol=1e-4)
+    assert frames.tolist() == [theirs.last_hidden_state.size(1)]
+
+
+def test_h_l_is_the_feature_projection_and_not_the_transformer_input():
+    frontend = build("wav2vec2-base-like")
+    speech, lengths = padded_batch([8000])
+    with torch.no_grad():
+        ours, _ = frontend.hidden_states(speech, lengths)
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+        inputs = extractor(speech[0].numpy(), sampling_rate=16000, return_tensors="pt")
+        theirs = frontend.encoder(inputs.input_values, output_hidden_states=True)
+    assert not torch.allclose(ours[0], theirs.hidden_states[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_changes_neither_frames_nor_their_number(name):
+    frontend = build(name)
+    samples = [16000, 9001, 4320]
+    speech, lengths = padded_batch(samples)
+    with torch.no_grad():
+        together, frames = frontend.hidden_states(speech, lengths)
+        fused, _ = frontend(speech, lengths)
+        for row, length in enumerate(samples):
+            alone, count = frontend.hidden_states(speech[row : row + 1, :length], lengths[[row]])
+            assert (
+                count.item() == frames[row].item() == frontend.output_lengths(count.new([length]))
+            )
+            for layer, (one, many) in enumerate(zip(alone, together, strict=True)):
+                scale = one.abs().max()
+                assert torch.allclose(one[0], many[row, :count], atol=2e-5 * scale), layer
+            alone_fused, _ = frontend(speech[row : row + 1, :length], lengths[[row]])
+            assert torch.allclose(alone_fused[0], fused[row, :count], atol=1e-4)
+
+
+def test_plain_group_norm_would_let_padding_in():
+    """The trap itself: without MaskedGroupNorm the previous test has something to catch."""
+    frontend = build("wav2vec2-base-like")
+    speech, lengths = padded_batch([16000, 4320])
+    with torch.no_grad():
+        good, _ = frontend.hidden_states(speech, lengths)
+        frontend._masked_norm = None  # statistics now include the padding
+        bad, _ = frontend.hidden_states(speech, lengths)
+    assert (good[0][1, :13] - bad[0][1, :13]).abs().max() > 0.05
+
+
+def test_masked_group_norm_is_group_norm_when_nothing_is_padded():
+    norm = torch.nn.GroupNorm(4, 8)
+    torch.nn.init.normal_(norm.weight)
+    masked = MaskedGroupNorm.from_group_norm(norm)
+    x = torch.randn(3, 8, 50)
+    assert torch.equal(masked(x), norm(x))
+    masked.lengths = torch.tensor([50, 50, 50])
+    assert torch.equal(masked(x), norm(x))
+    masked.lengths = torch.tensor([50, 20, 7])
+    assert torch.allclose(masked(x)[1, :, :20], norm(x[1:2, :, :20])[0])
+    assert masked(x)[2, :, 7:].abs().max() == 0
+    assert masked.weight is norm.weight
+
+
+@pytest.mark.parametrize("name", WAV2VEC2_LIKE)
+def test_frame_lengths_are_those_of_the_encoder(name):
+    frontend = build(name)
+    for samples in (400, 719, 720, 16000, 16079, 33333):
+        frames = frontend.output_lengths(torch.tensor([samples])).item()
+        assert frames == frontend.encoder._get_feat_extract_output_lengths(samples)
+
+
+def test_whisper_on_thirty_seconds_equals_transformers():
+    frontend = build("whisper")
+    speech, lengths = padded_batch([480000])
+    inputs = WhisperFeatureExtractor()(
+        speech[0].numpy(), sampling_rate=16000, return_tensors="pt"
+    ).input_features
+    with torch.no_grad():
+        mels, _ = frontend.log_mel(speech, lengths)
+        ours, frames = frontend.hidden_states(speech, lengths)
+        theirs = frontend.encoder(inputs, output_hidden_states=True)
+    assert torch.allclose(mels, inputs, atol=1e-4)
+    assert frames.tolist() == [1500]
+    for layer in range(3):
+        assert torch.allclose(ours[layer], theirs.hidden_states[layer], atol=1e-4), layer
+    assert torch.allclose(ours[3], theirs.last_hidden_state, atol=1e-4)
+
+
+def test_whisper_takes_audio_beyond_its_thirty_seconds():
+    frontend = build("whisper")
+    with torch.no_grad():
+        frames, lengths = frontend(*padded_batch([34 * 16000]))
+    assert lengths.tolist() == [1700] == [frames.size(1)]
+
+
+def test_single_layers_can_be_chosen_instead_of_the_sum():
+    speech, lengths = padded_batch([8000])
+    frontend = build("hubert", layers=2)
+    with torch.no_grad():
+        hidden, _ = frontend.hidden_states(speech, lengths)
+        assert torch.equal(frontend(speech, lengths)[0], hidden[2])
+        frontend.layers = "last"
+        assert torch.equal(frontend(speech, lengths)[0], hidden[3])
+    assert frontend.layer_weights() is None
+
+
+def trainable(frontend: HFFrontend) -> set[str]:
+    return {name for name, p in frontend.encoder.named_parameters() if p.requires_grad}
+
+
+def test_freeze_policies_leave_exactly_their_parameters_untrained():
+    everything = trainable(build("wav2vec2-base-like"))
+    assert len(everything) == len(list(build("wav2vec2-base-like").encoder.parameters()))
+    cnn = trainable(build("wav2vec2-base-like", freeze="cnn"))
+    assert everything - cnn == {n for n in everything if n.startswith("feature_extractor.")}
+    two = trainable(build("wav2vec2-base-like", freeze=2))
+    assert not any(n.startswith(("feature_", "encoder.pos_conv", "encoder.layers.1")) for n in two)
+    assert any(n.startswith("encoder.layers.2") for n in two)
+    assert trainable(build("wav2vec2-base-like", freeze="all")) == set()
+
+
+def test_a_frozen_encoder_has_no_dropout_and_no_gradient_but_its_fusion_learns():
+    frontend = build("wav2vec2-base-like", freeze="all").train()
+    speech, lengths = padded_batch([8000])
+    first, _ = frontend(speech, lengths)
+    second, _ = frontend(speech, lengths)
+    assert torch.equal(first, second)
+    first.square().sum().backward()
+    assert frontend.fusion.scalars.grad.abs().sum() > 0
+    assert all(p.grad is None for p in frontend.encoder.parameters())
+
+
+def test_unfreezing_happens_after_the_given_epoch():
+    frontend = build("wav2vec2-base-like", freeze="all", unfreeze_after=2)
+    for epoch, frozen in ((1, True), (2, True), (3, False)):
+        frontend.set_epoch(epoch)
+        assert (trainable(frontend) == set()) is frozen
+
+
+def test_a_saved_model_is_loaded_from_its_folder_with_its_normalisation(tmp_path):
+    model_type, config = ENCODERS["wav2vec2-base-like"]
+    torch.manual_seed(3)
+    source = build("wav2vec2-base-like").encoder
+    # a fresh copy with plain group norm, as anybody would save it
+    plain = AutoModel.from_config(source.config)
+    plain.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    frontend = HFFrontend(model=str(tmp_path))
+    assert frontend.normalize is False
+    loaded = frontend.encoder.state_dict()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(loaded[name], value), name
+    assert frontend.encoder.config.layerdrop == 0.0
+
+
+def test_a_whisper_encoder_folder_is_loaded(tmp_path):
+    source = build("whisper").encoder
+    source.save_pretrained(tmp_path)
+    loaded = HFFrontend(model=str(tmp_path)).encoder
+    assert isinstance(loaded, WhisperEncoder)
+    assert torch.equal(loaded.conv1.weight, source.conv1.weight)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    AutoModel.from_config(build("hubert").encoder.config).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["num_hidden_layers"] = 5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="weights of the encoder are not in the checkpoint"):
+        HFFrontend(model=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "/nowhere/model"}, "/nowhere/model: no such folder"),
+        ({}, "model: not given"),
+        ({"init": "random", "model_type": "bert"}, "'bert' is not a supported encoder"),
+        ({"init": "random", "model_type": "nonsense"}, "'nonsense' is not a supported encoder"),
+        (
+            {"init": "random", "model_type": "wav2vec2", "config": {"hidden": 3}},
+            "wav2vec2 has no setting 'hidden'",
+        ),
+        ({"init": "random", "model_type": "wav2vec2", "layers": 13, "config": TINY}, "1 to 3"),
+        ({"init": "random", "model_type": "wav2vec2", "freeze": "half", "config": TINY}, "freeze"),
+        ({"init": "randomly"}, "pretrained or random"),
+    ],
+)
+def test_unfit_options_are_explained(options, message):
+    with pytest.raises(UserError, match=message):
+        HFFrontend(**options)
+
+
+def test_a_folder_without_config_is_explained(tmp_path):
+    with pytest.raises(UserError, match="no config.json in this folder"):
+        HFFrontend(model=str(tmp_path))
+
+
+def test_features_are_normalised_over_real_frames_only():
+    frontend = FeatsFrontend(input_size=2)
+    feats = torch.tensor([[[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]]])
+    out, lengths = frontend(feats, torch.tensor([2]))
+    assert lengths.tolist() == [2]
+    assert torch.allclose(out[0, :2].mean(0), torch.zeros(2), atol=1e-6)

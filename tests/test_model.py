@@ -1,0 +1,160 @@
+"""The model's arithmetic against hand-worked values, NumPy and torch's own CTC."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from ser.encoders.identity import IdentityEncoder
+from ser.frontends.feats import FeatsFrontend
+from ser.heads import CTCHead
+from ser.model import SERModel
+from ser.pooling import MeanPooling
+from ser.trainer import wa_ua
+from tests.tiny import EMOTIONS
+
+
+def ctc_by_enumeration(log_probs: np.ndarray, target: tuple[int, ...]) -> float:
+    """-log of the summed probability of every alignment (eq. 6), for a handful of frames."""
+    frames, size = log_probs.shape
+    total = 0.0
+    for path in itertools.product(range(size), repeat=frames):
+        collapsed = tuple(unit for unit, _ in itertools.groupby(path) if unit != 0)
+        if collapsed == target:
+            total += np.exp(sum(log_probs[t, unit] for t, unit in enumerate(path)))
+    return -np.log(total)
+
+
+def model(weight: float = 0.1, size: int = 3) -> SERModel:
+    torch.manual_seed(0)
+    return SERModel(
+        emotions=EMOTIONS,
+        frontend=FeatsFrontend(size, norm_means=False, norm_vars=False),
+        encoder=IdentityEncoder(size),
+        pooling=MeanPooling(size),
+        aux_heads={"pr": CTCHead(size, 3)},
+        aux_weights={"pr": weight},
+        aux_units={"pr": ["<blank>", "V0", "N0"]},
+    )
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    speech = torch.randn(3, 5, 3, generator=generator)
+    speech[1, 4:] = 0.0
+    return {
+        "speech": speech,
+        "speech_lengths": torch.tensor([5, 4, 5]),
+        "emotion": torch.tensor([[0], [3], [1]]),
+        "text": torch.tensor([[1, 2], [2, -1], [-1, -1]]),
+        "text_lengths": torch.tensor([2, 1, 0]),
+    }
+
+
+def test_eq7_mean_pooling_averages_real_frames_only():
+    frames = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    assert MeanPooling(2)(frames, torch.tensor([2])).tolist() == [[2.0, 3.0]]
+
+
+def test_padding_with_anything_leaves_the_pooled_vector_and_its_gradient_alone():
+    frames = torch.tensor([[[1.0], [3.0], [float("nan")]]], requires_grad=True)
+    MeanPooling(1)(frames, torch.tensor([2])).sum().backward()
+    assert frames.grad.flatten().tolist() == [0.5, 0.5, 0.0]
+
+
+def test_ctc_loss_is_the_enumerated_one_per_unit_averaged_over_the_batch():
+    data, net = batch(), model()
+    loss, stats = net.aux_heads["pr"](
+        data["speech"], data["speech_lengths"], data["text"], data["text_lengths"]
+    )
+    log_probs = net.aux_heads["pr"].log_probs(data["speech"]).detach().double().numpy()
+    first = ctc_by_enumeration(log_probs[0], (1, 2)) / 2
+    second = ctc_by_enumeration(log_probs[1][:4], (2,)) / 1
+    # the third utterance has no words: it adds nothing and counts in the denominator
+    assert loss.item() == pytest.approx((first + second) / 3, rel=1e-5)
+    assert stats["skipped"].item() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "units", "usable"),
+    [(2, [1, 2], True), (1, [1, 2], False), (2, [1, 1], False), (3, [1, 1], True), (9, [], False)],
+)
+def test_ctc_takes_part_when_t_is_at_least_u_plus_r(frames, units, usable):
+    targets = torch.tensor([units + [-1] * (3 - len(units))])
+    result = CTCHead.usable(torch.tensor([frames]), targets, torch.tensor([len(units)]))
+    assert result.tolist() == [usable]
+
+
+def test_a_batch_without_any_words_has_zero_ctc_loss_and_zero_gradient():
+    net, data = model(), batch()
+    data["text_lengths"] = torch.zeros(3, dtype=torch.long)
+    loss, _, _ = net(**data)
+    loss.backward()
+    assert net.aux_heads["pr"].linear.weight.grad.abs().max() == 0
+    assert net.emotion_head.weight.grad.abs().max() > 0
+
+
+def test_eq1_adds_lambda_times_the_auxiliary_loss():
+    data = batch()
+    for weight in (0.0, 0.1, 1.0):
+        loss, stats, size = model(weight)(**data)
+        expected = stats["loss_er"] + weight * stats["loss_pr"]
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert size.item() == 3
+
+
+def test_the_emotion_loss_is_the_cross_entropy_of_one_linear_layer_on_the_mean():
+    net, data = model(), batch()
+    _, stats, _ = net(**data)
+    weight = net.emotion_head.weight.detach().numpy()
+    bias = net.emotion_head.bias.detach().numpy()
+    losses = []
+    for row, length, label in zip(
+        data["speech"].numpy(), data["speech_lengths"], data["emotion"].flatten(), strict=True
+    ):
+        logits = weight @ row[:length].mean(0) + bias
+        losses.append(np.log(np.exp(logits).sum()) - logits[label])
+    assert stats["loss_er"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_score_does_not_depend_on_batch_mates():
+    net, data = model().eval(), batch()
+    together = net.infer(data["speech"], data["speech_lengths"])
+    for row, length in enumerate(data["speech_lengths"].tolist()):
+        alone = net.infer(data["speech"][row : row + 1, :length], torch.tensor([length]))
+        assert torch.allclose(alone["emotion_logp"][0], together["emotion_logp"][row], atol=1e-6)
+        assert torch.allclose(alone["aux"]["pr"][0], together["aux"]["pr"][row, :length], atol=1e-6)
+
+
+def test_wa_and_ua_are_taken_over_the_whole_epoch_and_not_averaged_over_batches():
+    net, data = model(), batch()
+    net.begin_epoch(1)
+    with torch.no_grad():
+        net.emotion_head.weight.zero_()
+        net.emotion_head.bias.copy_(torch.tensor([1.0, 0, 0, 0]))  # everything is angry
+    data["emotion"] = torch.tensor([[0], [0], [1]])
+    net(**data)
+    data["emotion"] = torch.tensor([[2], [1], [0]])
+    net(**data)
+    # 3 of 6 right; recalls: angry 3/3, happy 0/2, sad 0/1, neutral absent
+    assert wa_ua(net.counts) == pytest.approx((0.5, 1 / 3))
+    net.begin_epoch(2)
+    assert net.counts.sum() == 0
+
+
+def test_bf16_is_for_training_and_inference_stays_in_float32():
+    net = model().eval()
+    net.amp_dtype = torch.bfloat16
+    net.encoder = torch.nn.Identity()
+    seen = []
+
+    class Probe(IdentityEncoder):
+        def forward(self, xs_pad, ilens, prev_states=None):
+            seen.append((xs_pad @ torch.eye(3)).dtype)
+            return xs_pad, ilens, None
+
+    net.encoder, data = Probe(3), batch()
+    net(**data)
+    net.infer(data["speech"], data["speech_lengths"])
+    assert seen == [torch.bfloat16, torch.float32]

@@ -1,0 +1,240 @@
+"""Stage 4 for real: ESPnet's trainer on a few tones with a tiny encoder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ser.dump import prepare_dump
+from ser.errors import UserError
+from ser.lang import prepare_lang
+from ser.stage import read_marker
+from ser.train import train_folds
+from ser.trainer import atomic_checkpoints, complete_interrupted_epoch, wa_ua
+from tests.tiny import TINY, write_tone_corpus
+
+ROOT = Path(__file__).parent.parent
+SYSTEM = {
+    "token_type": "tagged_class",
+    "frontend_conf": {
+        "init": "random",
+        "model_type": "wav2vec2",
+        "config": {**TINY, "num_hidden_layers": 1},
+        "normalize": False,
+    },
+    "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}},
+    "optim": "adam",
+    "optim_conf": {"lr": 1.0e-3},
+    "max_epoch": 3,
+    "batch_type": "sorted",
+    "batch_size": 3,
+    "accum_grad": 2,
+    "best_model_criterion": [["valid", "UA", "max"]],
+    "keep_nbest_models": [1],
+    "num_workers": 0,
+    "use_matplotlib": False,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A directory with a comma and a blank in its name, stages 1 to 3 done in it."""
+    root = tmp_path_factory.mktemp("a, b")
+    data = write_tone_corpus(root)
+    prepare_lang(data, "tagged_class", 100)
+    for protocol in ("strict", "paper"):
+        prepare_dump(data, root / "dump/tones", "tagged_class", "raw", protocol, nj=1)
+    (root / "system.yaml").write_text(yaml.safe_dump(SYSTEM))
+    return root
+
+
+def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
+    settings = {"protocol": "strict", "config": corpus / "system.yaml", "seed": 1, **options}
+    train_folds(
+        data_dir=corpus / "data/tones",
+        dump_dir=corpus / "dump/tones",
+        exp_dir=exp_dir,
+        folds=list(folds),
+        log_dir=exp_dir / "log",
+        **settings,
+    )
+
+
+def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:
+    return torch.load(fold_dir / name, weights_only=True)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("exp")
+    train(corpus, exp_dir)
+    return exp_dir
+
+
+def test_a_finished_fold_says_which_model_to_infer_with(trained):
+    fold = trained / "Ses01F"
+    record = json.loads((fold / "run.json").read_text())
+    assert record["epochs"] == 3
+    assert (fold / record["inference_model"]).exists()
+    assert same(weights(fold, record["inference_model"]), weights(fold, "valid.UA.best.pth"))
+    history = json.loads((fold / "history.json").read_text())
+    best = max(history, key=lambda entry: entry["valid"]["UA"])
+    assert record["best_epoch"] == best["epoch"]
+    assert read_marker(fold)["max_epoch"] == 3
+
+
+def test_the_history_holds_epoch_wide_scores_and_fusion_weights(trained):
+    history = json.loads((trained / "Ses01F/history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    for entry in history:
+        for phase in ("train", "valid"):
+            stats = entry[phase]
+            assert {"loss", "loss_er", "loss_pr", "WA", "UA", "layer_weight_0"} <= stats.keys()
+            assert stats["layer_weight_0"] + stats["layer_weight_1"] == pytest.approx(1, abs=1e-5)
+            assert stats["loss"] == pytest.approx(
+                stats["loss_er"] + 0.1 * stats["loss_pr"], rel=1e-3
+            )
+        # 8 validation utterances, 2 of each class: every recall is a multiple of 1/2
+        assert (entry["valid"]["UA"] * 8) == pytest.approx(round(entry["valid"]["UA"] * 8))
+        assert entry["valid"]["WA"] == pytest.approx(entry["valid"]["UA"])
+
+
+def test_the_log_of_a_fold_has_command_host_start_end_and_status(trained):
+    log = (trained / "log/stage4.Ses01F.log").read_text().splitlines()
+    assert [line.split(":")[0] for line in log[:3]] == ["# command", "# host", "# start"]
+    assert log[-2].startswith("# end: ")
+    assert log[-1] == "# exit status: 0"
+    assert any(line.startswith("[progress] Ses01F epoch 3/3 valid") for line in log)
+
+
+def test_a_finished_fold_is_not_trained_again(corpus, trained, capfd):
+    before = (trained / "Ses01F/3epoch.pth").stat().st_mtime_ns
+    train(corpus, trained)
+    assert (trained / "Ses01F/3epoch.pth").stat().st_mtime_ns == before
+    assert "Ses01F: already trained" in capfd.readouterr().out
+
+
+def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus, trained):
+    with pytest.raises(UserError, match=r"max_epoch: 3 -> 4\n(.|\n)*--overwrite true"):
+        train(corpus, trained, max_epoch=4)
+    with pytest.raises(UserError, match="seed: 1 -> 2"):
+        train(corpus, trained, seed=2)
+
+
+def test_overwrite_trains_anew_instead_of_going_on(corpus, tmp_path):
+    train(corpus, tmp_path, max_epoch=1)
+    train(corpus, tmp_path, max_epoch=1, seed=2, overwrite=True)
+    fresh = tmp_path / "fresh"
+    train(corpus, fresh, max_epoch=1, seed=2)
+    assert same(weights(tmp_path / "Ses01F", "1epoch.pth"), weights(fresh / "Ses01F", "1epoch.pth"))
+
+
+def test_the_paper_protocol_trains_all_epochs_and_never_validates(corpus, tmp_path):
+    train(corpus, tmp_path, protocol="paper", max_epoch=2)
+    fold = tmp_path / "Ses01F"
+    assert json.loads((fold / "run.json").read_text())["inference_model"] == "latest.pth"
+    assert (fold / "latest.pth").resolve().name == "2epoch.pth"
+    history = json.loads((fold / "history.json").read_text())
+    assert all("valid" not in entry for entry in history)
+
+
+def interrupted_at(corpus: Path, exp_dir: Path, moment: str) -> None:
+    """Train in a process of its own and kill -9 it when its log first shows ``moment``."""
+    command = [sys.executable, "-m", "ser.bin.train", "--data-dir", str(corpus / "data/tones")]
+    command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
+    command += ["--config", str(corpus / "system.yaml"), "--folds", "Ses01F"]
+    command += ["--log-dir", str(exp_dir / "log")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    log = exp_dir / "log/stage4.Ses01F.log"
+    while process.poll() is None:
+        if log.exists() and moment in log.read_text():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"training ended before {moment!r}")
+
+
+@pytest.mark.parametrize("moment", ["epoch 1/3 valid", "2/3epoch started", "epoch 3/3 train"])
+def test_a_fold_killed_at_any_moment_resumes_to_the_same_model(corpus, trained, tmp_path, moment):
+    interrupted_at(corpus, tmp_path, moment)
+    assert read_marker(tmp_path / "Ses01F") is None
+    train(corpus, tmp_path)
+    for name in ("3epoch.pth", "valid.UA.best.pth"):
+        assert same(weights(tmp_path / "Ses01F", name), weights(trained / "Ses01F", name)), name
+
+
+def test_what_a_dead_process_still_owed_its_last_epoch_is_made_up_for(corpus, tmp_path):
+    train(corpus, tmp_path, max_epoch=2)
+    fold = tmp_path / "Ses01F"
+    expected = weights(fold, "2epoch.pth")
+    for path in fold.glob("*.pth"):
+        if path.name not in ("checkpoint.pth", "1epoch.pth"):
+            path.unlink()
+    complete_interrupted_epoch(fold, [("valid", "UA", "max")])
+    assert same(weights(fold, "2epoch.pth"), expected)
+    assert (fold / "latest.pth").resolve().name == "2epoch.pth"
+
+
+def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+
+    class Poison:
+        def __reduce__(self):
+            raise RuntimeError("the disk is full")
+
+    with atomic_checkpoints():
+        torch.save({"epoch": 1}, path)
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            torch.save({"epoch": 2, "bad": Poison()}, path)
+    assert torch.load(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_a_failing_fold_is_named_with_its_log_and_the_others_still_train(
+    corpus, tmp_path, monkeypatch
+):
+    from ser.task import SERTask
+
+    original = SERTask.main
+
+    def main(args):
+        if args.run_label == "Ses01F":
+            raise RuntimeError("out of memory")
+        return original(args=args)
+
+    monkeypatch.setattr(SERTask, "main", main)
+    with pytest.raises(UserError, match=r"1 of 2 folds failed; see .*stage4.Ses01F.log"):
+        train(corpus, tmp_path, folds=("Ses01F", "Ses02M"), max_epoch=1)
+    assert read_marker(tmp_path / "Ses02M") is not None
+    log = (tmp_path / "log/stage4.Ses01F.log").read_text()
+    assert "out of memory" in log
+    assert log.endswith("# exit status: 1\n")
+
+
+def test_stage_4_before_stage_3_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match=r"\./run.sh --stage 3 --stop-stage 3"):
+        train(tmp_path, tmp_path / "exp")
+
+
+def test_an_unknown_fold_lists_those_there_are(corpus, tmp_path):
+    with pytest.raises(UserError, match="Ses09X: not in protocol strict; it has Ses01F Ses01M"):
+        train(corpus, tmp_path, folds=("Ses09X",))
+
+
+def test_wa_and_ua_of_a_hand_worked_confusion():
+    # recalls 3/4, 0/1 and (third class absent) nothing
+    counts = torch.tensor([[3, 1, 0], [1, 0, 0], [0, 0, 0]])
+    assert wa_ua(counts) == pytest.approx((3 / 5, 3 / 8))
