@@ -21,6 +21,9 @@ require_integer() { # NAME LOWEST
   if ! [[ $value =~ ^[0-9]+$ ]] || ((10#$value < $2)); then
     option_error "--${1//_/-} must be a whole number from $2 on, not '$value'"
   fi
+  if ((${#value} > 10 || 10#$value > 4294967295)); then # seeds have 32 bits
+    option_error "--${1//_/-} $value: the largest number is 4294967295"
+  fi
   printf -v "$1" '%d' "$((10#$value))" # 08 is not an octal number here
 }
 
@@ -41,6 +44,7 @@ require_integer seed 0
 require_integer nj 1
 require_integer ngpu 0
 [[ -z $max_epoch ]] || require_integer max_epoch 1
+folds=${folds//,/ }
 
 if ((ngpu > 0 && ngpu > $(count_gpus))); then
   option_error "--ngpu $ngpu: this machine shows $(count_gpus) GPUs" \
@@ -57,7 +61,7 @@ fi
 if [[ -n $corpus_dir && ! -e $corpus_dir ]]; then
   option_error "--corpus-dir $corpus_dir: no such directory"
 fi
-if [[ $tag == */* || $tag == -* ]]; then
+if [[ $tag == */* || $tag == -* || $tag == . || $tag == .. ]]; then
   option_error "--tag '$tag': a tag is a name, not a path (see --exp-dir)"
 fi
 
@@ -82,6 +86,9 @@ fi
 if ! command -v "$python" >/dev/null; then
   option_error "--python $python: no such program; to install the recipe's own: make install"
 fi
+for path_option in data_dir dump_dir exp_dir; do
+  [[ -n ${!path_option} ]] || option_error "--${path_option//_/-} is empty; give a directory"
+done
 [[ -n $results ]] || results=$exp_dir/RESULTS.md
 for path_option in config data_dir dump_dir exp_dir results ${corpus_dir:+corpus_dir}; do
   settle_path "$path_option"

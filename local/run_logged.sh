@@ -126,8 +126,13 @@ if ((status != 0)); then
   body=$(grep -v -E '^(# (command|host|start|end|exit status):|\[progress\] |warning: )' "$log" || true)
   last=$(tail -n 15 <<<"$body")
   if [[ $last != *error:* ]]; then
-    # The line that matters may stand above a long tail of something else.
-    last=$(grep 'error:' <<<"$body" | tail -n 1 || true)$'\n'$last
+    # What matters may stand above a long tail of something else: an error and the lines
+    # indented below it.
+    error=$(awk '/error:/ { found = $0; open = 1; next }
+      open && /^  / { found = found "\n" $0; next }
+      { open = 0 }
+      END { print found }' <<<"$body")
+    last=$error$'\n'$last
   fi
   printf '%s\n' "$last" >&2
   printf 'exit status %s; log: %s\n' "$status" "$log" >&2

@@ -31,4 +31,5 @@ fi
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m ser.bin.score --data-dir "$data_dir" --dump-dir "$dump_dir" \
-  --exp-dir "$exp_dir" --folds "$folds" --ngpu "$ngpu" --nj "$nj" --batch-seconds "$batch_seconds"
+  --exp-dir "$exp_dir" --folds "${folds//,/ }" --ngpu "$ngpu" --nj "$nj" \
+  --batch-seconds "$batch_seconds"

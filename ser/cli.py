@@ -1,8 +1,10 @@
 """What every command line shares: errors for people, exit statuses, progress lines."""
 
+import contextlib
 import errno
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from ser.errors import UserError
 
@@ -20,14 +22,19 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        _fail(str(err))
     except OSError as err:
-        print(f"error: {_explain(err)}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        _fail(_explain(err))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # in a log the error belongs below what was printed
+        sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
 
 
 def _explain(err: OSError) -> str:

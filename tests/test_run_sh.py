@@ -127,11 +127,13 @@ def test_a_failing_stage_stops_the_run_with_its_status_and_names_its_log(recipe,
     assert "# exit status: 7\n" in recipe.log(stage)
 
 
-def test_an_error_above_a_long_tail_is_still_shown(recipe):
-    noisy = STUB.replace("  exit 7", "  seq 40 >&2\n  exit 7")
+def test_an_error_above_a_long_tail_is_still_shown_with_all_of_its_lines(recipe):
+    noisy = STUB.replace(
+        "  exit 7", "  printf '  a part\\n  the cure\\n' >&2\n  seq 40 >&2\n  exit 7"
+    )
     recipe.python.write_text(noisy)
     done = recipe.run(STUB_FAIL="score")
-    assert "error: some/file:3" in done.stderr
+    assert "error: some/file:3: found this; expected that\n  a part\n  the cure\n" in done.stderr
     assert "\n40\n" in done.stderr
     assert "\n5\n" not in done.stderr
 
@@ -198,6 +200,13 @@ def test_training_options_reach_the_trainer(recipe):
     assert "--ssl=owner/model" in args
     assert "--overwrite" in args
     assert args[args.index("--folds") + 1] == "Ses01F Ses02M"
+
+
+def test_folds_may_be_separated_by_commas_in_every_stage(recipe):
+    done = recipe.run("--stage=4", "--stop-stage=5", "--nj=1", "--folds=Ses01F,Ses02M")
+    assert done.returncode == 0, done.stderr
+    assert recipe.arguments("train")["--folds"] == "Ses01F Ses02M"
+    assert recipe.arguments("score")["--folds"] == "Ses01F Ses02M"
 
 
 def test_the_training_seed_does_not_change_the_corpus(recipe):
@@ -405,9 +414,13 @@ def is_running(pid):
         (["--protocol", "loso"], "expected strict, paper or session"),
         (["--nj", "0"], "--nj must be a whole number from 1 on"),
         (["--seed", "-1"], "--seed must be a whole number from 0 on"),
+        (["--seed", "4294967296"], "--seed 4294967296: the largest number is 4294967295"),
+        (["--seed", "99999999999999999999"], "the largest number is 4294967295"),
         (["--max-epoch", "1.5"], "--max-epoch must be a whole number"),
         (["--ngpu", "1"], "--ngpu 1: this machine shows 0 GPUs"),
         (["--tag", "a/b"], "a tag is a name, not a path"),
+        (["--tag", ".."], "a tag is a name, not a path"),
+        (["--data-dir="], "--data-dir is empty"),
         (["--python", "/no/python"], "make install"),
         (["--allow-partial", "yes"], "--allow-partial must be true or false"),
         (["--stopstage", "3"], "unknown option '--stopstage'; nearest: --stop-stage"),

@@ -1,0 +1,42 @@
+"""What every command line shares: how an error ends a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def outcome(body: str) -> tuple[int, list[str]]:
+    """(status, stdout and stderr together by line) of a program whose main does ``body``."""
+    program = f"from ser.cli import run\nfrom ser.errors import UserError\n\ndef main():\n{body}\n"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program + "\nrun(main)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        ("raise UserError('x.wav: empty')", "error: x.wav: empty"),
+        ("open('/no/such')", "error: /no/such: No such file or directory"),
+    ],
+)
+def test_an_error_is_one_line_below_what_was_printed_before_it(statement, line):
+    assert outcome(f"    print('a table')\n    {statement}") == (1, ["a table", line])
+
+
+def test_a_defect_keeps_its_traceback():
+    status, lines = outcome("    raise KeyError('x')")
+    assert status == 1
+    assert lines[0].startswith("Traceback")
