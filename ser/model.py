@@ -1,5 +1,7 @@
 """The model: frontend, encoder, pooling, emotion head and auxiliary heads, put together."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -107,8 +109,8 @@ class SERModel(AbsESPnetModel):
         dtype: torch.dtype = torch.float32,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L), (B,) -> frames (B, T, D) in float32 and their true lengths (B,)."""
-        mixed = dtype != torch.float32
-        with torch.autocast(speech.device.type, dtype=dtype if mixed else None, enabled=mixed):
+        mixed = dtype != torch.float32  # float32 leaves an outer autocast (use_amp) alone
+        with torch.autocast(speech.device.type, dtype=dtype) if mixed else nullcontext():
             frames, lengths = self.frontend(speech, speech_lengths)
             frames, lengths, _ = self.encoder(frames, lengths)
         return frames.float(), lengths

@@ -121,8 +121,10 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
+    # distributed training insists on it: whatever can be tuned takes part in the loss
     untouched = {
-        name for name, p in model.named_parameters() if torch.equal(before[name], p.detach())
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and torch.equal(before[name], p.detach())
     }
-    # SpecAugment's mask vector is unused, Whisper's sinusoids and its key bias get no gradient
-    assert {n for n in untouched if "masked_spec" not in n and "embed_positions" not in n} == set()
+    assert untouched == set()

@@ -24,6 +24,8 @@ WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is 
 OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 # Weights that only pre-training uses; a checkpoint may lack them.
 UNUSED_WEIGHTS = ("masked_spec_embed",)
+# Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
+CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
 
 transformers_logging.disable_progress_bar()
 
@@ -127,10 +129,9 @@ class HFFrontend(AbsFrontend):
         thawed = self.unfreeze_after > 0 and epoch > self.unfreeze_after
         self._frozen = [] if thawed else self._modules_to_freeze()
         frozen = {id(p) for module in self._frozen for p in module.parameters()}
-        for parameter in self.encoder.parameters():
-            parameter.requires_grad = id(parameter) not in frozen
-        if self.is_whisper:  # sinusoids, constant in Whisper's own training as well
-            self.encoder.embed_positions.weight.requires_grad = False
+        for name, parameter in self.encoder.named_parameters():
+            constant = name.split(".")[0] in CONSTANTS
+            parameter.requires_grad = not constant and id(parameter) not in frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "HFFrontend":
