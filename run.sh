@@ -97,7 +97,7 @@ run_stage() { # NUMBER NAME ARG...
 
 run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "$nj" \
   --corpus-dir="$corpus_dir" --emotions="$emotions" --allow-partial "$allow_partial"
-run_stage 2 lang "${data[@]}" --token-type "$token_type"
+run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="$bpe_size"
 run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
   --feats-type "$feats_type" --protocol "$protocol" --nj "$nj"
 run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp" --config "$config" \

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Complete and check the options of run.sh before anything runs; sourced by it. Afterwards the
 # working directory is the recipe's, paths inside it are relative, all others absolute, and
-# token_type and feats_type are set from the config. A wrong option ends the script with status 2.
+# token_type, feats_type and bpe_size are set from the config. A wrong option ends the script with
+# status 2.
 # shellcheck disable=SC2154,SC2034 # these variables are set, or read, by run.sh
 
 option_error() { # MESSAGE...
@@ -103,3 +104,4 @@ config_value() { # KEY DEFAULT
 }
 token_type=$(config_value token_type tagged_class)
 feats_type=$(config_value feats_type raw)
+bpe_size=$(config_value bpe_size)

@@ -16,7 +16,7 @@ from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import int_or_none, str_or_none
 
 from ser.encoders.identity import IdentityEncoder
 from ser.errors import UserError
@@ -72,6 +72,11 @@ class SERTask(AbsTask):
             default="tagged_class",
             help="What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
             "classes), class, tagged_phone, phone, char or bpe",
+        )
+        group.add_argument(
+            "--bpe_size",
+            type=int_or_none,
+            help="With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
         )
         group.add_argument(
             "--feats_type",
