@@ -252,6 +252,7 @@ def test_a_wav_with_a_blank_in_its_name_or_in_another_dialog_is_refused(stage1, 
     assert "_1b_F000.wav: not an utterance of dialog Ses05M_script01_1\n" in str(err.value)
     assert "Ses02F_impro01_F000 copy.wav: not an utterance of dialog" in str(err.value)
     assert "Ses02F_impro01_F000.wav: not an utterance of dialog Ses04M_impro08" in str(err.value)
+    assert "again, or move what does not belong there elsewhere" in str(err.value)
 
 
 def test_a_dialog_in_another_sessions_folder_is_refused(stage1, root):
@@ -301,6 +302,43 @@ def test_label_files_may_have_crlf_too(stage1, root):
     path = _labels(root, "Ses02F_impro01")
     path.write_bytes(path.read_bytes().replace(b"\t[2.5000, 2.5000, 2.5000]\n", b"\r\n"))
     assert read_table(stage1() / "utt2emo")["Ses02F_impro01_F000"] == "neutral"
+
+
+def test_blanks_around_the_fields_of_a_label_line_do_not_matter(stage1, root):
+    _replace(_labels(root, "Ses02F_impro01"), b"_F000\tneu\t", b"_F000  \t neu \t")
+    assert read_table(stage1() / "utt2emo")["Ses02F_impro01_F000"] == "neutral"
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_line(stage1, root):
+    path = _transcript(root, "Ses02F_script01_3")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_table(stage1() / "text")["Ses02F_script01_3_F000"] == "Excuse me."
+
+
+def test_suffixes_may_be_in_capitals(stage1, root):
+    wav, labels = _wav(root, "Ses02F_impro01_F000"), _labels(root, "Ses02F_impro01")
+    wav.rename(wav.with_suffix(".WAV"))
+    labels.rename(labels.with_suffix(".TXT"))
+    wavs = read_table(stage1() / "wav.scp")
+    assert len(wavs) == 136 and wavs["Ses02F_impro01_F000"] == str(wav.with_suffix(".WAV"))
+
+
+def test_what_is_not_named_like_a_dialog_is_not_read(stage1, root):
+    labels, texts, wav = (
+        _labels(root, "Ses02F_impro01"),
+        _transcript(root, "Ses02F_impro01"),
+        _wav(root, "Ses02F_impro01_F000"),
+    )
+    for path in (labels, texts):
+        shutil.copy(path, path.with_name("Ses02F_impro01 copy.txt"))
+        path.with_name("notes.txt").write_text("[1.0 - 2.0] to be checked\n")
+    for name in ("denoised", "Ses02F_impro01.old"):
+        (wav.parents[1] / name).mkdir()
+        shutil.copy(wav, wav.parents[1] / name / "Ses02F_impro01_F000 denoised.wav")
+    (wav.parents[1] / "Thumbs.db").write_bytes(fabricate.RESOURCE_FORK)
+    data = stage1()
+    assert len(read_table(data / "wav.scp")) == 136
+    assert not (data / "partial").exists()
 
 
 def test_some_emotions_can_be_chosen_in_any_class_order(stage1):

@@ -52,10 +52,10 @@ def find(directory: Path) -> Path:
 def fingerprint_files(root: Path) -> Iterator[Path]:
     """Every label, transcript and wav file that ``read`` may use."""
     for session in _sessions(root).values():
-        yield from _files(session / LABELS, ".txt")
-        yield from _files(session / TRANSCRIPTS, ".txt")
-        for dialog in _entries(session / WAVS):
-            yield from _files(dialog, ".wav")
+        yield from _dialogs(session, LABELS)
+        yield from _dialogs(session, TRANSCRIPTS)
+        for dialog in _dialogs(session, WAVS):
+            yield from _wavs(dialog)
 
 
 def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
@@ -80,7 +80,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         wavs = _index_wavs(directory, problems)
         reading.found["label"].update(label for label, _ in labels.values())
         reading.found["wav"][name] = len(wavs)
-        reading.found["dialog"]["all"] += len(_dialogs(directory / LABELS))
+        reading.found["dialog"]["all"] += len(_dialog_ids(directory, LABELS))
         reading.short += _missing(directory, labels, texts, wavs)
         for utt, (label, _) in labels.items():
             emotion = spec["label_map"].get(label)
@@ -100,7 +100,8 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
                     )
                 )
     if problems:
-        raise UserError(join_problems(problems, f"copy these files of {root} again"))
+        cure = f"copy these files of {root} again, or move what does not belong there elsewhere"
+        raise UserError(join_problems(problems, cure))
     reading.skipped = dict(skipped)
     return reading
 
@@ -111,12 +112,12 @@ def _read_labels(
     """utterance id -> (label, where it stands) of one session."""
     known = {*spec["label_map"], *spec["skip_labels"]}
     labels: dict[str, tuple[str, str]] = {}
-    for path in _files(session / LABELS, ".txt"):
+    for path in _dialogs(session, LABELS):
         for number, line in enumerate(_lines(path), start=1):
             if not line.startswith("["):
                 continue  # the header, blank lines and the raters' own lines
             where = f"{path}:{number}"
-            fields = line.split("\t")
+            fields = [field.strip() for field in line.split("\t")]
             if len(fields) < 3:
                 problems.append(f"{where}: {line!r}; expected '[start - end]<TAB>id<TAB>label'")
                 continue
@@ -135,7 +136,7 @@ def _read_labels(
 def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str]) -> dict[str, str]:
     """utterance id -> words of one session, tags such as [LAUGHTER] included."""
     texts: dict[str, str] = {}
-    for path in _files(session / TRANSCRIPTS, ".txt"):
+    for path in _dialogs(session, TRANSCRIPTS):
         for number, line in enumerate(_lines(path), start=1):
             timed = TIMED_LINE.fullmatch(line.strip())
             utt = timed[1] if timed else ""
@@ -151,8 +152,8 @@ def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str])
 def _index_wavs(session: Path, problems: list[str]) -> dict[str, Path]:
     """utterance id -> file of one session."""
     wavs = {}
-    for dialog in _entries(session / WAVS):
-        for path in _files(dialog, ".wav"):
+    for dialog in _dialogs(session, WAVS):
+        for path in _wavs(dialog):
             if _is_utterance_of(path.stem, dialog.name):
                 wavs[path.stem] = path
             else:
@@ -169,7 +170,7 @@ def _missing(
     """A line for each file, or else each utterance, that one of the three places lacks."""
     places = {LABELS: labels, TRANSCRIPTS: texts, WAVS: wavs}
     suffixes = {LABELS: ".txt", TRANSCRIPTS: ".txt", WAVS: ""}
-    dialogs = {place: _dialogs(session / place) for place in places}
+    dialogs = {place: _dialog_ids(session, place) for place in places}
     everywhere = set().union(*dialogs.values())
     short = []
     for place, present in dialogs.items():
@@ -193,7 +194,7 @@ def _misplaced(name: str, session: Path) -> list[str]:
     return [
         f"{session}/{place}/{dialog}: a dialog of {dialog[:5]} in the folder of {name}"
         for place in (LABELS, TRANSCRIPTS, WAVS)
-        for dialog in sorted(_dialogs(session / place))
+        for dialog in sorted(_dialog_ids(session, place))
         if not dialog.startswith(name)
     ]
 
@@ -217,16 +218,23 @@ def _sessions(root: Path) -> dict[str, Path]:
     }
 
 
-def _dialogs(directory: Path) -> set[str]:
-    return {
-        path.stem
-        for path in _entries(directory)
-        if DIALOG_ID.fullmatch(path.stem) and (path.is_dir() or path.suffix == ".txt")
-    }
+def _dialog_ids(session: Path, place: str) -> set[str]:
+    return {path.stem for path in _dialogs(session, place)}
 
 
-def _files(directory: Path, suffix: str) -> list[Path]:
-    return [path for path in _entries(directory) if path.suffix == suffix and path.is_file()]
+def _dialogs(session: Path, place: str) -> list[Path]:
+    """The text files, or else the folders of wav files, that are named like a dialog.
+
+    Whatever else lies beside them (notes, copies, other versions of the audio) is not the corpus.
+    """
+    entries = [path for path in _entries(session / place) if DIALOG_ID.fullmatch(path.stem)]
+    if place == WAVS:
+        return [path for path in entries if path.is_dir() and not path.suffix]
+    return [path for path in entries if path.is_file() and path.suffix.lower() == ".txt"]
+
+
+def _wavs(dialog: Path) -> list[Path]:
+    return [path for path in _entries(dialog) if path.suffix.lower() == ".wav" and path.is_file()]
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -240,10 +248,10 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a text file with LF or CRLF ends, in UTF-8 or else Latin-1."""
+    """Lines of a text file with LF or CRLF ends, in UTF-8 (with or without mark) or Latin-1."""
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     return [line.rstrip("\r") for line in text.split("\n")]
