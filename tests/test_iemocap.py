@@ -1,3 +1,4 @@
+import errno
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_two_corpora_in_one_folder_are_not_chosen_between(stage1, root, original
     shutil.copytree(original, root.parent / "copy of IEMOCAP")
     with pytest.raises(UserError, match="several .* do: IEMOCAP_full_release, copy of IEMOCAP"):
         stage1(root.parent)
+
+
+def test_folders_that_may_not_be_listed_are_passed_over(stage1, root, monkeypatch):
+    closed = [root.parent / "lost+found", root.parent.parent]
+    closed[0].mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert (stage1(root.parent) / ".done").is_file()
 
 
 def test_without_corpus_dir_the_option_is_asked_for(stage1):

@@ -34,10 +34,12 @@ def find(directory: Path) -> Path:
     ``directory`` may also be its parent, or lie up to four levels inside.
     Raises UserError when none of these is IEMOCAP.
     """
-    for candidate in (directory, *list(directory.parents)[:4]):
-        if _is_root(candidate):
+    if _is_root(directory):
+        return directory
+    for candidate in list(directory.parents)[:4]:
+        if _seems_root(candidate):
             return candidate
-    inside = [child for child in _entries(directory) if child.is_dir() and _is_root(child)]
+    inside = [child for child in _entries(directory) if _seems_root(child)]
     if len(inside) == 1:
         return inside[0]
     found = "it holds " + (", ".join(p.name for p in _entries(directory)[:5]) or "nothing")
@@ -207,6 +209,14 @@ def _is_utterance_of(utt: str, dialog: str) -> bool:
 
 def _is_root(directory: Path) -> bool:
     return any((session / LABELS).is_dir() for session in _sessions(directory).values())
+
+
+def _seems_root(directory: Path) -> bool:
+    """As ``_is_root``, but for folders that the user did not name: /home may not be listed."""
+    try:
+        return _is_root(directory)
+    except OSError:
+        return False
 
 
 def _sessions(root: Path) -> dict[str, Path]:
