@@ -19,7 +19,7 @@ from ser.cli import progress
 from ser.datadir import read_lines, read_table, validate_data_dir, write_table
 from ser.errors import UserError
 from ser.features import digest, extract_features, load_for_ark, write_arks
-from ser.fileio import atomic_write
+from ser.fileio import atomic_write, locked
 from ser.folds import PROTOCOLS, make_folds
 from ser.parallel import parallel_map
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
@@ -64,6 +64,21 @@ def prepare_dump(
     _check_tables(source, lang_dirs)
     PROTOCOLS[protocol](read_table(source / "utt2spk"), read_table(source / "utt2session"))
 
+    lock = data_dir / ".dump.lock"
+    with locked(lock, f"{dump_dir}: another process is writing it; waiting"):
+        made = _write_dump(source, dump_dir, lang_dirs, feats_type, protocol, nj)
+    _print_summary(dump_dir, protocol, made)
+
+
+def _write_dump(
+    source: Path,
+    dump_dir: Path,
+    lang_dirs: Mapping[str, Path],
+    feats_type: str,
+    protocol: str,
+    nj: int,
+) -> list[str]:
+    """Write what is missing; return the names of the parts that were."""
     made = []
     if _dump_audio(source, dump_dir, nj):
         made.append("audio")
@@ -75,7 +90,7 @@ def prepare_dump(
     if not is_done(dump_dir, settings):
         mark_done(dump_dir, settings)
         made.append("tables")
-    _print_summary(dump_dir, protocol, made)
+    return made
 
 
 def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:

@@ -1,7 +1,11 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and directories that one process at a time writes."""
 
+import contextlib
+import fcntl
+import glob
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +20,27 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     was. Text is UTF-8 with LF line ends.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = _beside(path, "tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(temporary, mode, **text) as stream:
+        with naming(path), open(temporary, mode, **text) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give an OSError of the block the file name that a failing write (disk full) lacks."""
+    try:
+        yield
+    except OSError as err:
+        if err.filename is None:
+            err.filename = str(path)
         raise
 
 
@@ -37,18 +52,56 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    old = path.with_name(f".{path.name}.old{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = _beside(path, "tmp"), _beside(path, "old")
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        with locked(path.parent, ""):  # two processes must not swap at the same time
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not path.exists():
             os.replace(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path | str, message: str) -> Iterator[None]:
+    """Hold a lock on ``path``, a file made for this or a directory, while the block runs.
+
+    If another process holds it, ``message`` is printed and this one waits; a process that dies
+    lets go of its locks. Where there are none (some network disks) the block runs without.
+    """
+    path = Path(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT)
+    except OSError:  # a read-only disk
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if message:
+                    print(message, flush=True)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A name beside ``path`` for this process alone; removes what killed processes left."""
+    stem = f".{path.name}.{kind}-{socket.gethostname()}-"
+    for leftover in path.parent.glob(f"{glob.escape(stem)}*"):
+        pid = leftover.name.removeprefix(stem)
+        if pid == str(os.getpid()) or not Path("/proc", pid).exists():
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    return path.with_name(f"{stem}{os.getpid()}")

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -25,6 +26,20 @@ def data(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     prepare.prepare("mini", data)
     return data / "mini/all"
+
+
+def test_a_full_disk_leaves_nothing_and_says_what_it_is(tmp_path):
+    command = f"ulimit -f 1; exec '{sys.executable}' -m ser.bin.prepare_data --corpus mini"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; {command} --data-dir '{tmp_path}/data'"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*Ses01.*\.wav: File too large.*\n", done.stderr), done.stderr
+    assert not list((tmp_path / "data").rglob("*.wav"))
 
 
 @pytest.fixture(scope="module")

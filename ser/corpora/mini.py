@@ -7,11 +7,13 @@ nothing about the class. The corpus is written in IEMOCAP's layout, its oddities
 read by IEMOCAP's reader. It serves to try the recipe, not to learn about emotion.
 """
 
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,7 +23,7 @@ from ser import espeak
 from ser.audio import SAMPLE_RATE
 from ser.cli import progress
 from ser.errors import UserError
-from ser.fileio import atomic_dir
+from ser.fileio import atomic_dir, locked, naming
 from ser.stage import file_digest, is_done, mark_done, read_marker
 
 SESSIONS = 5
@@ -201,6 +203,17 @@ def make(directory: Path, seed: int) -> None:
             f"--corpus-dir {directory}: holds something other than the mini corpus; "
             "name a new folder, or leave the option out"
         )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = locked(
+        directory.with_name(f".{directory.name}.lock"),
+        f"{directory}: another process is making it; waiting",
+    )
+    with lock:
+        if not is_done(directory, settings):  # by now
+            _make(directory, seed, settings)
+
+
+def _make(directory: Path, seed: int, settings: dict[str, Any]) -> None:
     with atomic_dir(directory) as temporary:
         for number in range(1, SESSIONS + 1):
             progress(f"mini corpus: synthesising session {number} of {SESSIONS}")
@@ -289,7 +302,11 @@ def _write_dialog(
     # The two speakers take turns.
     for turn in sorted(turns, key=lambda turn: (turn.utt_id[-3:], turn.gender)):
         samples = speak(turn, f"en-us+{turn.gender.lower()}{number}", generator)
-        soundfile.write(wavs / f"{turn.utt_id}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
+        # By way of memory: of a full disk libsndfile says no more than "System error".
+        wav = io.BytesIO()
+        soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        with naming(wavs / f"{turn.utt_id}.wav"):
+            (wavs / f"{turn.utt_id}.wav").write_bytes(wav.getvalue())
         end = clock + len(samples) / SAMPLE_RATE
         evaluation += _evaluation_block(turn, clock, end, generator)
         spoken.append(f"{turn.utt_id} [{clock:08.4f}-{end:08.4f}]: {turn.transcript}")
