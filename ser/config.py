@@ -74,14 +74,20 @@ def read_numbers(value: Any) -> Any:
 
 
 def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
-    """Refuse keys of ``conf`` that the constructor of ``cls`` does not take."""
+    """Refuse keys that the constructor of ``cls`` does not take, and text for its numbers."""
     parameters = inspect.signature(cls.__init__).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    for key in conf:
+    for key, value in conf.items():
         if key not in parameters:
             known = ", ".join(p for p in parameters if p != "self")
             raise UserError(f"{where}: {cls.__name__} has no option {key!r}; it takes: {known}")
+        default = parameters[key].default
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if is_number and not isinstance(value, int | float):
+            raise UserError(f"{where}.{key}: found {value!r}; expected a number")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise UserError(f"{where}.{key}: found {value!r}; expected true or false")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ class Experiment:
         cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold}"
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError) as err:
+        except (FileNotFoundError, ValueError) as err:
             raise UserError(f"{path}: {err.__class__.__name__}: {err}; {cure}") from None
         model = run.get("inference_model")
         if not model or not (path.parent / model).is_file():
@@ -138,7 +138,7 @@ class Experiment:
         try:
             text = (self.exp_dir / fold / PREDICTIONS_MARKER).read_text(encoding="utf-8")
             return json.loads(text)
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return {}
 
     def require_folds(self, folds: list[str]) -> list[str]:
@@ -185,9 +185,11 @@ def read_run(exp_dir: Path) -> dict[str, Any]:
         run = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {cure}") from None
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise UserError(f"{path}: not YAML ({' '.join(str(err).split())}); {cure}") from None
-    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in (run or {})]
-    if not isinstance(run, dict) or lacking:
-        raise UserError(f"{path}: {', '.join(lacking) or 'a mapping'} not found in it; {cure}")
+    if not isinstance(run, dict):
+        raise UserError(f"{path}: holds no `key: value` lines; {cure}")
+    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in run]
+    if lacking:
+        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
     return run

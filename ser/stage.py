@@ -28,7 +28,7 @@ def read_marker(directory: Path | str) -> dict[str, Any] | None:
     """The settings recorded by the stage that finished in ``directory``; None if none did."""
     try:
         return json.loads((Path(directory) / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # absent or damaged
         return None
 
 

@@ -6,6 +6,7 @@ Importing ESPnet takes about ten seconds, so one process trains its folds in tur
 import argparse
 import gc
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ from espnet2.tasks.abs_task import optim_classes
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines
 from ser.errors import UserError
-from ser.fileio import atomic_write
+from ser.fileio import atomic_write, locked
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
-from ser.stage import file_digest, is_done, mark_done, require_done
+from ser.stage import MARKER, file_digest, is_done, mark_done, require_done
 from ser.task import SERTask
-from ser.trainer import HISTORY
+from ser.trainer import CHECKPOINT, HISTORY
 
 RUN_FILE = "run.yaml"
 FOLD_FILE = "run.json"
@@ -96,22 +97,25 @@ def train_folds(
     failed = []
     for fold in folds or known:
         output_dir = exp_dir / fold
-        if is_done(output_dir, run["settings"]):
-            print(f"[fold] {fold}: already trained", flush=True)
-            continue
-        claim(output_dir, run["settings"], overwrite)
-        fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir)
-        if log_dir is None:
-            _train_fold(fold_args, run["settings"])
-            continue
-        log = log_dir / f"stage4.{fold}.log"
-        try:
-            with fold_log(log, sys.argv):
+        waiting = f"[fold] {fold}: another process is training it; waiting"
+        with locked(exp_dir / f".{fold}.lock", waiting):
+            if is_done(output_dir, run["settings"]):
+                print(f"[fold] {fold}: already trained", flush=True)
+                continue
+            claim(output_dir, run["settings"], overwrite)
+            fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir)
+            if log_dir is None:
                 _train_fold(fold_args, run["settings"])
-            print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
-        except Exception as err:  # one fold's failure must not cost the others
-            failed.append(log)
-            print(f"[fold] {fold}: FAILED: {err}; see {log}", flush=True)
+                continue
+            log = log_dir / f"stage4.{fold}.log"
+            try:
+                with fold_log(log, sys.argv):
+                    _train_fold(fold_args, run["settings"])
+                print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
+            except Exception as err:  # one fold's failure must not cost the others
+                failed.append(log)
+                what = err if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
+                print(f"[fold] {fold}: FAILED: {what}; see {log}", flush=True)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(folds or known)} folds failed; see "
@@ -145,11 +149,30 @@ def resolve(
     for key, value in vars(args).items():
         if isinstance(value, dict):
             setattr(args, key, read_numbers(value))
+    if ssl and content.get("frontend_conf", {}).get("init") == "random":
+        for key in ("model_type", "config"):  # of the untrained encoder that --ssl replaces
+            args.frontend_conf.pop(key, None)
     for choices in SERTask.class_choices_list:
         cls = choices.get_class(getattr(args, choices.name))
         check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
     check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
+    if args.batch_size < 1:
+        raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
+    if "best_model_criterion" in content:
+        _check_criterion(config, content["best_model_criterion"][0], list(args.aux_conf))
     return args
+
+
+def _check_criterion(config: Path, criterion: Any, heads: Sequence[str]) -> None:
+    """Refuse what would fail only after the last epoch: the choice of the model to infer with."""
+    keys = ["loss", "loss_er", "WA", "UA", *(f"loss_{head}" for head in heads)]
+    expected = [("train", "valid"), keys, ("min", "max")]
+    fits = isinstance(criterion, list) and len(criterion) == len(expected)
+    if not fits or any(c not in known for c, known in zip(criterion, expected, strict=True)):
+        raise UserError(
+            f"{config}: best_model_criterion: found {criterion}; expected train or valid, one of "
+            f"{', '.join(keys)}, and min or max"
+        )
 
 
 def _refuse(message: str) -> None:
@@ -175,6 +198,14 @@ def describe(
     settings["seed"] = args.seed
     settings = _plain(settings)
     tables = ["emotions", "utt2emo", "utt2num_samples", *token_tables(args.token_type)]
+    inputs = [] if args.feats_type == "raw" else [f"{args.feats_type}/feats.scp"]
+    for name in tables + inputs:
+        if not (dump_dir / name).is_file():
+            raise UserError(
+                f"{dump_dir / name}: no such file, but {config} has token_type "
+                f"{args.token_type} and feats_type {args.feats_type}; make it first: "
+                "./run.sh --stage 2 --stop-stage 3 with this --config"
+            )
     digest = file_digest(*(dump_dir / name for name in tables))
     settings["data"] = {
         "tables": digest,
@@ -201,9 +232,12 @@ def describe(
 def register_run(exp_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
     """Write run.yaml, or refuse if the experiment exists with other settings."""
     path = exp_dir / RUN_FILE
-    if path.exists() and not overwrite:
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changes = differences(old["settings"], run["settings"])
+    if path.exists() and not overwrite and _holds_training(exp_dir, "*/"):
+        try:
+            old = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as err:
+            raise _damaged(path, err) from None
+        changes = differences(old, run["settings"])
         if changes:
             raise UserError(
                 f"{path}: this experiment was run with other settings:\n  "
@@ -222,8 +256,14 @@ def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """
     path = output_dir / SETTINGS_FILE
     if path.exists():
-        changes = differences(json.loads(path.read_text(encoding="utf-8")), _plain(settings))
-        if changes and not overwrite:
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            changes = differences(old, _plain(settings))
+        except (ValueError, AttributeError) as err:
+            if not overwrite:
+                raise _damaged(path, err) from None
+            changes = [str(err)]
+        if changes and not overwrite and _holds_training(output_dir):
             raise UserError(
                 f"{output_dir}: holds a training with other settings:\n  "
                 + "\n  ".join(changes)
@@ -234,6 +274,18 @@ def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
         json.dump(settings, stream, indent=1)
+
+
+def _holds_training(directory: Path, pattern: str = "") -> bool:
+    """False where every attempt failed before it had anything to go on from."""
+    return any(any(directory.glob(pattern + name)) for name in (CHECKPOINT, MARKER))
+
+
+def _damaged(path: Path, err: Exception) -> UserError:
+    what = f"{type(err).__name__}: {' '.join(str(err).split())}"
+    return UserError(
+        f"{path}: damaged ({what}); choose another --tag, or train it anew with --overwrite true"
+    )
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +320,7 @@ def fold_arguments(
     if not args.has_valid:
         # a fixed number of epochs, nothing selected: the test speaker is all there is to select on
         args.best_model_criterion = [("train", "loss", "min")]
+        args.val_scheduler_criterion = ("train", "loss")
         args.patience = None
     return args
 
@@ -283,6 +336,13 @@ def _train_fold(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     SERTask.main(args=args)
     gc.collect()
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
+    stopped = len(history) < args.max_epoch and args.patience is None
+    if stopped or not math.isfinite(history[-1]["train"]["loss"]):
+        raise UserError(
+            f"{output_dir}: stopped after epoch {len(history)} of {args.max_epoch}, since no step "
+            "had a finite gradient; lower the learning rate (-- --optim_conf lr=...) or look for "
+            "the cause in the losses above"
+        )
     phase, key, mode = args.best_model_criterion[0]
     if args.has_valid:
         chosen = (min if mode == "min" else max)(history, key=lambda entry: entry[phase][key])

@@ -23,6 +23,7 @@ from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.types import str2bool
 
 from ser.cli import progress
+from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.model import SERModel
 
@@ -94,7 +95,7 @@ class SERTrainer(Trainer):
             distributed_option=distributed_option,
         )
         if batches.served % options.accum_grad and scaler is None:
-            _last_step(model, optimizers, options)
+            invalid = not _last_step(model, optimizers, options) and invalid
         stats = _finish(model, reporter, options, distributed_option)
         cls._announce_epoch("train", epoch, options, stats)
         return invalid
@@ -167,8 +168,16 @@ def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
     checkpoint = output_dir / CHECKPOINT
     if not checkpoint.exists():
         return
-    states = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
+    try:
+        states = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
+    except OSError:
+        raise
+    except Exception as err:  # damaged bytes make the unpickler fail in any way
+        raise UserError(
+            f"{checkpoint}: cannot be read ({type(err).__name__}); remove {output_dir} and run "
+            "stage 4 again to train this fold anew"
+        ) from err
     model_file = output_dir / f"{epoch}epoch.pth"
     if not model_file.exists():
         with atomic_write(model_file, "wb") as stream:
@@ -192,18 +201,20 @@ def _unwrap(model: torch.nn.Module) -> SERModel:
     return getattr(model, "module", model)
 
 
-def _last_step(model, optimizers, options: TrainerOptions) -> None:
-    """Use the gradient of a last, incomplete group of accumulated batches.
+def _last_step(model, optimizers, options: TrainerOptions) -> bool:
+    """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
 
     ESPnet would carry it into the next epoch, where a resumed run no longer has it.
     """
     norm = torch.nn.utils.clip_grad_norm_(
         model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
     )
+    finite = bool(torch.isfinite(norm))
     for optimizer in optimizers:
-        if torch.isfinite(norm):
+        if finite:
             optimizer.step()
         optimizer.zero_grad()
+    return finite
 
 
 def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:

@@ -65,6 +65,14 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
         ({"frontend_conf": {"modle": "x"}}, [], "frontend_conf: HFFrontend has no option 'modle'"),
         ({"optim_conf": {"learning_rate": 1.0}}, [], "optim_conf: .* no option 'learning_rate'"),
         ({"seed": 3}, [], "seed is set by run.sh"),
+        ({"optim_conf": {"lr": "high"}}, [], "optim_conf.lr: found 'high'; expected a number"),
+        ({"frontend_conf": {"low_level": "x"}}, [], "low_level: found 'x'; expected true or"),
+        ({"batch_size": 0}, [], "batch_size: found 0; expected 1 or more"),
+        (
+            {"best_model_criterion": [["valid", "UAR", "max"]]},
+            [],
+            r"best_model_criterion: found .*'UAR'.*; expected train or valid, one of loss, ",
+        ),
         ({}, ["--max_epochx", "3"], "unrecognized arguments"),
         ({}, ["--max_epoch", "three"], "invalid int value"),
     ],
@@ -84,6 +92,16 @@ def test_the_command_line_overrides_the_file(tmp_path):
     assert args.aux_conf == {"pr": {"type": "ctc", "weight": 0.01}}
     assert args.optim_conf["lr"] == 2e-4
     assert args.frontend_conf == {"model": "some/model", "init": "pretrained"}
+
+
+def test_a_named_encoder_replaces_an_untrained_one_with_its_sizes(tmp_path):
+    random = {"init": "random", "model_type": "wav2vec2", "config": {"hidden_size": 8}}
+    path = write(
+        tmp_path / "x.yaml", yaml.safe_dump({"frontend_conf": {**random, "freeze": "cnn"}})
+    )
+    args = resolve(path, ssl="some/model", max_epoch=None, extra_args=[], seed=1, ngpu=0)
+    expected = {"model": "some/model", "init": "pretrained", "freeze": "cnn"}
+    assert args.frontend_conf == expected
 
 
 def test_differences_name_each_changed_leaf():
@@ -128,3 +146,21 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         if p.requires_grad and torch.equal(before[name], p.detach())
     }
     assert untouched == set()
+
+
+@pytest.mark.parametrize(
+    ("multi", "single"),
+    [
+        ("train_s1_mtl_phoneme", "train_s2_single_task"),
+        ("emodb_s1", "emodb_s2"),
+        ("mini_s1", "mini_s2"),
+    ],
+)
+def test_single_and_multi_task_differ_in_the_phoneme_head_alone(multi, single):
+    """Otherwise their difference would not be the effect of the head."""
+    folder = Path(__file__).parent.parent / "conf"
+    one, other = load_config(folder / f"{multi}.yaml"), load_config(folder / f"{single}.yaml")
+    assert one.pop("aux_conf") == {"pr": {"type": "ctc", "weight": 0.1}}
+    assert one.pop("token_type") == "tagged_class"
+    one.pop("stated", None), other.pop("stated", None)
+    assert one == other

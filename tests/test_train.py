@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import yaml
 
 from ser.dump import prepare_dump
 from ser.errors import UserError
+from ser.fileio import locked
 from ser.lang import prepare_lang
 from ser.stage import read_marker
 from ser.train import train_folds
@@ -132,6 +136,56 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
         train(corpus, trained, seed=2)
 
 
+def test_an_attempt_that_trained_nothing_does_not_occupy_its_tag(corpus, tmp_path):
+    with pytest.raises(UserError, match="1 of 1 folds failed"):
+        train(corpus, tmp_path, max_epoch=1, ssl="/no/such/folder")
+    train(corpus, tmp_path, max_epoch=1)
+    assert read_marker(tmp_path / "Ses01F") is not None
+
+
+def test_damaged_files_are_named_with_what_to_do(corpus, trained, tmp_path):
+    for name, content in {"run.yaml": b"\xff", "Ses01F/settings.json": b"{"}.items():
+        exp_dir = tmp_path / Path(name).name
+        shutil.copytree(trained, exp_dir, symlinks=True)
+        (exp_dir / name).write_bytes(content)
+        (exp_dir / "Ses01F/.done").unlink()
+        with pytest.raises(UserError, match=rf"{name}: damaged .*--overwrite true"):
+            train(corpus, exp_dir)
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "checkpoint.pth").write_bytes(b"PK\3\4 garbage")
+    with pytest.raises(
+        UserError, match=r"checkpoint.pth: cannot be read .*remove .* stage 4 again"
+    ):
+        complete_interrupted_epoch(tmp_path, [("valid", "UA", "max")])
+
+
+def test_a_fold_that_another_process_trains_is_waited_for(corpus, trained, capfd):
+    released = threading.Event()
+
+    def hold():
+        with locked(trained / ".Ses01F.lock", ""):
+            held.set()
+            released.wait(20)
+
+    held, holder = threading.Event(), threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    threading.Timer(1, released.set).start()
+    train(corpus, trained)
+    holder.join()
+    assert re.search(
+        "another process is training it; waiting(.|\n)*already", capfd.readouterr().out
+    )
+
+
+def test_units_that_were_not_dumped_are_asked_for(corpus, tmp_path):
+    (tmp_path / "system.yaml").write_text(yaml.safe_dump({**SYSTEM, "token_type": "phone"}))
+    with pytest.raises(UserError, match=r"text_phone: no such file.*--stage 2 --stop-stage 3"):
+        train(corpus, tmp_path, config=tmp_path / "system.yaml")
+
+
 def test_overwrite_trains_anew_instead_of_going_on(corpus, tmp_path):
     train(corpus, tmp_path, max_epoch=1)
     train(corpus, tmp_path, max_epoch=1, seed=2, overwrite=True)
@@ -147,6 +201,23 @@ def test_the_paper_protocol_trains_all_epochs_and_never_validates(corpus, tmp_pa
     assert (fold / "latest.pth").resolve().name == "2epoch.pth"
     history = json.loads((fold / "history.json").read_text())
     assert all("valid" not in entry for entry in history)
+
+
+def test_fewer_batches_than_a_group_of_accumulation_still_train(corpus, tmp_path):
+    train(corpus, tmp_path, extra_args=["--accum_grad", "100"])
+    history = json.loads((tmp_path / "Ses01F/history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    losses = [entry["train"]["loss"] for entry in history]
+    assert losses[2] < losses[0]
+
+
+def test_a_training_without_finite_gradients_is_not_taken_for_finished(corpus, tmp_path):
+    for _ in range(4):  # nor when it is tried again until its epochs are used up
+        with pytest.raises(UserError, match="1 of 1 folds failed"):
+            train(corpus, tmp_path, extra_args=["--optim_conf", "lr=1e30"])
+        assert read_marker(tmp_path / "Ses01F") is None
+    log = (tmp_path / "log/stage4.Ses01F.log").read_text()
+    assert "no step had a finite gradient; lower the learning rate" in log
 
 
 def interrupted_at(corpus: Path, exp_dir: Path, moment: str) -> None:
