@@ -60,7 +60,7 @@ watched_progress() {
   [[ -z $newest ]] || tail -n 200 "$newest" | grep '^\[progress\] ' | tail -n 1 || true
 }
 
-# Pass on what the user should see; "on_screen" is true while a progress line stands there.
+# Log what comes in and pass on what the user should see; "on_screen" is true while a progress line stands there.
 display() {
   local line part='' status on_screen=false erase=$'\r\033[K'
   while true; do
@@ -75,6 +75,8 @@ display() {
       [[ -n $line ]] || continue
     elif ((status > 0)) && [[ -z $line ]]; then
       break
+    else # whole lines, since stderr goes to the log by itself
+      printf '%s\n' "$line" >&3
     fi
     if [[ $live == true && $line == "[progress] "* ]]; then
       if [[ $terminal == true ]]; then
@@ -91,7 +93,10 @@ display() {
   [[ $on_screen == false ]] || printf '%s' "$erase"
 }
 
-mkdir -p "$(dirname "$log")"
+if ! mkdir -p "$(dirname "$log")" || ! : >"$log"; then
+  echo "error: $log: cannot be written; choose an --exp-dir on a writable disk" >&2
+  exit 1
+fi
 {
   printf '# command:'
   printf ' %q' "$@"
@@ -99,17 +104,13 @@ mkdir -p "$(dirname "$log")"
 } >"$log"
 
 # With job control the command and its children are one process group that can be ended as one.
-# tee and display ignore the signal, so that the command's last words reach the log.
+# display ignores the signal, so that the command's last words reach the log.
 set -m
-# shellcheck disable=SC2094 # the log is written here, never read
 (
   set +em
-  {
-    "$@" 2>&3 </dev/null | (trap '' TERM && exec tee -a "$log")
-    exit "${PIPESTATUS[0]}"
-  } 3>>"$log" | (trap '' TERM && display)
+  "$@" 2>&3 </dev/null | (trap '' TERM && display)
   exit "${PIPESTATUS[0]}"
-) &
+) 3>>"$log" &
 job=$!
 set +m
 trap 'kill -TERM -- "-$job" 2>/dev/null || true' TERM INT HUP
@@ -123,7 +124,8 @@ printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$status"
 
 grep '^warning: ' "$log" || true
 if ((status != 0)); then
-  body=$(grep -v -E '^(# (command|host|start|end|exit status):|\[progress\] |warning: )' "$log" || true)
+  body=$(grep -v -E '^(# (command|host|start|end|exit status):|warning: |\[(fold|progress)\] )' \
+    "$log" || true) # what the user has not seen yet
   last=$(tail -n 15 <<<"$body")
   if [[ $last != *error:* ]]; then
     # What matters may stand above a long tail of something else: an error and the lines
@@ -132,7 +134,7 @@ if ((status != 0)); then
       open && /^  / { found = found "\n" $0; next }
       { open = 0 }
       END { print found }' <<<"$body")
-    last=$error$'\n'$last
+    last=${error:+$error$'\n'}$last
   fi
   printf '%s\n' "$last" >&2
   printf 'exit status %s; log: %s\n' "$status" "$log" >&2

@@ -138,6 +138,19 @@ def test_an_error_above_a_long_tail_is_still_shown_with_all_of_its_lines(recipe)
     assert "\n5\n" not in done.stderr
 
 
+def test_what_was_shown_of_folds_is_not_repeated_when_a_stage_fails(recipe):
+    done = recipe.run("--stage=4", STUB_FAIL="train")
+    assert (done.stdout + done.stderr).count("[fold] Ses01F: UA 50.0") == 1
+
+
+def test_an_experiment_directory_that_cannot_be_written_is_named(recipe):
+    (recipe.dir / "exp dir").write_text("a file")
+    done = recipe.run()
+    assert done.returncode == 1
+    assert re.search(r"error: .*/exp dir/.*stage1.log: cannot be written; choose", done.stderr)
+    assert recipe.calls == []
+
+
 # --- what reaches the Python programs ----------------------------------------------------------
 
 
