@@ -75,6 +75,11 @@ def write_corpus_yaml(egs: Path, name: str = "iemocap") -> Path:
         },
         "skip_labels": ["xxx", "fru", "sur", "fea", "oth", "dis"],
         "sessions": ["Ses01", "Ses02", "Ses03", "Ses04", "Ses05"],
+        "dialogs": {
+            f"Ses0{number}{g}": [d[7:] for d in dialogs if d[5] == g]
+            for number, dialogs in DIALOGS.items()
+            for g in "FM"
+        },
         "counts": COUNTS,
     }
     path = egs / name / "corpus.yaml"

@@ -165,10 +165,22 @@ def test_a_missing_label_file_is_named_with_the_counts_it_spoils(stage1, root, t
     with pytest.raises(UserError) as err:
         stage1()
     message = str(err.value)
-    assert "EmoEvaluation/Ses03M_impro05b.txt: missing (the dialog has 10 wav files)" in message
+    assert "EmoEvaluation/Ses03M_impro05b.txt: missing (the dialog has 10 utterances)" in message
     assert "total: 128 found, 136 expected" in message
     assert "--allow-partial true" in message
     assert not (tmp_path / "data").exists()
+
+
+def test_a_dialog_that_is_missing_in_all_places_is_named(stage1, root):
+    _labels(root, "Ses05M_script01_1b").unlink()
+    _transcript(root, "Ses05M_script01_1b").unlink()
+    shutil.rmtree(_wav(root, "Ses05M_script01_1b_F000").parent)
+    with pytest.raises(UserError) as err:
+        stage1()
+    message = str(err.value)
+    assert "EmoEvaluation/Ses05M_script01_1b.txt: missing\n" in message
+    assert "transcriptions/Ses05M_script01_1b.txt: missing\n" in message
+    assert "sentences/wav/Ses05M_script01_1b: missing\n" in message
 
 
 def test_a_missing_session_is_named(stage1, root):
@@ -205,6 +217,52 @@ def test_a_wav_without_its_label_is_named(stage1, root):
     path.write_bytes(b"\n".join(li for li in lines if b"Ses02F_impro01_M002" not in li))
     with pytest.raises(UserError, match=r"Ses02F_impro01\.txt: no label for Ses02F_impro01_M002"):
         stage1()
+
+
+def test_several_wavs_that_one_dialog_lacks_are_one_line(stage1, root):
+    for utt in ("Ses02F_impro01_F000", "Ses02F_impro01_M003"):
+        _wav(root, utt).unlink()
+    with pytest.raises(UserError) as err:
+        stage1()
+    some = "2 of 10 wav files are missing: Ses02F_impro01_F000, Ses02F_impro01_M003\n"
+    assert f"sentences/wav/Ses02F_impro01: {some}" in str(err.value)
+
+
+def test_many_short_dialogs_of_one_place_are_one_line(stage1, root, monkeypatch):
+    monkeypatch.setattr(iemocap, "NAMES_SHOWN", 2)
+    shutil.rmtree(root / "Session3/sentences")
+    for wav in root.glob("Session2/sentences/wav/*/*_F004.wav"):
+        wav.unlink()
+    partial = read_lines(stage1(allow_partial=True) / "partial")
+    assert partial[:2] == [
+        f"{root}/Session2/sentences/wav: 3 of 3 dialogs are incomplete (3 utterances): "
+        "Ses02F_impro01, Ses02F_script01_3 and 1 more",
+        f"{root}/Session3/sentences/wav: 3 of 3 dialogs are missing (30 utterances): "
+        "Ses03F_impro01, Ses03F_script01_3 and 1 more",
+    ]
+
+
+def test_a_copy_with_only_the_wavs_of_the_classes_is_said_to_have_them_all(stage1, root):
+    whole = "not affected: the labels and wav files of all 136 utterances in angry, happy, sad, "
+    for wav in root.glob("Session*/sentences/wav/*/*_[FM]004.wav"):  # xxx and fru
+        wav.unlink()
+    with pytest.raises(UserError, match=whole):
+        stage1()
+    assert whole + "neutral" in read_lines(stage1(allow_partial=True) / "partial")
+    _wav(root, "Ses02F_impro01_F000").unlink()
+    with pytest.raises(UserError) as err:
+        stage1()
+    assert "not affected" not in str(err.value)
+
+
+def test_a_copy_without_audio_is_refused_even_if_it_may_be_partial(stage1, root, tmp_path):
+    for wavs in root.glob("Session*/sentences"):
+        shutil.rmtree(wavs)
+    with pytest.raises(UserError) as err:
+        stage1(allow_partial=True)
+    assert "Session1/sentences/wav/Ses01F_impro01: missing" in str(err.value)
+    assert str(err.value).endswith("\n  copy what is missing")
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_missing_transcript_file_or_line_is_named(stage1, root):
@@ -379,6 +437,8 @@ def test_the_real_counts_agree_with_one_another():
         labels = [label for label, name in spec["label_map"].items() if name == emotion]
         assert sum(counts["label"][label] for label in labels) == number
     assert set(counts["label"]) == {*spec["label_map"], *spec["skip_labels"]}
+    assert sum(map(len, spec["dialogs"].values())) == counts["dialog"]["all"] == 151
+    assert set(spec["dialogs"]) == set(counts["speaker"])
 
 
 def test_counts_that_contradict_the_table_are_found_on_loading(egs):

@@ -9,7 +9,7 @@ who wore the motion-capture markers.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ TIMED_LINE = re.compile(r"(\S+)\s+\[\s*[\d.]+\s*-\s*[\d.]+\s*\]:?(.*)")
 LABELS = "dialog/EmoEvaluation"
 TRANSCRIPTS = "dialog/transcriptions"
 WAVS = "sentences/wav"
+NAMES_SHOWN = 5
 
 
 def find(directory: Path) -> Path:
@@ -83,7 +84,13 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         reading.found["label"].update(label for label, _ in labels.values())
         reading.found["wav"][name] = len(wavs)
         reading.found["dialog"]["all"] += len(_dialog_ids(directory, LABELS))
-        reading.short += _missing(directory, labels, texts, wavs)
+        expected = {
+            f"{prefix}_{dialog}"
+            for prefix, dialogs in spec.get("dialogs", {}).items()
+            if prefix.startswith(name)
+            for dialog in dialogs
+        }
+        reading.short += _missing(directory, expected, labels, texts, wavs)
         for utt, (label, _) in labels.items():
             emotion = spec["label_map"].get(label)
             if emotion not in emotions:
@@ -165,31 +172,58 @@ def _index_wavs(session: Path, problems: list[str]) -> dict[str, Path]:
 
 def _missing(
     session: Path,
+    expected: Collection[str],
     labels: Mapping[str, Any],
     texts: Mapping[str, str],
     wavs: Mapping[str, Path],
 ) -> list[str]:
-    """A line for each file, or else each utterance, that one of the three places lacks."""
+    """What one of the three places lacks of the expected dialogs, or of what another place has.
+
+    A line for each dialog, and for each place where more than a few dialogs are short, so that
+    a folder that was not copied does not fill pages.
+    """
     places = {LABELS: labels, TRANSCRIPTS: texts, WAVS: wavs}
-    suffixes = {LABELS: ".txt", TRANSCRIPTS: ".txt", WAVS: ""}
     dialogs = {place: _dialog_ids(session, place) for place in places}
-    everywhere = set().union(*dialogs.values())
+    everywhere = sorted(set(expected).union(*dialogs.values()))
+    utts_of: dict[str, list[str]] = {dialog: [] for dialog in everywhere}
+    for utt in sorted(set().union(*places.values())):
+        utts_of[utt.rpartition("_")[0]].append(utt)
     short = []
     for place, present in dialogs.items():
-        for dialog in sorted(everywhere - present):
-            size = sum(utt.rpartition("_")[0] == dialog for utt in wavs)
-            hint = f" (the dialog has {size} wav files)" if size else ""
-            short.append(f"{session}/{place}/{dialog}{suffixes[place]}: missing{hint}")
-    for utt in sorted(set().union(*places.values())):
-        dialog = utt.rpartition("_")[0]
-        lacking = [p for p in places if dialog in dialogs[p] and utt not in places[p]]
-        if WAVS in lacking:
-            short.append(f"{session}/{WAVS}/{dialog}/{utt}.wav: missing")
-        if LABELS in lacking:
-            short.append(f"{session}/{LABELS}/{dialog}.txt: no label for {utt}")
-        if TRANSCRIPTS in lacking:
-            short.append(f"{session}/{TRANSCRIPTS}/{dialog}.txt: no line for {utt}")
+        lacking = {
+            dialog: [utt for utt in utts if utt not in places[place]]
+            for dialog, utts in utts_of.items()
+        }
+        lacking = {d: utts for d, utts in lacking.items() if utts or d not in present}
+        if len(lacking) > NAMES_SHOWN:
+            what = "incomplete" if present & lacking.keys() else "missing"
+            count = sum(map(len, lacking.values()))
+            short.append(
+                f"{session}/{place}: {len(lacking)} of {len(utts_of)} dialogs are {what} "
+                f"({count} utterances): {_some(lacking)}"
+            )
+        else:
+            for dialog, utts in lacking.items():
+                path = session / place / dialog
+                short.append(_lacks(place, path, utts, dialog in present, len(utts_of[dialog])))
     return short
+
+
+def _lacks(place: str, path: Path, utts: Sequence[str], is_there: bool, size: int) -> str:
+    """The line for one dialog that lacks ``utts`` in ``place``, ``path`` being without suffix."""
+    if not is_there:
+        hint = f" (the dialog has {size} utterances)" if size else ""
+        return f"{path}{'' if place == WAVS else '.txt'}: missing{hint}"
+    if place != WAVS:
+        return f"{path}.txt: no {'label' if place == LABELS else 'line'} for {_some(utts)}"
+    if len(utts) == 1:
+        return f"{path}/{utts[0]}.wav: missing"
+    return f"{path}: {len(utts)} of {size} wav files are missing: {_some(utts)}"
+
+
+def _some(names: Collection[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(list(names)[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _misplaced(name: str, session: Path) -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -65,13 +65,19 @@ def prepare(
         print(f"left out: {count} {what}")
     differences = check_counts(reading, spec, chosen)
     short = reading.short + differences
-    if short and not allow_partial:
+    whole = []
+    if short and not check_counts(reading, _without(spec, reading.found), chosen):
+        number = f"all {len(reading.utterances)} utterances in {', '.join(chosen)}"
+        whole = [f"not affected: the labels and wav files of {number}"]
+    short += whole
+    if short and not (allow_partial and reading.utterances):
         lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes"]
-        lines += [join_problems(part, most=12) for part in (reading.short, differences) if part]
-        cure = (
-            "copy what is missing, or go on without it: --allow-partial true "
-            "(the results will say so)"
-        )
+        lines += [
+            join_problems(part, most=12) for part in (reading.short, differences, whole) if part
+        ]
+        cure = "copy what is missing"
+        if reading.utterances:
+            cure += ", or go on without it: --allow-partial true (the results will say so)"
         raise UserError(join_problems(lines, cure))
     for line in short:
         print(f"warning: {line}")
@@ -155,6 +161,11 @@ def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[s
             for name in names:
                 short += _differs(f"{where} {name}", found[where][name], expected.get(name, 0))
     return short
+
+
+def _without(spec: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    counts = {where: number for where, number in spec["counts"].items() if where not in left_out}
+    return {**spec, "counts": counts}
 
 
 def _check_speakers(
