@@ -1,0 +1,100 @@
+"""The recipe as a user runs it: ./run.sh on the mini corpus, all six stages, nothing replaced."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDS = ["Ses01F", "Ses01M"]
+EXP = "exp/mini/try"
+
+
+def command(root: Path, *options: str) -> list[str]:
+    directories = [f"--{kind}-dir={root / kind}" for kind in ("data", "dump", "exp")]
+    return [
+        *(str(ROOT / "run.sh"), "--python", sys.executable, "--tag", "try", *directories),
+        *("--folds", " ".join(FOLDS), "--max-epoch", "2", *options),
+    ]
+
+
+def run(root: Path, *options: str) -> str:
+    done = subprocess.run(command(root, *options), capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def predictions(root: Path) -> dict[str, str]:
+    return {fold: (root / EXP / fold / "predictions.tsv").read_text() for fold in FOLDS}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("recipe")
+    return root, run(root)
+
+
+def test_all_six_stages_run_and_say_so(finished):
+    root, output = finished
+    for number, name in enumerate(("data", "lang", "dump", "train", "score", "report"), 1):
+        assert f"stage {number} ({name}): done" in output
+        log = (root / EXP / f"log/stage{number}.log").read_text()
+        assert log.startswith("# command: ")
+        assert log.endswith("# exit status: 0\n")
+
+
+def test_scores_cover_the_folds_that_were_run_and_name_the_others(finished):
+    root, output = finished
+    scores = json.loads((root / EXP / "scores.json").read_text())
+    assert list(scores["per_fold"]) == FOLDS
+    assert scores["summary"]["n"] == 80
+    assert 0.0 <= scores["summary"]["ua"] <= 1.0
+    assert "PARTIAL: only 2 of 10 folds" in output
+    assert "Ses05M" in output.partition("PARTIAL")[2].partition("\n")[0]
+
+
+def test_predictions_hold_the_held_out_speaker_and_nobody_else(finished):
+    root, _ = finished
+    test_list = (root / "dump/mini/folds/strict/Ses01F/test").read_text().split()
+    rows = predictions(root)["Ses01F"].splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == test_list
+    assert all(utt.rpartition("_")[2].startswith("F") for utt in test_list)
+    assert all(utt.startswith("Ses01") for utt in test_list)
+
+
+def test_the_report_has_the_row_and_its_figures(finished):
+    root, _ = finished
+    report = (root / "exp/RESULTS.md").read_text()
+    assert "PARTIAL" in report.upper()
+    assert "--config conf/mini_s1.yaml" in report
+    for name in ("confusion_matrix", "learning_curves", "layer_weights"):
+        assert (root / EXP / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_running_it_again_repeats_no_work(finished):
+    root, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (root / EXP).rglob("*epoch.pth")}
+    output = run(root, "--stage", "3", "--stop_stage", "5")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert all(f"[fold] {fold}: already trained" in output for fold in FOLDS)
+
+
+def test_a_run_killed_while_training_goes_on_to_the_same_predictions(finished, tmp_path):
+    """kill -9 of everything the run started, at the first sign of training."""
+    process = subprocess.Popen(
+        command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    log = tmp_path / EXP / "log/stage4.Ses01F.log"
+    while not (log.exists() and "1/2 train" in log.read_text()):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / EXP / "Ses01F/.done").exists()
+    run(tmp_path)
+    assert predictions(tmp_path) == predictions(finished[0])
