@@ -134,7 +134,8 @@ if ((status != 0)); then
       open && /^  / { found = found "\n" $0; next }
       { open = 0 }
       END { print found }' <<<"$body")
-    last=${error:+$error$'\n'}$last
+    rest=$(grep -v -x -F -f <(printf '%s\n' "$error") <<<"$last" || true) # not shown twice
+    last=$error${error:+${rest:+$'\n'}}$rest
   fi
   printf '%s\n' "$last" >&2
   printf 'exit status %s; log: %s\n' "$status" "$log" >&2

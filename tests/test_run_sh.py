@@ -138,6 +138,15 @@ def test_an_error_above_a_long_tail_is_still_shown_with_all_of_its_lines(recipe)
     assert "\n5\n" not in done.stderr
 
 
+def test_an_error_of_many_lines_is_shown_whole_and_once(recipe):
+    error = "printf '%s\\n' 'error: not the whole corpus' '  no file '{1..30} >&2"
+    recipe.python.write_text(STUB.replace("  exit 7", f"  {error}\n  exit 7"))
+    done = recipe.run(STUB_FAIL="score")
+    lines = ["error: not the whole corpus", *(f"  no file {i}" for i in range(1, 31))]
+    assert "\n".join(lines) in done.stderr
+    assert done.stderr.count("no file 30\n") == 1
+
+
 def test_what_was_shown_of_folds_is_not_repeated_when_a_stage_fails(recipe):
     done = recipe.run("--stage=4", STUB_FAIL="train")
     assert (done.stdout + done.stderr).count("[fold] Ses01F: UA 50.0") == 1
@@ -220,6 +229,14 @@ def test_folds_may_be_separated_by_commas_in_every_stage(recipe):
     assert done.returncode == 0, done.stderr
     assert recipe.arguments("train")["--folds"] == "Ses01F Ses02M"
     assert recipe.arguments("score")["--folds"] == "Ses01F Ses02M"
+
+
+def test_emotions_are_compared_with_those_of_stage_1_by_a_run_that_leaves_it_out(recipe):
+    recipe.run("--stage=4", "--stop-stage=4", "--emotions=7")
+    assert [name for name, _ in recipe.calls] == ["check_emotions", "train"]
+    done = recipe.run("--stage=4", "--emotions=7", STUB_FAIL="check_emotions")
+    assert done.returncode == 7
+    assert [name for name, _ in recipe.calls][2:] == ["check_emotions"]
 
 
 def test_the_training_seed_does_not_change_the_corpus(recipe):
