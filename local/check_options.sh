@@ -104,4 +104,9 @@ config_value() { # KEY DEFAULT
 }
 token_type=$(config_value token_type tagged_class)
 feats_type=$(config_value feats_type raw)
+
+if [[ -n $emotions ]] && ((stage > 1)); then
+  PYTHONPATH=$root "$python" -m ser.bin.check_emotions \
+    --corpus "$corpus" --data-dir "$data_dir" --emotions="$emotions"
+fi
 bpe_size=$(config_value bpe_size)

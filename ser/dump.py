@@ -21,6 +21,7 @@ from ser.errors import UserError
 from ser.features import digest, extract_features, load_for_ark, write_arks
 from ser.fileio import atomic_write, locked
 from ser.folds import PROTOCOLS, make_folds
+from ser.lang import lang_inputs
 from ser.parallel import parallel_map
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 
@@ -93,6 +94,28 @@ def _write_dump(
     return made
 
 
+def require_current(data_dir: Path, dump_dir: Path) -> None:
+    """Raise UserError if ``data_dir`` or the audio changed after ``dump_dir`` was made of them.
+
+    A dump without its data directory stands for itself.
+    """
+    source = data_dir / "all"
+    if read_marker(source) is None:
+        return
+    again = "./run.sh --stage 2 --stop-stage 3 with the same --corpus and options"
+    if (read_marker(dump_dir) or {}).get("tables") != _digest_tables(source):
+        raise UserError(
+            f"{dump_dir}: not made from what {source} holds now; make it again: {again}"
+        )
+    sources = (read_marker(dump_dir / "wav") or {}).get("sources")
+    if sources != _digest_sources(read_table(source / "wav.scp")):
+        raise UserError(
+            f"{dump_dir}: audio files of {source}/wav.scp have changed since it was made; make it "
+            "again, and the corpus tables before: ./run.sh --stage 1 --stop-stage 3 with the same "
+            "--corpus and options"
+        )
+
+
 def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
     """Raise UserError unless every table and every target file is about the same utterances."""
     validate_data_dir(source)
@@ -106,6 +129,12 @@ def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
                 f"({len(odd)} differ, the first is {odd[0]}); make it again: ./run.sh "
                 "--stage 2 --stop-stage 2 with the same --corpus and options"
             )
+        inputs = (read_marker(directory) or {}).get("inputs")
+        if inputs not in (None, lang_inputs(source)):
+            raise UserError(
+                f"{directory}: made from other labels or transcripts than {source} has now; make "
+                "it again: ./run.sh --stage 2 --stop-stage 2 with the same --corpus and options"
+            )
 
 
 def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
@@ -114,7 +143,7 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
     directory = dump_dir / "wav"
     settings = {
         "directory": os.path.abspath(directory),
-        "sources": digest(f"{utt} {_stamp(path)} {path}" for utt, path in wavs.items()),
+        "sources": _digest_sources(wavs),
     }
     if is_done(directory, settings):
         return False
@@ -135,6 +164,15 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
     write_table(directory / "counts", counts)
     mark_done(directory, settings)
     return True
+
+
+def _digest_sources(wavs: Mapping[str, str]) -> str:
+    return digest(f"{utt} {_stamp(path)} {path}" for utt, path in wavs.items())
+
+
+def _digest_tables(source: Path) -> str:
+    lists = [name for name in LISTS if (source / name).exists()]
+    return file_digest(*(source / name for name in (*TABLES, *lists)))
 
 
 def _stamp(path: str) -> str:
@@ -211,7 +249,7 @@ def _dump_tables(
     lists = [name for name in LISTS if (source / name).exists()]
     settings = {
         "audio": file_digest(dump_dir / "utt2hash"),
-        "tables": file_digest(*(source / name for name in (*TABLES, *lists))),
+        "tables": _digest_tables(source),
         "text": {
             suffix: file_digest(directory / "text.units", directory / "units.txt")
             for suffix, directory in lang_dirs.items()

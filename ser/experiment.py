@@ -17,7 +17,7 @@ from ser import predictions
 from ser.datadir import read_lines, read_table
 from ser.errors import UserError
 from ser.fileio import atomic_write
-from ser.stage import file_digest, read_marker
+from ser.stage import file_digest, read_marker, require_done
 
 PREDICTIONS_MARKER = ".predictions.done"
 
@@ -25,6 +25,7 @@ SCORED = "scored"
 NOT_INFERRED = "trained, not inferred"
 NOT_FINISHED = "training not finished"
 NOT_TRAINED = "not trained"
+OTHER_SETTINGS = "trained with other settings"
 
 
 @dataclass
@@ -115,10 +116,13 @@ class Experiment:
         }
 
     def state(self, fold: str) -> str:
-        """How far a fold has come: one of the four states above."""
+        """How far a fold has come: one of the five states above."""
         fold_dir = self.exp_dir / fold
-        if read_marker(fold_dir) is None:
+        trained_with = read_marker(fold_dir)
+        if trained_with is None:
             return NOT_FINISHED if fold_dir.is_dir() else NOT_TRAINED
+        if trained_with != self.run.get("settings"):
+            return OTHER_SETTINGS  # than the folds that --overwrite trained anew
         if not (fold_dir / predictions.FILE_NAME).is_file():
             return NOT_INFERRED
         fresh = self._inferred(fold).get("made_from") == self.made_from(fold)
@@ -152,11 +156,23 @@ class Experiment:
         return [fold for fold in self.folds if fold in folds]
 
 
+def data_state(dump_dir: Path, protocol: str, token_type: str) -> dict[str, Any]:
+    """What a training's settings say about its data, to recognise data that changed since."""
+    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
+    names = ("emotions", "utt2emo", "utt2num_samples", f"text{suffix}", f"units{suffix}.txt")
+    return {
+        "tables": file_digest(*(dump_dir / name for name in names)),
+        "protocol": protocol,
+        "folds": require_done(dump_dir / "folds" / protocol, 3, "the folds"),
+    }
+
+
 def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
     """The experiment in ``exp_dir`` on the corpus in ``dump_dir``.
 
     Raises:
-        UserError: stage 4 left no run.yaml, or stage 3 no folds of its protocol.
+        UserError: stage 4 left no run.yaml, or stage 3 no folds of its protocol, or the data
+            are not those that were trained on.
     """
     exp_dir, dump_dir = Path(exp_dir), Path(dump_dir)
     run = read_run(exp_dir)
@@ -167,6 +183,14 @@ def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
                 f"{path}: no such file; make it first: ./run.sh --stage 3 --stop-stage 3 "
                 f"--protocol {run['protocol']}"
             )
+    trained_on = (run.get("settings") or {}).get("data")
+    token_type = str(run.get("token_type") or "tagged_class")
+    if trained_on and trained_on != data_state(dump_dir, str(run["protocol"]), token_type):
+        raise UserError(
+            f"{exp_dir}: trained on other data than {dump_dir} holds now (another corpus, other "
+            "--emotions, other units); make those data again with stages 1 to 3, or train on the "
+            "new ones: ./run.sh --stage 4 with another --tag or --overwrite true"
+        )
     return Experiment(
         exp_dir=exp_dir,
         dump_dir=dump_dir,

@@ -43,6 +43,11 @@ def lang_dir(data_dir: Path | str, token_type: str) -> Path:
     return Path(data_dir) / ("lang" if token_type == DEFAULT_TYPE else f"lang_{token_type}")
 
 
+def lang_inputs(source: Path) -> str:
+    """A digest of the tables of ``source`` that decide the lexicon and the units."""
+    return file_digest(*(source / name for name in _INPUTS))
+
+
 def prepare_lang(data_dir: Path | str, token_type: str, bpe_size: int) -> None:
     """Make ``lang`` and, for another ``token_type``, ``lang_<type>``, unless they are up to date.
 
@@ -52,7 +57,7 @@ def prepare_lang(data_dir: Path | str, token_type: str, bpe_size: int) -> None:
     directory = lang_dir(data_dir, token_type)
     source = Path(data_dir) / "all"
     require_done(source, 1, "the corpus tables")
-    inputs = file_digest(*(source / name for name in _INPUTS))
+    inputs = lang_inputs(source)
 
     lang = lang_dir(data_dir, DEFAULT_TYPE)
     settings: dict[str, Any] = {"inputs": inputs, "token_type": DEFAULT_TYPE}

@@ -18,11 +18,13 @@ from espnet2.tasks.abs_task import optim_classes
 
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines
+from ser.dump import require_current
 from ser.errors import UserError
+from ser.experiment import data_state
 from ser.fileio import atomic_write, locked
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
-from ser.stage import MARKER, file_digest, is_done, mark_done, require_done
+from ser.stage import MARKER, is_done, mark_done, require_done
 from ser.task import SERTask
 from ser.trainer import CHECKPOINT, HISTORY
 
@@ -85,6 +87,7 @@ def train_folds(
     """
     fold_dir = dump_dir / "folds" / protocol
     require_done(fold_dir, 3, f"the folds of protocol {protocol}")
+    require_current(data_dir, dump_dir)
     known = read_lines(fold_dir / "folds")
     unknown = [fold for fold in folds if fold not in known]
     if unknown:
@@ -206,12 +209,7 @@ def describe(
                 f"{args.token_type} and feats_type {args.feats_type}; make it first: "
                 "./run.sh --stage 2 --stop-stage 3 with this --config"
             )
-    digest = file_digest(*(dump_dir / name for name in tables))
-    settings["data"] = {
-        "tables": digest,
-        "protocol": protocol,
-        "folds": require_done(dump_dir / "folds" / protocol, 3, "the folds"),
-    }
+    settings["data"] = data_state(dump_dir, protocol, args.token_type)
     return {
         "corpus": dump_dir.name,
         "protocol": protocol,

@@ -15,6 +15,7 @@ LABELS = ["angry", "happy", "sad", "neutral"]
 LEVELS = {"angry": 8000, "happy": 4000, "sad": 1000, "neutral": 2000}  # of 32768
 UNITS = ["<blank>", "V0", "V1", "V2", "V3"]
 FOLDS = ["Ses01F", "Ses01M", "Ses02F"]
+SETTINGS = {"seed": 1, "lr": 0.1}
 HOP = 320
 
 
@@ -88,7 +89,7 @@ def write_run(exp: Path, **changes) -> None:
         "token_type": "tagged_class",
         "feats_type": "raw",
         "stated": {},
-        "settings": {"seed": 1, "lr": 0.1},
+        "settings": SETTINGS,
     }
     (exp / "run.yaml").write_text(yaml.safe_dump(run | changes), encoding="utf-8")
 
@@ -103,7 +104,7 @@ def train_fold(fold_dir: Path, sharpness: float, **config) -> None:
     (fold_dir / "latest.pth").symlink_to("2epoch.pth")
     run = {"inference_model": "latest.pth", "epochs": 2, "best_epoch": 2, "train_seconds": 1.5}
     (fold_dir / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    mark_done(fold_dir, {})
+    mark_done(fold_dir, SETTINGS)
 
 
 def write_history(fold_dir: Path, epochs: int = 4, valid: bool = True, offset: float = 0.0) -> None:

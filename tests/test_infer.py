@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from fake_experiment import FOLDS, HOP, LABELS, FakeModel, make_experiment, train_fold, write_run
 
 from ser.datadir import read_lines, read_table, write_table
 from ser.errors import UserError
-from ser.experiment import NOT_FINISHED, NOT_INFERRED, SCORED, open_experiment
+from ser.experiment import (
+    NOT_FINISHED,
+    NOT_INFERRED,
+    OTHER_SETTINGS,
+    SCORED,
+    data_state,
+    open_experiment,
+)
 from ser.infer import greedy_ctc, infer_folds, load_input, make_batches, model_config, pad
 from ser.predictions import read_predictions
+from ser.stage import mark_done
 
 
 class Builder:
@@ -123,6 +132,13 @@ def test_folds_still_in_training_are_passed_over(toy):
     assert open_experiment(exp, dump).state("Ses01M") == NOT_FINISHED
 
 
+def test_folds_of_other_settings_are_passed_over(toy):
+    exp, dump, _ = toy
+    mark_done(exp / FOLDS[0], {"seed": 1, "lr": 0.2})
+    assert FOLDS[0] not in infer_folds(exp, dump, build_model=Builder())
+    assert open_experiment(exp, dump).state(FOLDS[0]) == OTHER_SETTINGS
+
+
 def test_folds_restricts_the_work_to_those_named(toy):
     exp, dump, _ = toy
     assert infer_folds(exp, dump, folds=["Ses02F"], build_model=Builder()) == ["Ses02F"]
@@ -163,6 +179,21 @@ def test_probabilities_that_are_not_numbers_name_fold_and_utterance(toy):
     with pytest.raises(UserError, match=r"Ses01F: .*Ses01F_00\d.*diverged"):
         infer_folds(exp, dump, build_model=Builder())
     assert not (exp / "Ses01F/predictions.tsv").exists()
+
+
+def test_an_experiment_trained_on_other_data_is_refused(toy):
+    exp, dump, _ = toy
+    run = yaml.safe_load((exp / "run.yaml").read_text())
+    for name in ("units.txt", "utt2num_samples"):
+        (dump / name).touch()
+    mark_done(dump / "folds/strict", {})
+    run["settings"]["data"] = data_state(dump, "strict", "tagged_class")
+    (exp / "run.yaml").write_text(yaml.safe_dump(run))
+    open_experiment(exp, dump)
+    with open(dump / "utt2emo", "a") as stream:
+        stream.write("zzz angry\n")
+    with pytest.raises(UserError, match="trained on other data .* --overwrite true"):
+        open_experiment(exp, dump)
 
 
 def test_an_utterance_without_audio_is_named_before_a_model_is_built(toy):

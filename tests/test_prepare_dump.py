@@ -14,7 +14,7 @@ import soundfile
 
 from ser.corpora import Utterance
 from ser.datadir import read_lines, read_table, write_data_dir, write_lines, write_table
-from ser.dump import prepare_dump
+from ser.dump import prepare_dump, require_current
 from ser.errors import UserError
 from ser.stage import MARKER, mark_done
 
@@ -274,6 +274,25 @@ def test_targets_of_another_selection_of_utterances_are_refused(corpus):
     write_table(corpus / "data/lang/text.units", targets)
     with pytest.raises(UserError, match="1 differ, the first is Ses01M_happy.*--stage 2"):
         dump(corpus)
+
+
+def test_units_of_other_labels_are_refused(corpus):
+    mark_done(corpus / "data/lang", {"inputs": "digest of other tables"})
+    with pytest.raises(UserError, match="other labels or transcripts .* --stage 2"):
+        dump(corpus)
+
+
+def test_training_is_refused_when_data_or_audio_changed_after_the_dump(corpus):
+    dump(corpus)
+    require_current(corpus / "data", corpus / "dump")
+    require_current(corpus / "elsewhere", corpus / "dump")
+    rewrite(wav_of(corpus), tone(500))
+    with pytest.raises(UserError, match="audio files .* have changed .*--stage 1 --stop-stage 3"):
+        require_current(corpus / "data", corpus / "dump")
+    labels = read_table(corpus / "data/all/utt2emo")
+    write_table(corpus / "data/all/utt2emo", {**labels, "Ses01F_angry": "happy"})
+    with pytest.raises(UserError, match="not made from what .*all holds now.*--stage 2"):
+        require_current(corpus / "data", corpus / "dump")
 
 
 def test_a_protocol_that_does_not_fit_is_refused_before_the_audio_is_read(corpus):

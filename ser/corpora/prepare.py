@@ -18,7 +18,7 @@ from ser.cli import progress
 from ser.corpora import MAKERS, READERS, Reading, Utterance
 from ser.datadir import join_problems, read_table, write_data_dir
 from ser.errors import UserError
-from ser.stage import is_done
+from ser.stage import is_done, read_marker
 
 EGS = Path(__file__).resolve().parents[2] / "egs"
 REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map", "counts")
@@ -133,6 +133,17 @@ def choose_emotions(spec: Mapping[str, Any], wanted: str) -> list[str]:
         options = [*sets, f"at least two of {','.join(known)}, joined by commas"]
         raise UserError(f"--emotions {wanted}: {spec['name']} has {', or '.join(options)}")
     return chosen
+
+
+def require_emotions(corpus: str, data_dir: Path, emotions: str, egs: Path = EGS) -> None:
+    """Raise UserError if stage 1 was run with other emotions than the option ``emotions`` says."""
+    target = data_dir / corpus / "all"
+    made = (read_marker(target) or {}).get("emotions")
+    if made not in (None, choose_emotions(load_spec(corpus, egs), emotions)):
+        raise UserError(
+            f"--emotions {emotions}: {target} was made with {','.join(made)}; run from stage 1 on, "
+            "in another --data-dir and --dump-dir if both are to stay"
+        )
 
 
 def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str]) -> list[str]:
