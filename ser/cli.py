@@ -21,10 +21,8 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except UserError as err:
-        _fail(str(err))
-    except OSError as err:
-        _fail(_explain(err))
+    except (UserError, OSError) as err:
+        _fail(explain(err))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -37,7 +35,12 @@ def _fail(message: str) -> NoReturn:
     sys.exit(EXIT_ERROR)
 
 
-def _explain(err: OSError) -> str:
+def explain(err: Exception) -> str:
+    """``err`` for people: what happened, where, and for common causes what to do."""
+    if isinstance(err, UserError):
+        return str(err)
+    if not isinstance(err, OSError):
+        return f"{type(err).__name__}: {err}"
     where = f"{err.filename}: " if err.filename else ""
     what = err.strerror or str(err)
     cure = {

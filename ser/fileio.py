@@ -77,7 +77,8 @@ def locked(path: Path | str, message: str) -> Iterator[None]:
     """
     path = Path(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT)
+        flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
+        descriptor = os.open(path, flags, 0o666)
     except OSError:  # a read-only disk
         yield
         return

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from espnet2.tasks.abs_task import optim_classes
 
+from ser.cli import explain
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines
 from ser.dump import require_current
@@ -102,7 +103,7 @@ def train_folds(
         output_dir = exp_dir / fold
         waiting = f"[fold] {fold}: another process is training it; waiting"
         with locked(exp_dir / f".{fold}.lock", waiting):
-            if is_done(output_dir, run["settings"]):
+            if is_done(output_dir, run["settings"]) and _names_model(output_dir):
                 print(f"[fold] {fold}: already trained", flush=True)
                 continue
             claim(output_dir, run["settings"], overwrite)
@@ -117,8 +118,7 @@ def train_folds(
                 print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
             except Exception as err:  # one fold's failure must not cost the others
                 failed.append(log)
-                what = err if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
-                print(f"[fold] {fold}: FAILED: {what}; see {log}", flush=True)
+                print(f"[fold] {fold}: FAILED: {explain(err)}; see {log}", flush=True)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(folds or known)} folds failed; see "
@@ -277,6 +277,15 @@ def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
 def _holds_training(directory: Path, pattern: str = "") -> bool:
     """False where every attempt failed before it had anything to go on from."""
     return any(any(directory.glob(pattern + name)) for name in (CHECKPOINT, MARKER))
+
+
+def _names_model(output_dir: Path) -> bool:
+    """Whether run.json is what stage 5 asks for; if not, the end of training is done again."""
+    try:
+        record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
+        return (output_dir / record["inference_model"]).is_file()
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def _damaged(path: Path, err: Exception) -> UserError:

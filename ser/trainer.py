@@ -148,7 +148,12 @@ def atomic_checkpoints() -> Iterator[None]:
     def save_atomically(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(f, str | Path):
             with atomic_write(f, "wb") as stream:
-                save(obj, stream, *args, **kwargs)
+                try:
+                    save(obj, stream, *args, **kwargs)
+                except RuntimeError as err:
+                    if isinstance(err.__context__, OSError):  # which torch stumbles over once more
+                        raise err.__context__ from None
+                    raise
         else:
             save(obj, f, *args, **kwargs)
 

@@ -129,6 +129,16 @@ def test_a_finished_fold_is_not_trained_again(corpus, trained, capfd):
     assert "Ses01F: already trained" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("content", [None, "garbage", "[]"])
+def test_a_lost_record_is_made_again_without_training(corpus, trained, tmp_path, content):
+    shutil.copytree(trained, tmp_path / "exp", symlinks=True)
+    path = tmp_path / "exp/Ses01F/run.json"
+    record = path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    train(corpus, tmp_path / "exp")
+    assert path.read_text() == record
+
+
 def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus, trained):
     with pytest.raises(UserError, match=r"max_epoch: 3 -> 4\n(.|\n)*--overwrite true"):
         train(corpus, trained, max_epoch=4)
@@ -272,6 +282,29 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
             torch.save({"epoch": 2, "bad": Poison()}, path)
     assert torch.load(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_a_full_disk_is_told_from_a_defect_when_a_checkpoint_does_not_fit(tmp_path):
+    program = f"""
+import resource, signal, torch
+from ser.trainer import atomic_checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    with atomic_checkpoints():
+        torch.save([torch.zeros(3000), torch.zeros(300000)], {str(tmp_path / "checkpoint.pth")!r})
+except OSError as err:
+    print(err.strerror, err.filename)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert f"File too large {tmp_path}/checkpoint.pth\n" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_fold_is_named_with_its_log_and_the_others_still_train(
