@@ -22,10 +22,8 @@ if [[ $name == config_value ]]; then
   printf '%s\\n' "$4"
   exit 0
 fi
-{
-  printf '%s\\037' "$name" "$@"
-  printf '\\n'
-} >>"$STUB_DIR/calls"
+printf -v call '%s\\037' "$name" "$@"
+printf '%s\\n' "$call" >>"$STUB_DIR/calls" # one write, since workers do this at the same time
 printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
 echo "[progress] $name half way"
 [[ $name != train ]] || echo "[fold] Ses01F: UA 50.0"
