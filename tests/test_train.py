@@ -257,6 +257,33 @@ def test_a_fold_killed_at_any_moment_resumes_to_the_same_model(corpus, trained, 
         assert same(weights(tmp_path / "Ses01F", name), weights(trained / "Ses01F", name)), name
 
 
+@pytest.mark.parametrize("file", ["checkpoint.pth", "2epoch.pth"])
+def test_death_while_a_file_of_the_second_epoch_is_written_costs_no_result(
+    corpus, tmp_path, monkeypatch, file
+):
+    averaged = {"extra_args": ["--keep_nbest_models", "3"]}  # needs every epoch's file at the end
+    train(corpus, tmp_path / "undisturbed", **averaged)
+    save, seen = torch.save, []
+
+    def save_half_and_die(obj, f, *args, **kwargs):
+        name = str(getattr(f, "name", f))
+        seen.append(file in name)
+        if file in name and (file == "2epoch.pth" or sum(seen) == 2):
+            path = f if isinstance(f, str | Path) else f.name
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+        save(obj, f, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", save_half_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path / "died", **averaged)
+    monkeypatch.setattr(torch, "save", save)
+    train(corpus, tmp_path / "died", **averaged)
+    for name in ("3epoch.pth", "valid.UA.best.pth", "valid.UA.ave_3best.pth"):
+        died, undisturbed = (tmp_path / run / "Ses01F" for run in ("died", "undisturbed"))
+        assert same(weights(died, name), weights(undisturbed, name)), name
+
+
 def test_what_a_dead_process_still_owed_its_last_epoch_is_made_up_for(corpus, tmp_path):
     train(corpus, tmp_path, max_epoch=2)
     fold = tmp_path / "Ses01F"
