@@ -397,6 +397,8 @@ def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, num
         stderr=subprocess.PIPE,
         text=True,
         env=recipe.env | {"STUB_HANG": stage},
+        # whoever runs the tests in the background has them ignore SIGINT, and bash cannot undo that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pid_file = recipe.dir / "pid"
     wait_until(lambda: pid_file.exists() and pid_file.read_text())
