@@ -9,6 +9,7 @@ import torch
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends.feats import FeatsFrontend
 from ser.heads import CTCHead
+from ser.infer import greedy_ctc
 from ser.model import SERModel
 from ser.pooling import MeanPooling
 from ser.trainer import wa_ua
@@ -125,6 +126,36 @@ def test_a_score_does_not_depend_on_batch_mates():
         alone = net.infer(data["speech"][row : row + 1, :length], torch.tensor([length]))
         assert torch.allclose(alone["emotion_logp"][0], together["emotion_logp"][row], atol=1e-6)
         assert torch.allclose(alone["aux"]["pr"][0], together["aux"]["pr"][row, :length], atol=1e-6)
+
+
+def test_both_heads_learn_what_there_is_to_learn():
+    """Four utterances whose frames show units and emotion: trained, they are read without error."""
+    torch.manual_seed(0)
+    targets = [[1, 2], [2, 2], [2, 1, 1], [1]]
+    speech = 0.1 * torch.randn(4, 12, 3)
+    for row, (units, bias) in enumerate(zip(targets, (-1.0, -0.3, 0.3, 1.0), strict=True)):
+        speech[row, :, 2] += bias  # the emotion
+        for position, unit in enumerate(units):
+            speech[row, 3 * position + 1 : 3 * position + 3, unit - 1] += 1.0
+    net = model()
+    data = {
+        "speech": speech,
+        "speech_lengths": torch.tensor([12, 12, 12, 12]),
+        "emotion": torch.arange(4)[:, None],
+        "text": torch.tensor([t + [-1] * (3 - len(t)) for t in targets]),
+        "text_lengths": torch.tensor([len(t) for t in targets]),
+    }
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    for _ in range(300):
+        loss, _, _ = net(**data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    result = net.eval().infer(speech, data["speech_lengths"])
+    assert result["emotion_logp"].argmax(-1).tolist() == [0, 1, 2, 3]
+    names = ["<blank>", "V0", "N0"]
+    decoded = [greedy_ctc(best, names) for best in result["aux"]["pr"].argmax(-1).tolist()]
+    assert decoded == [[names[unit] for unit in target] for target in targets]
 
 
 def test_wa_and_ua_are_taken_over_the_whole_epoch_and_not_averaged_over_batches():
