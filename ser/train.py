@@ -23,6 +23,7 @@ from ser.dump import require_current
 from ser.errors import UserError
 from ser.experiment import data_state
 from ser.fileio import atomic_write, locked
+from ser.frontends.hf import check_folder
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, require_done
@@ -158,6 +159,8 @@ def resolve(
     for choices in SERTask.class_choices_list:
         cls = choices.get_class(getattr(args, choices.name))
         check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
+    if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
+        check_folder(args.frontend_conf["model"])  # once, not fold by fold
     check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")

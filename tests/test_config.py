@@ -83,6 +83,12 @@ def test_options_of_the_chosen_classes_are_checked(tmp_path, content, extra, mes
         resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
 
 
+def test_a_missing_encoder_folder_is_found_before_any_fold_is_touched(tmp_path):
+    path = write(tmp_path / "x.yaml", "max_epoch: 1")
+    with pytest.raises(UserError, match="/nowhere/encoder: no such folder"):
+        resolve(path, ssl="/nowhere/encoder", max_epoch=None, extra_args=[], seed=1, ngpu=0)
+
+
 def test_the_command_line_overrides_the_file(tmp_path):
     content = {"max_epoch": 7, "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}}}
     path = write(tmp_path / "x.yaml", yaml.safe_dump(content))

@@ -280,7 +280,7 @@ def _load_config(
         def load(**settings: Any) -> PretrainedConfig:
             return AutoConfig.for_model(model_type, **settings)
     else:
-        _check_folder(model)
+        check_folder(model)
 
         def load(**settings: Any) -> PretrainedConfig:
             return AutoConfig.from_pretrained(model, **settings)
@@ -306,7 +306,7 @@ def _unsupported(model_type: str) -> UserError:
     return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
 
 
-def _check_folder(model: str) -> None:
+def check_folder(model: str) -> None:
     """A name that can only be a folder must be one; hub ids have the form [owner/]name."""
     path = Path(model).expanduser()
     if path.is_dir():
