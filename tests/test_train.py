@@ -147,8 +147,11 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
 
 
 def test_an_attempt_that_trained_nothing_does_not_occupy_its_tag(corpus, tmp_path):
+    broken = tmp_path / "broken"  # an encoder whose weights are missing: found in the fold
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "wav2vec2"}')
     with pytest.raises(UserError, match="1 of 1 folds failed"):
-        train(corpus, tmp_path, max_epoch=1, ssl="/no/such/folder")
+        train(corpus, tmp_path, max_epoch=1, ssl=str(broken))
     train(corpus, tmp_path, max_epoch=1)
     assert read_marker(tmp_path / "Ses01F") is not None
 
