@@ -18,6 +18,7 @@ from ser.datadir import read_lines, read_table
 from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.stage import file_digest, read_marker, require_done
+from ser.units import token_tables
 
 PREDICTIONS_MARKER = ".predictions.done"
 
@@ -59,8 +60,7 @@ class Experiment:
     @property
     def text(self) -> Path:
         """The table of reference units."""
-        suffix = "" if self.token_type == "tagged_class" else f"_{self.token_type}"
-        return self.dump_dir / f"text{suffix}"
+        return self.dump_dir / token_tables(self.token_type)[0]
 
     def fold_list(self, fold: str, name: str = "test") -> Path:
         """The file that lists a fold's utterances."""
@@ -158,8 +158,7 @@ class Experiment:
 
 def data_state(dump_dir: Path, protocol: str, token_type: str) -> dict[str, Any]:
     """What a training's settings say about its data, to recognise data that changed since."""
-    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
-    names = ("emotions", "utt2emo", "utt2num_samples", f"text{suffix}", f"units{suffix}.txt")
+    names = ("emotions", "utt2emo", "utt2num_samples", *token_tables(token_type))
     return {
         "tables": file_digest(*(dump_dir / name for name in names)),
         "protocol": protocol,

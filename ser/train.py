@@ -29,6 +29,7 @@ from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, require_done
 from ser.task import SERTask
 from ser.trainer import CHECKPOINT, HISTORY
+from ser.units import token_tables
 
 RUN_FILE = "run.yaml"
 FOLD_FILE = "run.json"
@@ -333,12 +334,6 @@ def fold_arguments(
         args.val_scheduler_criterion = ("train", "loss")
         args.patience = None
     return args
-
-
-def token_tables(token_type: str) -> tuple[str, str]:
-    """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
-    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
-    return f"text{suffix}", f"units{suffix}.txt"
 
 
 def _train_fold(args: argparse.Namespace, settings: dict[str, Any]) -> None:

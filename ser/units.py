@@ -88,6 +88,12 @@ def phone_units(
     raise ValueError(f"not made from phones: {token_type}")
 
 
+def token_tables(token_type: str) -> tuple[str, str]:
+    """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
+    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
+    return f"text{suffix}", f"units{suffix}.txt"
+
+
 def ctc_min_frames(units: Sequence) -> int:
     """The fewest frames in which CTC can emit ``units``: U + R.
 

@@ -1,6 +1,5 @@
 """No encoder of its own: the frontend's frames go straight to the heads (S1)."""
 
-import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 
@@ -17,7 +16,3 @@ class IdentityEncoder(AbsEncoder):
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, D), (B,) -> the same, and no state."""
         return xs_pad, ilens, None
-
-
-def is_identity(encoder: torch.nn.Module) -> bool:
-    return isinstance(encoder, IdentityEncoder)

@@ -17,7 +17,6 @@ from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import LogMel, whisper_layers
 from ser.masks import frame_mask
 
-SAMPLE_RATE = 16000  # Hz, what every supported encoder was trained on
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
 # Masks and dropped layers belong to pre-training; see HFFrontend.
