@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ser.errors import UserError
+from ser.preemption import Stopped
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -16,13 +17,16 @@ def run(main: Callable[[], None]) -> None:
     """Call ``main`` and end the process with the status that its outcome deserves.
 
     ``UserError`` and the operating system's refusals (no such file, disk full, permission)
-    become one line on stderr and status 1. Any other exception is a defect of this program
-    and keeps its traceback.
+    become one line on stderr and status 1; a training that was asked to stop ends with the status
+    of the signal. Any other exception is a defect of this program and keeps its traceback.
     """
     try:
         main()
     except (UserError, OSError) as err:
         _fail(explain(err))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

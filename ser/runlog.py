@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from ser.errors import UserError
+from ser.locks import slurm_job
+from ser.preemption import Stopped
 
 
 @contextmanager
@@ -19,7 +21,8 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
 
     The redirection is on the level of file descriptors, so that it also catches logging handlers
     made earlier and output of native libraries. If the block raises, the log gets the error (with
-    a traceback unless it is a UserError) and the footer exit status 1.
+    a traceback unless it is a UserError) and the footer exit status 1, or that of the signal if the
+    training was asked to stop.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -28,7 +31,9 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
     status = 1
     with open(path, "a", encoding="utf-8", buffering=1) as log:
         log.write(
-            f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n# start: {_now()}\n"
+            f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n"
+            + (f"# job: {slurm_job()}\n" if slurm_job() else "")
+            + f"# start: {_now()}\n"
         )
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -39,6 +44,10 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
                     status = 0
                 except UserError as err:
                     print(f"error: {err}", file=sys.stderr)
+                    raise
+                except Stopped as stop:
+                    print(stop)
+                    status = stop.status
                     raise
                 except Exception:
                     traceback.print_exc()

@@ -1,34 +1,40 @@
-"""Stage 4: train the folds of one experiment, each resumable, several in one process.
+"""Stage 4: train the folds of experiments, each resumable, several in one process.
 
 Importing ESPnet takes about ten seconds, so one process trains its folds in turn.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import math
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from espnet2.tasks.abs_task import optim_classes
 
+from ser import preemption
+from ser.checkpoint import CHECKPOINT
 from ser.cli import explain
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines
+from ser.distributed import Processes, this_process
 from ser.dump import require_current
 from ser.errors import UserError
 from ser.experiment import data_state
-from ser.fileio import atomic_write, locked
+from ser.fileio import atomic_write
 from ser.frontends.hf import check_folder
+from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, require_done
 from ser.task import SERTask
-from ser.trainer import CHECKPOINT, HISTORY
+from ser.trainer import HISTORY
 from ser.units import token_tables
 
 RUN_FILE = "run.yaml"
@@ -43,6 +49,7 @@ NOT_SETTINGS = (
     "max_cache_size",
     "log_interval",
     "use_matplotlib",
+    "checkpoint_seconds",
 )
 # Options that this stage sets itself, fold by fold.
 OWN_OPTIONS = (
@@ -58,35 +65,50 @@ OWN_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training of all folds: where it goes, and from which seed it starts."""
+
+    exp_dir: Path  # exp/<corpus>/<tag>
+    seed: int
+
+
 def train_folds(
+    trainings: Sequence[Training],
     data_dir: Path,
     dump_dir: Path,
-    exp_dir: Path,
     config: Path,
     protocol: str,
-    folds: Sequence[str],
-    seed: int,
+    folds: Sequence[str] = (),
     ngpu: int = 0,
+    num_nodes: int = 1,
     max_epoch: int | None = None,
     ssl: str | None = None,
     extra_args: Sequence[str] = (),
-    log_dir: Path | None = None,
     overwrite: bool = False,
+    share: tuple[int, int] = (1, 1),
+    check_only: bool = False,
 ) -> None:
-    """Train ``folds`` (all of the protocol if empty); finished ones are left alone.
+    """Train ``folds`` (all of the protocol if empty) in every training.
+
+    Finished folds are left alone, interrupted ones go on from their last checkpoint. A fold's
+    output goes to exp_dir/log/stage4.<fold>.log.
 
     Args:
         data_dir, dump_dir: data/<corpus> and dump/<corpus>, as stages 1 to 3 leave them.
-        exp_dir: exp/<corpus>/<tag>; each fold trains in exp_dir/<fold>.
         config: The system's YAML.
+        ngpu, num_nodes: GPUs of one training on each node, and how many nodes it runs on.
         max_epoch, ssl: Replace ``max_epoch`` and ``frontend_conf.model`` of the YAML.
         extra_args: More ESPnet options, such as ``--optim_conf lr=1.0e-5``.
-        log_dir: Where stage4.<fold>.log goes; None prints to the terminal.
-        overwrite: Train anew where this experiment was run with other settings.
+        overwrite: Train anew where an experiment was run with other settings.
+        share: (k, n) trains the k-th, (k + n)-th, ... pair of experiment and fold, from 1.
+        check_only: Settle the settings in every run.yaml, train nothing.
 
     Raises:
         UserError: stage 3 is missing, an unknown fold, an unfit configuration, an experiment of
-            the same tag with other settings, or folds that failed (named with their logs).
+            the same tag with other settings, a fold that another run is at work on, or folds that
+            failed (named with their logs).
+        Stopped: a signal asked for it; the fold's checkpoint has been written.
     """
     fold_dir = dump_dir / "folds" / protocol
     require_done(fold_dir, 3, f"the folds of protocol {protocol}")
@@ -97,35 +119,61 @@ def train_folds(
         raise UserError(
             f"--folds {' '.join(unknown)}: not in protocol {protocol}; it has {' '.join(known)}"
         )
-    args = resolve(config, ssl, max_epoch, extra_args, seed, ngpu)
-    run = describe(args, dump_dir, config, protocol, ssl, max_epoch, extra_args)
-    register_run(exp_dir, run, overwrite)
-    failed = []
-    for fold in folds or known:
-        output_dir = exp_dir / fold
-        waiting = f"[fold] {fold}: another process is training it; waiting"
-        with locked(exp_dir / f".{fold}.lock", waiting):
-            if is_done(output_dir, run["settings"]) and _names_model(output_dir):
-                print(f"[fold] {fold}: already trained", flush=True)
-                continue
-            claim(output_dir, run["settings"], overwrite)
+    pairs = [(training, fold) for training in trainings for fold in folds or known]
+    pairs = pairs[share[0] - 1 :: share[1]]
+    processes = this_process(ngpu, num_nodes)
+    failed: list[Path] = []
+    for training in trainings:
+        mine = [fold for owner, fold in pairs if owner == training]
+        if not mine and not check_only:
+            continue
+        args = resolve(config, ssl, max_epoch, extra_args, training.seed, ngpu)
+        run = describe(args, dump_dir, config, protocol, ssl, max_epoch, extra_args, num_nodes)
+        if processes.first:
+            register_run(training.exp_dir, run, overwrite)
+        processes.set_arguments(args)
+        for fold in mine if not check_only else ():
+            preemption.check()
+            output_dir = training.exp_dir / fold
             fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir)
-            if log_dir is None:
-                _train_fold(fold_args, run["settings"])
-                continue
-            log = log_dir / f"stage4.{fold}.log"
-            try:
-                with fold_log(log, sys.argv):
-                    _train_fold(fold_args, run["settings"])
-                print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
-            except Exception as err:  # one fold's failure must not cost the others
+            log = training.exp_dir / f"log/stage4.{fold}{processes.suffix}.log"
+            if not _train_fold(fold_args, run["settings"], overwrite, log, processes):
                 failed.append(log)
-                print(f"[fold] {fold}: FAILED: {explain(err)}; see {log}", flush=True)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(folds or known)} folds failed; see "
+            f"{len(failed)} of {len(pairs)} folds failed; see "
             + ", ".join(str(log) for log in failed)
         )
+
+
+def _train_fold(
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    overwrite: bool,
+    log: Path,
+    processes: Processes,
+) -> bool:
+    """Train one fold unless it is trained; False if that failed, which its log explains."""
+    output_dir, fold = Path(args.output_dir), args.run_label
+    if is_done(output_dir, settings) and _names_model(output_dir):
+        processes.say(f"[fold] {fold}: already trained")
+        return True
+    with contextlib.ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(held(output_dir.parent / f".{fold}.lock", str(output_dir)))
+            claim(output_dir, settings, overwrite)
+        try:
+            with fold_log(log, sys.argv):
+                _run(args, settings, processes)
+            processes.say(f"[fold] {fold}: {summary(output_dir)}")
+        except preemption.Stopped as stop:
+            processes.say(f"[fold] {fold}: {stop}")
+            raise
+        except Exception as err:  # one fold's failure must not cost the others
+            preemption.check()  # processes that ESPnet has started answer signals by failing
+            print(f"[fold] {fold}: FAILED: {explain(err)}; see {log}", flush=True)
+            return False
+    return True
 
 
 def resolve(
@@ -194,6 +242,7 @@ def describe(
     ssl: str | None,
     max_epoch: int | None,
     extra_args: Sequence[str],
+    num_nodes: int = 1,
 ) -> dict[str, Any]:
     """What run.yaml says: what was asked for, and the settings that decide the result."""
     defaults = SERTask.get_parser().parse_args([])
@@ -203,6 +252,8 @@ def describe(
         if value != getattr(defaults, key) and key not in NOT_SETTINGS
     }
     settings["seed"] = args.seed
+    if num_nodes > 1:  # how a batch is divided decides the order of additions and the dropout
+        settings["processes"] = num_nodes * max(args.ngpu, 1)
     settings = _plain(settings)
     tables = ["emotions", "utt2emo", "utt2num_samples", *token_tables(args.token_type)]
     inputs = [] if args.feats_type == "raw" else [f"{args.feats_type}/feats.scp"]
@@ -336,10 +387,16 @@ def fold_arguments(
     return args
 
 
-def _train_fold(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
+    """ESPnet's training of one fold, and the record of how it ended."""
     output_dir = Path(args.output_dir)
-    SERTask.main(args=args)
+    try:
+        SERTask.main(args=args)
+    finally:
+        processes.leave()
     gc.collect()
+    if not processes.first:
+        return
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
     stopped = len(history) < args.max_epoch and args.patience is None
     if stopped or not math.isfinite(history[-1]["train"]["loss"]):

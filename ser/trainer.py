@@ -2,16 +2,17 @@
 
 Added: WA and UA over the whole epoch, fusion weights, a history that outlives the process,
 progress lines, a last optimizer step for a remainder of accumulated batches, fixed-epoch training
-without a validation set, and checkpoints that are whole or absent.
+without a validation set, and checkpoints within an epoch (ser/checkpoint.py).
 """
 
 import ser.espnet_offline  # noqa: F401, I001 (has to come first)
 
 import argparse
+import itertools
 import json
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.types import str2bool
 
+from ser import preemption
+from ser.checkpoint import CHECKPOINT, StepCheckpoints, atomic_checkpoints, set_random_state
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.model import SERModel
 
 HISTORY = "history.json"
-CHECKPOINT = "checkpoint.pth"
 PROGRESS_SECONDS = 5.0  # between two lines within an epoch
 
 
@@ -38,6 +40,7 @@ class SERTrainerOptions(TrainerOptions):
 
     has_valid: bool = True
     run_label: str = ""
+    checkpoint_seconds: float = 600.0
 
 
 class SERTrainer(Trainer):
@@ -54,6 +57,12 @@ class SERTrainer(Trainer):
         parser.add_argument(
             "--run_label", type=str, default="", help="What progress lines call this training"
         )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=600.0,
+            help="Between two checkpoints within an epoch; what a killed process loses at most",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> "SERTrainerOptions":
@@ -61,11 +70,32 @@ class SERTrainer(Trainer):
 
     @classmethod
     def run(cls, model, optimizers, schedulers, trainer_options, **kwargs) -> None:
-        """Train to ``max_epoch``, going on from a checkpoint in the output directory if any."""
+        """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
+
+        Raises:
+            Stopped: asked to, after a checkpoint.
+        """
         output_dir = Path(trainer_options.output_dir)
-        if trainer_options.resume:
+        distributed = kwargs["distributed_option"].distributed
+        first = not distributed or kwargs["distributed_option"].dist_rank == 0
+        if distributed:
+            # A wrapped model has to know which of its parameters take no part.
+            trainer_options.unused_parameters = True
+        if trainer_options.resume and first:
             complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
-        with atomic_checkpoints():
+        if distributed:
+            torch.distributed.barrier()
+        trainer_options.steps = StepCheckpoints(
+            output_dir,
+            model,
+            optimizers,
+            schedulers,
+            trainer_options.accum_grad,
+            trainer_options.checkpoint_seconds,
+            distributed,
+            "cuda" if trainer_options.ngpu > 0 else "cpu",
+        )
+        with preemption.listening(), atomic_checkpoints():
             super().run(
                 model=model,
                 optimizers=optimizers,
@@ -73,32 +103,50 @@ class SERTrainer(Trainer):
                 trainer_options=trainer_options,
                 **kwargs,
             )
+        if first:
+            trainer_options.steps.remove()
+
+    @classmethod
+    def resume(cls, checkpoint, *args, **kwargs) -> None:
+        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
+        super().resume(checkpoint, *args, **kwargs)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        if "random" in state:
+            set_random_state(state["random"])
 
     @classmethod
     def train_one_epoch(
         cls, model, iterator, optimizers, schedulers, scaler, reporter, summary_writer, options,
         distributed_option,
     ) -> bool:  # fmt: skip
-        """One pass over the training set; True if no step changed the model."""
+        """One pass over the training set, or what is left of it; True if no step was valid."""
         epoch = reporter.get_epoch()
         _unwrap(model).begin_epoch(epoch)
-        batches = _Announced(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
-        invalid = super().train_one_epoch(
-            model=model,
-            iterator=batches,
-            optimizers=optimizers,
-            schedulers=schedulers,
-            scaler=scaler,
-            reporter=reporter,
-            summary_writer=summary_writer,
-            options=options,
-            distributed_option=distributed_option,
-        )
-        if batches.served % options.accum_grad and scaler is None:
-            invalid = not _last_step(model, optimizers, options) and invalid
-        stats = _finish(model, reporter, options, distributed_option)
-        cls._announce_epoch("train", epoch, options, stats)
-        return invalid
+        batches = _Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
+        state = options.steps.begin(reporter, scaler)
+        if state is not None:
+            batches.skip(state["batches"], state["random"])
+        invalid = True
+        if state is None or not state["trained"]:
+            batches.after_each = options.steps.after_batch
+            invalid = super().train_one_epoch(
+                model=model,
+                iterator=batches,
+                optimizers=optimizers,
+                schedulers=schedulers,
+                scaler=scaler,
+                reporter=reporter,
+                summary_writer=summary_writer,
+                options=options,
+                distributed_option=distributed_option,
+            )
+            if batches.served % options.accum_grad and scaler is None:
+                _last_step(model, optimizers, reporter, options)
+            stats = _finish(model, reporter, options, distributed_option)
+            cls._announce_epoch("train", epoch, options, stats)
+        options.served = batches.served
+        norms = reporter.stats.get("grad_norm", ())  # of the steps before a restart as well
+        return invalid and not any(math.isfinite(norm.value) for norm in norms)
 
     @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option) -> None:
@@ -106,9 +154,11 @@ class SERTrainer(Trainer):
         if not options.has_valid:
             return
         _unwrap(model).counts.zero_()
+        batches = _Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
+        batches.after_each = lambda _: options.steps.after_training(options.served)
         super().validate_one_epoch(
             model=model,
-            iterator=iterator,
+            iterator=batches,
             reporter=reporter,
             options=options,
             distributed_option=distributed_option,
@@ -134,34 +184,6 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
     support = counts.sum(dim=1)
     recall = counts.diagonal()[support > 0] / support[support > 0]
     return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
-
-
-@contextmanager
-def atomic_checkpoints() -> Iterator[None]:
-    """Within the block, torch.save to a path writes a temporary file and renames it.
-
-    ESPnet saves straight to ``checkpoint.pth``; a process killed while doing so would leave a
-    file that cannot be resumed from.
-    """
-    save = torch.save
-
-    def save_atomically(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(f, str | Path):
-            with atomic_write(f, "wb") as stream:
-                try:
-                    save(obj, stream, *args, **kwargs)
-                except RuntimeError as err:
-                    if isinstance(err.__context__, OSError):  # which torch stumbles over once more
-                        raise err.__context__ from None
-                    raise
-        else:
-            save(obj, f, *args, **kwargs)
-
-    torch.save = save_atomically
-    try:
-        yield
-    finally:
-        torch.save = save
 
 
 def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
@@ -206,7 +228,7 @@ def _unwrap(model: torch.nn.Module) -> SERModel:
     return getattr(model, "module", model)
 
 
-def _last_step(model, optimizers, options: TrainerOptions) -> bool:
+def _last_step(model, optimizers, reporter: SubReporter, options: TrainerOptions) -> None:
     """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
 
     ESPnet would carry it into the next epoch, where a resumed run no longer has it.
@@ -214,12 +236,12 @@ def _last_step(model, optimizers, options: TrainerOptions) -> bool:
     norm = torch.nn.utils.clip_grad_norm_(
         model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
     )
-    finite = bool(torch.isfinite(norm))
+    if torch.isfinite(norm):
+        reporter.stats["grad_norm"].append(to_reported_value(norm))
     for optimizer in optimizers:
-        if finite:
+        if torch.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad()
-    return finite
 
 
 def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
@@ -255,20 +277,35 @@ def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None
         json.dump(history, stream, indent=1)
 
 
-class _Announced:
-    """An iterator over batches that reports its position now and then."""
+class _Batches:
+    """An epoch's batches; reports its position now and then, and can begin in the middle."""
 
     def __init__(self, batches, label: str):
         self.batches, self.label, self.served = batches, label, 0
+        self.random_state: dict[str, Any] | None = None
+        self.after_each: Callable[[int], None] = lambda served: None
 
     def __len__(self) -> int:
         return len(self.batches)
 
+    def skip(self, count: int, random_state: dict[str, Any]) -> None:
+        """Leave out the first ``count`` batches, and go on with ``random_state``."""
+        self.served, self.random_state = count, random_state
+
     def __iter__(self):
         last = time.monotonic()
-        for batch in self.batches:
+        skipped = self.served
+        if isinstance(getattr(self.batches, "batch_sampler", None), list):
+            del self.batches.batch_sampler[:skipped]  # this epoch's own list; nothing is loaded
+            skipped = 0
+        batches = itertools.islice(iter(self.batches), skipped, None)
+        if self.random_state is not None:  # only now: a DataLoader draws from torch's numbers
+            set_random_state(self.random_state)
+        total = self.served + len(self.batches) - skipped
+        for batch in batches:
             self.served += 1
             yield batch
+            self.after_each(self.served)
             if time.monotonic() - last > PROGRESS_SECONDS:
                 last = time.monotonic()
-                progress(f"{self.label} batch {self.served}/{len(self)}")
+                progress(f"{self.label} batch {self.served}/{total}")

@@ -1,13 +1,12 @@
 """Stage 4 for real: ESPnet's trainer on a few tones with a tiny encoder."""
 
+import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,68 +14,19 @@ import pytest
 import torch
 import yaml
 
-from ser.dump import prepare_dump
+from ser.checkpoint import atomic_checkpoints
 from ser.errors import UserError
-from ser.fileio import locked
-from ser.lang import prepare_lang
 from ser.stage import read_marker
-from ser.train import train_folds
-from ser.trainer import atomic_checkpoints, complete_interrupted_epoch, wa_ua
-from tests.tiny import TINY, write_tone_corpus
+from ser.trainer import complete_interrupted_epoch, wa_ua
+from tests.training import SYSTEM, make_corpus, same, train, weights
 
 ROOT = Path(__file__).parent.parent
-SYSTEM = {
-    "token_type": "tagged_class",
-    "frontend_conf": {
-        "init": "random",
-        "model_type": "wav2vec2",
-        "config": {**TINY, "num_hidden_layers": 1},
-        "normalize": False,
-    },
-    "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}},
-    "optim": "adam",
-    "optim_conf": {"lr": 1.0e-3},
-    "max_epoch": 3,
-    "batch_type": "sorted",
-    "batch_size": 3,
-    "accum_grad": 2,
-    "best_model_criterion": [["valid", "UA", "max"]],
-    "keep_nbest_models": [1],
-    "num_workers": 0,
-    "use_matplotlib": False,
-}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """A directory with a comma and a blank in its name, stages 1 to 3 done in it."""
-    root = tmp_path_factory.mktemp("a, b")
-    data = write_tone_corpus(root)
-    prepare_lang(data, "tagged_class", 100)
-    for protocol in ("strict", "paper"):
-        prepare_dump(data, root / "dump/tones", "tagged_class", "raw", protocol, nj=1)
-    (root / "system.yaml").write_text(yaml.safe_dump(SYSTEM))
-    return root
-
-
-def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
-    settings = {"protocol": "strict", "config": corpus / "system.yaml", "seed": 1, **options}
-    train_folds(
-        data_dir=corpus / "data/tones",
-        dump_dir=corpus / "dump/tones",
-        exp_dir=exp_dir,
-        folds=list(folds),
-        log_dir=exp_dir / "log",
-        **settings,
-    )
-
-
-def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(fold_dir / name, weights_only=True)
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    """In a directory with a comma and a blank in its name."""
+    return make_corpus(tmp_path_factory.mktemp("a, b"))
 
 
 @pytest.fixture(scope="module")
@@ -174,23 +124,14 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
         complete_interrupted_epoch(tmp_path, [("valid", "UA", "max")])
 
 
-def test_a_fold_that_another_process_trains_is_waited_for(corpus, trained, capfd):
-    released = threading.Event()
-
-    def hold():
-        with locked(trained / ".Ses01F.lock", ""):
-            held.set()
-            released.wait(20)
-
-    held, holder = threading.Event(), threading.Thread(target=hold)
-    holder.start()
-    held.wait()
-    threading.Timer(1, released.set).start()
-    train(corpus, trained)
-    holder.join()
-    assert re.search(
-        "another process is training it; waiting(.|\n)*already", capfd.readouterr().out
-    )
+def test_a_fold_that_another_run_is_at_work_on_stops_the_second(corpus, tmp_path):
+    theirs = os.open(tmp_path / ".Ses01F.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+    os.write(theirs, b'{"host": "n1", "pid": 7, "since": "2025-01-31T12:00:00", "job": "12_3"}')
+    with pytest.raises(UserError, match="Ses01F: another run .* host n1, pid 7, job 12_3, since 2"):
+        train(corpus, tmp_path)
+    assert not (tmp_path / "Ses01F").exists()
+    os.close(theirs)
 
 
 def test_units_that_were_not_dumped_are_asked_for(corpus, tmp_path):
@@ -238,7 +179,6 @@ def interrupted_at(corpus: Path, exp_dir: Path, moment: str) -> None:
     command = [sys.executable, "-m", "ser.bin.train", "--data-dir", str(corpus / "data/tones")]
     command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
     command += ["--config", str(corpus / "system.yaml"), "--folds", "Ses01F"]
-    command += ["--log-dir", str(exp_dir / "log")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     log = exp_dir / "log/stage4.Ses01F.log"

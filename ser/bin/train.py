@@ -1,48 +1,50 @@
-"""Stage 4: train folds of an experiment with ESPnet's trainer. Options after -- go to ESPnet."""
+"""Stage 4: train folds of experiments with ESPnet's trainer. Options after -- go to ESPnet."""
 
 import argparse
 from pathlib import Path
 
+from ser import preemption
 from ser.cli import run
+
+
+def share(text: str) -> tuple[int, int]:
+    """``3/10`` -> (3, 10)."""
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N with K from 1 to N, e.g. 3/10")
+    return int(k), int(n)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data-dir", type=Path, required=True, help="data/<corpus>")
-    parser.add_argument("--dump-dir", type=Path, required=True, help="dump/<corpus>")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="exp/<corpus>/<tag>")
-    parser.add_argument("--config", type=Path, required=True, help="the system's YAML")
-    parser.add_argument("--protocol", default="strict", help="which folds")
-    parser.add_argument("--folds", default="", help="blank separated names; empty means all")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
-    parser.add_argument("--max-epoch", type=int, help="replaces max_epoch of the YAML")
-    parser.add_argument("--ssl", help="hub id or folder; replaces frontend_conf.model")
-    parser.add_argument("--log-dir", type=Path, help="write stage4.<fold>.log files there")
-    parser.add_argument("--overwrite", action="store_true", help="settings may have changed")
-    parser.add_argument("extra", nargs="*", help="ESPnet options, after --")
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True, help="data/<corpus>")
+    add("--dump-dir", type=Path, required=True, help="dump/<corpus>")
+    add("--exp-dir", type=Path, nargs="+", required=True, help="exp/<corpus>/<tag> of each seed")
+    add("--seed", type=int, nargs="+", default=[1], help="one for each --exp-dir")
+    add("--config", type=Path, required=True, help="the system's YAML")
+    add("--protocol", default="strict", help="which folds")
+    add("--folds", type=str.split, default=[], help="blank separated names; empty means all")
+    add("--share", type=share, default=(1, 1), help="K/N: every N-th fold, from the K-th on")
+    add("--ngpu", type=int, default=0, help="GPUs of one training on a node; 0 is the CPU")
+    add("--num-nodes", type=int, default=1, help="nodes of one training; srun starts them")
+    add("--max-epoch", type=int, help="replaces max_epoch of the YAML")
+    add("--ssl", help="hub id or folder; replaces frontend_conf.model")
+    add("--overwrite", action="store_true", help="train anew if settings have changed")
+    add("--check-only", action="store_true", help="check and note the settings, train nothing")
+    add("extra_args", nargs="*", help="ESPnet options, after --")
+    options = vars(parser.parse_args())
+    exp_dirs, seeds = options.pop("exp_dir"), options.pop("seed")
+    if len(exp_dirs) != len(seeds):
+        parser.error(f"{len(exp_dirs)} --exp-dir, but {len(seeds)} --seed")
 
-    from ser.train import train_folds  # after parsing: importing ESPnet takes seconds
+    from ser.train import Training, train_folds  # after parsing: importing ESPnet takes seconds
 
-    train_folds(
-        data_dir=args.data_dir,
-        dump_dir=args.dump_dir,
-        exp_dir=args.exp_dir,
-        config=args.config,
-        protocol=args.protocol,
-        folds=args.folds.split(),
-        seed=args.seed,
-        ngpu=args.ngpu,
-        max_epoch=args.max_epoch,
-        ssl=args.ssl,
-        extra_args=args.extra,
-        log_dir=args.log_dir,
-        overwrite=args.overwrite,
-    )
+    train_folds([Training(d, s) for d, s in zip(exp_dirs, seeds, strict=True)], **options)
 
 
 if __name__ == "__main__":
-    run(main)
+    with preemption.listening():
+        run(main)

@@ -1,0 +1,236 @@
+"""Checkpoints: whole or absent, complete enough that nobody can tell where a training was cut.
+
+ESPnet writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its number. Added
+here: checkpoints *within* an epoch, ``<N>epoch.step.pth``, written when the process is asked to
+stop and every few minutes, and the state of the random number generators.
+"""
+
+import logging
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.train.reporter import SubReporter
+
+from ser import preemption
+from ser.fileio import atomic_write
+
+CHECKPOINT = "checkpoint.pth"
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random number generator of this process: Python, NumPy, torch, CUDA."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),  # without arrays torch.load needs no pickle for it
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what ``random_state`` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_initialized() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+
+
+@contextmanager
+def atomic_checkpoints() -> Iterator[None]:
+    """Within the block, torch.save to a path writes a temporary file and renames it.
+
+    ESPnet saves straight to ``checkpoint.pth``; a process killed while doing so would leave a
+    file that cannot be resumed from. To that file the random state is added.
+    """
+    save = torch.save
+
+    def save_atomically(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, str | Path):
+            if Path(f).name == CHECKPOINT and isinstance(obj, dict):
+                obj = {**obj, "random": random_state()}
+            with atomic_write(f, "wb") as stream:
+                try:
+                    save(obj, stream, *args, **kwargs)
+                except RuntimeError as err:
+                    if isinstance(err.__context__, OSError):  # which torch stumbles over once more
+                        raise err.__context__ from None
+                    raise
+        else:
+            save(obj, f, *args, **kwargs)
+
+    torch.save = save_atomically
+    try:
+        yield
+    finally:
+        torch.save = save
+
+
+class StepCheckpoints:
+    """Checkpoints within an epoch of one training, and the way back to where they were written.
+
+    A checkpoint holds the model, optimizers, schedulers, gradient scaler, the statistics of the
+    epoch so far, and for every process of the training its random state and its confusion counts.
+
+    Args:
+        directory: The fold's directory.
+        model: Not wrapped for distributed training; has a buffer ``counts``.
+        optimizers, schedulers: As ESPnet's trainer has them; a scheduler may be None.
+        accum_grad: Batches of one step: within a step the gradients would be lost.
+        seconds: Between two checkpoints of a training that nobody asks to stop.
+        distributed: Whether torch.distributed is initialised; then all processes call the same
+            methods at the same batches.
+        device: Of the model.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        schedulers: Sequence[Any],
+        accum_grad: int,
+        seconds: float,
+        distributed: bool = False,
+        device: str = "cpu",
+    ):
+        self.directory, self.model = directory, model
+        self.optimizers, self.schedulers = optimizers, schedulers
+        self.accum_grad, self.seconds = accum_grad, seconds
+        self.distributed, self.device = distributed, device
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.world_size = torch.distributed.get_world_size() if distributed else 1
+        self.last = time.monotonic()
+
+    def begin(self, reporter: SubReporter, scaler: Any) -> dict[str, Any] | None:
+        """Start an epoch's training; where to go on, or None at its beginning.
+
+        Everything but the random numbers is put back; those, ``random``, are for
+        ``set_random_state`` once the data loader has drawn its own. ``batches`` says how many
+        batches to leave out, ``trained`` that there is none left, only the validation.
+
+        Raises:
+            Stopped: there is nothing new to keep since the checkpoint of the last epoch.
+        """
+        asked, _ = self._agree(due=False)
+        if asked:
+            raise preemption.Stopped(signal.Signals(asked))
+        self.epoch, self.reporter, self.scaler = reporter.get_epoch(), reporter, scaler
+        self.last = time.monotonic()
+        state = self._load(self._path(self.epoch))
+        if self.distributed:
+            torch.distributed.barrier()  # before anybody removes what another still reads
+        if self.rank == 0:
+            self.remove(keep=self.epoch)
+        if state is None:
+            return None
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            if scheduler is not None:
+                scheduler.load_state_dict(saved)
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+        reporter.stats = defaultdict(list, state["reporter"]["stats"])
+        reporter.count = state["reporter"]["count"]
+        reporter.total_count = state["reporter"]["total_count"]
+        reporter.start_time = time.perf_counter() - state["reporter"]["seconds"]
+        mine = state["ranks"][self.rank]
+        self.model.counts.copy_(mine["counts"])
+        logging.info(f"Going on after batch {state['batches']} of epoch {self.epoch}")
+        return {"random": mine["random"], **{key: state[key] for key in ("batches", "trained")}}
+
+    def after_batch(self, batches: int) -> None:
+        """Call it when ``batches`` batches of the epoch are done: checkpoints if it is time to.
+
+        Raises:
+            Stopped: this process, or another of the same training, has been asked to stop.
+        """
+        if batches % self.accum_grad == 0:
+            self._act(batches, trained=False)
+
+    def after_training(self, batches: int) -> None:
+        """Like after_batch, for the time between an epoch's training and its checkpoint."""
+        self._act(batches, trained=True)
+
+    def remove(self, keep: int = 0) -> None:
+        """Delete the checkpoints within epochs, except that of epoch ``keep``."""
+        for path in self.directory.glob("*epoch.step.pth"):
+            if path != self._path(keep):
+                path.unlink(missing_ok=True)
+
+    def _path(self, epoch: int) -> Path:
+        return self.directory / f"{epoch}epoch.step.pth"
+
+    def _act(self, batches: int, trained: bool) -> None:
+        asked, due = self._agree(not trained and time.monotonic() - self.last >= self.seconds)
+        if asked or due:
+            self._save(batches, trained)
+            self.last = time.monotonic()
+        if asked:
+            raise preemption.Stopped(signal.Signals(asked))
+
+    def _agree(self, due: bool) -> tuple[int, bool]:
+        """One decision for all processes: the signal (or 0) of any, the clock of the first."""
+        asked = int(preemption.requested() or 0)
+        if self.distributed:
+            flags = torch.tensor([asked, int(due and self.rank == 0)], device=self.device)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+            asked, due = flags.tolist()
+        return asked, bool(due)
+
+    def _save(self, batches: int, trained: bool) -> None:
+        ranks = [{"random": random_state(), "counts": self.model.counts.cpu()}]
+        if self.distributed:
+            (mine,) = ranks
+            ranks = [None] * self.world_size
+            torch.distributed.all_gather_object(ranks, mine)
+        if self.rank != 0:
+            return
+        state = {
+            "batches": batches,
+            "trained": trained,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "reporter": {
+                "stats": dict(self.reporter.stats),
+                "count": self.reporter.count,
+                "total_count": self.reporter.total_count,
+                "seconds": time.perf_counter() - self.reporter.start_time,
+            },
+            "ranks": ranks,
+        }
+        path = self._path(self.epoch)
+        with atomic_write(path, "wb") as stream:
+            torch.save(state, stream)
+        logging.info(f"Checkpoint after batch {batches} of epoch {self.epoch}: {path}")
+
+    def _load(self, path: Path) -> dict[str, Any] | None:
+        """The state in ``path``; None if there is none that fits."""
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=False)
+            ranks = state["ranks"]
+        except Exception as err:  # damaged bytes make the unpickler fail in any way
+            logging.warning(f"{path}: cannot be read ({err}); going on from the epoch before")
+            return None
+        if len(ranks) != self.world_size:
+            logging.warning(
+                f"{path}: written by {len(ranks)} processes, this training has "
+                f"{self.world_size}; going on from the epoch before"
+            )
+            return None
+        return state

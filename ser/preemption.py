@@ -1,0 +1,63 @@
+"""Being asked to stop: signals that a training answers at the end of its step, not in its middle.
+
+USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
+ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at
+``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT or TERM
+ends the process at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on from here
+STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+_received: signal.Signals | None = None
+
+
+class Stopped(BaseException):
+    """The training has stopped as it was asked to; not an error, and not to be handled as one."""
+
+    def __init__(self, signum: signal.Signals):
+        super().__init__(f"stopped by {signum.name}; the same command again goes on from here")
+        self.status = STATUS[signum]
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note the three signals while the block runs; outside the main thread do nothing."""
+    global _received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, _note) for signum in STATUS}
+    nested = _note in before.values()
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if not nested:
+            _received = None
+
+
+def requested() -> signal.Signals | None:
+    """The signal that asks this process to stop, or None."""
+    return _received
+
+
+def check() -> None:
+    """Raise Stopped if this process has been asked to stop."""
+    if _received is not None:
+        raise Stopped(_received)
+
+
+def _note(signum: int, frame: object) -> None:
+    global _received
+    if _received in (signal.SIGINT, signal.SIGTERM) and signum != signal.SIGUSR1:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+    _received = signal.Signals(signum)

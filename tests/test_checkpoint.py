@@ -1,0 +1,228 @@
+"""Interrupted anywhere, a training ends as if nobody had touched it."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ser import preemption
+from ser.checkpoint import CHECKPOINT, atomic_checkpoints, random_state, set_random_state
+from ser.stage import read_marker
+from ser.trainer import SERTrainer
+from tests.training import SYSTEM, make_corpus, same, train, weights
+
+ROOT = Path(__file__).parent.parent
+EPOCHS, BATCHES = 6, 5  # 16 utterances of training, 3 or 4 in a batch
+LAST = f"{EPOCHS}epoch.pth"
+# dropout everywhere, so that a random number drawn twice or never changes the weights
+RANDOM = {
+    **SYSTEM,
+    "frontend_conf": {
+        **SYSTEM["frontend_conf"],
+        "config": {**SYSTEM["frontend_conf"]["config"], "hidden_dropout": 0.3},
+    },
+    "max_epoch": EPOCHS,
+    "accum_grad": 2,
+    "scheduler": "warmuplr",
+    "scheduler_conf": {"warmup_steps": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def system(corpus) -> Path:
+    path = corpus / "random.yaml"
+    path.write_text(yaml.safe_dump(RANDOM))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, system, tmp_path_factory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("undisturbed")
+    train(corpus, exp_dir, config=system)
+    return exp_dir / "Ses01F"
+
+
+def stop_after(monkeypatch, phase: str, epoch: int, batches: int, signum=signal.SIGUSR1) -> None:
+    """Send this process a signal in the middle of a step."""
+    from ser.model import SERModel
+
+    forward, seen = SERModel.forward, {"train": 0, "valid": 0}
+
+    def forward_and_signal(self, *args, **kwargs):
+        now = "train" if self.training else "valid"
+        seen[now] += 1
+        per_epoch = BATCHES if now == "train" else 2
+        if now == phase and seen[now] == (epoch - 1) * per_epoch + batches:
+            os.kill(os.getpid(), signum)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(SERModel, "forward", forward_and_signal)
+
+
+# Two batches make a step (accum_grad), and the fifth a step of its own, after which only the
+# validation is left.
+@pytest.mark.parametrize(
+    ("phase", "epoch", "batches", "expected"),
+    [("train", 1, 1, 2), ("train", 2, 3, 4), ("train", 2, 5, BATCHES), ("valid", 1, 2, BATCHES)],
+)
+def test_a_warned_training_stops_after_its_step_and_goes_on_to_the_same_result(
+    corpus, system, undisturbed, tmp_path, monkeypatch, phase, epoch, batches, expected
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, phase, epoch, batches)
+        with pytest.raises(preemption.Stopped) as stop:
+            train(corpus, tmp_path, config=system)
+    assert stop.value.status == 75
+    fold = tmp_path / "Ses01F"
+    (kept,) = fold.glob("*step.pth")
+    assert kept.name == f"{epoch}epoch.step.pth"
+    state = torch.load(kept, weights_only=False)
+    assert (state["batches"], state["trained"]) == (expected, expected == BATCHES)
+    assert (tmp_path / "log/stage4.Ses01F.log").read_text().endswith("# exit status: 75\n")
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)  # another process, another state
+    train(corpus, tmp_path, config=system)
+    for name in (LAST, "valid.UA.best.pth"):
+        assert same(weights(fold, name), weights(undisturbed, name)), name
+    assert not list(fold.glob("*step.pth"))
+    assert statistics(fold) == statistics(undisturbed)
+
+
+def statistics(fold: Path) -> list[dict]:
+    """The history without times."""
+    history = json.loads((fold / "history.json").read_text())
+    for entry in history:
+        for phase in ("train", "valid"):
+            times = [key for key in entry[phase] if key.endswith(("time", "seconds"))]
+            for key in times:
+                del entry[phase][key]
+    return history
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_term_and_ctrl_c_leave_a_checkpoint_too(
+    corpus, system, tmp_path, monkeypatch, signum, status
+):
+    stop_after(monkeypatch, "train", 1, 3, signum)
+    with pytest.raises(preemption.Stopped) as stop:
+        train(corpus, tmp_path, config=system)
+    assert stop.value.status == status
+    assert (tmp_path / "Ses01F/1epoch.step.pth").exists()
+
+
+def test_a_damaged_checkpoint_within_an_epoch_costs_the_epoch_and_no_result(
+    corpus, system, undisturbed, tmp_path, monkeypatch, caplog
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, "train", 2, 3)
+        with pytest.raises(preemption.Stopped):
+            train(corpus, tmp_path, config=system)
+    (tmp_path / "Ses01F/2epoch.step.pth").write_bytes(b"PK\3\4 garbage")
+    train(corpus, tmp_path, config=system)
+    assert same(weights(tmp_path / "Ses01F", LAST), weights(undisturbed, LAST))
+    assert "2epoch.step.pth: cannot be read" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def processes() -> BaseContext:
+    """Processes that start within moments, since they are forked from one that has ESPnet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        forkserver.ensure_running()
+    return context
+
+
+def test_killed_at_random_moments_a_fold_ends_with_the_same_weights(
+    corpus, system, undisturbed, tmp_path, processes
+):
+    """kill -9, several times, wherever it happens to hit, with a checkpoint after every step."""
+    log = tmp_path / "log/stage4.Ses01F.log"
+    options = {"config": system, "extra_args": ["--checkpoint_seconds", "0"]}
+    moments = random.Random(os.environ.get("SER_TEST_SEED", "kill"))
+    kills = 0
+    while read_marker(tmp_path / "Ses01F") is None:
+        before = log.stat().st_size if log.exists() else 0
+        process = processes.Process(target=train, args=(corpus, tmp_path), kwargs=options)
+        process.start()
+        while process.is_alive() and not (log.exists() and begun(log, before)):
+            time.sleep(0.005)
+        if kills < 6:
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills > 0, "every training ended before it could be killed"
+    fold = tmp_path / "Ses01F"
+    for name in (LAST, "valid.UA.best.pth"):
+        assert same(weights(fold, name), weights(undisturbed, name)), name
+    assert statistics(fold) == statistics(undisturbed)
+
+
+def begun(log: Path, before: int) -> bool:
+    """Whether training shows in what the log has gained."""
+    return b"epoch started" in log.read_bytes()[before:]
+
+
+def test_every_checkpoint_holds_all_random_states(undisturbed):
+    state = torch.load(undisturbed / CHECKPOINT, weights_only=False)
+    assert set(state["random"]) == {"python", "numpy", "torch", "cuda"}
+
+
+def test_random_numbers_go_on_where_they_were():
+    state = random_state()
+    first = random.random(), np.random.rand(), torch.rand(1).item()
+    set_random_state(state)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+
+
+def test_a_resumed_run_takes_up_the_random_state_of_the_checkpoint(tmp_path, monkeypatch):
+    torch.manual_seed(5)
+    with atomic_checkpoints():
+        torch.save({"model": {}}, tmp_path / CHECKPOINT)
+    expected = torch.rand(1).item()
+    monkeypatch.setattr("espnet2.train.trainer.Trainer.resume", staticmethod(lambda *a, **k: None))
+    SERTrainer.resume(tmp_path / CHECKPOINT)
+    assert torch.rand(1).item() == expected
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    program = """
+import os, signal
+from ser import preemption
+with preemption.listening():
+    os.kill(os.getpid(), signal.SIGINT)
+    print(preemption.requested().name, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("not reached")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("SIGINT\n", -signal.SIGINT)
+
+
+def test_signals_are_handled_as_before_once_nobody_listens():
+    before = signal.getsignal(signal.SIGUSR1)
+    with preemption.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with preemption.listening(), pytest.raises(preemption.Stopped):
+            preemption.check()
+        assert preemption.requested() == signal.SIGUSR1
+    assert preemption.requested() is None
+    assert signal.getsignal(signal.SIGUSR1) == before

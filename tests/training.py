@@ -1,0 +1,61 @@
+"""Stage 4 for real in seconds: ESPnet's trainer on a few tones with a tiny encoder."""
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from ser.dump import prepare_dump
+from ser.lang import prepare_lang
+from ser.train import Training, train_folds
+from tests.tiny import TINY, write_tone_corpus
+
+SYSTEM = {
+    "token_type": "tagged_class",
+    "frontend_conf": {
+        "init": "random",
+        "model_type": "wav2vec2",
+        "config": {**TINY, "num_hidden_layers": 1},
+        "normalize": False,
+    },
+    "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}},
+    "optim": "adam",
+    "optim_conf": {"lr": 1.0e-3},
+    "max_epoch": 3,
+    "batch_type": "sorted",
+    "batch_size": 3,
+    "accum_grad": 2,
+    "best_model_criterion": [["valid", "UA", "max"]],
+    "keep_nbest_models": [1],
+    "num_workers": 0,
+    "use_matplotlib": False,
+}
+
+
+def make_corpus(root: Path) -> Path:
+    """Stages 1 to 3 in ``root``, with the YAML of the system."""
+    data = write_tone_corpus(root)
+    prepare_lang(data, "tagged_class", 100)
+    for protocol in ("strict", "paper"):
+        prepare_dump(data, root / "dump/tones", "tagged_class", "raw", protocol, nj=1)
+    (root / "system.yaml").write_text(yaml.safe_dump(SYSTEM))
+    return root
+
+
+def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
+    settings = {"protocol": "strict", "config": corpus / "system.yaml", **options}
+    train_folds(
+        [Training(exp_dir, settings.pop("seed", 1))],
+        data_dir=corpus / "data/tones",
+        dump_dir=corpus / "dump/tones",
+        folds=list(folds),
+        **settings,
+    )
+
+
+def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:
+    return torch.load(fold_dir / name, weights_only=True)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
