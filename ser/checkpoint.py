@@ -83,7 +83,7 @@ class StepCheckpoints:
 
     Args:
         directory: The fold's directory.
-        model: Not wrapped for distributed training; has a buffer ``counts``.
+        model: Not wrapped for distributed training; has the confusion ``counts`` of the epoch.
         optimizers, schedulers: As ESPnet's trainer has them; a scheduler may be None.
         accum_grad: Batches of one step: within a step the gradients would be lost.
         seconds: Between two checkpoints of a training that nobody asks to stop.

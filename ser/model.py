@@ -49,8 +49,9 @@ class SERModel(AbsESPnetModel):
         self.aux_heads = torch.nn.ModuleDict(aux_heads)
         self.aux_weights, self.aux_units = aux_weights, aux_units
         self.amp_dtype = AMP_DTYPES[amp_dtype]
-        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch
-        self.register_buffer("counts", torch.zeros(len(emotions), len(emotions)), persistent=False)
+        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. No
+        # buffer, since distributed training would set it to the first process's at every batch.
+        self.counts = torch.zeros(len(emotions), len(emotions))
 
     def begin_epoch(self, epoch: int) -> None:
         """Forget the counts of the last pass; freeze or release layers as due in ``epoch``."""
@@ -140,5 +141,6 @@ class SERModel(AbsESPnetModel):
         return {"feats": speech, "feats_lengths": speech_lengths}
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
+        self.counts = self.counts.to(reference.device)
         ones = torch.ones_like(reference, dtype=self.counts.dtype)
         self.counts.index_put_((reference, hypothesis), ones, accumulate=True)

@@ -165,7 +165,8 @@ def _train_fold(
         try:
             with fold_log(log, sys.argv):
                 _run(args, settings, processes)
-            processes.say(f"[fold] {fold}: {summary(output_dir)}")
+            if processes.first:
+                print(f"[fold] {fold}: {summary(output_dir)}", flush=True)
         except preemption.Stopped as stop:
             processes.say(f"[fold] {fold}: {stop}")
             raise
