@@ -8,22 +8,27 @@
 #   --live           rewrite "[progress] ..." lines in place on a terminal, drop them elsewhere
 #   --watch PREFIX   with --live: look for progress lines in PREFIX*.log as well, since a job that
 #                    writes a log of its own says nothing here
+#   --append         keep a previous LOG and go on below it
 #
 # The log holds stdout and stderr between these lines (a previous LOG is replaced):
 #   # command: local/train.sh --data-dir data/mini ...
 #   # host: node7
+#   # job: 12_3                          (in a Slurm job)
 #   # start: 2025-01-31T12:00:00+0100
+#   # pid: 4711                          (of the command)
 #   # end: 2025-01-31T12:03:10+0100
 #   # exit status: 0
 # Lines that start with "warning: " are shown when the command has ended. Of a failed command the
 # last lines are shown, and its exit status is returned. A TERM or INT signal ends the command
-# with all of its children.
+# with all of its children (as TERM), so does HUP. USR1, "stop when you can", goes to the command
+# alone; a command that has then saved its work exits with status 75.
 set -euo pipefail
 
 threads=0
 show=
 live=false
 watch=
+append=false
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --gpu) shift 2 ;;
@@ -31,6 +36,7 @@ while [[ ${1:-} == --* ]]; do
     --show) show=$2 && shift 2 ;;
     --watch) watch=$2 && shift 2 ;;
     --live) live=true && shift ;;
+    --append) append=true && shift ;;
     *) echo "run_logged.sh: error: unknown option $1" >&2 && exit 2 ;;
   esac
 done
@@ -93,27 +99,36 @@ display() {
   [[ $on_screen == false ]] || printf '%s' "$erase"
 }
 
-if ! mkdir -p "$(dirname "$log")" || ! : >"$log"; then
+if ! mkdir -p "$(dirname "$log")" || ! : >>"$log"; then
   echo "error: $log: cannot be written; choose an --exp-dir on a writable disk" >&2
   exit 1
 fi
+[[ $append == true ]] || : >"$log"
+before=$(wc -l <"$log") # lines of earlier runs
 {
   printf '# command:'
   printf ' %q' "$@"
-  printf '\n# host: %s\n# start: %s\n' "$(uname -n)" "$(date +%Y-%m-%dT%H:%M:%S%z)"
-} >"$log"
+  printf '\n# host: %s\n' "$(uname -n)"
+  [[ -z ${SLURM_JOB_ID:-} ]] || printf '# job: %s\n' \
+    "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+  printf '# start: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)"
+} >>"$log"
+this_run() { tail -n "+$((before + 1))" "$log"; }
 
 # With job control the command and its children are one process group that can be ended as one.
-# display ignores the signal, so that the command's last words reach the log.
+# display ignores the signals, so that the command's last words reach the log.
 set -m
 (
   set +em
-  "$@" 2>&3 </dev/null | (trap '' TERM && display)
+  { exec 2>&3 </dev/null && echo "# pid: $BASHPID" >&3 && exec "$@"; } |
+    (trap '' TERM HUP && display)
   exit "${PIPESTATUS[0]}"
 ) 3>>"$log" &
 job=$!
 set +m
-trap 'kill -TERM -- "-$job" 2>/dev/null || true' TERM INT HUP
+trap 'kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
+trap 'kill -HUP -- "-$job" 2>/dev/null || true' HUP
+trap 'kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
 
 status=0
 wait "$job" || status=$?
@@ -122,10 +137,13 @@ while kill -0 "$job" 2>/dev/null; do # the signal ended "wait", not yet the comm
 done
 printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$status" >>"$log"
 
-grep '^warning: ' "$log" || true
-if ((status != 0)); then
-  body=$(grep -v -E '^(# (command|host|start|end|exit status):|warning: |\[(fold|progress)\] )' \
-    "$log" || true) # what the user has not seen yet
+this_run | grep '^warning: ' || true
+if ((status == 75)); then
+  echo "stopped by a signal after writing a checkpoint; run the same command to go on" >&2
+elif ((status != 0)); then
+  header='# (command|host|job|start|pid|end|exit status):'
+  body=$(this_run | grep -v -E "^($header|warning: |\[(fold|progress)\] )" ||
+    true) # what the user has not seen yet
   last=$(tail -n 15 <<<"$body")
   if [[ $last != *error:* ]]; then
     # What matters may stand above a long tail of something else: an error and the lines
