@@ -79,7 +79,9 @@ class SERTrainer(Trainer):
         distributed = kwargs["distributed_option"].distributed
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
         if distributed:
-            # A wrapped model has to know which of its parameters take no part.
+            # The wrapper around the model wants to see every parameter that will ever be trained
+            # when it is made, and to be told that not all of them take part in every step.
+            model.begin_epoch(trainer_options.max_epoch)
             trainer_options.unused_parameters = True
         if trainer_options.resume and first:
             complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)

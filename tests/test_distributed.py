@@ -142,6 +142,19 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(corpus, two, tm
         assert (one_process[head] - begin[head]).abs().max() > 1e-2, head
 
 
+def test_layers_that_are_released_later_are_averaged_too(corpus, tmp_path, train_on_two):
+    frontend = {**EXACT["frontend_conf"], "freeze": "all", "unfreeze_after": 1}
+    decaying = {"lr": 0.05, "weight_decay": 0.1}  # moves what merely counts as trained
+    system = {**EXACT, "optim_conf": decaying, "frontend_conf": frontend}
+    (tmp_path / "system.yaml").write_text(yaml.safe_dump(system))
+    options = {"config": tmp_path / "system.yaml"}
+    train(corpus, tmp_path / "one", **options)
+    assert train_on_two(corpus, tmp_path / "two", **options) == [0, 0]
+    one, two = (weights(tmp_path / run / "Ses01F", "2epoch.pth") for run in ("one", "two"))
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=5e-6), name
+
+
 def test_statistics_are_those_of_the_joint_batches(corpus, two, tmp_path):
     train(corpus, tmp_path, config=corpus / "exact.yaml")
     for name in ("train", "valid"):
