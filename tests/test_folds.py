@@ -64,6 +64,34 @@ def test_session_leaves_both_speakers_of_a_session_out(dump):
     }
 
 
+def test_prefix_folds_share_speakers_and_the_audit_names_them(tmp_path):
+    # two dialogs of a session, named after who wore the markers; both speak in both
+    utts = [f"Ses0{n}{g}_impro01_{s}00{i}" for n in "12" for g in "FM" for s in "FM" for i in "01"]
+    write_table(tmp_path / "utt2spk", {u: u[:5] + u[-4] for u in utts})
+    write_table(tmp_path / "utt2session", {u: u[:5] for u in utts})
+    write_table(tmp_path / "utt2emo", {u: EMOTIONS[int(u[-1])] for u in utts})
+    write_table(tmp_path / "utt2hash", {u: f"sha-{u}" for u in utts})
+    write_table(tmp_path / "utt2num_samples", dict.fromkeys(utts, 1000))
+    write_lines(tmp_path / "emotions", EMOTIONS)
+    make_folds("prefix", tmp_path)
+    assert read_lines(tmp_path / "folds/prefix/folds") == ["Ses01F", "Ses01M", "Ses02F", "Ses02M"]
+    assert speakers(tmp_path, "prefix", "Ses01F") == {
+        "train": {"Ses01F", "Ses01M", "Ses02F", "Ses02M"},
+        "test": {"Ses01F", "Ses01M"},
+    }
+    audit = (tmp_path / "folds/prefix/audit.txt").read_text()
+    assert audit.startswith("protocol prefix (LEAKY): 4 folds, 16 utterances\n")
+    shared = "note: LEAKY: folds/prefix/Ses01F: train and test share the speaker Ses01F, Ses01M\n"
+    assert shared in audit
+    assert "checked: no utterance in two splits" in audit
+
+
+def test_prefix_folds_of_a_corpus_without_dialogs_are_refused(dump):
+    utt2spk = {utt.replace("_", ""): spk for utt, spk in read_table(dump / "utt2spk").items()}
+    with pytest.raises(UserError, match="utterance Ses01Fangry names no dialog"):
+        PROTOCOLS["prefix"](utt2spk, utt2spk)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_lists_are_sorted_and_shapes_give_their_samples(dump, protocol):
     make_folds(protocol, dump)
@@ -112,7 +140,7 @@ def test_strict_refuses_a_session_of_one_speaker(dump):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_corpus_of_one_session_or_speaker_leaves_nobody_to_train_on(dump, protocol):
-    keep = "Ses01F" if protocol == "paper" else "Ses01"
+    keep = "Ses01F" if protocol in ("paper", "prefix") else "Ses01"
     for name in ("utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples"):
         table = read_table(dump / name)
         write_table(dump / name, {u: v for u, v in table.items() if u.startswith(keep)})
