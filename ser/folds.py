@@ -87,7 +87,7 @@ PROTOCOLS: dict[str, Callable[[Mapping[str, str], Mapping[str, str]], Folds]] = 
     "session": session,
     "prefix": prefix,
 }
-LEAKY = ("prefix",)  # train and test share speakers
+LEAKY = {"prefix": "train and test share speakers"}  # protocols that are mistakes, and why
 
 
 def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:

@@ -157,6 +157,20 @@ def test_the_paper_protocol_trains_all_epochs_and_never_validates(corpus, tmp_pa
     assert all("valid" not in entry for entry in history)
 
 
+def test_the_best_epoch_on_the_test_speaker_is_taken_only_on_request_and_marked(corpus, tmp_path):
+    train(corpus, tmp_path, protocol="paper", select="best-on-test")
+    run = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert run["leaky"] == ["--select best-on-test: the epoch was chosen by the test utterances"]
+    shapes = yaml.safe_load((tmp_path / "Ses01F/config.yaml").read_text())["valid_shape_file"]
+    assert shapes == [str(corpus / "dump/tones/folds/paper/Ses01F/test.shape")]
+    history = json.loads((tmp_path / "Ses01F/history.json").read_text())
+    record = json.loads((tmp_path / "Ses01F/run.json").read_text())
+    best = max(history, key=lambda entry: entry["valid"]["UA"])
+    assert record["best_epoch"] == best["epoch"]
+    with pytest.raises(UserError, match="select: 'best-on-test' -> "):
+        train(corpus, tmp_path, protocol="paper")
+
+
 def test_fewer_batches_than_a_group_of_accumulation_still_train(corpus, tmp_path):
     train(corpus, tmp_path, extra_args=["--accum_grad", "100"])
     history = json.loads((tmp_path / "Ses01F/history.json").read_text())

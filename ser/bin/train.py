@@ -32,6 +32,7 @@ def main() -> None:
     add("--num-nodes", type=int, default=1, help="nodes of one training; srun starts them")
     add("--max-epoch", type=int, help="replaces max_epoch of the YAML")
     add("--ssl", help="hub id or folder; replaces frontend_conf.model")
+    add("--select", choices=["protocol", "best-on-test"], default="protocol", help="which epoch")
     add("--overwrite", action="store_true", help="train anew if settings have changed")
     add("--check-only", action="store_true", help="check and note the settings, train nothing")
     add("extra_args", nargs="*", help="ESPnet options, after --")
