@@ -1,7 +1,11 @@
 # shellcheck shell=bash
-# Where jobs run. Kaldi's calling convention:
-#   "${train_cmd[@]}" [--gpu N] [--num-threads N] LOG COMMAND [ARG...]
-# blocks until COMMAND has ended and returns its exit status. local/run_logged.sh runs it on this
-# machine; a batch system needs a program with the same arguments, and no other change.
-# shellcheck disable=SC2034 # read by the scripts that source this file
-train_cmd=(local/run_logged.sh)
+# Where jobs run: local is this machine, slurm a cluster (docs/cluster.md). A lab writes its choice
+# here; ./run.sh --backend wins. What Slurm needs to know stands in conf/slurm.conf.
+backend=${backend:-local}
+
+# Kaldi's calling convention, the same for both:
+#   "${train_cmd[@]}" [--gpu N] [--num-threads N] [JOB=1:N] LOG COMMAND [ARG...]
+# runs COMMAND, or N of them with JOB standing for 1 to N in LOG and ARGs, blocks until all have
+# ended and returns 0 if all went well. All options: python -m ser.bin.run_jobs --help
+train_cmd=("${python:-python3}" -m ser.bin.run_jobs --backend "$backend")
+[[ $backend == local ]] || train_cmd+=(--slurm-conf "${slurm_conf:-conf/slurm.conf}")

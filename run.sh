@@ -21,14 +21,16 @@
 #   --stop-stage N        last stage to run
 #   --protocol NAME       strict, paper or session
 #   --folds NAMES         train and infer these only, e.g. "Ses01F Ses01M"; default: all
-#   --seed N              of the training
-#   --ngpu N              GPUs; 0 runs on the CPU
-#   --nj N                processes at a time
+#   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...
+#   --ngpu N              GPUs, each trains a fold; on Slurm: of one fold on each of its nodes;
+#                         0 runs on the CPU
+#   --nj N                processes at a time (default: 2); on Slurm: folds (default: no limit)
 #   --max-epoch N         replaces max_epoch of the config
 #   --ssl MODEL           hub id or folder of the speech encoder; replaces that of the config
 #   --emotions SET        a set of egs/<corpus>/corpus.yaml, e.g. 4 or 7 for emodb
 #   --allow-partial BOOL  go on with an incomplete corpus; the results will say so
 #   --overwrite BOOL      train anew if settings or data have changed under the same tag
+#   --status BOOL         run nothing; show how far every fold has come
 #   --data-dir DIR        written by stages 1 and 2
 #   --dump-dir DIR        written by stage 3
 #   --exp-dir DIR         written by stages 4 and 5
@@ -36,12 +38,30 @@
 #   --python PROGRAM      interpreter with the recipe's packages
 #   -- ESPNET_OPTIONS     for stage 4, e.g. -- --optim_conf lr=1.0e-4
 #
+# On a cluster (docs/cluster.md)
+#   --backend NAME        local or slurm; default: that of cmd.sh
+#   --detach BOOL         submit all stages, each to begin when the one before is done, and return
+#   --num-nodes N         nodes that train one fold together
+#   --slurm-conf FILE     partition, time and so on
+#
 # Examples
 #   ./run.sh                                      # the demonstration on synthetic speech
 #   ./run.sh --corpus iemocap --corpus-dir ~/IEMOCAP_full_release --ngpu 1
 #   ./run.sh --stage 3 --stop-stage 5             # everyday use
+#   ./run.sh --backend slurm --seed "1 2 3"       # thirty folds as one job array
+
+# For sbatch run.sh: a warning before the time limit, and one log over all restarts.
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [[ -n ${SLURM_JOB_ID:-} && ${0##*/} == slurm_script ]]; then # the copy that sbatch makes
+  root=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+  root=${root%%/run.sh*}
+  [[ -f $root/local/parse_options.sh ]] || root=$SLURM_SUBMIT_DIR
+  SER_BATCH_JOB=$SLURM_JOB_ID exec "$root/run.sh" "$@"
+fi
 
 corpus=mini
 corpus_dir=
@@ -53,56 +73,47 @@ protocol=strict
 folds=
 seed=1
 ngpu=0
-nj=2
+nj=
 max_epoch=
 ssl=
 emotions=
 allow_partial=false
 overwrite=false
+status=false
 data_dir=$root/data
 dump_dir=$root/dump
 exp_dir=$root/exp
 results=
 python=$root/.venv/bin/python
+backend=
+detach=false
+num_nodes=1
+slurm_conf=$root/conf/slurm.conf
 . "$root/local/parse_options.sh"
 parse_options "$@"
 . "$root/local/check_options.sh" # completes and checks the options, and goes to $root
 . ./path.sh
 . ./cmd.sh
+. ./local/run_stage.sh
 
-exp=$exp_dir/$corpus/$tag
 data=(--data-dir "$data_dir/$corpus")
 dump=(--dump-dir "$dump_dir/$corpus")
-interrupted=
-trap 'interrupted=130; kill -TERM "${job:-}" 2>/dev/null || true' INT TERM HUP
+if [[ $status == true ]]; then
+  exec "$python" -m ser.bin.status "${dump[@]}" --protocol "$protocol" --exp-dir "${exp_dirs[@]}"
+fi
 
-run_stage() { # NUMBER NAME ARG...
-  local began=$SECONDS number=$1 name=$2 log=$exp/log/stage$1.log status=0 elapsed
-  shift 2
-  ((stage <= number && number <= stop_stage)) || return 0
-  printf 'stage %d (%s): started, log: %s\n' "$number" "$name" "$log"
-  local/run_logged.sh --live --watch "${log%log}" "$log" "local/$name.sh" --python "$python" "$@" &
-  job=$!
-  wait "$job" || status=$?
-  while kill -0 "$job" 2>/dev/null; do # a signal ended "wait", not yet the stage
-    wait "$job" || status=$?
-  done
-  elapsed=$(printf '%d:%02d' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60)))
-  if [[ -n $interrupted ]] || ((status != 0)); then
-    printf 'stage %d (%s): FAILED after %s; log: %s\n' "$number" "$name" "$elapsed" "$log" >&2
-    exit "${interrupted:-$status}"
-  fi
-  printf 'stage %d (%s): done in %s\n' "$number" "$name" "$elapsed"
-}
-
-run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "$nj" \
+run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "${nj:-2}" \
   --corpus-dir="$corpus_dir" --emotions="$emotions" --allow-partial "$allow_partial"
 run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="$bpe_size"
 run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
-  --feats-type "$feats_type" --protocol "$protocol" --nj "$nj"
-run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp" --config "$config" \
-  --protocol "$protocol" --folds="$folds" --seed "$seed" --ngpu "$ngpu" --nj "$nj" \
+  --feats-type "$feats_type" --protocol "$protocol" --nj "${nj:-2}"
+run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed" \
+  --config "$config" --protocol "$protocol" --folds="$folds" --ngpu "$ngpu" --nj="$nj" \
   --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
+  --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
   ${extra_args[@]+-- "${extra_args[@]}"}
-run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
-run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
+for exp in "${exp_dirs[@]}"; do
+  run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
+  run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
+done
+[[ $detach == false ]] || explain_chain

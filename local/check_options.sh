@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Complete and check the options of run.sh before anything runs; sourced by it. Afterwards the
-# working directory is the recipe's, paths inside it are relative, all others absolute, and
-# token_type, feats_type and bpe_size are set from the config. A wrong option ends the script with
-# status 2.
+# working directory is the recipe's, paths inside it are relative, all others absolute;
+# token_type, feats_type and bpe_size are set from the config, backend from cmd.sh, and exp_dirs
+# holds the experiment of every seed. A wrong option ends the script with status 2.
 # shellcheck disable=SC2154,SC2034 # these variables are set, or read, by run.sh
 
 option_error() { # MESSAGE...
@@ -28,29 +28,28 @@ require_integer() { # NAME LOWEST
   printf -v "$1" '%d' "$((10#$value))" # 08 is not an octal number here
 }
 
-count_gpus() {
-  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]' || true
-  else
-    { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
-  fi
-}
-
 require_integer stage 1
 require_integer stop_stage 1
 ((stage <= 6)) || option_error "--stage $stage: the stages are 1 to 6"
 ((stop_stage <= 6)) || option_error "--stop-stage $stop_stage: the stages are 1 to 6"
 ((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
-require_integer seed 0
-require_integer nj 1
+read -r -a seeds <<<"${seed//,/ }"
+((${#seeds[@]} > 0)) || option_error "--seed is empty; give a number, or several: --seed \"1 2 3\""
+checked=' '
+for seed in "${seeds[@]}"; do
+  require_integer seed 0
+  [[ $checked != *" $seed "* ]] || option_error "--seed: $seed is given twice"
+  checked+="$seed "
+done
+seed=${checked% }
+seed=${seed# }
+[[ -z $nj ]] || require_integer nj 1
 require_integer ngpu 0
+require_integer num_nodes 1
 [[ -z $max_epoch ]] || require_integer max_epoch 1
 folds=${folds//,/ }
 
-if ((ngpu > 0 && ngpu > $(count_gpus))); then
-  option_error "--ngpu $ngpu: this machine shows $(count_gpus) GPUs" \
-    "(nvidia-smi -L; CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}); --ngpu 0 runs on the CPU"
-fi
+. "$root/local/check_backend.sh"
 case $protocol in
   strict | paper | session) ;;
   *) option_error "--protocol $protocol: expected strict, paper or session" ;;
@@ -81,7 +80,8 @@ fi
 if [[ -z $tag ]]; then
   tag=${config##*/}
   tag=${tag%.*}
-  tag=${tag#train_}_${protocol}_seed$seed
+  tag=${tag#train_}_$protocol
+  ((${#seeds[@]} > 1)) || tag+=_seed$seed
 fi
 
 if ! command -v "$python" >/dev/null; then
@@ -91,13 +91,16 @@ for path_option in data_dir dump_dir exp_dir; do
   [[ -n ${!path_option} ]] || option_error "--${path_option//_/-} is empty; give a directory"
 done
 [[ -n $results ]] || results=$exp_dir/RESULTS.md
-for path_option in config data_dir dump_dir exp_dir results ${corpus_dir:+corpus_dir}; do
+for path_option in config data_dir dump_dir exp_dir results slurm_conf ${corpus_dir:+corpus_dir}; do
   settle_path "$path_option"
 done
 # A bare name is looked up in PATH, and a hub id (owner/name) is no path either.
 [[ $python != */* ]] || settle_path python
 [[ -z $ssl || ! -d $ssl ]] || settle_path ssl
 cd "$root" || exit 1
+exp_base=$exp_dir/$corpus/$tag
+. "$root/local/experiments.sh"
+name_experiments "$exp_base" "$seed"
 
 config_value() { # KEY DEFAULT
   PYTHONPATH=$root "$python" -m ser.bin.config_value --config "$config" "$@"

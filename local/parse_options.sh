@@ -19,8 +19,9 @@
 # is one place for each, and an option cannot exist without being documented.
 #
 # --name value and --name=value are the same, as are dashes and underscores in names. An option
-# whose default is true or false takes only these two. What follows "--" is left in the array
-# extra_args. Usage errors go to stderr and end the script with status 2. Needs bash 4.2.
+# whose default is true or false takes only these two, and alone it means true. What follows "--"
+# is left in the array extra_args. Usage errors go to stderr and end the script with status 2.
+# Needs bash 4.2.
 
 # shellcheck disable=SC2034 # read by the script that sources this file
 extra_args=()
@@ -144,8 +145,11 @@ parse_options() { # ARG...
       _usage_error "$script" "unknown option '${1%%=*}'; nearest:" \
         "$(_nearest "$name" ${names[@]+"${names[@]}"})"
     fi
+    var=${name//-/_}
     if [[ $1 == *=* ]]; then
       value=${1#*=}
+    elif [[ ${!var} =~ ^(true|false)$ && (-z ${2:-} || $2 == --*) ]]; then
+      value=true
     elif (($# < 2)) || [[ $2 == --* ]]; then
       _usage_error "$script" "--$name needs a value (a value that starts with -- is written" \
         "--$name=VALUE)"
@@ -154,8 +158,7 @@ parse_options() { # ARG...
       shift
     fi
     shift
-    var=${name//-/_}
-    if [[ ${!var} == true || ${!var} == false ]] && [[ $value != true && $value != false ]]; then
+    if [[ ${!var} =~ ^(true|false)$ ]] && [[ $value != true && $value != false ]]; then
       _usage_error "$script" "--$name must be true or false, not '$value'"
     fi
     printf -v "$var" '%s' "$value"

@@ -1,24 +1,32 @@
 #!/usr/bin/env bash
-# Stage 4: train the folds of an experiment. Folds are shared out among worker processes, each of
-# which trains its folds in turn, since importing ESPnet costs as much as a small epoch.
-# Finished folds are kept and interrupted ones resumed.
+# Stage 4: train the folds of an experiment, or of one for each seed. Finished folds are kept and
+# interrupted ones resumed. On this machine a few processes share the folds, since importing ESPnet
+# costs as much as a small epoch; on Slurm every fold is a task of one job array.
 #
 # Usage: local/train.sh --data-dir data/mini --dump-dir dump/mini --exp-dir exp/mini/TAG \
 #          --config conf/mini_s1.yaml [options] [-- ESPNET_OPTIONS]
-#   --data-dir DIR    data/<corpus> (stages 1 and 2)
-#   --dump-dir DIR    dump/<corpus> (stage 3)
-#   --exp-dir DIR     exp/<corpus>/<tag>; is written
-#   --config FILE     the system's YAML
-#   --protocol NAME   strict, paper or session
-#   --folds NAMES     train these only, e.g. "Ses01F Ses01M"; empty: all
-#   --seed N          of weights and batches
-#   --ngpu N          number of GPUs, each trains one fold at a time; 0 trains on the CPU
-#   --nj N            number of folds trained at a time on the CPU; cores are divided among them
-#   --max-epoch N     replaces max_epoch of the YAML
-#   --ssl MODEL       hub id or folder of the encoder; replaces frontend_conf.model
-#   --overwrite BOOL  train anew if settings or data have changed under the same tag
-#   --python PROGRAM  the interpreter with the recipe's packages
-#   -- OPTIONS        ESPnet options, e.g. --optim_conf lr=1.0e-4
+#   --data-dir DIR     data/<corpus> (stages 1 and 2)
+#   --dump-dir DIR     dump/<corpus> (stage 3)
+#   --exp-dir DIR      exp/<corpus>/<tag>; is written; with several seeds DIR_seed1, DIR_seed2, ...
+#   --config FILE      the system's YAML
+#   --protocol NAME    strict, paper or session
+#   --folds NAMES      train these only, e.g. "Ses01F Ses01M"; empty: all
+#   --seed N           of weights and batches; several: "1 2 3"
+#   --ngpu N           local: GPUs, each trains one fold at a time; slurm: GPUs of one fold on each
+#                      of its nodes; 0 trains on the CPU
+#   --nj N             folds trained at a time; empty: 2 on this machine, which divide its cores
+#                      among them (or one for each GPU), and no limit on Slurm
+#   --max-epoch N      replaces max_epoch of the YAML
+#   --ssl MODEL        hub id or folder of the encoder; replaces frontend_conf.model
+#   --overwrite BOOL   train anew if settings or data have changed under the same tag
+#   --backend NAME     local or slurm; empty: that of cmd.sh
+#   --slurm-conf FILE  partition, time and so on
+#   --num-nodes N      slurm: nodes that train one fold together
+#   --detach BOOL      slurm: submit and return
+#   --after ID         slurm: begin when this job is done
+#   --id-file FILE     slurm: is written, with the number of the job
+#   --python PROGRAM   the interpreter with the recipe's packages
+#   -- OPTIONS         ESPnet options, e.g. --optim_conf lr=1.0e-4
 set -euo pipefail
 data_dir=
 dump_dir=
@@ -28,12 +36,18 @@ protocol=strict
 folds=
 seed=1
 ngpu=0
-nj=2
+nj=
 max_epoch=
 ssl=
 overwrite=false
+backend=
+num_nodes=1
+detach=false
+after=
+id_file=
 python=python3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+slurm_conf=$root/conf/slurm.conf
 . "$root/local/parse_options.sh"
 parse_options "$@"
 if [[ -z $data_dir || -z $dump_dir || -z $exp_dir || -z $config ]]; then
@@ -41,54 +55,50 @@ if [[ -z $data_dir || -z $dump_dir || -z $exp_dir || -z $config ]]; then
   exit 2
 fi
 . "$root/cmd.sh"
-train_cmd[0]=$root/${train_cmd[0]}
+. "$root/local/experiments.sh"
+name_experiments "$exp_dir" "$seed"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
+# One task for each fold of each seed. The list of folds may not have been made yet.
+read -r -a names <<<"${folds//,/ }"
 fold_list=$dump_dir/folds/$protocol/folds
-all=()
-if [[ -n $folds ]]; then
-  read -r -a all <<<"${folds//,/ }"
-elif [[ -s $fold_list ]]; then
-  while IFS= read -r fold; do all+=("$fold"); done <"$fold_list"
-else
-  all=("") # one worker, which says what is missing and how to make it
+num_folds=${#names[@]}
+if ((num_folds == 0)) && [[ -s $fold_list ]]; then
+  num_folds=$(wc -l <"$fold_list")
+elif ((num_folds == 0)) && [[ -n $after ]]; then
+  num_folds=$("$python" -m ser.bin.count_folds --corpus "${dump_dir##*/}" --protocol "$protocol")
+elif ((num_folds == 0)); then
+  num_folds=1 # which says what is missing and how to make it
 fi
+tasks=$((num_folds * ${#seeds[@]}))
 
-workers=$((ngpu > 0 ? ngpu : nj))
-workers=$((workers < ${#all[@]} ? workers : ${#all[@]}))
-cores=$(nproc)
-threads=$((cores > workers ? cores / workers : 1))
-gpus=()
-if ((ngpu > 0)); then
-  threads=0
-  IFS=, read -r -a gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((ngpu - 1)))}"
+if [[ $backend == local ]]; then
+  nj=${nj:-2}
+  ((ngpu == 0)) || nj=$ngpu
+  tasks=$((nj < tasks ? nj : tasks))
+  ngpu=$((ngpu > 0))
 fi
+trainer=("$python" -m ser.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
+  --exp-dir "${exp_dirs[@]}" --seed "${seeds[@]}" --config "$config" --protocol "$protocol"
+  --folds "${names[*]-}" --ngpu "$ngpu" --num-nodes "$num_nodes"
+  ${max_epoch:+"--max-epoch=$max_epoch"} ${ssl:+"--ssl=$ssl"})
+[[ $overwrite == false ]] || trainer+=(--overwrite)
+espnet=(${extra_args[@]+-- "${extra_args[@]}"})
+locks=()
+for directory in "${exp_dirs[@]}"; do locks+=(--hold "$directory"); done
+log=${exp_dirs[0]}/log/stage4
 
-pids=()
-trap 'kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true' TERM INT
-for ((worker = 0; worker < workers; worker++)); do
-  mine=()
-  for ((i = worker; i < ${#all[@]}; i += workers)); do mine+=("${all[i]}"); done
-  command=("$python" -m ser.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
-    --exp-dir "$exp_dir" --config "$config" --protocol "$protocol" --folds "${mine[*]}"
-    --seed "$seed" --ngpu "$((ngpu > 0))" --log-dir "$exp_dir/log"
-    ${max_epoch:+"--max-epoch=$max_epoch"} ${ssl:+"--ssl=$ssl"})
-  [[ $overwrite == false ]] || command+=(--overwrite)
-  ((ngpu == 0)) || command=(env "CUDA_VISIBLE_DEVICES=${gpus[worker % ${#gpus[@]}]}" "${command[@]}")
-  "${train_cmd[@]}" --gpu "$((ngpu > 0))" --num-threads "$threads" \
-    --show '^\[(fold|progress)\] ' "$exp_dir/log/stage4.worker$((worker + 1)).log" \
-    "${command[@]}" ${extra_args[@]+-- "${extra_args[@]}"} &
-  pids+=("$!")
-done
-
-# Every worker is waited for: one fold's failure must not cost the others.
-failure=0
-for pid in "${pids[@]}"; do
-  status=0
-  wait "$pid" || status=$?
-  while kill -0 "$pid" 2>/dev/null; do # a signal ended "wait", not yet the worker
-    wait "$pid" || status=$?
-  done
-  ((status == 0 || failure != 0)) || failure=$status
-done
-exit "$failure"
+# What cannot be trained should not wait in a queue to say so.
+if [[ $backend == slurm && -z $after ]]; then
+  "$python" -m ser.bin.run_jobs --backend local --name check "${locks[@]}" "$log.check.log" \
+    "${trainer[@]}" --check-only ${espnet[@]+"${espnet[@]}"}
+fi
+submission=()
+if [[ $backend == slurm ]]; then
+  submission=(--num-nodes "$num_nodes" ${after:+--after "$after"} ${id_file:+--id-file "$id_file"})
+  [[ $detach == false ]] || submission+=(--detach)
+fi
+exec "${train_cmd[@]}" --name stage4 --nj "${nj:-0}" --gpu "$ngpu" --num-threads 0 \
+  ${submission[@]+"${submission[@]}"} "${locks[@]}" --show '^\[(fold|progress)\] ' \
+  "JOB=1:$tasks" "$log.worker.JOB.log" \
+  "${trainer[@]}" "--share=JOB/$tasks" ${espnet[@]+"${espnet[@]}"}

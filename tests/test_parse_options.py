@@ -120,6 +120,15 @@ def test_a_switch_takes_only_true_or_false(example):
     assert "--dry-run must be true or false, not 'yes'" in err
 
 
+@pytest.mark.parametrize(
+    "args", [["--dry-run"], ["--tag", "x", "--dry_run"], ["--dry-run", "--tag", "x"]]
+)
+def test_a_switch_alone_is_true(example, args):
+    status, lines, _ = example(*args)
+    assert (status, lines[2]) == (0, "true")
+    assert lines[3] == ("x" if "x" in args else "")
+
+
 def test_a_stray_argument_is_a_usage_error(example):
     status, _, err = example("data")
     assert status == 2

@@ -3,8 +3,10 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,9 +17,13 @@ STAGES = ["prepare_data", "prepare_lang", "prepare_dump", "train", "score", "rep
 LAUNCHERS = ["data.sh", "lang.sh", "dump.sh", "train.sh", "score.sh", "report.sh"]
 
 # Stands in for "python -m ser.bin.NAME ARGS": notes its arguments, talks, and fails on demand.
+# Jobs of this machine run as they do without it; those of Slurm get numbers from 101 on.
 STUB = """#!/usr/bin/env bash
 name=${2#ser.bin.}
 shift 2
+if [[ $name == run_jobs && "$*" == *"--backend local"* ]]; then
+  exec "$REAL_PYTHON" -m ser.bin.run_jobs "$@"
+fi
 if [[ $name == config_value ]]; then
   printf '%s\\n' "$4"
   exit 0
@@ -25,6 +31,19 @@ fi
 printf -v call '%s\\037' "$name" "$@"
 printf '%s\\n' "$call" >>"$STUB_DIR/calls" # one write, since workers do this at the same time
 printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
+if [[ $name == count_folds ]]; then
+  echo 10
+  exit 0
+fi
+if [[ $name == run_jobs && "$*" == *--detach* ]]; then
+  [[ "$*" != *"--name $STUB_FAIL "* ]] || exit 7
+  number=$((100 + $(grep -c ^run_jobs "$STUB_DIR/calls")))
+  while [[ $1 != --id-file ]]; do shift; done
+  mkdir -p "${2%/*}"
+  echo "$number" >"$2"
+  echo "submitted job $number"
+  exit 0
+fi
 echo "[progress] $name half way"
 [[ $name != train ]] || echo "[fold] Ses01F: UA 50.0"
 echo "table of $name"
@@ -55,6 +74,7 @@ class Recipe:
         self.options += [f"--data-dir={self.dir}/data dir", f"--dump-dir={self.dir}/dump dir"]
         self.env = {**os.environ, "STUB_DIR": str(self.dir), "OMP_NUM_THREADS": "2"}
         self.env |= {"STUB_FAIL": "", "STUB_HANG": "", "CUDA_VISIBLE_DEVICES": ""}
+        self.env |= {"REAL_PYTHON": sys.executable}
 
     def run(self, *args, script="run.sh", **env):
         return subprocess.run(
@@ -251,15 +271,17 @@ def write_folds(recipe, *names):
     folds.write_text("".join(f"{name}\n" for name in names))
 
 
-def trained(recipe):
-    return sorted(args[args.index("--folds") + 1] for _, args in recipe.calls)
+def shares(recipe):
+    """What each training process was told to train."""
+    found = [arg for name, args in recipe.calls if name == "train" for arg in args]
+    return sorted(arg.removeprefix("--share=") for arg in found if arg.startswith("--share="))
 
 
 def test_folds_are_shared_out_among_nj_workers_with_the_cores(recipe):
     write_folds(recipe, "A", "B", "C", "D", "E")
     # nproc honours OMP_NUM_THREADS: 6 cores for 2 workers
     recipe.run("--stage=4", "--stop-stage=4", "--nj=2", OMP_NUM_THREADS="6")
-    assert trained(recipe) == ["A C E", "B D"]
+    assert shares(recipe) == ["1/2", "2/2"]
     threads = [line.split()[1] for line in (recipe.dir / "environment").read_text().splitlines()]
     cores = int(
         subprocess.run(
@@ -272,14 +294,15 @@ def test_folds_are_shared_out_among_nj_workers_with_the_cores(recipe):
 def test_there_are_no_more_workers_than_folds(recipe):
     write_folds(recipe, "A", "B", "C")
     recipe.run("--stage=4", "--stop-stage=4", "--nj=8", "--folds=B")
-    assert trained(recipe) == ["B"]
+    assert shares(recipe) == ["1/1"]
+    assert recipe.arguments("train")["--folds"] == "B"
 
 
 def test_each_gpu_trains_folds_of_its_own(recipe):
     write_folds(recipe, "A", "B", "C")
     done = recipe.run("--stage=4", "--stop-stage=4", "--ngpu=2", CUDA_VISIBLE_DEVICES="3,5")
     assert done.returncode == 0, done.stderr
-    assert trained(recipe) == ["A C", "B"]
+    assert shares(recipe) == ["1/2", "2/2"]
     lines = (recipe.dir / "environment").read_text().splitlines()
     assert sorted(line.split()[-1] for line in lines) == ["3", "5"]
     assert all(args[args.index("--ngpu") + 1] == "1" for _, args in recipe.calls)
@@ -288,15 +311,15 @@ def test_each_gpu_trains_folds_of_its_own(recipe):
 def test_a_failing_worker_fails_the_stage_after_the_others_have_ended(recipe):
     write_folds(recipe, "A", "B")
     recipe.python.write_text(
-        STUB.replace('== "$STUB_FAIL" ]]', '== train && "$*" == *"folds A"* ]]')
+        STUB.replace('== "$STUB_FAIL" ]]', '== train && "$*" == *"share=1/2"* ]]')
     )
     done = recipe.run("--stage=4", "--nj=2")
     assert done.returncode == 7
     assert len(recipe.calls) == 2
-    assert "stage4.worker1.log" in done.stderr
+    assert "stage4.worker.1.log" in done.stderr
     assert "error: some/file:3" in done.stderr
     tag = recipe.exp / "mini/mini_s1_strict_seed1/log"
-    assert "# exit status: 0\n" in (tag / "stage4.worker2.log").read_text()
+    assert "# exit status: 0\n" in (tag / "stage4.worker.2.log").read_text()
 
 
 # --- logs and the terminal ---------------------------------------------------------------------
@@ -368,11 +391,12 @@ def test_a_long_progress_line_is_cut_to_the_width_of_the_terminal(recipe):
 
 def test_on_a_terminal_progress_is_also_read_from_the_logs_of_the_folds(recipe):
     # The trainer writes to its fold's log alone, and goes on once the line has been seen.
+    log = recipe.exp / "mini/mini_s1_strict_seed1/log/stage4.Ses01F.log"
     recipe.python.write_text(
         STUB.replace(
             'echo "table',
             "if [[ $name == train ]]; then\n"
-            "  echo '[progress] Ses01F epoch 2/8' >\"${!#}/stage4.Ses01F.log\"\n"
+            f"  echo '[progress] Ses01F epoch 2/8' >\"{log}\"\n"
             "  for i in {1..400}; do [[ -e $STUB_DIR/seen ]] || sleep 0.05; done\n"
             "fi\n"
             'echo "table',
@@ -404,7 +428,7 @@ def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, num
     wait_until(lambda: pid_file.exists() and pid_file.read_text())
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "FAILED" in stderr
     assert recipe.calls[-1][0] == stage
     assert f"({'dump' if stage == 'prepare_dump' else stage}): done" not in stdout
@@ -427,6 +451,270 @@ def is_running(pid):
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+# --- several seeds ------------------------------------------------------------------------------
+
+
+def test_several_seeds_are_trained_together_and_scored_one_by_one(recipe):
+    write_folds(recipe, "A", "B")
+    done = recipe.run("--stage=4", "--seed", "1, 02", "--nj=8")
+    assert done.returncode == 0, done.stderr
+    exps = [f"{recipe.exp}/mini/mini_s1_strict_seed{seed}" for seed in (1, 2)]
+    trainers = [args for name, args in recipe.calls if name == "train"]
+    assert shares(recipe) == ["1/4", "2/4", "3/4", "4/4"]
+    for args in trainers:
+        start = args.index("--exp-dir")
+        assert args[start : start + 6] == ["--exp-dir", *exps, "--seed", "1", "2"]
+    rest = [(name, args[args.index("--exp-dir") + 1]) for name, args in recipe.calls[4:]]
+    assert rest == [(name, exp) for exp in exps for name in ("score", "report")]
+    assert "# exit status: 0" in recipe.log(5, "mini_s1_strict_seed2")
+
+
+def test_a_tag_gets_the_seed_only_where_there_are_several(recipe):
+    recipe.run("--stage=5", "--stop-stage=5", "--tag=mine", "--seed=7")
+    recipe.run("--stage=5", "--stop-stage=5", "--tag=mine", "--seed=7 8")
+    exps = [args[args.index("--exp-dir") + 1] for _, args in recipe.calls]
+    assert [exp.rpartition("/")[2] for exp in exps] == ["mine", "mine_seed7", "mine_seed8"]
+
+
+# --- on Slurm: what is handed to the job runner, which tests/test_slurm.py runs for real ---------
+
+
+def jobs(recipe):
+    """(options, log, command) of every call of the job runner for Slurm."""
+    found = []
+    for name, args in recipe.calls:
+        if name == "run_jobs":
+            log = next(i for i, arg in enumerate(args) if arg.endswith(".log"))
+            found.append((args[:log], args[log], args[log + 1 :]))
+    return found
+
+
+def option(arguments, name):
+    """The value that follows ``name``; None without it."""
+    return arguments[arguments.index(name) + 1] if name in arguments else None
+
+
+@pytest.fixture
+def slurm(recipe):
+    """The recipe with programs named sbatch and scancel, which only note that they were called."""
+    programs = recipe.dir / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "scancel", "scontrol"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"$STUB_DIR/slurm_calls"\n')
+        program.chmod(0o755)
+    conf = recipe.dir / "slurm.conf"
+    conf.write_text("")
+    recipe.options += ["--backend=slurm", f"--slurm-conf={conf}"]
+    recipe.env["PATH"] = f"{programs}:{recipe.env['PATH']}"
+    recipe.slurm_conf = conf
+    return recipe
+
+
+def test_on_slurm_every_stage_is_a_job_and_stage_4_an_array_over_folds(slurm):
+    write_folds(slurm, "A", "B", "C")
+    done = slurm.run("--nj=2")
+    assert done.returncode == 0, done.stderr
+    log_dir = slurm.exp / "mini/mini_s1_strict_seed1/log"
+    found = jobs(slurm)
+    assert [option(options, "--name") for options, _, _ in found] == [
+        f"stage{number}" for number in range(1, 7)
+    ]
+    for number, (options, log, command) in enumerate(found, start=1):
+        assert option(options, "--backend") == "slurm"
+        assert option(options, "--slurm-conf") == str(slurm.slurm_conf)
+        assert "--detach" not in options
+        if number != 4:
+            assert log == f"{log_dir}/stage{number}.log"
+            assert command[0] == f"local/{LAUNCHERS[number - 1]}"
+    options, log, command = found[3]
+    assert "JOB=1:3" in options
+    assert option(options, "--nj") == "2"
+    assert option(options, "--hold") == str(log_dir.parent)
+    assert log == f"{log_dir}/stage4.worker.JOB.log"
+    assert "--share=JOB/3" in command
+
+
+def test_settings_are_checked_here_before_the_array_is_submitted(slurm):
+    slurm.run("--stage=4", "--stop-stage=4", "--", "--optim_conf", "lr=1")
+    (check, args), (runner, _) = slurm.calls
+    assert (check, runner) == ("train", "run_jobs")
+    assert "--check-only" in args
+    assert args[-3:] == ["--", "--optim_conf", "lr=1"]
+    done = slurm.run("--stage=4", STUB_FAIL="train")
+    assert done.returncode == 7
+    assert "error: some/file:3" in done.stderr
+    assert len(jobs(slurm)) == 1
+
+
+def test_without_nj_the_array_has_no_throttle(slurm):
+    slurm.run("--stage=4", "--stop-stage=4")
+    assert option(jobs(slurm)[0][0], "--nj") == "0"
+
+
+def test_gpus_and_nodes_are_those_of_one_fold(slurm):
+    done = slurm.run("--stage=4", "--stop-stage=5", "--ngpu=2", "--num-nodes=3")
+    assert done.returncode == 0, done.stderr
+    (train, _, command), (score, _, _) = jobs(slurm)
+    assert (option(train, "--gpu"), option(train, "--num-nodes")) == ("2", "3")
+    assert (option(command, "--ngpu"), option(command, "--num-nodes")) == ("2", "3")
+    assert option(score, "--gpu") == "1"
+
+
+def test_processes_of_stages_1_and_3_get_a_cpu_each(slurm):
+    slurm.run("--stop-stage=3", "--nj=5")
+    assert [option(options, "--num-threads") for options, _, _ in jobs(slurm)] == ["5", None, "5"]
+
+
+@pytest.mark.parametrize(("protocol", "folds"), [("strict", 10), ("session", 5)])
+def test_a_detached_run_submits_a_chain_and_says_how_to_follow_it(slurm, protocol, folds):
+    slurm.python.write_text(
+        STUB.replace(
+            "name=${2",
+            f'[[ $2 != ser.bin.count_folds ]] || exec "{sys.executable}" "$@"\nname=${{2',
+        )
+    )
+    slurm.env["PYTHONPATH"] = str(ROOT)
+    done = slurm.run("--detach", "--protocol", protocol)
+    assert done.returncode == 0, done.stderr
+    found = jobs(slurm)
+    assert [name for name, _ in slurm.calls] == ["run_jobs"] * 6
+    afters = [option(options, "--after") for options, _, _ in found]
+    assert afters == [None, "101", "102", "103", "104", "105"]
+    assert all("--detach" in options for options, _, _ in found)
+    assert f"JOB=1:{folds}" in found[3][0]  # by corpus.yaml, since stage 3 has not run
+    assert "scancel 101 102 103 104 105 106" in done.stdout
+    assert "./run.sh --status" in done.stdout
+
+
+def test_a_chain_that_begins_with_training_has_its_settings_checked_first(slurm):
+    slurm.run("--stage=4", "--detach=true", "--", "--optim_conf", "lr=1")
+    assert [name for name, _ in slurm.calls] == ["train", *["run_jobs"] * 3]
+    assert "--check-only" in slurm.calls[0][1]
+    assert jobs(slurm)[0][2][-3:] == ["--", "--optim_conf", "lr=1"]
+
+
+def test_what_was_submitted_is_withdrawn_when_a_later_stage_is_refused(slurm):
+    done = slurm.run("--detach=true", STUB_FAIL="stage4")
+    assert done.returncode == 7
+    assert "stage 4 (train): not submitted" in done.stderr
+    assert (slurm.dir / "slurm_calls").read_text() == "scancel 101 102 103\n"
+    assert len(jobs(slurm)) == 4
+
+
+def test_slurm_without_sbatch_is_a_usage_error_that_says_where_to_go(recipe):
+    path = recipe.dir / "few programs"
+    path.mkdir()
+    for program in ("bash", "dirname", "awk", "sed", "grep", "tr"):
+        (path / program).symlink_to(shutil.which(program))
+    done = recipe.run("--backend=slurm", PATH=str(path))
+    assert done.returncode == 2
+    assert "--backend slurm: found no program sbatch; run this where jobs are submitted" in (
+        done.stderr
+    )
+
+
+def test_the_backend_of_cmd_sh_counts_where_the_option_is_not_given(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "local", copy / "local")
+    shutil.copytree(ROOT / "egs/mini", copy / "egs/mini")
+    shutil.copytree(ROOT / "conf", copy / "conf")
+    for name in ("run.sh", "path.sh"):
+        shutil.copy(ROOT / name, copy)
+    text = (ROOT / "cmd.sh").read_text()
+    (copy / "cmd.sh").write_text(text.replace("backend:-local", "backend:-moon"))
+    options = [f"--python={sys.executable}"]
+    done = subprocess.run([copy / "run.sh", *options], capture_output=True, text=True)
+    assert "--backend moon: expected local or slurm" in done.stderr
+    done = subprocess.run(
+        [copy / "run.sh", *options, "--backend=sge"], capture_output=True, text=True
+    )
+    assert "--backend sge: expected" in done.stderr
+
+
+# --- warned of the end ---------------------------------------------------------------------------
+
+
+def warn(recipe, *args, **env):
+    """run.sh, sent USR1 while its stage hangs: (exit status, stdout)."""
+    process = subprocess.Popen(
+        [ROOT / "run.sh", *recipe.options, *args],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=recipe.env | env,
+    )
+    pid_file = recipe.dir / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    process.send_signal(signal.SIGUSR1)
+    stdout, _ = process.communicate(timeout=20)
+    return process.returncode, stdout
+
+
+# A training that writes a checkpoint when it is warned.
+CHECKPOINTING = STUB.replace("  echo $$ >", "  trap 'kill $!; exit 75' USR1\n  echo $$ >")
+
+
+def test_a_warned_training_ends_the_run_with_its_status_and_how_to_go_on(recipe):
+    recipe.python.write_text(CHECKPOINTING)
+    status, stdout = warn(recipe, STUB_HANG="train")
+    assert status == 75
+    assert re.search(r"stage 4 \(train\): stopped after 0:\d\d by a signal; run the same", stdout)
+    assert recipe.calls[-1][0] == "train"
+
+
+def test_a_warned_stage_without_checkpoints_ends_the_run_in_the_same_way(recipe):
+    status, stdout = warn(recipe, STUB_HANG="prepare_lang")
+    assert status == 75
+    assert "stage 2 (lang): stopped" in stdout
+    assert recipe.calls[-1][0] == "prepare_lang"
+
+
+def test_a_stage_that_ends_in_spite_of_the_warning_is_the_last(recipe):
+    recipe.python.write_text(CHECKPOINTING.replace("exit 75", "exit 0"))
+    status, stdout = warn(recipe, STUB_HANG="train")
+    assert status == 75
+    assert "stage 4 (train): done" in stdout
+    assert recipe.calls[-1][0] == "train"
+
+
+@pytest.mark.parametrize(("job", "requeued"), [("12", True), ("13", False)])
+def test_a_warned_run_requeues_its_job_only_if_it_is_the_batch_script(slurm, job, requeued):
+    slurm.python.write_text(CHECKPOINTING)
+    slurm.options.remove("--backend=slurm")
+    status, stdout = warn(slurm, STUB_HANG="train", SLURM_JOB_ID="12", SER_BATCH_JOB=job)
+    assert status == 75
+    calls = slurm.dir / "slurm_calls"
+    assert (calls.exists() and calls.read_text() == "scontrol requeue 12\n") == requeued
+    assert ("job 12 is requeued and goes on by itself" in stdout) == requeued
+
+
+def test_the_copy_that_sbatch_makes_of_run_sh_runs_the_original(slurm):
+    copy = slurm.dir / "spool/job00012/slurm_script"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "run.sh", copy)
+    shown = f"JobId=12\n   Command={ROOT}/run.sh --stage 5\n   WorkDir=/"
+    (slurm.dir / "bin/scontrol").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}\nEND\n")
+    slurm.options.remove("--backend=slurm")
+    done = slurm.run("--stage=5", "--stop-stage=5", script=copy, SLURM_JOB_ID="12")
+    assert done.returncode == 0, done.stderr
+    assert [name for name, _ in slurm.calls] == ["score"]
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
+    done = recipe.run("--status", "--seed=1 2", "--protocol=paper", "--ngpu=4")
+    assert done.returncode == 0, done.stderr
+    ((name, args),) = recipe.calls
+    assert name == "status"
+    exps = [f"{recipe.exp}/mini/mini_s1_paper_seed{seed}" for seed in (1, 2)]
+    assert args[-3:] == ["--exp-dir", *exps]
+    assert option(args, "--dump-dir") == f"{recipe.dir}/dump dir/mini"
+    assert option(args, "--protocol") == "paper"
+    assert not recipe.exp.exists()
+
+
 # --- wrong options -----------------------------------------------------------------------------
 
 
@@ -446,6 +734,9 @@ def is_running(pid):
         (["--seed", "-1"], "--seed must be a whole number from 0 on"),
         (["--seed", "4294967296"], "--seed 4294967296: the largest number is 4294967295"),
         (["--seed", "99999999999999999999"], "the largest number is 4294967295"),
+        (["--seed", "1 2 x"], "--seed must be a whole number from 0 on, not 'x'"),
+        (["--seed", "1 2 01"], "--seed: 1 is given twice"),
+        (["--seed="], "--seed is empty; give a number, or several"),
         (["--max-epoch", "1.5"], "--max-epoch must be a whole number"),
         (["--ngpu", "1"], "--ngpu 1: this machine shows 0 GPUs"),
         (["--tag", "a/b"], "a tag is a name, not a path"),
@@ -453,6 +744,11 @@ def is_running(pid):
         (["--data-dir="], "--data-dir is empty"),
         (["--python", "/no/python"], "make install"),
         (["--allow-partial", "yes"], "--allow-partial must be true or false"),
+        (["--backend", "sge"], "--backend sge: expected local or slurm"),
+        (["--backend=local", "--detach"], "--detach true: needs --backend slurm"),
+        (["--backend=local", "--num-nodes=2"], "--num-nodes 2: needs --backend slurm"),
+        (["--num-nodes=0"], "--num-nodes must be a whole number from 1 on"),
+        (["--backend=slurm", "--slurm-conf=/none"], "--slurm-conf /none: no such file"),
         (["--stopstage", "3"], "unknown option '--stopstage'; nearest: --stop-stage"),
     ],
 )
@@ -511,7 +807,7 @@ def test_the_script_order_stays_readable():
 def test_the_shell_needs_no_more_than_bash_4_2():
     # ${x@Q} (4.4), local -n and declare -n (4.3), wait -n (4.3)
     newer = re.compile(r"\$\{\w+@|(local|declare) -n|wait -n|mapfile -d|readarray -d")
-    for path in [ROOT / "run.sh", *ROOT.glob("local/*.sh")]:
+    for path in [ROOT / "run.sh", ROOT / "cmd.sh", *ROOT.glob("local/*.sh")]:
         assert not newer.search(path.read_text()), path
 
 
