@@ -66,9 +66,9 @@ class Experiment:
         """The file that lists a fold's utterances."""
         return self.dump_dir / "folds" / str(self.run["protocol"]) / fold / name
 
-    def references(self, fold: str) -> dict[str, str]:
-        """The fold's test utterances and their reference emotions."""
-        path = self.fold_list(fold)
+    def references(self, fold: str, split: str = "test") -> dict[str, str]:
+        """The utterances of a fold's split and their reference emotions."""
+        path = self.fold_list(fold, split)
         utterances = read_lines(path)
         unknown = [u for u in utterances if self.emotions.get(u) not in self.labels]
         if unknown or not utterances:

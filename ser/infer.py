@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from ser import decisions
 from ser.cli import progress
 from ser.datadir import read_table
+from ser.decisions import Evidence, gather, unit_tags, write_evidence
 from ser.errors import UserError
 from ser.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment
 from ser.predictions import FILE_NAME, Prediction, write_predictions
@@ -72,8 +74,9 @@ def infer_folds(
     if not todo:
         return []
     inputs = read_table(experiment.input_scp)
-    for fold in todo:
-        _lengths(experiment, fold, inputs)  # every complaint about tables before any computing
+    for fold in todo:  # every complaint about tables before any computing
+        for split in splits(experiment, fold):
+            _lengths(experiment, fold, split, inputs)
     device = _device(ngpu, nj)
     models = _Models(build_model or _build_untrained, device)
     for number, fold in enumerate(todo, start=1):
@@ -87,59 +90,92 @@ def infer_folds(
                 f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
                 "with the same --emotions as then"
             )
-        rows = infer_fold(experiment, fold, model, inputs, device, batch_seconds, prefix)
+        rows, evidence = [], []
+        for split in splits(experiment, fold):
+            if split == "test" or tagged_head(experiment, model):
+                said = infer_split(
+                    experiment, fold, split, model, inputs, device, batch_seconds, prefix
+                )
+                rows += said[0] if split == "test" else []
+                evidence += said[1]
+        if evidence:
+            write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
+        else:
+            (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
         write_predictions(fold_dir / FILE_NAME, experiment.labels, rows)
         experiment.mark_inferred(fold, made_from, units_head(model))
     return todo
 
 
-def infer_fold(
+def splits(experiment: Experiment, fold: str) -> list[str]:
+    """The splits of a fold that a model may be asked about: test, and valid if there is one."""
+    return ["test"] + ["valid"] * experiment.fold_list(fold, "valid").is_file()
+
+
+def infer_split(
     experiment: Experiment,
     fold: str,
+    split: str,
     model: Any,
     inputs: Mapping[str, str],
     device: str = "cpu",
     batch_seconds: float = 60.0,
     prefix: str = "infer",
-) -> list[Prediction]:
-    """Predictions of ``model`` for a fold's test utterances, in the order of its list."""
+) -> tuple[list[Prediction], list[Evidence]]:
+    """What ``model`` says of a fold's test or validation utterances, in the order of their list.
+
+    The evidence for other decisions than the emotion head's (ser/decisions.py) is empty for a
+    model without a tagged CTC head.
+    """
     import torch
 
-    references = experiment.references(fold)
+    references = experiment.references(fold, split)
     head = units_head(model)
-    found: dict[str, Prediction] = {}
-    lengths = _lengths(experiment, fold, inputs)
+    text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
+    predictions: dict[str, Prediction] = {}
+    evidence: dict[str, Evidence] = {}
+    lengths = _lengths(experiment, fold, split, inputs)
     for batch in make_batches(lengths, batch_seconds * SAMPLE_RATE):
         arrays = [load_input(inputs[utt_id], experiment.feats_type) for utt_id in batch]
         speech, speech_lengths = pad(arrays)
         with torch.inference_mode():
             out = model.infer(speech.to(device), speech_lengths.to(device))
-        probs = out["emotion_logp"].float().exp().cpu().numpy()  # (B, C)
-        wrong = [u for u, row in zip(batch, probs, strict=True) if not np.isfinite(row).all()]
+        logp = out["emotion_logp"].float().cpu().numpy()  # (B, C)
+        wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
         if wrong:
             raise UserError(
                 f"{experiment.exp_dir / fold}: the model gives probabilities that are not "
                 f"numbers for {', '.join(wrong[:5])}; training has diverged: lower the learning "
                 "rate and train this fold again (remove its directory, then --stage 4)"
             )
-        units: list[list[str]] = [[] for _ in batch]
-        if head is not None:
-            best = out["aux"][head].argmax(dim=-1).cpu().numpy()  # (B, T)
-            frames = out["lengths"].cpu().numpy()  # (B,)
-            units = [
-                greedy_ctc(row[:count], model.aux_units[head])
-                for row, count in zip(best, frames, strict=True)
-            ]
-        for utt_id, row, decoded in zip(batch, probs, units, strict=True):
-            found[utt_id] = Prediction(
+        frames = out["lengths"].cpu().numpy()  # (B,)
+        units_logp = out["aux"][head].float().cpu().numpy() if head is not None else None
+        for i, utt_id in enumerate(batch):
+            said = None if units_logp is None else units_logp[i, : frames[i]]  # (T, V)
+            best = () if said is None else said.argmax(axis=-1)  # (T,)
+            predictions[utt_id] = Prediction(
                 utt_id=utt_id,
                 ref=references[utt_id],
-                hyp=experiment.labels[int(row.argmax())],
-                probs=tuple(float(p) for p in row),
-                units=tuple(decoded),
+                hyp=experiment.labels[int(logp[i].argmax())],
+                probs=tuple(float(p) for p in np.exp(logp[i])),
+                units=tuple(greedy_ctc(best, model.aux_units[head])) if head else (),
             )
-        progress(f"{prefix}: {len(found)} of {len(lengths)} utterances")
-    return [found[utt_id] for utt_id in references]
+            if text is not None:
+                ref = experiment.labels.index(references[utt_id])
+                spoken = text.get(utt_id, "").split()
+                evidence[utt_id] = gather(
+                    utt_id, split, ref, logp[i], said, model.aux_units[head], spoken
+                )
+        done = f"{len(predictions)} of {len(lengths)} utterances"
+        progress(f"{prefix}: {split}: {done}" if split != "test" else f"{prefix}: {done}")
+    return [predictions[u] for u in references], [evidence[u] for u in references if u in evidence]
+
+
+def tagged_head(experiment: Experiment, model: Any) -> bool:
+    """Whether the model has a CTC head whose units carry the emotion."""
+    head = units_head(model)
+    tagged = head is not None and experiment.token_type.startswith("tagged_")
+    return tagged and unit_tags(model.aux_units[head], len(experiment.labels)) is not None
 
 
 def units_head(model: Any) -> str | None:
@@ -212,16 +248,18 @@ def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), lengths
 
 
-def _lengths(experiment: Experiment, fold: str, inputs: Mapping[str, str]) -> dict[str, int]:
-    """Samples of each test utterance; UserError if one has no length or no input."""
-    shape = experiment.fold_list(fold, "test.shape")
+def _lengths(
+    experiment: Experiment, fold: str, split: str, inputs: Mapping[str, str]
+) -> dict[str, int]:
+    """Samples of each utterance of a split; UserError if one has no length or no input."""
+    shape = experiment.fold_list(fold, f"{split}.shape")
     samples = read_table(shape)
     cure = "run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
-    for utt_id in experiment.references(fold):
+    for utt_id in experiment.references(fold, split):
         for table, path in ((samples, shape), (inputs, experiment.input_scp)):
             if utt_id not in table:
                 raise UserError(f"{path}: {utt_id} of fold {fold} is not in it; {cure}")
-    return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold)}
+    return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold, split)}
 
 
 def _device(ngpu: int, nj: int) -> str:

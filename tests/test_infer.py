@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import kaldiio
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 import yaml
 from fake_experiment import FOLDS, HOP, LABELS, FakeModel, make_experiment, train_fold, write_run
 
+from ser import decisions
 from ser.datadir import read_lines, read_table, write_table
+from ser.decisions import read_evidence
 from ser.errors import UserError
 from ser.experiment import (
     NOT_FINISHED,
@@ -307,3 +310,33 @@ def test_padding_is_zero_and_lengths_are_kept():
     speech, lengths = pad([np.ones(3, np.float32), np.ones(5, np.float32)])
     assert speech.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert lengths.tolist() == [3, 5]
+
+
+def test_evidence_for_other_decisions_covers_test_and_validation_utterances(toy):
+    exp, dump, _ = toy
+    for name in ("", ".shape"):  # the second fold's speaker validates the first
+        source = (dump / f"folds/strict/{FOLDS[1]}/test{name}").read_text()
+        (dump / f"folds/strict/{FOLDS[0]}/valid{name}").write_text(source)
+    infer_folds(exp, dump, build_model=Builder())
+    opened = open_experiment(exp, dump)
+    path = exp / FOLDS[0] / decisions.FILE_NAME
+    evidence = read_evidence(path, LABELS, opened.references(FOLDS[0]))
+    for split, fold in (("test", FOLDS[0]), ("valid", FOLDS[1])):
+        covered = [e.utt_id for e in evidence if e.split == split]
+        assert covered == list(opened.references(fold))
+    chosen, weights = decisions.decide(evidence)
+    rows = predictions(exp, dump, FOLDS[0])
+    assert {p.utt_id: LABELS.index(p.hyp) for p in rows} == chosen["head"]
+    assert set(weights) == {"head+mass", "head+transcript"}
+
+
+def test_untagged_units_give_no_evidence_and_take_an_older_one_away(toy):
+    exp, dump, _ = toy
+    infer_folds(exp, dump, build_model=Builder())
+    assert (exp / FOLDS[0] / decisions.FILE_NAME).exists()
+    write_run(exp, token_type="class")
+    for fold in FOLDS:
+        (exp / fold / "predictions.tsv").unlink()
+    shutil.copy(dump / "text", dump / "text_class")
+    infer_folds(exp, dump, build_model=Builder())
+    assert not (exp / FOLDS[0] / decisions.FILE_NAME).exists()
