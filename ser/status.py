@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,15 @@ from ser.experiment import (
     read_run,
 )
 from ser.stage import MARKER, read_marker
+from ser.submissions import Queued, StageJob, describe_queue, fold_jobs, stage_jobs
 
 HEADER = ("fold", "state", "epoch", "best UA", "since", "log")
 RIGHT = ("epoch", "best UA")  # columns of numbers
 SHOWN = {SCORED: "scored", NOT_INFERRED: "trained", OTHER_SETTINGS: OTHER_SETTINGS}
 LOG_END = 4096  # bytes
+TRAIN_JOB = "stage4"
+NO_FOLDS = "no folds yet, stage 3 makes them"
+NO_ANSWER = "squeue does not answer; what it has in its queue is not known"
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,39 @@ def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
             f"{exp_dir}: no such experiment; found there: {', '.join(known) or 'none'}; give its "
             "--tag, or the --config, --protocol and --seed that it was run with"
         )
-    folds = experiment_status(exp_dir, dump_dir, protocol)
-    if not folds:
-        return f"{exp_dir}: no folds yet, stage 3 makes them"
-    return format_status(str(exp_dir), folds)
+    jobs = stage_jobs(exp_dir)
+    folds = experiment_status(exp_dir, dump_dir, protocol, jobs)
+    table = format_status(str(exp_dir), folds) if folds else f"{exp_dir}: {NO_FOLDS}"
+    if any(job.queued is None for job in jobs):
+        return f"{table}\n{NO_ANSWER}"
+    return "\n".join([table, *filter(None, map(_describe_job, jobs))])
+
+
+def _describe_job(job: StageJob) -> str:
+    """A line about a job that is queued, or that did not do its stage; empty if all is well."""
+    log = Path(job.submission.log)
+    queue = describe_queue(job)
+    if queue:
+        return f"{job.title}: {queue}"
+    if job.submission.word:  # an array; the table says what became of its folds
+        return ""
+    if not log.is_file():
+        return f"{job.title}: was not run, since a job before it failed or it was cancelled"
+    status = _exit_status(log)
+    if status == 0:
+        return ""
+    what = "was killed" if status is None else f"failed with exit status {status}"
+    return f"{job.title}: {what}; log: {log}"
 
 
 def experiment_status(
-    exp_dir: Path, dump_dir: Path, protocol: str, jobs: Mapping[str, str] | None = None
+    exp_dir: Path, dump_dir: Path, protocol: str, jobs: Sequence[StageJob] = ()
 ) -> list[FoldStatus]:
     """The status of every fold of ``exp_dir``; an empty list if stage 3 has made no folds yet.
 
     Args:
         protocol: Whose folds, where stage 4 has not begun.
-        jobs: Fold -> what Slurm will do with it, e.g. ``pending (job 12_3)``.
+        jobs: What has been submitted for it; an array of stage 4 says which folds are queued.
     """
     with contextlib.suppress(UserError):  # stage 4 has not begun
         protocol = str(read_run(exp_dir)["protocol"])
@@ -96,19 +119,40 @@ def experiment_status(
     except UserError:
         experiment = None
     folds = read_lines(fold_list)
+    queued = {}
+    for job in jobs:
+        if job.submission.name == TRAIN_JOB:
+            since = _parse_time(job.submission.time)
+            queued = {
+                fold: (_describe_task(entry), since)
+                for fold, entry in fold_jobs(job, exp_dir, folds).items()
+            }
     with ThreadPoolExecutor() as pool:  # asking for a lock that is held takes a moment
         states = pool.map(
-            lambda fold: fold_status(exp_dir, fold, experiment, (jobs or {}).get(fold)), folds
+            lambda fold: fold_status(exp_dir, fold, experiment, queued.get(fold)), folds
         )
         return list(states)
 
 
+def _describe_task(entry: Queued) -> str:
+    why = entry.state.lower() if entry.reason == "None" else entry.reason
+    return f"pending (job {entry.job}, {why})"
+
+
 def fold_status(
-    exp_dir: Path, fold: str, experiment: Experiment | None, job: str | None = None
+    exp_dir: Path,
+    fold: str,
+    experiment: Experiment | None,
+    queued: tuple[str, float | None] | None = None,
 ) -> FoldStatus:
-    """The status of one fold; ``experiment`` is None where it cannot be opened (yet)."""
+    """The status of one fold.
+
+    Args:
+        experiment: None where it cannot be opened (yet).
+        queued: What Slurm will do with it and since when, if nobody is at work on it.
+    """
     fold_dir, log = exp_dir / fold, exp_dir / f"log/stage4.{fold}.log"
-    state, since = _state(exp_dir, fold, experiment, job, log)
+    state, since = _state(exp_dir, fold, experiment, queued, log)
     history = _read_history(fold_dir / "history.json")
     ua = [entry["valid"]["UA"] for entry in history if "UA" in entry.get("valid", {})]
     return FoldStatus(
@@ -123,7 +167,11 @@ def fold_status(
 
 
 def _state(
-    exp_dir: Path, fold: str, experiment: Experiment | None, job: str | None, log: Path
+    exp_dir: Path,
+    fold: str,
+    experiment: Experiment | None,
+    queued: tuple[str, float | None] | None,
+    log: Path,
 ) -> tuple[str, float | None]:
     """The state and since when."""
     fold_dir = exp_dir / fold
@@ -133,8 +181,8 @@ def _state(
         return f"training (on {holder.host}, {where})", _parse_time(holder.since)
     if read_marker(fold_dir) is not None:
         return _trained_state(fold_dir, fold, experiment)
-    if job:
-        return job, None
+    if queued:
+        return queued
     if not log.exists():
         return "not started", None
     status = _exit_status(log)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from ser import locks
 from ser.errors import UserError
 from ser.experiment import open_experiment
+from ser.slurm import Submission
 from ser.stage import mark_done
 from ser.status import experiment_status, format_status, show_status
 from tests import fake_experiment
@@ -118,13 +120,6 @@ def test_an_unfinished_fold_tells_from_its_log_how_it_ended(places, last, state)
     assert (status.state, status.since, status.cells[5]) == (state, 5000, str(log))
 
 
-def test_what_slurm_will_do_with_a_fold_stands_where_it_is_not_at_work(places):
-    write_log(places[0], "Ses03F", "# exit status: 75\n")
-    jobs = {"Ses03F": "pending (job 12_4)", "Ses01F": "pending (job 12_1)"}
-    assert status_of(places, "Ses03F", jobs=jobs).state == "pending (job 12_4)"
-    assert status_of(places, "Ses01F", jobs=jobs).state == "trained"
-
-
 def test_before_training_the_folds_are_those_of_the_protocol(places, tmp_path):
     exp = tmp_path / "exp/toy/new"
     exp.mkdir()
@@ -180,3 +175,120 @@ def test_the_status_is_shown_without_importing_torch_or_espnet(places):
     )
     assert done.stdout.startswith(f"{exp}: 5 folds: 3 trained, 2 not started\n")
     assert done.stdout.endswith("[]\n")
+
+
+# --- with Slurm: what was submitted, and a program named squeue that lists it ---------------------
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Call it with {job: lines of squeue} to say what is queued."""
+    program = tmp_path / "bin/squeue"
+    program.parent.mkdir()
+
+    def set_queue(queue: dict[str, list[str]], answers: bool = True) -> None:
+        lines = ["#!/bin/sh", f'echo x >>"{tmp_path}/squeue_calls"', 'case "$*" in']
+        for job, listed in queue.items():
+            echo = "; ".join(f"echo '{line}'" for line in listed) or ":"
+            lines.append(f"  *--jobs={job}) {echo} ;;")
+        lines += ["  *) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1 ;;"]
+        if not answers:
+            lines[1:] = [lines[1], "echo 'Unable to contact slurm controller' >&2; exit 1"]
+        else:
+            lines.append("esac")
+        program.write_text("\n".join(lines) + "\n")
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    set_queue({})
+    return set_queue
+
+
+def submit(exp: Path, name: str, job: str, command: list[str], tasks: int = 0, time="12:00:00"):
+    directory = exp / "log/slurm" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    log = exp / "log" / (f"{name}.worker.JOB.log" if tasks else f"{name}.log")
+    content = Submission(
+        job, name, "JOB" if tasks else "", 1, tasks or 1, str(log), command, ["sbatch"],
+        f"2026-01-31T{time}",
+    )  # fmt: skip
+    (directory / "submission.json").write_text(json.dumps(asdict(content)))
+
+
+def trainer(*exps: Path, folds: str = "") -> list[str]:
+    dirs = list(map(str, exps))
+    return ["python", "-m", "ser.bin.train", "--exp-dir", *dirs, "--seed", "1", "--folds", folds]
+
+
+def test_a_queued_fold_names_its_task_and_what_it_waits_for(places, squeue):
+    exp, dump = places
+    submit(exp, "stage4", "12", trainer(exp), tasks=5)
+    squeue({"12": ["12_4|PENDING|Resources", "12_5|RUNNING|None"]})
+    lines = show_status(exp, dump, "strict").splitlines()
+    assert re.split(" {2,}", lines[-3])[:2] == ["Ses03F", "pending (job 12_4, Resources)"]
+    assert re.split(" {2,}", lines[-2])[:2] == ["Ses03M", "pending (job 12_5, running)"]
+    assert "2026-01-31 12:00:00" in lines[-3]
+    assert lines[-1] == "stage4: job 12: 1 pending (Resources), 1 running"
+
+
+def test_a_requeued_fold_is_pending_and_not_interrupted(places, squeue):
+    exp, dump = places
+    submit(exp, "stage4", "12", trainer(exp), tasks=5)
+    write_log(exp, "Ses03F", "# exit status: 75\n")
+    squeue({"12": ["12_4|PENDING|BeginTime"]})
+    assert "Ses03F  pending (job 12_4, BeginTime)" in show_status(exp, dump, "strict")
+    squeue({"12": []})
+    assert "Ses03F  interrupted" in show_status(exp, dump, "strict")
+
+
+def test_the_array_of_several_seeds_is_found_from_each_of_them(places, squeue):
+    exp, dump = places
+    second = exp.parent / "sys_strict_seed2"
+    second.mkdir()
+    submit(exp, "stage4", "12", trainer(exp, second, folds="Ses01F Ses03M"), tasks=4)
+    squeue({"12": ["12_2|PENDING|Priority", "12_3|PENDING|Priority"]})
+    first, other = show_status(exp, dump, "strict"), show_status(second, dump, "strict")
+    assert "Ses03M  pending (job 12_2, Priority)" in first
+    assert "Ses01F  pending (job 12_3, Priority)" in other
+    assert "Ses01M  not started" in other
+    assert "Ses03M  not started" in other
+
+
+def test_of_two_submissions_the_later_one_counts(places, squeue):
+    exp, dump = places
+    second = exp.parent / "sys_strict_seed2"
+    second.mkdir()
+    submit(exp, "stage4", "12", trainer(exp), tasks=5)
+    submit(second, "stage4", "13", trainer(second, exp), tasks=10, time="13:00:00")
+    squeue({"12": ["12_4|PENDING|Priority"], "13": ["13_9|PENDING|Priority"]})
+    assert "Ses03F  pending (job 13_9, Priority)" in show_status(exp, dump, "strict")
+
+
+def test_a_chain_shows_what_is_queued_and_what_went_wrong(places, squeue):
+    exp, dump = places
+    for number in (1, 2, 5, 6):
+        submit(exp, f"stage{number}", f"1{number}", ["local/x.sh"])
+    (exp / "log/stage1.log").write_text("# exit status: 0\n")
+    (exp / "log/stage2.log").write_text("error: no such word\n# exit status: 3\n")
+    squeue({"16": ["16|PENDING|Dependency"]})
+    assert show_status(exp, dump, "strict").splitlines()[-3:] == [
+        f"stage2: job 12: failed with exit status 3; log: {exp}/log/stage2.log",
+        "stage5: job 15: was not run, since a job before it failed or it was cancelled",
+        "stage6: job 16: 1 pending (Dependency)",
+    ]
+
+
+def test_a_silent_controller_is_asked_once_and_hides_nothing_else(places, squeue, tmp_path):
+    exp, dump = places
+    for number in (1, 2, 5, 6):
+        submit(exp, f"stage{number}", f"1{number}", ["local/x.sh"])
+    squeue({}, answers=False)
+    shown = show_status(exp, dump, "strict")
+    assert shown.splitlines()[0].endswith("5 folds: 3 trained, 2 not started")
+    assert shown.splitlines()[-1] == "squeue does not answer; what it has in its queue is not known"
+    assert (tmp_path / "squeue_calls").read_text() == "x\n"
+
+
+def test_squeue_is_not_asked_about_what_was_never_submitted(places, squeue, tmp_path):
+    show_status(*places, "strict")
+    assert not (tmp_path / "squeue_calls").exists()
