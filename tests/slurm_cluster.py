@@ -51,8 +51,8 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=1
 EnforcePartLimits=ALL
 ReturnToService=2
-SlurmdTimeout=10
 KillWait=5
+MessageTimeout=3
 SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
@@ -121,6 +121,19 @@ class Cluster:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
+
+    def lose_node(self, node: str) -> None:
+        """Let a node die with all that runs on it, as in a power cut, and Slurm hear of it."""
+        name = f"SLURMD_NODENAME={node}".encode()
+        self.kill(node, signal.SIGKILL)
+        for pid in self._processes(name):
+            os.kill(pid, signal.SIGKILL)
+        self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    def return_node(self, node: str) -> None:
+        """Bring back a node that was lost."""
+        self.start_node(node)
+        self.command("scontrol", "update", f"nodename={node}", "state=resume")
 
     def command(self, *args: str, check: bool = True) -> str:
         """The output of one of Slurm's commands."""
@@ -204,13 +217,16 @@ class Cluster:
                 start_new_session=True,  # a Ctrl-C at the tests is not for them
             )
 
-    def _processes(self) -> list[int]:
-        """Processes that live in this cluster: jobs and their keepers, not the tests themselves."""
-        mark = f"SLURM_CONF={self.conf}".encode()
+    def _processes(self, also: bytes = b"") -> list[int]:
+        """Processes that live in this cluster: jobs and their keepers, not the tests themselves.
+
+        With ``also``, an environment variable, those that have it too.
+        """
+        marks = {f"SLURM_CONF={self.conf}".encode(), *filter(None, [also])}
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
-                inside = mark in path.read_bytes().split(b"\0")
+                inside = marks.issubset(path.read_bytes().split(b"\0"))
             except OSError:
                 continue
             if inside and int(path.parent.name) != os.getpid():
