@@ -1,4 +1,4 @@
-"""Figures of one experiment: confusion matrix, learning curves, fusion weights."""
+"""Figures of one experiment: confusion matrix, reliability, learning curves, fusion weights."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ STYLE = {
 def draw_figures(exp_dir: Path, scores: Mapping[str, Any]) -> list[Path]:
     """Draw what ``exp_dir`` has material for into ``exp_dir/figures``.
 
-    The confusion matrix comes from ``scores``; learning curves and fusion weights from the
-    history.json of the scored folds, where stage 4 left one. A figure without material is not
-    drawn, and an older one is removed.
+    The confusion matrix and the reliability plot come from ``scores``; learning curves and fusion
+    weights from the history.json of the scored folds, where stage 4 left one. A figure without
+    material is not drawn, and an older one is removed.
 
     Returns:
         The PNG files written.
@@ -48,6 +48,7 @@ def draw_figures(exp_dir: Path, scores: Mapping[str, Any]) -> list[Path]:
     directory.mkdir(exist_ok=True)
     figures = {
         "confusion_matrix": confusion_figure(scores),
+        "reliability": reliability_figure(scores),
         "learning_curves": learning_figure(histories, scores),
         "layer_weights": layer_figure(histories, scores, _has_low_level(exp_dir, histories)),
     }
@@ -112,6 +113,41 @@ def confusion_figure(scores: Mapping[str, Any]) -> Figure:
     bar.set_label("share of the reference class (%)")
     bar.outline.set_visible(False)
     ax.set_title(_title(scores), loc="left")
+    return figure
+
+
+def reliability_figure(scores: Mapping[str, Any]) -> Figure:
+    """Accuracy of the decisions in each bin of confidence, above how many they are.
+
+    Bars below the diagonal are decisions that were less often right than they were sure.
+    """
+    found = scores["calibration"]
+    bins = [b for b in found["bins"] if b["n"]]
+    figure, axes = _new_figure(1, (4.4, 5.0), rows=2, height_ratios=[3, 1], sharex=True)
+    width = 100 / len(found["bins"])
+    left = [100 * b["low"] for b in bins]
+    axes[0].bar(
+        left,
+        [100 * b["accuracy"] for b in bins],
+        width,
+        align="edge",
+        color=COLOURS["train"],
+        edgecolor="white",
+        label="accuracy in the bin",
+    )
+    sure = [100 * b["confidence"] for b in bins]
+    axes[0].plot(sure, sure, "o", color=COLOURS["valid"], markersize=5, label="mean confidence")
+    axes[0].plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle=":")
+    axes[0].set_ylabel("accuracy (%)")
+    axes[0].set_xlim(0, 100)
+    axes[0].set_ylim(0, 100)
+    axes[0].legend(loc="upper left", frameon=False, fontsize=9)
+    axes[0].set_title(_title(scores), loc="left", fontsize=9)
+    axes[1].bar(left, [b["n"] for b in bins], width, align="edge", color="0.6", edgecolor="white")
+    axes[1].set_ylabel("decisions")
+    axes[1].set_xlabel(
+        f"confidence (%), {len(found['bins'])} bins; calibration error {100 * found['ece']:.1f}%"
+    )
     return figure
 
 
@@ -240,7 +276,9 @@ def _title(scores: Mapping[str, Any]) -> str:
     return f"{scores['system']} on {scores['corpus']} ({scores['protocol']}, {count})"
 
 
-def _new_figure(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def _new_figure(
+    columns: int, size: tuple[float, float], rows: int = 1, **layout: Any
+) -> tuple[Figure, list[Axes]]:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -248,5 +286,5 @@ def _new_figure(columns: int, size: tuple[float, float]) -> tuple[Figure, list[A
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)  # no display needed, and nothing global kept
-        axes = figure.subplots(1, columns, squeeze=False)
-    return figure, list(axes[0])
+        axes = figure.subplots(rows, columns, squeeze=False, **layout)
+    return figure, list(axes.flat)

@@ -16,6 +16,7 @@ from ser.fileio import atomic_write
 
 FILE_NAME = "predictions.tsv"
 SUM_TOLERANCE = 1e-4  # six decimals per emotion round away far less than this
+TIE = 2e-6  # rounding may put the second of two equal probabilities first
 MAX_NAMED = 5  # rows named per kind of problem; the message stays readable
 
 
@@ -46,6 +47,38 @@ def write_predictions(
             print(p.utt_id, p.ref, p.hyp, *probs, " ".join(p.units), sep="\t", file=stream)
 
 
+def confidence(prediction: Prediction, labels: Sequence[str]) -> float:
+    """The probability of the emotion that was decided for."""
+    return prediction.probs[labels.index(prediction.hyp)]
+
+
+def write_errors(
+    path: Path | str,
+    labels: Sequence[str],
+    predictions: Iterable[Prediction],
+    wavs: Mapping[str, str],
+) -> None:
+    """Write the wrong decisions, the most confident first, each with its audio file.
+
+    Tab separated: ``utt_id ref hyp confidence p_ref wav``, where ``p_ref`` is what the model gave
+    the reference.
+    """
+    wrong = [p for p in predictions if p.hyp != p.ref]
+    wrong.sort(key=lambda p: (-confidence(p, labels), p.utt_id))
+    with atomic_write(path) as stream:
+        print("utt_id", "ref", "hyp", "confidence", "p_ref", "wav", sep="\t", file=stream)
+        for p in wrong:
+            sure, missed = confidence(p, labels), p.probs[labels.index(p.ref)]
+            cells = (p.utt_id, p.ref, p.hyp, f"{sure:.3f}", f"{missed:.3f}", wavs[p.utt_id])
+            print(*cells, sep="\t", file=stream)
+
+
+def some(items: Sequence[str], most: int = MAX_NAMED) -> str:
+    """The first few of ``items``, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
 def read_predictions(
     path: Path | str, labels: Sequence[str], expected: Mapping[str, str]
 ) -> list[Prediction]:
@@ -62,8 +95,8 @@ def read_predictions(
     Raises:
         UserError: naming the file and its rows, when an utterance is missing, repeated or not
             of this fold, an emotion is unknown or differs from the corpus's, a probability is
-            not a number, or the probabilities do not sum to 1. The denominator of a score
-            never shrinks silently.
+            not a number, the probabilities do not sum to 1, or the decision is not the most
+            probable emotion. The denominator of a score never shrinks silently.
     """
     path = Path(path)
     cure = "infer this fold again: remove the file, then ./run.sh --stage 5 --stop-stage 5"
@@ -124,6 +157,9 @@ def _parse_row(
         faults.append(("probabilities that are not numbers from 0 to 1", " ".join(values)))
     elif abs(sum(probs) - 1) > SUM_TOLERANCE:
         faults.append(("probabilities that do not sum to 1", f"sum {sum(probs):.6f}"))
+    elif hyp in labels and probs[labels.index(hyp)] < max(probs) - TIE:
+        best = labels[probs.index(max(probs))]
+        faults.append(("decisions that are not the most probable emotion", f"{hyp}, not {best}"))
     return Prediction(utt_id, ref, hyp, probs, tuple(units.split())), faults
 
 
@@ -136,5 +172,4 @@ def _to_float(value: str) -> float:
 
 def _name(problem: tuple[str, list[str]]) -> str:
     kind, where = problem
-    more = f" and {len(where) - MAX_NAMED} more" if len(where) > MAX_NAMED else ""
-    return f"{len(where)} {kind}: {', '.join(where[:MAX_NAMED])}{more}"
+    return f"{len(where)} {kind}: {some(where)}"

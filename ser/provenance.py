@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-PACKAGES = ("espnet", "torch", "transformers", "numpy")
-# Stage 6 writes this file itself: its own row must not mark the next row as changed code.
-GENERATED = "RESULTS.md"
+PACKAGES = ("espnet", "torch", "transformers", "numpy", "scipy")
+# "make results" writes these itself: its own row must not mark the next row as changed code.
+GENERATED = ("RESULTS.md", "results")
 EGS = Path(__file__).resolve().parents[1] / "egs"
 
 
@@ -39,7 +39,7 @@ def git_commit(root: Path | None = None) -> str:
             "--untracked-files=no",
             "--",
             ":/",
-            f":(top,exclude){GENERATED}",
+            *(f":(top,exclude){path}" for path in GENERATED),
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -79,6 +79,11 @@ def hardware(ngpu: int = 0) -> str:
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 over ``lines``, each ended by LF."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode("utf-8")).hexdigest()
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

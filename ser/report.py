@@ -1,54 +1,60 @@
 """RESULTS.md from scores.json files, and the figures beside them.
 
-The file is a function of the scores.json files and of the ``stated`` entries in conf/: the same
-input gives the same bytes. Rows that differ only in their seed become one row, mean ± standard
-deviation over the seeds.
+The file is a function of the scores.json files (or of their records in results/) and of the
+``stated`` entries in conf/: the same input gives the same bytes. Rows that differ only in their
+seed become one row, mean ± standard deviation over the seeds.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
-from ser.scoring import SCHEMA, mean_sd, partial_notes, percent
-
-NEEDED = [
-    "system",
-    "tag",
-    "corpus",
-    "protocol",
-    "seed",
-    "labels",
-    "folds",
-    "summary",
-    "per_fold",
-    "per_class",
-    "confusion",
-    "config",
-    "settings_sha256",
-    "command",
-    "commit",
-    "corpus_partial",
-    "partial",
-]
+from ser.metrics import mean_sd
+from ser.records import (
+    SCORE_FIRST,
+    Run,
+    keep_records,
+    read_all_records,
+    read_all_scores,
+    read_scores,
+)
+from ser.score_table import interval, partial_notes, percent
+from ser.uncertainty import from_decisions, score_intervals
 
 INTRODUCTION = """\
 # Results
 
-Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
-`./run.sh --stage 6 --stop-stage 6 --results RESULTS.md`.
+{source}
 
 All numbers are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
-mean per-class recall; *pooled* counts all held-out utterances as one test set. **PER** is the
-error rate of the decoded phonemes or phoneme classes without their emotion tag, **UER** that of
-the units as trained. With several seeds, a cell is the mean ± standard deviation over seeds.
+mean per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an
+interval for other speakers like these, from a bootstrap that draws speakers and then their
+utterances (ser/uncertainty.py says how, and how often it holds): with 10 speakers it is wide,
+and it is the same for every number measured on them. **PER** is the error rate of the decoded
+phonemes or phoneme classes without their emotion tag, **UER** that of the units as trained. With
+several seeds, a cell is the mean ± standard deviation over seeds, and the interval is that of
+the mean over these seeds.
+"""
+FROM_EXPERIMENTS = """\
+Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
+`./run.sh --stage 6 --stop-stage 6 --results RESULTS.md`."""
+FROM_RECORDS = """\
+Written by `make results` from the files in [{records}]({records}) and nothing else, and the same
+from a fresh clone; do not edit it by hand. A file there is the `scores.json` of an experiment."""
+LEAKY = """\
+## LEAKY: not comparable
+
+What these rows were trained or selected on knows the test speakers. They are here to measure how
+much that is worth, and are no results.
 """
 
 
@@ -56,7 +62,7 @@ the units as trained. With several seeds, a cell is the mean ± standard deviati
 class Row:
     """One line of the table: the same experiment under one or more seeds."""
 
-    runs: list[tuple[Path, dict[str, Any]]]  # (experiment directory, scores.json), by seed
+    runs: list[Run]  # by seed
 
     @property
     def first(self) -> dict[str, Any]:
@@ -71,6 +77,22 @@ class Row:
         mean, sd = mean_sd(values)
         return percent(mean) if sd is None else f"{percent(mean)} ± {percent(sd)}"
 
+    @cached_property
+    def intervals(self) -> dict[str, np.ndarray | None]:
+        """95% intervals of the mean over the seeds, (1, 2) each, as fractions."""
+        decisions = [scores["speakers"] for _, scores in self.runs]
+        return score_intervals(from_decisions(decisions, len(self.first["labels"])))
+
+    def interval(self, name: str) -> str:
+        """The 95% interval of ``wa`` or ``ua``, in percent."""
+        bounds = self.intervals[name]
+        return interval(None if bounds is None else bounds[0])
+
+    def fold_spread(self, name: str) -> str:
+        """Standard deviation over folds of ``wa`` or ``ua``, of the mean over seeds."""
+        folds = [[f[name] for f in s["per_fold"].values()] for _, s in self.runs]  # seeds, folds
+        return percent(mean_sd([mean_sd(values)[0] for values in zip(*folds, strict=True)])[1])
+
     def joined(self, values: Sequence[Any]) -> str:
         """Distinct values in order of appearance."""
         return ", ".join(dict.fromkeys(map(str, values)))
@@ -81,6 +103,7 @@ def make_report(
     results: Path | str,
     exp_dir: Path | str | None = None,
     conf_dir: Path | str = "conf",
+    records: Path | str | None = None,
 ) -> str:
     """Write RESULTS.md and draw figures.
 
@@ -89,6 +112,9 @@ def make_report(
         results: the Markdown file to write.
         exp_dir: draw the figures of this experiment only; of all when None.
         conf_dir: directory of the configurations, for what the papers state.
+        records: directory of <corpus>/<tag>.json. The scores below ``exp_root``, of which there
+            need not be any, are kept there first; the report is then made of what is there, and
+            not of ``exp_root``.
 
     Returns:
         The text of RESULTS.md.
@@ -100,15 +126,24 @@ def make_report(
     from ser.figures import draw_figures
 
     exp_root, results = Path(exp_root), Path(results)
-    runs = read_all_scores(exp_root)
+    runs = read_all_scores(exp_root, needed=records is None)
+    drawn = runs
     if exp_dir is not None:
         exp_dir = Path(exp_dir)
         if not (exp_dir / "scores.json").is_file():
-            raise UserError(f"{exp_dir}/scores.json: no such file; {_score_first()}")
+            raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
         drawn = [(exp_dir, read_scores(exp_dir / "scores.json"))]
-    else:
-        drawn = runs
-    rows, text = build_results(runs, Path(conf_dir), results.parent)
+    if records is not None:
+        records = Path(records)
+        read_all_records(records)  # a damaged record is found before another is written
+        keep_records(runs, records)
+        runs = read_all_records(records)
+        if not runs:
+            raise UserError(
+                f"{records}: no <corpus>/<tag>.json in it, and {exp_root} has no "
+                f"<corpus>/<tag>/scores.json to keep there; {SCORE_FIRST}"
+            )
+    rows, text = build_results(runs, Path(conf_dir), results.parent, records)
     figures = []
     for number, (directory, scores) in enumerate(drawn, start=1):
         progress(f"report: figures of {directory.name} ({number} of {len(drawn)})")
@@ -120,35 +155,14 @@ def make_report(
 
 
 def build_results(
-    runs: Sequence[tuple[Path, dict[str, Any]]], conf_dir: Path, directory: Path
+    runs: Sequence[Run], conf_dir: Path, directory: Path, records: Path | None = None
 ) -> tuple[list[Row], str]:
-    """The rows over ``runs`` and the text of a RESULTS.md that will stand in ``directory``."""
+    """The rows over ``runs`` and the text of a RESULTS.md that will stand in ``directory``.
+
+    ``records`` is where ``runs`` come from, if they are records; their figures are elsewhere.
+    """
     rows = group_seeds(runs)
-    return rows, format_results(rows, read_stated(conf_dir), directory)
-
-
-def read_all_scores(exp_root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every <corpus>/<tag>/scores.json below ``exp_root``, in the order of their paths."""
-    files = sorted(exp_root.glob("*/*/scores.json"))
-    if not files:
-        raise UserError(f"{exp_root}: no <corpus>/<tag>/scores.json in it; {_score_first()}")
-    return [(path.parent, read_scores(path)) for path in files]
-
-
-def read_scores(path: Path) -> dict[str, Any]:
-    """A scores.json; UserError names the file when it is damaged or of another schema."""
-    cure = "write it again: ./run.sh --stage 5 --stop-stage 5 with its --corpus, --config, --tag"
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise UserError(f"{path}: not JSON ({err}); {cure}") from None
-    found = scores.get("schema") if isinstance(scores, dict) else None
-    if found != SCHEMA:
-        raise UserError(f"{path}: schema {found}, this version reads {SCHEMA}; {cure}")
-    lacking = [key for key in NEEDED if key not in scores]
-    if lacking:
-        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
-    return scores
+    return rows, format_results(rows, read_stated(conf_dir), directory, records)
 
 
 def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
@@ -176,9 +190,9 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def group_seeds(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Row]:
+def group_seeds(runs: Sequence[Run]) -> list[Row]:
     """Rows of runs that differ in nothing but the seed, ordered by corpus, protocol and tag."""
-    groups: dict[tuple, list[tuple[Path, dict[str, Any]]]] = {}
+    groups: dict[tuple, list[Run]] = {}
     for path, scores in runs:
         key = (
             scores["corpus"],
@@ -189,6 +203,8 @@ def group_seeds(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Row]:
             tuple(scores["labels"]),
             tuple(scores["folds"]["scored"]),
             tuple(scores["corpus_partial"]),
+            tuple(scores["leaky"]),
+            scores["test_sha256"],
         )
         groups.setdefault(key, []).append((path, scores))
     # A number sorts after every word, so that seed 10 follows seed 9.
@@ -199,11 +215,27 @@ def group_seeds(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Row]:
 
 
 def format_results(
-    rows: Sequence[Row], stated: Sequence[Mapping[str, Any]], directory: Path
+    rows: Sequence[Row],
+    stated: Sequence[Mapping[str, Any]],
+    directory: Path,
+    records: Path | None = None,
 ) -> str:
     """The text of RESULTS.md; ``directory`` is where it will stand, for links to figures."""
-    parts = [INTRODUCTION, _table(rows), "## Runs\n"]
-    parts += [_details(number, row, directory) for number, row in enumerate(rows, start=1)]
+    if records is None:
+        source = FROM_EXPERIMENTS
+    else:
+        source = FROM_RECORDS.format(records=_relative(records, directory))
+    numbered = list(enumerate(rows, start=1))
+    leaky = [(number, row) for number, row in numbered if row.first["leaky"]]
+    sound = [(number, row) for number, row in numbered if not row.first["leaky"]]
+    parts = [INTRODUCTION.format(source=source)]
+    if sound:
+        parts.append(_table(sound))
+    if leaky:
+        parts += [LEAKY, _table(leaky)]
+    parts.append("## Runs\n")
+    figures = None if records is not None else directory
+    parts += [_details(number, row, figures) for number, row in numbered]
     ran = {(Path(row.first["config"]["path"]).name, row.first["corpus"]) for row in rows}
     absent = [s for s in stated if (Path(s["config"]).name, s["corpus"]) not in ran]
     if absent:
@@ -211,7 +243,7 @@ def format_results(
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[tuple[int, Row]]) -> str:
     head = [
         "#",
         "System",
@@ -220,7 +252,9 @@ def _table(rows: Sequence[Row]) -> str:
         "Folds",
         "Seeds",
         "WA",
+        "WA 95%",
         "UA",
+        "UA 95%",
         "WA pooled",
         "UA pooled",
         "PER",
@@ -230,7 +264,7 @@ def _table(rows: Sequence[Row]) -> str:
         "Commit",
     ]
     lines = [head, ["---"] * len(head)]
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         scores = row.first
         epochs = [v.get("epochs") for _, s in row.runs for v in s["per_fold"].values()]
         lines.append(
@@ -238,11 +272,13 @@ def _table(rows: Sequence[Row]) -> str:
                 str(number),
                 _system(scores),
                 scores["corpus"] + (" (**partial**)" if scores["corpus_partial"] else ""),
-                scores["protocol"],
+                scores["protocol"] + (" (**LEAKY**)" if scores["leaky"] else ""),
                 _folds(scores),
                 row.joined([s["seed"] for _, s in row.runs]),
                 row.cell("summary", "wa"),
+                row.interval("wa"),
                 row.cell("summary", "ua"),
+                row.interval("ua"),
                 row.cell("summary", "wa_pooled"),
                 row.cell("summary", "ua_pooled"),
                 row.cell("units", "per"),
@@ -255,26 +291,50 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
 
 
-def _details(number: int, row: Row, directory: Path) -> str:
+def _details(number: int, row: Row, directory: Path | None) -> str:
+    """A row's section; ``directory`` is None where there are no figures to link."""
     scores = row.first
     tags = row.joined([f"`{s['tag']}`" for _, s in row.runs])
     lines = [f"### {number}. {_system(scores)} on {scores['corpus']}, {scores['protocol']}\n"]
     lines += [f"Experiment {tags}:\n"]
     lines += ["```sh", *(s["command"] for _, s in row.runs), "```\n"]
     lines += [f"- **Partial**: {note}." for note in partial_notes(scores)]
-    spread = [f"WA {row.cell('summary', 'wa_sd')}", f"UA {row.cell('summary', 'ua_sd')}"]
-    lines.append(f"- Standard deviation over folds: {', '.join(spread)}.")
+    lines += [f"- **LEAKY**: {why}." for why in scores["leaky"]]
+    spreads = [f"over folds WA {row.fold_spread('wa')}, UA {row.fold_spread('ua')}"]
+    if len(row.runs) > 1:
+        over_seeds = [mean_sd([s["summary"][n] for _, s in row.runs])[1] for n in ("wa", "ua")]
+        spreads.append("over seeds WA {}, UA {}".format(*map(percent, over_seeds)))
+    lines.append(f"- Standard deviation {'; '.join(spreads)}.")
+    pooled = f"WA {row.interval('wa_pooled')}, UA {row.interval('ua_pooled')}"
+    lines.append(f"- 95% of the pooled scores: {pooled}.")
     recalls = [f"{label} {row.cell('per_class', label, 'recall')}" for label in scores["labels"]]
     lines.append(f"- Recall, pooled: {', '.join(recalls)}.")
+    for kind, values in scores["slices"].items():
+        parts = [_slice(row, kind, value) for value in values]
+        lines.append(f"- By {kind}, pooled WA / UA: {'; '.join(parts)}.")
+    lines.append(
+        f"- Calibration: ECE {row.cell('calibration', 'ece')} ({len(scores['calibration']['bins'])}"
+        f" bins), mean confidence {row.cell('calibration', 'confidence')}."
+    )
     for path, s in row.runs:
-        versions = ", ".join(f"{k} {v}" for k, v in sorted((s.get("versions") or {}).items()))
-        seconds = [v.get("train_seconds") for v in s["per_fold"].values()]
-        trained = f"; {sum(seconds):.0f} s of training" if all(seconds) else ""
+        versions = ", ".join(f"{k} {v}" for k, v in sorted(s["versions"].items()))
+        seconds = s["train_seconds"]
+        trained = f"; {seconds:.0f} s of training" if seconds else ""
         lines.append(
-            f"- Seed {s['seed']}: {s.get('date', '')}, {s.get('hardware', '')}{trained}; "
-            f"{versions}.{_figure_link(path, directory)}"
+            f"- Seed {s['seed']}: trained by {s['commit']} on {s['hardware']}{trained}; scored "
+            f"{s['date']} by {s['scored_by']}; {versions}; configuration "
+            f"{(s['config']['sha256'] or '-')[:12]}, data {(s['data_sha256'] or '-')[:12]}."
+            f"{_figure_link(path, directory)}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _slice(row: Row, kind: str, value: str) -> str:
+    """One slice's name, size and scores; an emotion that it lacks is not in its UA."""
+    found = row.first["slices"][kind][value]
+    lacking = f", without {', '.join(found['absent'])}" if found["absent"] else ""
+    scores = f"{row.cell('slices', kind, value, 'wa')} / {row.cell('slices', kind, value, 'ua')}"
+    return f"{value} {scores} ({found['n']}{lacking})"
 
 
 def _not_run(absent: Sequence[Mapping[str, Any]]) -> str:
@@ -321,9 +381,15 @@ def _range(epochs: Sequence[int]) -> str:
     return str(epochs[0]) if len(set(epochs)) == 1 else f"{min(epochs)}-{max(epochs)}"
 
 
-def _figure_link(exp_dir: Path, directory: Path) -> str:
-    link = Path(os.path.relpath(exp_dir / "figures", directory)).as_posix()
+def _figure_link(exp_dir: Path, directory: Path | None) -> str:
+    if directory is None:
+        return ""
+    link = _relative(exp_dir / "figures", directory)
     return "" if link.startswith("..") else f" Figures: [{link}]({link})."
+
+
+def _relative(path: Path, directory: Path) -> str:
+    return Path(os.path.relpath(path, directory)).as_posix()
 
 
 def _dig(scores: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -341,10 +407,6 @@ def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def _score_first() -> str:
-    return "score first: ./run.sh --stage 5 --stop-stage 5 with the same options"
-
-
 def _summary(rows: Sequence[Row], results: Path, figures: Sequence[Path]) -> str:
     lines = ["", f"Results: {results} ({len(rows)} row{'s' * (len(rows) != 1)})"]
     for row in rows:
@@ -352,7 +414,9 @@ def _summary(rows: Sequence[Row], results: Path, figures: Sequence[Path]) -> str
         lines.append(
             f"  {_system(scores)}, {scores['corpus']}, {scores['protocol']}: "
             f"WA {row.cell('summary', 'wa')}  UA {row.cell('summary', 'ua')}"
+            f"  (95%: {row.interval('wa')}, {row.interval('ua')})"
             + ("  (PARTIAL)" if scores["partial"] else "")
+            + ("  (LEAKY)" if scores["leaky"] else "")
         )
     for directory in dict.fromkeys(path.parent for path in figures):
         names = ", ".join(path.name for path in figures if path.parent == directory)

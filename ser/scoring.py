@@ -1,4 +1,4 @@
-"""WA, UA, confusion matrix and unit error rates of a leave-one-out experiment.
+"""Stage 5: predictions of a leave-one-out experiment -> scores.json, scores.txt, errors.tsv.
 
 All scores are fractions from 0 to 1 here and in scores.json, and percentages in tables.
 
@@ -12,91 +12,42 @@ All scores are fractions from 0 to 1 here and in scores.json, and percentages in
   emotion tag where they carry one. PER: the same with the tag taken off both sides, which asks
   for the phoneme classes only. An utterance without words has no reference units: it is left out
   of both, as it was of the CTC loss, and counted as ``empty``.
+
+scores.json holds every decision (``speakers``), so that whatever is computed from decisions can be
+computed from it again: RESULTS.md, the intervals of ser/uncertainty.py, any other score.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ser import provenance
+from ser.calibration import calibration
 from ser.cli import progress
 from ser.datadir import read_table
 from ser.errors import UserError
 from ser.experiment import SCORED, Experiment, open_experiment
 from ser.fileio import atomic_write
-from ser.predictions import FILE_NAME, Prediction, read_predictions
+from ser.metrics import (
+    absent,
+    accuracy,
+    confusion_matrix,
+    mean_sd,
+    recalls,
+    unit_error_rate,
+    unweighted_accuracy,
+)
+from ser.predictions import FILE_NAME, Prediction, read_predictions, write_errors
+from ser.score_table import format_scores
+from ser.slices import find_slices, read_utterance_table, score_slices
 from ser.stage import file_digest, read_marker
+from ser.uncertainty import LEVEL, METHOD, REPLICATES, from_decisions, score_intervals
 
-SCHEMA = 1
-
-
-def confusion_matrix(refs: Sequence[str], hyps: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Counts (C, C): row the reference, column the decision, in the order of ``labels``."""
-    index = {label: i for i, label in enumerate(labels)}
-    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    for ref, hyp in zip(refs, hyps, strict=True):
-        counts[index[ref], index[hyp]] += 1
-    return counts
-
-
-def accuracy(counts: np.ndarray) -> float:
-    """Correct decisions over all (eq. 8), from a confusion matrix (C, C)."""
-    return float(np.trace(counts) / counts.sum())
-
-
-def recalls(counts: np.ndarray) -> list[float | None]:
-    """Each class's recall from a confusion matrix (C, C); None for a class without utterances."""
-    return [
-        float(row[i] / row.sum()) if row.sum() else None  # (C,) -> a fraction
-        for i, row in enumerate(counts)
-    ]
-
-
-def unweighted_accuracy(counts: np.ndarray) -> float:
-    """Mean recall over the classes that have utterances (the inner mean of eq. 10)."""
-    return float(np.mean([r for r in recalls(counts) if r is not None]))
-
-
-def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1); no deviation for a single value."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), sd
-
-
-@dataclass(frozen=True)
-class ErrorRate:
-    """Edits over reference units; ``empty`` utterances had no reference and are not in it."""
-
-    edits: int
-    units: int
-    utterances: int
-    empty: int
-
-    @property
-    def rate(self) -> float | None:
-        """Edits per reference unit; above 1 is possible. None without any reference unit."""
-        return self.edits / self.units if self.units else None
-
-
-def unit_error_rate(
-    refs: Mapping[str, Sequence[str]], hyps: Mapping[str, Sequence[str]]
-) -> ErrorRate:
-    """Levenshtein edits over reference units, summed over the utterances of ``hyps``."""
-    import editdistance
-
-    edits = units = empty = 0
-    for utt_id, hyp in hyps.items():
-        ref = refs[utt_id]
-        if not ref:
-            empty += 1
-            continue
-        edits += editdistance.eval(list(ref), list(hyp))
-        units += len(ref)
-    return ErrorRate(edits, units, len(hyps) - empty, empty)
+SCHEMA = 2
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # a class in the strings of ``speakers``
 
 
 def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +68,7 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
             "wa": accuracy(counts),
             "ua": unweighted_accuracy(counts),
             "n": len(rows),
-            "absent": [lab for lab, r in zip(labels, recalls(counts), strict=True) if r is None],
+            "absent": absent(counts, labels),
         }
     wa, wa_sd = mean_sd([fold["wa"] for fold in per_fold.values()])
     ua, ua_sd = mean_sd([fold["ua"] for fold in per_fold.values()])
@@ -190,7 +141,7 @@ def tag_stripper(token_type: str) -> Callable[[str], str] | None:
 def score_experiment(
     exp_dir: Path | str, dump_dir: Path | str, data_dir: Path | str, ngpu: int = 0
 ) -> dict[str, Any]:
-    """Score every inferred fold; write scores.json and scores.txt and print the latter.
+    """Score every inferred fold; write scores.json, scores.txt, errors.tsv and print the table.
 
     Args:
         exp_dir: exp/<corpus>/<tag>.
@@ -202,8 +153,8 @@ def score_experiment(
         The contents of scores.json.
 
     Raises:
-        UserError: no fold to score, predictions that do not match their fold, or no reference
-            units for the units that were decoded.
+        UserError: no fold to score, predictions that do not match their fold, utterances that
+            a table lacks, or no reference units for the units that were decoded.
     """
     experiment = open_experiment(exp_dir, dump_dir)
     states = {fold: experiment.state(fold) for fold in experiment.folds}
@@ -221,29 +172,85 @@ def score_experiment(
         )
         for fold in scored
     }
-    scores = _describe(experiment, Path(data_dir), ngpu)
-    shortages = _corpus_shortages(Path(data_dir) / "all", experiment.dump_dir)
+    data_dir = Path(data_dir)
+    rows = [p for predictions in folds.values() for p in predictions]
+    utts = [p.utt_id for p in rows]
+    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
+    slices = find_slices(experiment, folds, data_dir)
+
+    scores = _describe(experiment, data_dir, ngpu)
+    shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
     scores |= score_folds(folds, experiment.labels)
+    scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels)
+    scores["test_sha256"] = provenance.digest(
+        f"{fold} {p.utt_id} {utt2spk[p.utt_id]} {p.ref}" for fold in scored for p in folds[fold]
+    )
+    scores = add_intervals(scores)
+    scores["slices"] = score_slices(slices, rows, experiment.labels)
+    scores["calibration"] = calibration(rows, experiment.labels)
     for fold, values in scores["per_fold"].items():
         run = experiment.fold_run(fold)
         values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}
+    seconds = [values["train_seconds"] for values in scores["per_fold"].values()]
+    scores["train_seconds"] = sum(seconds) if all(seconds) else None
     scores["units"] = None
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
 
     table = format_scores(scores)
+    wavs = _audio_paths(data_dir / "all" / "wav.scp", experiment.dump_dir / "wav.scp", utts)
+    write_errors(experiment.exp_dir / "errors.tsv", experiment.labels, rows, wavs)
+    with atomic_write(experiment.exp_dir / "scores.txt") as stream:
+        stream.write(table)
     with atomic_write(experiment.exp_dir / "scores.json") as stream:
         json.dump(scores, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
-    with atomic_write(experiment.exp_dir / "scores.txt") as stream:
-        stream.write(table)
     print(table, end="")
     progress(f"score: {len(scored)} of {len(states)} folds; see {experiment.exp_dir}/scores.txt")
     return scores
+
+
+def decisions_by_speaker(
+    folds: Mapping[str, Sequence[Prediction]], utt2spk: Mapping[str, str], labels: Sequence[str]
+) -> list[dict[str, str]]:
+    """Every decision, for scores.json: one entry for each fold and each speaker tested in it.
+
+    ``ref`` and ``hyp`` are strings with a character for each utterance, in the order of their
+    ids: the class as a digit, or as a letter from the eleventh class on.
+    """
+    if len(labels) > len(DIGITS):
+        raise UserError(f"{len(labels)} emotions; at most {len(DIGITS)} can be recorded")
+    digit = dict(zip(labels, DIGITS, strict=False))
+    entries = []
+    for fold, rows in folds.items():
+        speakers: dict[str, list[Prediction]] = {}
+        for p in sorted(rows, key=lambda p: p.utt_id):
+            speakers.setdefault(utt2spk[p.utt_id], []).append(p)
+        for speaker in sorted(speakers):
+            ref = "".join(digit[p.ref] for p in speakers[speaker])
+            hyp = "".join(digit[p.hyp] for p in speakers[speaker])
+            entries.append({"fold": fold, "speaker": speaker, "ref": ref, "hyp": hyp})
+    return entries
+
+
+def add_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """``scores`` with 95% intervals in ``summary``, and ``interval``, which says what they are."""
+    trials = from_decisions([scores["speakers"]], len(scores["labels"]))
+    summary = dict(scores["summary"])
+    for name, bounds in score_intervals(trials).items():
+        summary[f"{name}_ci"] = None if bounds is None else bounds[0].tolist()
+    about = {"level": LEVEL, "method": METHOD, "replicates": REPLICATES}
+    about |= {"speakers": trials.speakers}
+    return {**scores, "summary": summary, "interval": about}
+
+
+def _audio_paths(original: Path, dumped: Path, utts: Sequence[str]) -> dict[str, str]:
+    """Where to listen to an utterance: the corpus's file, or else what stage 3 made of it."""
+    return read_utterance_table(original if original.is_file() else dumped, utts, stage=1)
 
 
 def read_reference_units(
@@ -264,6 +271,7 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
     """What was scored: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
+    data = (run.get("settings") or {}).get("data")
     return {
         "schema": SCHEMA,
         "system": run.get("system") or config.stem.removeprefix("train_"),
@@ -281,9 +289,12 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
             "sha256": file_digest(config) if config.is_file() else None,
         },
         "settings_sha256": provenance.settings_digest(run.get("settings") or {}),
+        "data_sha256": provenance.settings_digest(data) if data else None,
         "stated": run.get("stated"),
+        "leaky": list(run.get("leaky") or []),
         "command": provenance.run_command(run, read_marker(data_dir / "all"), data_dir),
         "commit": run.get("commit") or provenance.git_commit(),
+        "scored_by": provenance.git_commit(),
         "date": provenance.now(),
         "versions": provenance.versions(),
         "hardware": run.get("hardware") or provenance.hardware(ngpu),
@@ -298,69 +309,3 @@ def _corpus_shortages(*directories: Path) -> list[str]:
         if path.is_file():
             lines |= dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
     return list(lines)
-
-
-def partial_notes(scores: Mapping[str, Any]) -> list[str]:
-    """Sentences that say what is missing from ``scores``; empty when nothing is."""
-    notes = []
-    folds = scores["folds"]
-    if folds["missing"]:
-        reasons: dict[str, list[str]] = {}
-        for fold, why in folds["missing"].items():
-            reasons.setdefault(why, []).append(fold)
-        which = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        count = f"{len(folds['scored'])} of {len(folds['expected'])} folds"
-        notes.append(f"only {count} are scored; missing: {which}")
-    if scores["corpus_partial"]:
-        notes.append("the corpus is not complete: " + "; ".join(scores["corpus_partial"]))
-    return notes
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage, or ``-`` for an undefined one."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
-
-
-def format_scores(scores: Mapping[str, Any]) -> str:
-    """The readable table of scores.txt, in percent."""
-    summary, labels = scores["summary"], scores["labels"]
-    lines = [f"{scores['tag']}: {scores['corpus']}, protocol {scores['protocol']}"]
-    lines += [f"PARTIAL: {note}" for note in partial_notes(scores)]
-    lines.append("")
-    rows = [["fold", "utterances", "WA %", "UA %", "epochs", "best epoch"]]
-    for fold, v in scores["per_fold"].items():
-        epochs = [str(v.get(key) or "-") for key in ("epochs", "best_epoch")]
-        absent = [f"no {label} in the reference" for label in v["absent"]]
-        rows.append([fold, str(v["n"]), percent(v["wa"]), percent(v["ua"]), *epochs, *absent])
-    rows.append(["mean", "", percent(summary["wa"]), percent(summary["ua"])])
-    rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
-    pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]
-    rows.append(["pooled", str(summary["n"]), *pooled])
-    lines += _columns(rows)
-    lines += ["", "confusion matrix, pooled: rows are references, columns are decisions"]
-    rows = [["", *labels, "recall %"]]
-    for label, counts in zip(labels, scores["confusion"]["counts"], strict=True):
-        recall = percent(scores["per_class"][label]["recall"])
-        rows.append([label, *map(str, counts), recall])
-    lines += _columns(rows)
-    units = scores["units"]
-    if units:
-        lines += ["", f"unit error rate (UER), {scores['token_type']}: {percent(units['uer'])} %"]
-        if units["per"] is not None:
-            lines.append(f"phoneme error rate (PER), emotion tags off: {percent(units['per'])} %")
-        lines.append(
-            f"over {units['reference_units']} reference units of {units['utterances']} "
-            f"utterances; {units['empty']} without words are left out"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as aligned lines: the first column to the left, the others to the right."""
-    count = max(map(len, rows))
-    full = [[*row, *[""] * (count - len(row))] for row in rows]
-    widths = [max(len(row[i]) for row in full) for i in range(count)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in full
-    ]

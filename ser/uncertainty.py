@@ -51,6 +51,7 @@ import numpy as np
 
 LEVEL = 0.95
 REPLICATES = 5000
+TINY = 1e-12  # a spread below it is rounding
 METHOD = "bootstrap of speakers, then their utterances; Student's t"
 # The stream of RandomState is frozen (NEP 19), that of Generator is not: equal scores shall give
 # equal intervals whatever the version of NumPy.
@@ -127,7 +128,8 @@ def bootstrap(
 def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, np.ndarray | None]:
     """95% intervals of WA and UA, mean over folds and pooled: (V, 2) each, as fractions.
 
-    None for each where there is a single speaker, since nothing is then known about others.
+    None for all where there is a single speaker, and for a score where every decision is right
+    or every one wrong: what others would do is then not known, which is not the same as certain.
     """
     names = ("wa", "ua", "wa_pooled", "ua_pooled")
     if trials.speakers < 2:
@@ -136,6 +138,8 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
     half = {name: _student(trials) * drawn[name].std(axis=0, ddof=1) for name in names}
     return {
         name: np.clip(np.stack([found[name][0] - h, found[name][0] + h], axis=1), 0, 1)
+        if (h > TINY).all()
+        else None
         for name, h in half.items()
     }
 
@@ -145,9 +149,9 @@ class Difference:
     """The second system minus the first, as a fraction; ``low`` to ``high`` is the interval."""
 
     value: float
-    low: float | None  # None, as high and p: a single speaker tells nothing about others
+    low: float | None  # None for a single speaker, or where all speakers differ by the same
     high: float | None
-    p: float | None
+    p: float | None  # None likewise, but 1 where the difference is 0 for every speaker
 
 
 def differences(trials: Trials, replicates: int = REPLICATES) -> dict[str, Any]:
@@ -208,8 +212,8 @@ def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Differe
     if speakers < 2:
         return Difference(value, None, None, None)
     error = np.nanstd(drawn[:, 1] - drawn[:, 0], ddof=1) * np.sqrt(speakers / (speakers - 1))
-    if error < 1e-12:  # every speaker differs by the same amount, usually by nothing
-        return Difference(value, value, value, 1.0 if abs(value) < 1e-12 else 0.0)
+    if not error > TINY:  # the same for every speaker, usually nothing
+        return Difference(value, None, None, 1.0 if abs(value) <= TINY else None)
     half = _student(trials) * float(error)
     p = 2 * t.sf(abs(value) / error, speakers - 1)
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0), float(p))

@@ -69,6 +69,14 @@ def make_experiment(root: Path, folds=FOLDS, per_fold: int = 5) -> tuple[Path, P
     write_lines(dump / "emotions", LABELS)
     write_table(dump / "utt2emo", emotions)
     write_table(dump / "text", text)
+    utts = list(emotions)
+    write_table(dump / "utt2spk", {u: u.rpartition("_")[0] for u in utts})
+    write_table(dump / "utt2session", {u: u[:5] for u in utts})
+    write_table(dump / "utt2gender", {u: u[5].lower() for u in utts})
+    write_table(dump / "utt2num_samples", {u: len(waves[u][1]) for u in utts})
+    for fold in folds:
+        train = [u for u in utts if not u.startswith(fold)]
+        write_lines(dump / "folds/strict" / fold / "train", train)
     kaldiio.save_ark(str(dump / "wav.ark"), waves, scp=str(dump / "wav.scp"))
     write_run(exp)
     for number, fold in enumerate(folds, start=1):

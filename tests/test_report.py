@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_experiment import FOLDS, LABELS, FakeModel, make_experiment, write_history, write_run
+from fake_scores import make_scores
 
 from ser.errors import UserError
 from ser.figures import (
@@ -17,53 +18,11 @@ from ser.figures import (
     read_histories,
 )
 from ser.infer import infer_folds
-from ser.predictions import Prediction
-from ser.report import build_results, group_seeds, make_report, read_all_scores, read_stated
-from ser.scoring import score_experiment, score_folds
+from ser.records import read_all_scores
+from ser.report import build_results, group_seeds, make_report, read_stated
+from ser.scoring import score_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def make_scores(correct=3, **changes):
-    """scores.json of two folds of four utterances; ``correct`` of the first fold's are right."""
-    folds = {}
-    for fold, right in (("Ses01F", correct), ("Ses01M", 4)):
-        folds[fold] = [
-            Prediction(
-                utt_id=f"{fold}_{i}",
-                ref=label,
-                hyp=label if i < right else LABELS[0],
-                probs=(1.0, 0.0, 0.0, 0.0),
-            )
-            for i, label in enumerate(LABELS)
-        ]
-    seed = changes.get("seed", 1)
-    scores = {
-        "schema": 1,
-        "system": "s1",
-        "tag": f"s1_strict_seed{seed}",
-        "corpus": "toy",
-        "protocol": "strict",
-        "seed": seed,
-        "labels": LABELS,
-        "ssl": None,
-        "config": {"path": "conf/train_s1.yaml", "sha256": "c"},
-        "settings_sha256": "s",
-        "stated": None,
-        "command": f"./run.sh --corpus toy --config conf/train_s1.yaml --seed {seed}",
-        "commit": "0123456789ab",
-        "date": "2024-05-06T07:08:09+00:00",
-        "versions": {"torch": "2.13.0"},
-        "hardware": "a processor, 2 cores",
-        "partial": False,
-        "corpus_partial": [],
-        "folds": {"expected": list(folds), "scored": list(folds), "missing": {}},
-        "units": {"uer": 0.5, "per": 0.25},
-    }
-    scores |= score_folds(folds, LABELS)
-    for values in scores["per_fold"].values():
-        values |= {"epochs": 3, "best_epoch": 2, "train_seconds": 10.0}
-    return scores | changes
 
 
 def put(root, scores, tag=None):
@@ -227,9 +186,9 @@ def test_without_any_scores_the_error_sends_to_stage_5(tmp_path):
     ("content", "message"),
     [
         ("{half", "not JSON"),
-        ("[]", "schema None, this version reads 1"),
+        ("[]", "schema None, this version reads 2"),
         ('{"schema": 99}', "schema 99"),
-        ('{"schema": 1, "tag": "x"}', "system, corpus, .* not found"),
+        ('{"schema": 2, "tag": "x"}', "system not found in it, corpus not found in it, .* more"),
     ],
 )
 def test_scores_that_cannot_be_read_are_named_and_nothing_is_written(tmp_path, content, message):
@@ -253,8 +212,11 @@ def test_the_command_line_prints_where_everything_is(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Results: RESULTS.md (1 row)" in done.stdout
-    assert "s1, toy, strict: WA 87.5  UA 87.5" in done.stdout
-    assert "Figures: exp/toy/s1_strict_seed1/figures/ (confusion_matrix.png)" in done.stdout
+    assert "s1, toy, strict: WA 87.5  UA 87.5  (95%: 0.0 to 100.0, 0.0 to 100.0)" in done.stdout
+    assert (
+        "Figures: exp/toy/s1_strict_seed1/figures/ (confusion_matrix.png, reliability.png)"
+        in done.stdout
+    )
 
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
@@ -289,6 +251,7 @@ def test_the_whole_of_stages_5_and_6_on_a_toy_experiment(tmp_path):
         "confusion_matrix.png",
         "layer_weights.png",
         "learning_curves.png",
+        "reliability.png",
     ]
 
 
@@ -301,7 +264,7 @@ def test_figures_are_png_files_and_equal_for_equal_input(tmp_path):
         write_history(tmp_path / fold, epochs=3)
     written = draw_figures(tmp_path, make_scores())
     first = [path.read_bytes() for path in written]
-    assert len(first) == 3 and all(data.startswith(b"\x89PNG") for data in first)
+    assert len(first) == 4 and all(data.startswith(b"\x89PNG") for data in first)
     assert [path.read_bytes() for path in draw_figures(tmp_path, make_scores())] == first
 
 
@@ -309,7 +272,7 @@ def test_a_figure_without_material_is_not_drawn_and_an_older_one_goes(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/learning_curves.png").write_bytes(b"old")
     written = draw_figures(tmp_path, make_scores())
-    assert [path.name for path in written] == ["confusion_matrix.png"]
+    assert [path.name for path in written] == ["confusion_matrix.png", "reliability.png"]
     assert not (tmp_path / "figures/learning_curves.png").exists()
 
 

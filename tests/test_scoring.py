@@ -11,21 +11,18 @@ from fake_experiment import FakeModel as Model
 from ser.errors import UserError
 from ser.experiment import open_experiment
 from ser.infer import infer_folds
-from ser.predictions import Prediction, header, read_predictions, write_predictions
-from ser.provenance import git_commit, public_path, run_command, settings_digest
-from ser.scoring import (
+from ser.metrics import (
     accuracy,
     confusion_matrix,
     mean_sd,
-    partial_notes,
     recalls,
-    score_experiment,
-    score_folds,
-    score_units,
-    tag_stripper,
     unit_error_rate,
     unweighted_accuracy,
 )
+from ser.predictions import Prediction, header, read_predictions, write_predictions
+from ser.provenance import git_commit, public_path, run_command, settings_digest
+from ser.score_table import partial_notes
+from ser.scoring import score_experiment, score_folds, score_units, tag_stripper
 
 AH = ["angry", "happy"]
 
@@ -270,9 +267,16 @@ def test_scores_say_what_they_come_from(toy):
         "./run.sh --corpus toy --config conf/train_sys.yaml --protocol strict --seed 1"
     )
     assert scores["system"] == "sys"
-    assert set(scores["versions"]) == {"python", "espnet", "torch", "transformers", "numpy"}
+    assert set(scores["versions"]) == {
+        "python",
+        "espnet",
+        "torch",
+        "transformers",
+        "numpy",
+        "scipy",
+    }
     assert scores["hardware"] and scores["commit"] and scores["date"].endswith("+00:00")
-    assert scores["schema"] == 1
+    assert scores["schema"] == 2
 
 
 def test_utterances_without_words_are_reported_with_the_error_rates(toy):

@@ -199,7 +199,17 @@ def test_for_a_mean_over_speakers_the_test_is_the_paired_t_test():
 def test_equal_systems_do_not_differ():
     found = differences(trials([(5, 10), (5, 10)], [(7, 10), (7, 10)]))
     assert found["wa"].value == 0 and found["wa"].p == 1.0
-    assert (found["ua"].low, found["ua"].high) == (0.0, 0.0)
+    assert (found["ua"].low, found["ua"].high) == (None, None)
+
+
+def test_a_difference_that_is_the_same_for_every_speaker_has_no_test():
+    found = differences(trials([(5, 10), (6, 10)], [(7, 10), (8, 10)]))["wa"]
+    assert (found.low, found.high, found.p) == (None, None, None)
+
+
+def test_where_every_decision_is_right_there_is_no_interval():
+    assert score_intervals(trials([(5, 5)], [(3, 3)]))["wa"] is None
+    assert score_intervals(trials([(5, 5)], [(2, 3)]))["wa"] is not None
 
 
 def test_per_class_changes_are_those_of_the_pooled_recalls():

@@ -13,8 +13,13 @@ def main() -> None:
     parser.add_argument("--results", default="RESULTS.md", help="the file to write")
     parser.add_argument("--exp-dir", help="draw this experiment's figures only; default: all")
     parser.add_argument("--conf-dir", default="conf", help="where the papers' numbers stand")
+    parser.add_argument(
+        "--records", help="keep all scores here, as <corpus>/<tag>.json, and report what is here"
+    )
     args = parser.parse_args()
-    make_report(args.exp_root, args.results, args.exp_dir or None, args.conf_dir)
+    make_report(
+        args.exp_root, args.results, args.exp_dir or None, args.conf_dir, args.records or None
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""Formulae: confusion matrix, accuracy, recalls, unit error rate. Fractions from 0 to 1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def confusion_matrix(refs: Sequence[str], hyps: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Counts (C, C): row the reference, column the decision, in the order of ``labels``."""
+    index = {label: i for i, label in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for ref, hyp in zip(refs, hyps, strict=True):
+        counts[index[ref], index[hyp]] += 1
+    return counts
+
+
+def accuracy(counts: np.ndarray) -> float:
+    """Correct decisions over all (eq. 8), from a confusion matrix (C, C)."""
+    return float(np.trace(counts) / counts.sum())
+
+
+def recalls(counts: np.ndarray) -> list[float | None]:
+    """Each class's recall from a confusion matrix (C, C); None for a class without utterances."""
+    return [
+        float(row[i] / row.sum()) if row.sum() else None  # (C,) -> a fraction
+        for i, row in enumerate(counts)
+    ]
+
+
+def absent(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """The classes without utterances in a confusion matrix (C, C)."""
+    return [label for label, n in zip(labels, counts.sum(axis=1), strict=True) if not n]
+
+
+def unweighted_accuracy(counts: np.ndarray) -> float:
+    """Mean recall over the classes that have utterances (the inner mean of eq. 10)."""
+    return float(np.mean([r for r in recalls(counts) if r is not None]))
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1); no deviation for a single value."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), sd
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edits over reference units; ``empty`` utterances had no reference and are not in it."""
+
+    edits: int
+    units: int
+    utterances: int
+    empty: int
+
+    @property
+    def rate(self) -> float | None:
+        """Edits per reference unit; above 1 is possible. None without any reference unit."""
+        return self.edits / self.units if self.units else None
+
+
+def unit_error_rate(
+    refs: Mapping[str, Sequence[str]], hyps: Mapping[str, Sequence[str]]
+) -> ErrorRate:
+    """Levenshtein edits over reference units, summed over the utterances of ``hyps``."""
+    import editdistance
+
+    edits = units = empty = 0
+    for utt_id, hyp in hyps.items():
+        ref = refs[utt_id]
+        if not ref:
+            empty += 1
+            continue
+        edits += editdistance.eval(list(ref), list(hyp))
+        units += len(ref)
+    return ErrorRate(edits, units, len(hyps) - empty, empty)

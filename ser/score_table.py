@@ -1,0 +1,105 @@
+"""scores.txt: the readable table of a scores.json, in percent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def partial_notes(scores: Mapping[str, Any]) -> list[str]:
+    """Sentences that say what is missing from ``scores``; empty when nothing is."""
+    notes = []
+    folds = scores["folds"]
+    if folds["missing"]:
+        reasons: dict[str, list[str]] = {}
+        for fold, why in folds["missing"].items():
+            reasons.setdefault(why, []).append(fold)
+        which = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        count = f"{len(folds['scored'])} of {len(folds['expected'])} folds"
+        notes.append(f"only {count} are scored; missing: {which}")
+    if scores["corpus_partial"]:
+        notes.append("the corpus is not complete: " + "; ".join(scores["corpus_partial"]))
+    return notes
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage, or ``-`` for an undefined one.
+
+    Halves such as 81.25 are rounded alike whatever the last bit of a processor's sum says.
+    """
+    return "-" if value is None else f"{round(100 * value, 9):.{digits}f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """An interval of fractions in percent, such as ``80.1 to 92.9``; ``-`` where there is none."""
+    return "-" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """The readable table of scores.txt, in percent."""
+    summary, labels = scores["summary"], scores["labels"]
+    lines = [f"{scores['tag']}: {scores['corpus']}, protocol {scores['protocol']}"]
+    lines += [f"LEAKY, not comparable: {why}" for why in scores["leaky"]]
+    lines += [f"PARTIAL: {note}" for note in partial_notes(scores)]
+    lines.append("")
+    rows = [["fold", "utterances", "WA %", "UA %", "epochs", "best epoch"]]
+    for fold, v in scores["per_fold"].items():
+        epochs = [str(v.get(key) or "-") for key in ("epochs", "best_epoch")]
+        absent = [f"no {label} in the reference" for label in v["absent"]]
+        rows.append([fold, str(v["n"]), percent(v["wa"]), percent(v["ua"]), *epochs, *absent])
+    rows.append(["mean", "", percent(summary["wa"]), percent(summary["ua"])])
+    rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
+    if summary["wa_ci"]:
+        for name, end in (("95% from", 0), ("95% to", 1)):
+            rows.append([name, "", percent(summary["wa_ci"][end]), percent(summary["ua_ci"][end])])
+    pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]
+    rows.append(["pooled", str(summary["n"]), *pooled])
+    lines += columns(rows)
+    if summary["wa_ci"]:
+        lines.append(
+            f"95%: where WA and UA of other speakers like these {scores['interval']['speakers']} "
+            "would lie"
+        )
+    lines += ["", "confusion matrix, pooled: rows are references, columns are decisions"]
+    rows = [["", *labels, "recall %"]]
+    for label, counts in zip(labels, scores["confusion"]["counts"], strict=True):
+        recall = percent(scores["per_class"][label]["recall"])
+        rows.append([label, *map(str, counts), recall])
+    lines += columns(rows)
+    lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
+    units = scores["units"]
+    if units:
+        lines += ["", f"unit error rate (UER), {scores['token_type']}: {percent(units['uer'])} %"]
+        if units["per"] is not None:
+            lines.append(f"phoneme error rate (PER), emotion tags off: {percent(units['per'])} %")
+        lines.append(
+            f"over {units['reference_units']} reference units of {units['utterances']} "
+            f"utterances; {units['empty']} without words are left out"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _slice_rows(slices: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["slice, pooled", "utterances", "WA %", "UA %"]]
+    for kind, values in slices.items():
+        for value, v in values.items():
+            absent = [f"without {', '.join(v['absent'])}"] if v["absent"] else []
+            cells = [str(v["n"]), percent(v["wa"]), percent(v["ua"]), *absent]
+            rows.append([f"{kind}: {value}", *cells])
+    return rows
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    return (
+        f"calibration error (ECE, {len(found['bins'])} bins): {percent(found['ece'])} %; "
+        f"mean confidence {percent(found['confidence'])} %, accuracy {percent(found['accuracy'])} %"
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as aligned lines: the first column to the left, the others to the right."""
+    count = max(map(len, rows))
+    full = [[*row, *[""] * (count - len(row))] for row in rows]
+    widths = [max(len(row[i]) for row in full) for i in range(count)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in full
+    ]
