@@ -126,8 +126,10 @@ class Cluster:
         """Let a node die with all that runs on it, as in a power cut, and Slurm hear of it."""
         name = f"SLURMD_NODENAME={node}".encode()
         self.kill(node, signal.SIGKILL)
-        for pid in self._processes(name):
-            os.kill(pid, signal.SIGKILL)
+        processes = self._processes(name)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody may report another's death
+            for pid in processes:
+                os.kill(pid, number)
         self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def return_node(self, node: str) -> None:

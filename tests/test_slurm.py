@@ -1,4 +1,4 @@
-"""run_jobs on a real Slurm cluster: what users see, what survives, what is said when it does not."""
+"""run_jobs on a real Slurm cluster: what users see, what survives, what is said if it does not."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import wait_until
+from tests.slurm_cluster import Cluster, missing, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = "0.2"  # seconds between looks at the queue
@@ -69,8 +69,10 @@ class Recipe:
     def run(self, *args, **env):
         return finish(self.start(*args, **env))
 
-    def shell(self, script):
-        return ["bash", "-c", f"cd '{str(self.dir).replace(chr(39), chr(39) * 2)}'; {script}"]
+    def end(self):
+        for process in self.started:
+            process.kill()
+            process.wait()
 
     def conf(self, text):
         path = self.dir / "slurm.conf"
@@ -97,9 +99,35 @@ def finish(process, seconds=120):
 def recipe(cluster, tmp_path):
     recipe = Recipe(cluster, tmp_path)
     yield recipe
-    for process in recipe.started:
-        process.kill()
-        process.wait()
+    recipe.end()
+
+
+@pytest.fixture(scope="module")
+def time_limited(request, tmp_path_factory):
+    """Runs that reach a time limit of one minute while the other tests run, on a second cluster.
+
+    One listens to the warning, the other does not.
+    """
+    cluster = Cluster()
+    try:
+        cluster.start()
+        recipe = Recipe(cluster, tmp_path_factory.mktemp("limit"))
+        recipe.env["SER_SLURM_POLL"] = "1"
+        limit = ("--slurm-conf", recipe.conf("time = 1\n"))
+        listening = recipe.start(*limit, "--name", "a", recipe.dir / "a.log", *recipe.worker)
+        deaf = recipe.start(
+            *limit, *("--name", "b", recipe.dir / "b.log", "bash", "-c", "trap '' USR1; sleep 300")
+        )
+        yield recipe, listening, deaf
+    finally:
+        recipe.end()
+        cluster.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begin_with_what_takes_long(request):
+    if not missing() and any("time_limit" in item.name for item in request.session.items):
+        request.getfixturevalue("time_limited")
 
 
 # --- arrays -------------------------------------------------------------------------------------
@@ -107,9 +135,7 @@ def recipe(cluster, tmp_path):
 
 def test_tasks_run_as_one_array_no_more_than_nj_at_a_time(recipe):
     (recipe.dir / "running").mkdir()
-    script = (
-        f'cd "$0"; touch running/JOB; sleep 0.5; ls running | wc -l >seen.JOB; rm running/JOB'
-    )
+    script = 'cd "$0"; touch running/JOB; sleep 0.5; ls running | wc -l >seen.JOB; rm running/JOB'
     done = recipe.run(
         *("--nj", 2, "--name", "stage4", "JOB=1:5", recipe.dir / "t.JOB.log"),
         *("bash", "-c", script, recipe.dir),
@@ -215,27 +241,6 @@ def test_a_killed_task_is_requeued_once_and_then_fails_with_a_hint(recipe):
     assert recipe.log("t").count("# exit status: 137\n") == 2
 
 
-def test_at_the_time_limit_what_listens_goes_on_and_what_does_not_is_told_to_ask_for_more(recipe):
-    conf = recipe.conf("time = 1\n")
-    deaf = "trap '' USR1; sleep 300"
-    patient = recipe.start(
-        *("--slurm-conf", conf, "--name", "a", recipe.dir / "a.log"), *recipe.worker
-    )
-    failing = recipe.start(
-        *("--slurm-conf", conf, "--name", "b", recipe.dir / "b.log"), "bash", "-c", deaf
-    )
-    recipe.wait_for("begins at 1", "a")
-    recipe.gate.touch()
-    finish(patient)
-    assert patient.returncode == 0, patient.err
-    assert "stops with 10\n" in recipe.log("a")
-    finish(failing)
-    assert failing.returncode == 143
-    assert "reached its time limit (TimeLimit=00:01:00); raise time in conf/slurm.conf" in (
-        failing.out
-    )
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_cancels_its_job_which_still_saves(recipe, number, status):
     process = recipe.start(
@@ -307,6 +312,26 @@ def test_a_task_whose_node_fails_is_run_again_on_another(recipe):
         recipe.cluster.return_node(node)
     assert process.returncode == 0, process.err
     assert recipe.log("t").count("# command:") == 2
+
+
+def test_a_job_that_slurm_holds_back_is_not_waited_for_in_silence(recipe):
+    process = recipe.start(
+        *("--slurm-conf", recipe.conf("begin = now+60\n"), "--name", "s", recipe.dir / "t.log"),
+        "true",
+    )
+    wait_until(recipe.cluster.queue)
+    (job,) = recipe.cluster.queue()
+    recipe.cluster.command("scontrol", "hold", job)
+    lines = []
+    while "is held" not in (lines or [""])[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1]
+    assert f"[job] s (job {job}) is held: JobHeld" in lines[-1]
+    assert f"scontrol release {job} lets it go on" in lines[-1]
+    recipe.cluster.command("scancel", job)
+    finish(process)
+    assert process.returncode == 1
+    assert f"[job] s (job {job}) was cancelled (scancel); log: " in process.out
 
 
 def test_a_job_that_slurm_has_forgotten_counts_as_failed(recipe):
@@ -461,3 +486,24 @@ def test_a_warned_task_of_two_nodes_is_requeued_and_goes_on(recipe):
     recipe.gate.touch()
     finish(process)
     assert process.returncode == 0, process.err
+
+
+# --- the time limit, last since it takes more than a minute -------------------------------------
+
+
+def test_at_the_time_limit_what_listens_goes_on_from_where_it_was(time_limited):
+    recipe, process, _ = time_limited
+    recipe.wait_for("begins at 1", "a")
+    recipe.gate.touch()
+    finish(process)
+    assert process.returncode == 0, process.err
+    assert "stops with 10\n" in recipe.log("a")
+
+
+def test_at_the_time_limit_what_does_not_listen_fails_with_the_line_to_change(time_limited):
+    recipe, _, process = time_limited
+    finish(process)
+    assert process.returncode == 143
+    assert "reached its time limit (TimeLimit=00:01:00); raise time in conf/slurm.conf" in (
+        process.out
+    )
