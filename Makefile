@@ -10,11 +10,11 @@ SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh egs/*/run.sh 
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
-.PHONY: help install demo test lint format results lock clean
+.PHONY: help install demo test test-slurm lint format results lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: ## create .venv, unless it is there and up to date
 	@local/install.sh
@@ -22,8 +22,11 @@ install: ## create .venv, unless it is there and up to date
 demo: install ## the whole recipe on a small synthetic corpus, ending with its results table
 	./run.sh --corpus mini --nj $(NJ)
 
-test: install ## all tests; no network, no corpus
+test: install ## all tests; no network, no corpus; those of Slurm only where it is installed
 	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q
+
+test-slurm: install ## the tests on a real Slurm cluster, which they start; fails without Slurm
+	OMP_NUM_THREADS=1 SER_REQUIRE_SLURM=1 $(PYTHON_BIN) -m pytest -q -m slurm
 
 lint: install ## ruff, ShellCheck and shfmt over everything
 	$(PYTHON_BIN) -m ruff check .

@@ -1,20 +1,44 @@
 """Fixtures for all tests, and a word at the end of a run on what Slurm's absence left untested."""
 
-from tests.slurm_cluster import REQUIRED, cluster, missing, running_cluster
+import pytest
 
-__all__ = ["cluster", "running_cluster"]
+from tests.slurm_cluster import (
+    INSTALL,
+    NOT_INSTALLED,
+    REQUIRED,
+    cluster,
+    missing,
+    running_cluster,
+    slurm_installed,
+)
+
+__all__ = ["cluster", "running_cluster", "slurm_installed"]
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    """Say loudly that the tests on a real cluster were not run."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    count = sum("Slurm is not installed" in str(report.longrepr) for report in skipped)
-    if count and missing():
-        terminalreporter.write_sep("!", "NOT TESTED: Slurm", red=True, bold=True)
-        terminalreporter.write_line(
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker that ``make test-slurm`` selects by."""
+    config.addinivalue_line("markers", "slurm: runs on a real Slurm cluster, which it starts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Slurm."""
+    for item in items:
+        if slurm_installed.__name__ in getattr(item, "fixturenames", ()):
+            item.add_marker("slurm")
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session):
+    """Say loudly, below all else, that the tests on a real cluster were not run."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    count = sum(NOT_INSTALLED in str(report.longrepr) for report in skipped)
+    if count:
+        reporter.write_sep("!", "NOT TESTED: Slurm", red=True, bold=True)
+        reporter.write_line(
             f"{count} tests on a real Slurm cluster were skipped, since this machine has no "
-            f"{', '.join(missing())}.\n"
-            "Install it: apt-get install --no-install-recommends slurmctld slurmd slurm-client "
-            f"munge; make test-slurm (or {REQUIRED}=1) fails without it.",
+            f"{', '.join(missing())}.\nInstall it: {INSTALL}\n"
+            f"make test-slurm (or {REQUIRED}=1 make test) fails without it.",
             red=True,
         )

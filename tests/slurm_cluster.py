@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
-PACKAGES = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
+INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
+NOT_INSTALLED = "Slurm is not installed"
 REQUIRED = "SER_REQUIRE_SLURM"  # set: without Slurm the tests fail instead of being skipped
 SEARCH_PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 NODES = ("n1", "n2")
@@ -28,7 +29,7 @@ CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-CommunicationParameters={communication}
+{communication}
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={dir}/munge.sock,cred_expire=5
@@ -91,7 +92,7 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        wait_until(lambda: self.states() == ["idle"] * len(NODES), self._explain)
+        wait_until(self._ready, self._explain)
 
     def stop(self) -> None:
         """End every process of the cluster, jobs included, and remove its directory."""
@@ -162,7 +163,13 @@ class Cluster:
             self.command("scancel", "--signal=KILL", "--full", *jobs, check=False)
             self.command("scancel", *jobs, check=False)
         wait_until(lambda: not self.queue(), self._explain)
-        wait_until(lambda: self.states() == ["idle"] * len(NODES), self._explain)
+        wait_until(self._ready, self._explain)
+
+    def _ready(self) -> bool:
+        ended = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
+        if ended:
+            raise RuntimeError(f"{', '.join(ended)} did not stay up; {self._explain()}")
+        return self.states() == ["idle"] * len(NODES)
 
     def _namespace(self) -> list[str]:
         """A command prefix that gives a daemon a host name of its own; empty if not allowed."""
@@ -189,7 +196,8 @@ class Cluster:
             for index, node in enumerate(NODES)
         ]
         # Without a namespace this machine's name may stand for an address other than 127.x.
-        communication = "NoInAddrAny,NoCtldInAddrAny" if self.namespace else ""
+        loopback_only = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny"
+        communication = loopback_only if self.namespace else ""
         self.conf.write_text(
             CONF.format(
                 dir=self.dir,
@@ -276,11 +284,17 @@ def missing() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def running_cluster() -> Iterator[Cluster]:
-    """One cluster for all tests; skipped without Slurm, or failed where it is required."""
+def slurm_installed() -> None:
+    """Skip what needs Slurm on a machine without it, or fail where it is required."""
     if missing():
-        reason = f"Slurm is not installed (no {', '.join(missing())}): {PACKAGES}"
-        (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(reason)
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{NOT_INSTALLED} (no {', '.join(missing())}): {INSTALL}", pytrace=False)
+        pytest.skip(NOT_INSTALLED)
+
+
+@pytest.fixture(scope="session")
+def running_cluster(slurm_installed: None) -> Iterator[Cluster]:
+    """One cluster for all tests."""
     cluster = Cluster()
     try:
         cluster.start()

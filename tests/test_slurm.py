@@ -103,7 +103,7 @@ def recipe(cluster, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def time_limited(request, tmp_path_factory):
+def time_limited(slurm_installed, tmp_path_factory):
     """Runs that reach a time limit of one minute while the other tests run, on a second cluster.
 
     One listens to the warning, the other does not.
