@@ -38,12 +38,14 @@ class Processes:
             print(line, flush=True)
 
     def set_arguments(self, args: argparse.Namespace) -> None:
-        """Set ESPnet's options for distributed training; nothing on a single node."""
-        if self.num_nodes == 1:
+        """Set ESPnet's options for distributed training; nothing where one process is enough."""
+        if self.num_nodes == 1 and args.ngpu <= 1:
             return
         args.multiprocessing_distributed = True  # one process a node, which starts one a GPU
-        args.dist_launcher = "slurm"
         args.dist_backend = "nccl" if args.ngpu > 0 else "gloo"
+        if self.num_nodes == 1:
+            return
+        args.dist_launcher = "slurm"
         # ESPnet would cut the first name of the node list at a hyphen.
         args.dist_master_addr = os.environ.get("MASTER_ADDR") or _first_node()
         port = FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % PORTS

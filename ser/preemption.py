@@ -3,9 +3,11 @@
 USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
 ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at
 ``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT or TERM
-ends the process at once.
+ends the process at once. Signals often come to all processes of a group: a data loader's worker
+passes over them, or the step could not be finished.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +18,7 @@ EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on fr
 STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 _received: signal.Signals | None = None
+_listener = 0  # the process that listens; those that it forks inherit the handler
 
 
 class Stopped(BaseException):
@@ -29,12 +32,13 @@ class Stopped(BaseException):
 @contextmanager
 def listening() -> Iterator[None]:
     """Note the three signals while the block runs; outside the main thread do nothing."""
-    global _received
+    global _received, _listener
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {signum: signal.signal(signum, _note) for signum in STATUS}
-    nested = _note in before.values()
+    nested = _note in before.values() and _listener == os.getpid()
+    _listener = os.getpid()
     try:
         yield
     finally:
@@ -57,6 +61,13 @@ def check() -> None:
 
 def _note(signum: int, frame: object) -> None:
     global _received
+    if os.getpid() != _listener:
+        if signum == signal.SIGTERM:  # the second one is its parent's, in earnest
+            signal.signal(signum, signal.SIG_DFL)
+        return
+    for child in multiprocessing.active_children():
+        if not child.daemon:  # a data loader's worker is one; ESPnet's processes are not
+            os.kill(child.pid, signum)
     if _received in (signal.SIGINT, signal.SIGTERM) and signum != signal.SIGUSR1:
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)

@@ -259,8 +259,9 @@ def describe(
         if value != getattr(defaults, key) and key not in NOT_SETTINGS
     }
     settings["seed"] = args.seed
-    if num_nodes > 1:  # how a batch is divided decides the order of additions and the dropout
-        settings["processes"] = num_nodes * max(args.ngpu, 1)
+    processes = num_nodes * max(args.ngpu, 1)
+    if processes > 1:  # how a batch is divided decides the order of additions and the dropout
+        settings["processes"] = processes
     settings = _plain(settings)
     tables = ["emotions", "utt2emo", "utt2num_samples", *token_tables(args.token_type)]
     inputs = [] if args.feats_type == "raw" else [f"{args.feats_type}/feats.scp"]

@@ -203,6 +203,47 @@ def test_a_resumed_run_takes_up_the_random_state_of_the_checkpoint(tmp_path, mon
     assert torch.rand(1).item() == expected
 
 
+def test_a_signal_to_all_processes_leaves_the_data_loader_to_finish_the_step(
+    corpus, system, tmp_path
+):
+    command = [sys.executable, "-m", "ser.bin.train", "--data-dir", str(corpus / "data/tones")]
+    command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(tmp_path)]
+    command += ["--config", str(system), "--folds", "Ses01F", "--max-epoch", "2000"]
+    command += ["--", "--num_workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    log = tmp_path / "log/stage4.Ses01F.log"
+    while not (log.exists() and b"2/2000epoch started" in log.read_bytes()):
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == 143, log.read_text()
+    assert (tmp_path / "Ses01F/checkpoint.pth").exists()
+    with pytest.raises(ProcessLookupError):  # nobody is left of the group
+        os.killpg(process.pid, 0)
+
+
+def test_processes_that_were_forked_pass_over_signals_until_they_are_ended_in_earnest():
+    with preemption.listening():
+        child = os.fork()
+        if child == 0:
+            for signum in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), signum)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert preemption.requested() is None
+
+
+def test_a_signal_is_passed_on_to_the_processes_of_the_other_gpus(processes):
+    with preemption.listening():
+        child = processes.Process(target=time.sleep, args=(60,))
+        child.start()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        child.join(20)
+        assert child.exitcode == -signal.SIGUSR1
+        assert preemption.requested() == signal.SIGUSR1
+
+
 def test_a_second_ctrl_c_ends_the_process_at_once():
     program = """
 import os, signal
