@@ -18,7 +18,7 @@ from ser.experiment import open_experiment
 from ser.fileio import atomic_write
 from ser.predictions import FILE_NAME, Prediction, read_predictions, some
 from ser.records import SCORE_FIRST, read_scores
-from ser.score_table import columns, partial_notes, percent
+from ser.score_table import columns, difference, p_value, partial_notes, percent
 from ser.slices import read_utterance_table
 from ser.uncertainty import LEVEL, REPLICATES, Difference, Trials, differences, mcnemar, measure
 
@@ -201,7 +201,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
         seeds = " and ".join(map(str, dict.fromkeys(test["seeds"])))
         lines.append(
             f"McNemar, seed {seeds}: only A right {test['only_first']}, only B right "
-            f"{test['only_second']}, p = {_p(test['p'])}"
+            f"{test['only_second']}, p = {p_value(test['p'])}"
         )
     if result["mcnemar"]:
         lines.append("McNemar's test takes utterances for independent, which a speaker's are not")
@@ -308,20 +308,5 @@ def _mcnemars(first: System, second: System, right: Sequence[np.ndarray]) -> lis
 def _row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
     if entry is None:
         return [name, *["-"] * 5]
-    change = entry["difference"]
-    bounds = "-"
-    if change["low"] is not None:
-        bounds = f"{_signed(change['low'])} to {_signed(change['high'])}"
-    scores = [percent(entry["first"]), percent(entry["second"])]
-    return [name, *scores, _signed(change["value"]), bounds, _p(change["p"])]
-
-
-def _signed(fraction: float) -> str:
-    text = "0.0" if abs(fraction) < 0.0005 else percent(fraction)
-    return text if text.startswith("-") else f"+{text}"
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    change = difference(Difference(**entry["difference"]))
+    return [name, percent(entry["first"]), percent(entry["second"]), *change]

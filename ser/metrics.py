@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # a class, where decisions are written as strings
+
 
 def confusion_matrix(refs: Sequence[str], hyps: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Counts (C, C): row the reference, column the decision, in the order of ``labels``."""

@@ -13,8 +13,9 @@ from typing import Any
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.metrics import DIGITS
 from ser.predictions import Prediction, some
-from ser.scoring import DIGITS, SCHEMA, score_folds
+from ser.scoring import SCHEMA, score_folds
 
 Run = tuple[Path, dict[str, Any]]  # where the figures lie or would lie, and the scores
 
@@ -29,6 +30,8 @@ class _Fraction:
 
 _MAYBE_FRACTION = (_Fraction, None)
 _BOUNDS = ([_Fraction], None)
+_POOLED_TOO = dict.fromkeys(("wa", "ua", "wa_pooled", "ua_pooled"), _Fraction)
+_DECISION = {**_POOLED_TOO, "hyp": [str], "weights": ({str: _Fraction}, None)}
 _SLICE = {"n": int, "wa": _Fraction, "ua": _Fraction, "absent": [str]}
 # A type, [of each item], {str: of each value}, {key: of its value}, (either, or); None is null.
 LAYOUT: dict[str, Any] = {
@@ -59,7 +62,7 @@ LAYOUT: dict[str, Any] = {
     "folds": {"expected": [str], "scored": [str], "missing": {str: str}},
     "summary": {
         "n": int,
-        **dict.fromkeys(("wa", "ua", "wa_pooled", "ua_pooled"), _Fraction),
+        **_POOLED_TOO,
         **dict.fromkeys(("wa_sd", "ua_sd"), _MAYBE_FRACTION),
         **dict.fromkeys(("wa_ci", "ua_ci", "wa_pooled_ci", "ua_pooled_ci"), _BOUNDS),
     },
@@ -77,6 +80,7 @@ LAYOUT: dict[str, Any] = {
     "per_class": {str: {"n": int, "recall": _MAYBE_FRACTION}},
     "confusion": {"counts": [[int]], "row_normalised": [[_MAYBE_FRACTION]]},
     "speakers": [{"fold": str, "speaker": str, "ref": str, "hyp": str}],
+    "decisions": ({str: _DECISION}, None),
     "interval": {"level": float, "method": str, "replicates": int, "speakers": int},
     "slices": {str: {str: _SLICE}},
     "calibration": {
@@ -214,6 +218,10 @@ def _wrong_decisions(scores: Mapping[str, Any]) -> list[str]:
         elif len(entry["ref"]) != len(entry["hyp"]) or not entry["ref"]:
             counts = f"{len(entry['ref'])} references, {len(entry['hyp'])} decisions"
             problems.append(f"{where}: {counts}")
+    for name, decision in (scores["decisions"] or {}).items():
+        lengths = [len(hyp) for hyp in decision["hyp"]]
+        if lengths != [len(entry["ref"]) for entry in scores["speakers"]]:
+            problems.append(f"decisions.{name}.hyp: other utterances than those of speakers")
     have, scored = {e["fold"] for e in scores["speakers"]}, scores["folds"]["scored"]
     if have != set(scored):
         problems.append(f"speakers: folds {sorted(have)}, but scored are {scored}")

@@ -27,7 +27,7 @@ from ser.records import (
     read_all_scores,
     read_scores,
 )
-from ser.score_table import interval, partial_notes, percent
+from ser.score_table import decision_rows, interval, partial_notes, percent
 from ser.uncertainty import from_decisions, score_intervals
 
 INTRODUCTION = """\
@@ -309,6 +309,14 @@ def _details(number: int, row: Row, directory: Path | None) -> str:
     lines.append(f"- 95% of the pooled scores: {pooled}.")
     recalls = [f"{label} {row.cell('per_class', label, 'recall')}" for label in scores["labels"]]
     lines.append(f"- Recall, pooled: {', '.join(recalls)}.")
+    if all(
+        s["decisions"] and s["decisions"].keys() == scores["decisions"].keys() for _, s in row.runs
+    ):
+        for name, wa, ua, *change in decision_rows([s for _, s in row.runs])[2:]:
+            lines.append(
+                f"- Decision by {name}: WA {wa}, UA {ua}; WA against the emotion head's "
+                "{} ({}), p = {}.".format(*change)
+            )
     for kind, values in scores["slices"].items():
         parts = [_slice(row, kind, value) for value in values]
         lines.append(f"- By {kind}, pooled WA / UA: {'; '.join(parts)}.")

@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ser.decision_scores import NAMES, against_own
+from ser.metrics import mean_sd
+from ser.uncertainty import Difference
+
 
 def partial_notes(scores: Mapping[str, Any]) -> list[str]:
     """Sentences that say what is missing from ``scores``; empty when nothing is."""
@@ -64,6 +68,9 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         recall = percent(scores["per_class"][label]["recall"])
         rows.append([label, *map(str, counts), recall])
     lines += columns(rows)
+    if scores["decisions"]:
+        lines += ["", *columns(decision_rows([scores]))]
+        lines.append("95% and p: of WA minus that of the emotion head, paired over speakers")
     lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
     units = scores["units"]
     if units:
@@ -75,6 +82,39 @@ def format_scores(scores: Mapping[str, Any]) -> str:
             f"utterances; {units['empty']} without words are left out"
         )
     return "\n".join(lines) + "\n"
+
+
+def decision_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A head and a row for each decision, as means over ``runs``, the seeds of a system."""
+    rows = [["decision", "WA %", "UA %", "WA - head's", "95%", "p"]]
+    own = [percent(mean_sd([run["summary"][name] for run in runs])[0]) for name in ("wa", "ua")]
+    rows.append(["emotion head", *own, "", "", ""])
+    for name in runs[0]["decisions"]:
+        means = [mean_sd([run["decisions"][name][n] for run in runs])[0] for n in ("wa", "ua")]
+        change = difference(against_own(runs, name)["wa"])
+        rows.append([NAMES[name], *map(percent, means), *change])
+    return rows
+
+
+def difference(found: Difference) -> list[str]:
+    """Value, interval and p of a difference, the former two in percentage points."""
+    bounds = "-"
+    if found.low is not None and found.high is not None:
+        bounds = f"{signed(found.low)} to {signed(found.high)}"
+    return [signed(found.value), bounds, p_value(found.p)]
+
+
+def signed(fraction: float) -> str:
+    """A difference in percentage points, with its sign."""
+    text = "0.0" if abs(fraction) < 0.0005 else percent(fraction)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def p_value(p: float | None) -> str:
+    """Three digits; ``-`` where there is no test."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _slice_rows(slices: Mapping[str, Any]) -> list[list[str]]:

@@ -28,10 +28,12 @@ from ser import provenance
 from ser.calibration import calibration
 from ser.cli import progress
 from ser.datadir import read_table
+from ser.decision_scores import score_decisions
 from ser.errors import UserError
 from ser.experiment import SCORED, Experiment, open_experiment
 from ser.fileio import atomic_write
 from ser.metrics import (
+    DIGITS,
     absent,
     accuracy,
     confusion_matrix,
@@ -47,7 +49,6 @@ from ser.stage import file_digest, read_marker
 from ser.uncertainty import LEVEL, METHOD, REPLICATES, from_decisions, score_intervals
 
 SCHEMA = 2
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # a class in the strings of ``speakers``
 
 
 def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def score_experiment(
         f"{fold} {p.utt_id} {utt2spk[p.utt_id]} {p.ref}" for fold in scored for p in folds[fold]
     )
     scores = add_intervals(scores)
+    scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"])
     scores["slices"] = score_slices(slices, rows, experiment.labels)
     scores["calibration"] = calibration(rows, experiment.labels)
     for fold, values in scores["per_fold"].items():

@@ -52,6 +52,7 @@ def make_scores(correct=3, **changes):
         "folds": {"expected": list(folds), "scored": list(folds), "missing": {}},
         "units": {"uer": 0.5, "per": 0.25},
         "train_seconds": 20.0,
+        "decisions": None,
     }
     scores |= score_folds(folds, LABELS)
     utt2spk = {p.utt_id: p.utt_id.rpartition("_")[0] for p in rows}

@@ -21,6 +21,7 @@ from ser.infer import infer_folds
 from ser.records import read_all_scores
 from ser.report import build_results, group_seeds, make_report, read_stated
 from ser.scoring import score_experiment
+from ser.uncertainty import from_decisions, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +97,54 @@ def test_seed_10_comes_after_seed_9(tmp_path):
 def test_runs_that_differ_in_more_than_the_seed_stay_apart(change):
     runs = [(Path("a"), make_scores(seed=1)), (Path("b"), make_scores(seed=2) | change)]
     assert len(group_seeds(runs)) == 2
+
+
+def test_a_row_of_several_seeds_has_the_interval_of_their_mean(tmp_path):
+    # Folds of seed 1: 1/2 and 1, of seed 2: 3/4 and 1; the interval is around 81.25, and that of
+    # each seed alone around another number.
+    put(tmp_path, make_scores(correct=2, seed=1))
+    put(tmp_path, make_scores(correct=3, seed=2))
+    row = group_seeds(read_all_scores(tmp_path / "exp"))[0]
+    low, high = row.intervals["wa"][0]
+    assert (low, high) == (0.0, 1.0)  # two speakers: t(1) = 12.7
+    assert cells(report(tmp_path))["WA 95%"] == "0.0 to 100.0"
+    measured = measure(from_decisions([s["speakers"] for _, s in row.runs], 4))
+    assert measured["wa"].item() == 0.8125
+
+
+def test_the_spread_over_folds_and_over_seeds_stand_apart(tmp_path):
+    put(tmp_path, make_scores(correct=2, seed=1))
+    put(tmp_path, make_scores(correct=3, seed=2))
+    # Folds, mean over seeds: 0.625 and 1; deviation 0.375 / sqrt(2). Seeds: 0.75 and 0.875.
+    expected = "- Standard deviation over folds WA 26.5, UA 26.5; over seeds WA 8.8, UA 8.8."
+    assert expected in report(tmp_path)
+
+
+def test_slices_and_calibration_are_listed_with_each_row(tmp_path):
+    put(tmp_path, make_scores(correct=3))
+    text = report(tmp_path)
+    assert "- By gender, pooled WA / UA: women 75.0 / 75.0 (4); men 100.0 / 100.0 (4)." in text
+    # All 70% sure, 7 of 8 right.
+    assert "- Calibration: ECE 17.5 (10 bins), mean confidence 70.0." in text
+
+
+def test_leaky_rows_stand_in_a_table_of_their_own(tmp_path):
+    put(tmp_path, make_scores(seed=1))
+    leaky = {"leaky": ["folds by dialog prefix share speakers"], "protocol": "prefix"}
+    put(tmp_path, make_scores(seed=1, tag="s1_prefix_seed1", **leaky))
+    text = report(tmp_path)
+    main, rest = text.split("## LEAKY: not comparable")
+    assert "| prefix" not in main and "| strict |" in main
+    assert "| prefix (**LEAKY**) |" in rest.split("## Runs")[0]
+    assert "- **LEAKY**: folds by dialog prefix share speakers." in rest
+
+
+def test_a_row_says_what_trained_and_what_scored_it(tmp_path):
+    put(tmp_path, make_scores())
+    line = next(x for x in report(tmp_path).splitlines() if x.startswith("- Seed 1: "))
+    assert "trained by 0123456789ab on a processor, 2 cores; 20 s of training" in line
+    assert "scored 2024-05-06T07:08:09+00:00 by ba9876543210; torch 2.13.0" in line
+    assert "configuration c, data d." in line
 
 
 def test_a_partial_row_is_marked_and_says_what_is_missing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -22,7 +23,13 @@ from ser.metrics import (
 from ser.predictions import Prediction, header, read_predictions, write_predictions
 from ser.provenance import git_commit, public_path, run_command, settings_digest
 from ser.score_table import partial_notes
-from ser.scoring import score_experiment, score_folds, score_units, tag_stripper
+from ser.scoring import (
+    decisions_by_speaker,
+    score_experiment,
+    score_folds,
+    score_units,
+    tag_stripper,
+)
 
 AH = ["angry", "happy"]
 
@@ -277,6 +284,64 @@ def test_scores_say_what_they_come_from(toy):
     }
     assert scores["hardware"] and scores["commit"] and scores["date"].endswith("+00:00")
     assert scores["schema"] == 2
+
+
+def test_scores_hold_every_decision_by_fold_and_speaker(toy):
+    exp, dump, data = toy
+    scores = score_experiment(exp, dump, data)
+    assert scores["speakers"][1] == {
+        "fold": "Ses01M",
+        "speaker": "Ses01M",
+        "ref": "12301",  # happy sad neutral angry happy
+        "hyp": "12301",
+    }
+    assert scores["interval"]["speakers"] == 3
+    assert scores["train_seconds"] == 4.5
+
+
+def test_the_test_sets_digest_changes_with_a_reference_and_not_with_a_decision(toy):
+    exp, dump, data = toy
+    before = score_experiment(exp, dump, data)["test_sha256"]
+    path = exp / "Ses01F/predictions.tsv"
+    path.write_text(path.read_text().replace("angry\tangry", "angry\thappy"))
+    lines = path.read_text().splitlines()
+    for i, line in enumerate(lines[1:], start=1):
+        cells = line.split("\t")
+        cells[3:7] = ["1" if label == cells[2] else "0" for label in LABELS]
+        lines[i] = "\t".join(cells)
+    path.write_text("\n".join(lines) + "\n")
+    wrong = score_experiment(exp, dump, data)
+    assert wrong["summary"]["wa"] < 1
+    assert wrong["test_sha256"] == before
+    (dump / "utt2spk").write_text((dump / "utt2spk").read_text().replace(" Ses01F", " someone"))
+    assert score_experiment(exp, dump, data)["test_sha256"] != before
+
+
+def test_an_eleventh_class_is_a_letter_in_the_decisions():
+    labels = [f"emotion{i}" for i in range(11)]
+    rows = {"F": [Prediction("u", "emotion10", "emotion9", ())]}
+    (entry,) = decisions_by_speaker(rows, {"u": "spk"}, labels)
+    assert (entry["ref"], entry["hyp"]) == ("a", "9")
+
+
+def test_what_marks_a_run_as_leaky_reaches_its_scores_and_its_table(toy):
+    exp, dump, data = toy
+    write_run(exp, leaky=["the best epoch was chosen on the test speaker"])
+    assert score_experiment(exp, dump, data)["leaky"]
+    table = (exp / "scores.txt").read_text()
+    assert "LEAKY, not comparable: the best epoch was chosen on the test speaker" in table
+
+
+def test_the_table_holds_the_interval_of_wa_and_ua(toy):
+    exp, dump, data = toy
+    lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
+    low, high = score_experiment(exp, dump, data)["summary"]["wa_ci"]
+    table = (exp / "scores.txt").read_text()
+    assert 0 < low < 14 / 15 < high == 1.0
+    assert re.search(rf"^95% from +{100 * low:.1f} ", table, re.MULTILINE)
+    assert "other speakers like these 3" in table
 
 
 def test_utterances_without_words_are_reported_with_the_error_rates(toy):
