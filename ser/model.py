@@ -9,6 +9,7 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from ser.errors import UserError
 from ser.heads import CTCHead
 from ser.pooling import AbsPooling
 
@@ -29,6 +30,13 @@ class SERModel(AbsESPnetModel):
         aux_units: The unit inventory of each CTC head, index 0 the blank.
         amp_dtype: ``bfloat16`` runs frontend and encoder in mixed precision while training and
             validating; pooling, heads, losses and inference stay in float32.
+        class_weighting: ``balanced`` weights the cross-entropy of class c in training by
+            N / (C n_c), n_c of N training utterances being of that class; the mean weight is 1.
+        label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
+        class_counts: n_c, for ``balanced``.
+
+    Raises:
+        UserError: an option out of range.
     """
 
     def __init__(
@@ -41,6 +49,9 @@ class SERModel(AbsESPnetModel):
         aux_weights: dict[str, float],
         aux_units: dict[str, list[str]],
         amp_dtype: str = "float32",
+        class_weighting: str = "none",
+        label_smoothing: float = 0.0,
+        class_counts: list[int] | None = None,
     ):
         super().__init__()
         self.emotions = emotions
@@ -49,6 +60,18 @@ class SERModel(AbsESPnetModel):
         self.aux_heads = torch.nn.ModuleDict(aux_heads)
         self.aux_weights, self.aux_units = aux_weights, aux_units
         self.amp_dtype = AMP_DTYPES[amp_dtype]
+        if class_weighting not in ("none", "balanced"):
+            raise UserError(
+                f"model_conf.class_weighting: {class_weighting!r}; choose none or balanced"
+            )
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"model_conf.label_smoothing: {label_smoothing!r}; give 0.0 to below 1")
+        self.label_smoothing = label_smoothing
+        weights = torch.ones(len(emotions))
+        if class_weighting == "balanced" and class_counts:
+            counts = torch.tensor(class_counts).clamp(min=1)
+            weights = counts.sum() / (len(emotions) * counts)
+        self.register_buffer("class_weights", weights, persistent=False)
         # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. No
         # buffer, since distributed training would set it to the first process's at every batch.
         self.counts = torch.zeros(len(emotions), len(emotions))
@@ -88,7 +111,7 @@ class SERModel(AbsESPnetModel):
         emotion = emotion.view(batch_size)
         frames, lengths = self.encode(speech, speech_lengths, self.amp_dtype)
         logits = self.emotion_head(self.pooling(frames, lengths))  # (B, C)
-        loss_er = F.cross_entropy(logits, emotion)
+        loss_er = self._cross_entropy(logits, emotion)
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
@@ -139,6 +162,16 @@ class SERModel(AbsESPnetModel):
     def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:
         """ESPnet's statistics pass sees the input itself; this recipe has no use for it."""
         return {"feats": speech, "feats_lengths": speech_lengths}
+
+    def _cross_entropy(self, logits: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
+        """L_ER: plain where it measures, weighted and smoothed where it trains."""
+        if not self.training:
+            return F.cross_entropy(logits, emotion)
+        losses = F.cross_entropy(
+            logits, emotion, reduction="none", label_smoothing=self.label_smoothing
+        )
+        # Divided by the batch size, not by the sum of weights: averages over processes stay exact.
+        return (losses * self.class_weights[emotion]).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
         self.counts = self.counts.to(reference.device)

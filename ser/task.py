@@ -11,7 +11,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, optim_classes
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
@@ -24,6 +24,7 @@ from ser.frontends.feats import FeatsFrontend
 from ser.frontends.hf import HFFrontend
 from ser.heads import AUX_HEADS, IGNORE_ID
 from ser.model import AMP_DTYPES, SERModel
+from ser.optim import parameter_groups
 from ser.pooling import AbsPooling, MeanPooling
 from ser.preprocess import SERPreprocessor
 from ser.trainer import SERTrainer
@@ -91,10 +92,22 @@ class SERTask(AbsTask):
             help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/heads.py)",
         )
         group.add_argument(
+            "--lr_conf",
+            action=NestedDictAction,
+            default={},
+            help="Factors on the learning rate: heads, fusion, layer_decay (see ser/optim.py)",
+        )
+        group.add_argument(
+            "--class_counts",
+            type=str_or_none,
+            help="Training utterances of each class, blank separated; set by stage 4",
+        )
+        group.add_argument(
             "--model_conf",
             action=NestedDictAction,
-            default=get_default_kwargs(SERModel),
-            help="amp_dtype: float32 or bfloat16",
+            default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
+            help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
+            "label_smoothing: 0.0 to 1.0",
         )
         group.add_argument(
             "--stated",
@@ -158,8 +171,20 @@ class SERTask(AbsTask):
             aux_heads=heads,
             aux_weights=weights,
             aux_units=units,
+            class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
             **args.model_conf,
         )
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        if not args.lr_conf:
+            return super().build_optimizers(args, model)
+        if "lr" not in args.optim_conf:
+            raise UserError("lr_conf: optim_conf.lr is missing, which its factors refer to")
+        groups = parameter_groups(model, args.optim_conf["lr"], args.lr_conf)
+        return [optim_classes[args.optim](groups, **args.optim_conf)]
 
 
 def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:

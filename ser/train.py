@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ser import preemption
 from ser.checkpoint import CHECKPOINT
 from ser.cli import explain
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
-from ser.datadir import read_lines
+from ser.datadir import read_lines, read_table
 from ser.distributed import Processes, this_process
 from ser.dump import require_current
 from ser.errors import UserError
@@ -62,6 +63,7 @@ OWN_OPTIONS = (
     "emotions",
     "units",
     "max_cache_fd",
+    "class_counts",
     "has_valid",
     "run_label",
 )
@@ -399,6 +401,9 @@ def fold_arguments(
     valid = valid if args.has_valid else "train"  # without one it is named but never read
     args.train_data_path_and_name_and_type = data
     args.valid_data_path_and_name_and_type = data
+    utt2emo = read_table(dump_dir / "utt2emo")
+    trained = Counter(utt2emo[utt] for utt in read_lines(fold_dir / fold / "train"))
+    args.class_counts = " ".join(str(trained[e]) for e in read_lines(dump_dir / "emotions"))
     args.train_shape_file = [str(fold_dir / fold / "train.shape")]
     args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]
     if not args.has_valid:

@@ -267,3 +267,22 @@ def test_features_are_normalised_over_real_frames_only():
     out, lengths = frontend(feats, torch.tensor([2]))
     assert lengths.tolist() == [2]
     assert torch.allclose(out[0, :2].mean(0), torch.zeros(2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-base-like", "whisper"])
+def test_time_masks_are_there_in_training_only(name):
+    model_type, config = ENCODERS[name]
+    dropouts = ["dropout"] if name == "whisper" else ["hidden_dropout", "feat_proj_dropout"]
+    dropouts += ["attention_dropout", "activation_dropout"]
+    config = {**config, **dict.fromkeys(dropouts, 0.0)}
+    options = {"init": "random", "model_type": model_type, "config": config}
+    masks = {"num_mask": 2, "mask_width_ratio_range": [0.2, 0.4]}
+    torch.manual_seed(0)
+    plain = HFFrontend(**options)
+    masked = HFFrontend(**options, time_mask=masks)
+    masked.load_state_dict(plain.state_dict())
+    speech, lengths = torch.randn(2, 16000), torch.tensor([16000, 16000])
+    with torch.no_grad():
+        expected = plain.train()(speech, lengths)[0]
+        assert not torch.allclose(masked.train()(speech, lengths)[0], expected)
+        assert torch.allclose(masked.eval()(speech, lengths)[0], plain.eval()(speech, lengths)[0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ser.encoders.identity import IdentityEncoder
+from ser.errors import UserError
 from ser.frontends.feats import FeatsFrontend
 from ser.heads import CTCHead
 from ser.infer import greedy_ctc
@@ -27,7 +28,7 @@ def ctc_by_enumeration(log_probs: np.ndarray, target: tuple[int, ...]) -> float:
     return -np.log(total)
 
 
-def model(weight: float = 0.1, size: int = 3) -> SERModel:
+def model(weight: float = 0.1, size: int = 3, **options) -> SERModel:
     torch.manual_seed(0)
     return SERModel(
         emotions=EMOTIONS,
@@ -37,6 +38,7 @@ def model(weight: float = 0.1, size: int = 3) -> SERModel:
         aux_heads={"pr": CTCHead(size, 3)},
         aux_weights={"pr": weight},
         aux_units={"pr": ["<blank>", "V0", "N0"]},
+        **options,
     )
 
 
@@ -189,3 +191,35 @@ def test_bf16_is_for_training_and_inference_stays_in_float32():
     net(**data)
     net.infer(data["speech"], data["speech_lengths"])
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_balanced_weights_make_every_class_worth_the_same_in_training():
+    # n = 10 20 30 40 of 100 utterances, C = 4: N / (C n_c) = 2.5 1.25 0.8333 0.625
+    weights = torch.tensor([2.5, 1.25, 2.5 / 3, 0.625])
+    net = model(class_weighting="balanced", class_counts=[10, 20, 30, 40])
+    logits = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    emotion = torch.tensor([0, 3, 1])
+    log_probs = logits.log_softmax(dim=1)
+    expected = -(weights[emotion] * log_probs[range(3), emotion]).sum() / 3
+    assert net.train()._cross_entropy(logits, emotion).item() == pytest.approx(expected.item())
+    plain = -log_probs[range(3), emotion].mean()
+    assert net.eval()._cross_entropy(logits, emotion).item() == pytest.approx(plain.item())
+    assert model().train()._cross_entropy(logits, emotion).item() == pytest.approx(plain.item())
+
+
+def test_label_smoothing_moves_its_share_to_all_classes():
+    net = model(label_smoothing=0.2)
+    logits = torch.tensor([[2.0, 0.0, -1.0, 0.5]])
+    log_probs = logits.log_softmax(dim=1)[0]
+    target = torch.tensor([0.85, 0.05, 0.05, 0.05])  # 0.8 + 0.2 / 4, and 0.2 / 4 each
+    expected = -(target * log_probs).sum()
+    loss = net.train()._cross_entropy(logits, torch.tensor([0]))
+    assert loss.item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(
+    "options", [{"class_weighting": "heavy"}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}]
+)
+def test_unfit_loss_options_are_refused(options):
+    with pytest.raises(UserError, match=f"model_conf.{next(iter(options))}: "):
+        model(**options)

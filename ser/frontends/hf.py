@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import logging as transformers_logging
 
+from ser.config import check_arguments
 from ser.errors import UserError
 from ser.frontends.fusion import WeightedSum
 from ser.frontends.masked_norm import MaskedGroupNorm
@@ -47,14 +49,17 @@ class HFFrontend(AbsFrontend):
             the projection and the first N transformer layers.
         unfreeze_after: With 0 the freezing lasts; with E > 0 everything is tuned from epoch
             E + 1 on.
+        time_mask: Options of ESPnet's MaskAlongAxisVariableMaxWidth, e.g. ``{num_mask: 5,
+            mask_width_ratio_range: [0.0, 0.05]}``: while training, set so many stretches of each
+            utterance to 0, in the projected features (wav2vec 2.0) or the log-mels (Whisper).
         normalize: Scale each utterance to zero mean and unit variance. ``auto`` follows the
             model's preprocessor_config.json, and is true for wav2vec 2.0-like models without
             one.
 
-    Masking (SpecAugment) and LayerDrop of pre-training are off: the paper fine-tunes without
-    masks, and a dropped layer has no place in a weighted sum. Outputs never depend on padding:
-    the group norm of the first convolution sees real frames only (MaskedGroupNorm), attention
-    is masked, and convolutional positions see zeros beyond the end.
+    The masks and LayerDrop of pre-training are off: the paper fine-tunes without masks
+    (``time_mask`` brings some back), and a dropped layer has no place in a weighted sum. Outputs
+    never depend on padding: the group norm of the first convolution sees real frames only
+    (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
 
     Raises:
         UserError: no such model, an unsupported architecture, weights that do not fit, or an
@@ -72,6 +77,7 @@ class HFFrontend(AbsFrontend):
         freeze: str | int = "none",
         unfreeze_after: int = 0,
         normalize: bool | str = "auto",
+        time_mask: dict[str, Any] | None = None,
     ):
         super().__init__()
         if init not in ("pretrained", "random"):
@@ -89,6 +95,10 @@ class HFFrontend(AbsFrontend):
             self.normalize = _wants_normalized(model) if normalize == "auto" else bool(normalize)
             self._output_size = hf_config.hidden_size
             self._make_padding_neutral()
+        self.time_mask = None
+        if time_mask:
+            check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
+            self.time_mask = MaskAlongAxisVariableMaxWidth(dim="time", **time_mask)
         self.num_layers = len(self._transformer_layers())
         self.layers, self.low_level = layers, low_level
         if layers == "weighted_sum":
@@ -163,7 +173,9 @@ class HFFrontend(AbsFrontend):
         """
         speech = speech[:, : int(speech_lengths.max())]
         if self.is_whisper:
-            return whisper_layers(self.encoder, *self.log_mel(speech, speech_lengths))
+            mels, frames = self.log_mel(speech, speech_lengths)
+            mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
+            return whisper_layers(self.encoder, mels, frames)
         if self.normalize:
             speech = _normalize(speech, speech_lengths)
         lengths = self.output_lengths(speech_lengths)
@@ -172,6 +184,7 @@ class HFFrontend(AbsFrontend):
         )
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
+        low_level = self._mask_time(low_level, lengths)
         mask = frame_mask(lengths, low_level.size(1))
         outputs: list[torch.Tensor] = []
         hooks = [
@@ -192,6 +205,12 @@ class HFFrontend(AbsFrontend):
                 hook.remove()
         outputs[-1] = final[0]
         return [low_level, *outputs], lengths
+
+    def _mask_time(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) with stretches of time set to 0, in training and where it is asked for."""
+        if self.time_mask is None or not self.training:
+            return features
+        return self.time_mask(features, lengths)[0]
 
     def _transformer_layers(self) -> torch.nn.ModuleList:
         return self.encoder.layers if self.is_whisper else self.encoder.encoder.layers
