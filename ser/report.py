@@ -38,18 +38,19 @@ INTRODUCTION = """\
 All numbers are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
 mean per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an
 interval for other speakers like these, from a bootstrap that draws speakers and then their
-utterances (ser/uncertainty.py says how, and how often it holds): with 10 speakers it is wide,
-and it is the same for every number measured on them. **PER** is the error rate of the decoded
-phonemes or phoneme classes without their emotion tag, **UER** that of the units as trained. With
-several seeds, a cell is the mean ± standard deviation over seeds, and the interval is that of
-the mean over these seeds.
+utterances (ser/uncertainty.py says how, and how often it holds). Two rows with the same speakers
+may differ clearly although their intervals overlap: `python -m ser.bin.compare` tests the
+difference. **PER** is the error rate of the decoded phonemes or phoneme classes without their
+emotion tag, **UER** that of the units as trained. With several seeds, a cell is the mean ±
+standard deviation over seeds, and the interval is that of the mean over these seeds.
 """
 FROM_EXPERIMENTS = """\
 Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
 `./run.sh --stage 6 --stop-stage 6 --results RESULTS.md`."""
 FROM_RECORDS = """\
-Written by `make results` from the files in [{records}]({records}) and nothing else, and the same
-from a fresh clone; do not edit it by hand. A file there is the `scores.json` of an experiment."""
+Written by `make results` from the files in [{records}]({records}), each the `scores.json` of an
+experiment, and from what the papers state according to conf/. A fresh clone gives the same bytes;
+do not edit it by hand."""
 LEAKY = """\
 ## LEAKY: not comparable
 
