@@ -89,7 +89,7 @@ def confusion_figure(scores: Mapping[str, Any]) -> Figure:
     counts = np.array(scores["confusion"]["counts"])  # (C, C)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.95 * len(labels)
-    figure, axes = _new_figure(1, (side + 1.0, side))
+    figure, axes = new_figure(1, (side + 1.0, side))
     ax = axes[0]
     image = ax.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     for (row, column), n in np.ndenumerate(counts):
@@ -123,7 +123,7 @@ def reliability_figure(scores: Mapping[str, Any]) -> Figure:
     """
     found = scores["calibration"]
     bins = [b for b in found["bins"] if b["n"]]
-    figure, axes = _new_figure(1, (4.4, 5.0), rows=2, height_ratios=[3, 1], sharex=True)
+    figure, axes = new_figure(1, (4.4, 5.0), rows=2, height_ratios=[3, 1], sharex=True)
     width = 100 / len(found["bins"])
     left = [100 * b["low"] for b in bins]
     axes[0].bar(
@@ -156,7 +156,7 @@ def learning_figure(histories: Mapping[str, History], scores: Mapping[str, Any])
     panels = [p for p in PANELS if _curves(histories, "train", p[0], 1)]
     if not panels:
         return None
-    figure, axes = _new_figure(len(panels), (3.6 * len(panels), 3.2))
+    figure, axes = new_figure(len(panels), (3.6 * len(panels), 3.2))
     for ax, (key, name, scale) in zip(axes, panels, strict=True):
         for split in ("train", "valid"):
             _draw_curves(ax, _curves(histories, split, key, scale), split)
@@ -188,7 +188,7 @@ def layer_figure(
         return None
     table = np.array(weights)  # (folds, layers + 1)
     count, mean = table.shape[1], table.mean(axis=0)
-    figure, axes = _new_figure(1, (max(5.5, 0.45 * count + 1.5), 3.4))
+    figure, axes = new_figure(1, (max(5.5, 0.45 * count + 1.5), 3.4))
     ax = axes[0]
     places = np.arange(count)
     start = ax.axhline(1 / count, color="black", linewidth=0.8, linestyle=":")
@@ -276,7 +276,7 @@ def _title(scores: Mapping[str, Any]) -> str:
     return f"{scores['system']} on {scores['corpus']} ({scores['protocol']}, {count})"
 
 
-def _new_figure(
+def new_figure(
     columns: int, size: tuple[float, float], rows: int = 1, **layout: Any
 ) -> tuple[Figure, list[Axes]]:
     import matplotlib
