@@ -496,13 +496,15 @@ def test_the_commit_is_dirty_when_code_changed_but_not_when_results_did(tmp_path
 
     assert git_commit(tmp_path) == "unknown"
     git("init")
-    (tmp_path / "ser").mkdir()
-    for name in ("code.py", "RESULTS.md"):
+    for directory in ("ser", "results/toy"):
+        (tmp_path / directory).mkdir(parents=True)
+    for name in ("code.py", "RESULTS.md", "results/toy/tag.json"):
         (tmp_path / name).write_text("1\n")
     git("add", ".")
     git("commit", "-m", "first")
     assert len(git_commit(tmp_path / ".")) == 12
     (tmp_path / "RESULTS.md").write_text("2\n")
+    (tmp_path / "results/toy/tag.json").write_text("2\n")
     assert not git_commit(tmp_path / "ser").endswith("-dirty")
     (tmp_path / "code.py").write_text("2\n")
     assert git_commit(tmp_path / "ser").endswith("-dirty")
