@@ -1,0 +1,76 @@
+"""What stage 6 writes about a sweep."""
+
+import json
+
+import pytest
+import yaml
+from fake_scores import make_scores
+
+from ser.sweep import load_sweep
+from ser.sweep_report import report_sweep
+
+BASE = {"optim_conf": {"lr": 0.1}, "aux_conf": {"pr": {"weight": 0.1}}}
+SWEEP = """\
+about: The weight of the head
+x: aux_conf.pr.weight
+grid: {aux_conf.pr.weight: [0.0, 0.1, 1.0]}
+stated: {"0.1": {wa: 76.0, ua: 76.9}}
+"""
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """Two seeds of the first point, one of the second, none of the third."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "lambda.yaml").write_text(SWEEP)
+    for point, seed, correct in (("0", 1, 2), ("0", 2, 4), ("0.1", 1, 3)):
+        tag = f"lambda_{point}_strict_seed{seed}"
+        directory = tmp_path / "exp/toy" / tag
+        directory.mkdir(parents=True)
+        scores = make_scores(correct=correct, seed=seed, tag=tag)
+        for fold in scores["per_fold"].values():
+            fold["best_epoch"] = 2
+        (directory / "scores.json").write_text(json.dumps(scores))
+        for fold, ua in zip(scores["per_fold"], (0.5, 0.7), strict=True):
+            (directory / fold).mkdir()
+            history = [{"epoch": 1, "valid": {"UA": 0.9}}, {"epoch": 2, "valid": {"UA": ua}}]
+            (directory / fold / "history.json").write_text(json.dumps(history))
+    sweep = load_sweep(tmp_path / "lambda.yaml", tmp_path / "base.yaml")
+    return report_sweep(sweep, tmp_path / "base.yaml", tmp_path / "exp", "toy", "strict", [1, 2])
+
+
+def test_the_table_has_a_row_for_every_point_and_says_what_was_not_run(swept):
+    rows = [
+        line
+        for line in swept.read_text().splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
+    cells = {row.split("|")[1].strip(): [c.strip() for c in row.split("|")[2:-1]] for row in rows}
+    assert list(cells) == ["point", "0", "0.1", "1"]
+    # folds of 4: seed 1 has 2 and 4 right, seed 2 all: 75 and 100
+    assert cells["0"][:2] == ["1, 2", "87.5 ± 17.7"]
+    assert cells["0.1"][:2] == ["1", "87.5"]
+    assert cells["0.1"][-1] == "76.0 / 76.9"
+    assert cells["1"][0] == "not run"
+    # on validation speakers, at the epoch that is tested: the mean of 50 and 70
+    assert cells["0.1"][5] == "60.0"
+
+
+def test_evidence_of_the_tested_model_goes_before_the_history(swept):
+    directory = swept.parent / "lambda_0.1_strict_seed1"
+    labels = json.loads((directory / "scores.json").read_text())["labels"]
+    right = {"utt_id": "v", "split": "valid", "ref": labels[0], "head": [0.0, -1.0, -2.0, -3.0]}
+    for fold in ("Ses01F", "Ses01M"):
+        lines = [{"emotions": labels}, right, {**right, "split": "test", "ref": labels[1]}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (directory / fold / "decisions.jsonl").write_text(text)
+    tmp_path = swept.parents[2]
+    sweep = load_sweep(tmp_path / "lambda.yaml", tmp_path / "base.yaml")
+    report_sweep(sweep, tmp_path / "base.yaml", tmp_path / "exp", "toy", "strict", [1])
+    (row,) = [line for line in swept.read_text().splitlines() if line.startswith("| 0.1 ")]
+    assert row.split("|")[7].strip() == "100.0"
+
+
+def test_the_figure_is_drawn_beside_it(swept):
+    assert swept.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "(lambda_strict.png)" in swept.read_text()
