@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks.abs_task import optim_classes
 
 from ser import preemption
@@ -406,12 +407,30 @@ def fold_arguments(
     args.class_counts = " ".join(str(trained[e]) for e in read_lines(dump_dir / "emotions"))
     args.train_shape_file = [str(fold_dir / fold / "train.shape")]
     args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]
+    if args.scheduler_conf.get("max_steps") == "auto":
+        args.scheduler_conf = {**args.scheduler_conf, "max_steps": count_steps(args)}
     if not args.has_valid:
         # a fixed number of epochs, nothing selected: the test speaker is all there is to select on
         args.best_model_criterion = [("train", "loss", "min")]
         args.val_scheduler_criterion = ("train", "loss")
         args.patience = None
     return args
+
+
+def count_steps(args: argparse.Namespace) -> int:
+    """Optimizer steps of a whole training, for schedules that are given as shares of it."""
+    batches = build_batch_sampler(
+        type=args.batch_type,
+        shape_files=args.train_shape_file,
+        fold_lengths=args.fold_length,
+        batch_size=args.batch_size,
+        batch_bins=args.batch_bins,
+        sort_in_batch=args.sort_in_batch,
+        sort_batch=args.sort_batch,
+        drop_last=args.drop_last_iter,
+    )
+    per_epoch = args.num_iters_per_epoch or len(list(batches))
+    return math.ceil(per_epoch / args.accum_grad) * args.max_epoch
 
 
 def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:

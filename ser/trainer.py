@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
@@ -143,7 +144,7 @@ class SERTrainer(Trainer):
                 distributed_option=distributed_option,
             )
             if batches.served % options.accum_grad and scaler is None:
-                _last_step(model, optimizers, reporter, options)
+                _last_step(model, optimizers, schedulers, reporter, options)
             stats = _finish(model, reporter, options, distributed_option)
             cls._announce_epoch("train", epoch, options, stats)
         options.served = batches.served
@@ -230,7 +231,9 @@ def _unwrap(model: torch.nn.Module) -> SERModel:
     return getattr(model, "module", model)
 
 
-def _last_step(model, optimizers, reporter: SubReporter, options: TrainerOptions) -> None:
+def _last_step(
+    model, optimizers, schedulers, reporter: SubReporter, options: TrainerOptions
+) -> None:
     """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
 
     ESPnet would carry it into the next epoch, where a resumed run no longer has it.
@@ -240,9 +243,11 @@ def _last_step(model, optimizers, reporter: SubReporter, options: TrainerOptions
     )
     if torch.isfinite(norm):
         reporter.stats["grad_norm"].append(to_reported_value(norm))
-    for optimizer in optimizers:
+    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
         if torch.isfinite(norm):
             optimizer.step()
+            if isinstance(scheduler, AbsBatchStepScheduler):
+                scheduler.step()
         optimizer.zero_grad()
 
 

@@ -171,6 +171,18 @@ def test_the_best_epoch_on_the_test_speaker_is_taken_only_on_request_and_marked(
         train(corpus, tmp_path, protocol="paper")
 
 
+def test_a_schedule_over_the_whole_training_ends_with_its_last_step(corpus, tmp_path):
+    schedule = {"max_steps": "auto", "warmup_ratio": 0.2, "hold_ratio": 0.0, "decay_ratio": 0.8}
+    config = {**SYSTEM, "scheduler": "tristagelr", "scheduler_conf": schedule}
+    (tmp_path / "system.yaml").write_text(yaml.safe_dump(config))
+    train(corpus, tmp_path / "exp", config=tmp_path / "system.yaml")
+    state = torch.load(tmp_path / "exp/Ses01F/checkpoint.pth", weights_only=False)
+    # 5 batches in steps of two are 3 steps an epoch, the last of one batch; 3 epochs
+    assert state["schedulers"][0]["last_epoch"] == state["schedulers"][0]["max_steps"] == 9
+    (group,) = state["optimizers"][0]["param_groups"]
+    assert group["lr"] == pytest.approx(0.01 * 1.0e-3)
+
+
 def test_fewer_batches_than_a_group_of_accumulation_still_train(corpus, tmp_path):
     train(corpus, tmp_path, extra_args=["--accum_grad", "100"])
     history = json.loads((tmp_path / "Ses01F/history.json").read_text())
