@@ -116,12 +116,13 @@ before=$(wc -l <"$log") # lines of earlier runs
 this_run() { tail -n "+$((before + 1))" "$log"; }
 
 # With job control the command and its children are one process group that can be ended as one.
-# display ignores the signals, so that the command's last words reach the log.
+# What is around the command ignores the signals: its last words have to reach the log, and its end
+# has to be waited for, since it may be saving its work.
 set -m
 (
   set +em
-  { exec 2>&3 </dev/null && echo "# pid: $BASHPID" >&3 && exec "$@"; } |
-    (trap '' TERM HUP && display)
+  trap '' TERM HUP
+  (trap - TERM HUP && exec 2>&3 </dev/null && echo "# pid: $BASHPID" >&3 && exec "$@") | display
   exit "${PIPESTATUS[0]}"
 ) 3>>"$log" &
 job=$!
