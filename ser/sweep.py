@@ -121,6 +121,30 @@ def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
     return files
 
 
+def list_experiments(
+    sweep: Sweep, protocol: str, seeds: list[int], directory: Path
+) -> list[tuple[str, ...]]:
+    """Write the points' YAML to ``directory`` and list what is to be run.
+
+    Returns:
+        For every point and seed: tag, seed, file of the configuration, token_type, bpe_size (or
+        ``-``) and feats_type.
+    """
+    files = write_points(sweep, directory)
+    return [
+        (
+            point.experiment(sweep.name, protocol, seed),
+            str(seed),
+            str(files[point.name]),
+            str(point.config.get("token_type", "tagged_class")),
+            str(point.config.get("bpe_size", "-")),
+            str(point.config.get("feats_type", "raw")),
+        )
+        for point in sweep.points
+        for seed in seeds
+    ]
+
+
 def _grid_name(changes: Mapping[str, Any]) -> str:
     """``lr1.0e-04_adam``: the last part of each key with its value; a lone value by itself."""
     if len(changes) == 1:

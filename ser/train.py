@@ -72,9 +72,10 @@ OWN_OPTIONS = (
 
 @dataclass(frozen=True)
 class Training:
-    """One training of all folds: where it goes, and from which seed it starts."""
+    """One training of all folds: where it goes, of which system, from which seed."""
 
     exp_dir: Path  # exp/<corpus>/<tag>
+    config: Path  # the system's YAML
     seed: int
 
 
@@ -82,7 +83,6 @@ def train_folds(
     trainings: Sequence[Training],
     data_dir: Path,
     dump_dir: Path,
-    config: Path,
     protocol: str,
     folds: Sequence[str] = (),
     ngpu: int = 0,
@@ -102,7 +102,6 @@ def train_folds(
 
     Args:
         data_dir, dump_dir: data/<corpus> and dump/<corpus>, as stages 1 to 3 leave them.
-        config: The system's YAML.
         ngpu, num_nodes: GPUs of one training on each node, and how many nodes it runs on.
         max_epoch, ssl: Replace ``max_epoch`` and ``frontend_conf.model`` of the YAML.
         extra_args: More ESPnet options, such as ``--optim_conf lr=1.0e-5``.
@@ -135,8 +134,10 @@ def train_folds(
         mine = [fold for owner, fold in pairs if owner == training]
         if not mine and not check_only:
             continue
-        args = resolve(config, ssl, max_epoch, extra_args, training.seed, ngpu)
-        run = describe(args, dump_dir, config, protocol, ssl, max_epoch, extra_args, num_nodes)
+        args = resolve(training.config, ssl, max_epoch, extra_args, training.seed, ngpu)
+        run = describe(
+            args, dump_dir, training.config, protocol, ssl, max_epoch, extra_args, num_nodes
+        )
         mark_leaks(run, protocol, select)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)

@@ -7,7 +7,7 @@ import yaml
 
 from ser.config import check_config
 from ser.errors import UserError
-from ser.sweep import load_sweep, write_points
+from ser.sweep import list_experiments, load_sweep, write_points
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "conf/sweeps").glob("*.yaml"))
@@ -88,6 +88,18 @@ def test_points_are_written_once_and_left_alone_when_nothing_changes(sweep, tmp_
     before = files["sgd"].stat().st_mtime_ns
     write_points(found, tmp_path / "points")
     assert files["sgd"].stat().st_mtime_ns == before
+
+
+def test_every_point_and_seed_is_an_experiment(sweep, tmp_path):
+    found = sweep("points:\n  char: {token_type: char}\n  bpe: {token_type: bpe, bpe_size: 50}")
+    rows = list_experiments(found, "paper", [1, 2], tmp_path)
+    char, bpe = str(tmp_path / "char.yaml"), str(tmp_path / "bpe.yaml")
+    assert rows == [
+        ("lambda_char_paper_seed1", "1", char, "char", "-", "raw"),
+        ("lambda_char_paper_seed2", "2", char, "char", "-", "raw"),
+        ("lambda_bpe_paper_seed1", "1", bpe, "bpe", "50", "raw"),
+        ("lambda_bpe_paper_seed2", "2", bpe, "bpe", "50", "raw"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,10 @@ def make_corpus(root: Path) -> Path:
 
 
 def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
-    settings = {"protocol": "strict", "config": corpus / "system.yaml", **options}
+    settings = {"protocol": "strict", **options}
+    config = settings.pop("config", corpus / "system.yaml")
     train_folds(
-        [Training(exp_dir, settings.pop("seed", 1))],
+        [Training(exp_dir, config, settings.pop("seed", 1))],
         data_dir=corpus / "data/tones",
         dump_dir=corpus / "dump/tones",
         folds=list(folds),

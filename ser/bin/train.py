@@ -24,7 +24,7 @@ def main() -> None:
     add("--dump-dir", type=Path, required=True, help="dump/<corpus>")
     add("--exp-dir", type=Path, nargs="+", required=True, help="exp/<corpus>/<tag> of each seed")
     add("--seed", type=int, nargs="+", default=[1], help="one for each --exp-dir")
-    add("--config", type=Path, required=True, help="the system's YAML")
+    add("--config", type=Path, nargs="+", required=True, help="YAML, for all or one for each")
     add("--protocol", default="strict", help="which folds")
     add("--folds", type=str.split, default=[], help="blank separated names; empty means all")
     add("--share", type=share, default=(1, 1), help="K/N: every N-th fold, from the K-th on")
@@ -37,13 +37,15 @@ def main() -> None:
     add("--check-only", action="store_true", help="check and note the settings, train nothing")
     add("extra_args", nargs="*", help="ESPnet options, after --")
     options = vars(parser.parse_args())
-    exp_dirs, seeds = options.pop("exp_dir"), options.pop("seed")
-    if len(exp_dirs) != len(seeds):
-        parser.error(f"{len(exp_dirs)} --exp-dir, but {len(seeds)} --seed")
+    exp_dirs, seeds, configs = (options.pop(key) for key in ("exp_dir", "seed", "config"))
+    configs *= len(exp_dirs) if len(configs) == 1 else 1
+    if not len(exp_dirs) == len(seeds) == len(configs):
+        parser.error(f"{len(exp_dirs)} --exp-dir, {len(seeds)} --seed, {len(configs)} --config")
 
     from ser.train import Training, train_folds  # after parsing: importing ESPnet takes seconds
 
-    train_folds([Training(d, s) for d, s in zip(exp_dirs, seeds, strict=True)], **options)
+    trainings = [Training(*each) for each in zip(exp_dirs, configs, seeds, strict=True)]
+    train_folds(trainings, **options)
 
 
 if __name__ == "__main__":
