@@ -39,8 +39,8 @@ format: install ## rewrite sources as make lint wants them
 	$(PYTHON_BIN) -m ruff format .
 	.venv/bin/shfmt -i 2 -ci -w $(SHELL_FILES)
 
-results: install ## rewrite RESULTS.md from every scores.json under exp/
-	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md
+results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
+	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md --records results
 
 lock: install ## resolve requirements.txt anew into requirements.lock
 	$(PYTHON_BIN) -m pip install --quiet uv==$(UV_VERSION)
