@@ -57,7 +57,7 @@ class Processes:
             torch.distributed.destroy_process_group()
 
 
-def this_process(ngpu: int, num_nodes: int) -> Processes:
+def this_process(num_nodes: int) -> Processes:
     """This process's place among ``num_nodes`` nodes.
 
     Raises:

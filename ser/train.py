@@ -128,7 +128,7 @@ def train_folds(
         )
     pairs = [(training, fold) for training in trainings for fold in folds or known]
     pairs = pairs[share[0] - 1 :: share[1]]
-    processes = this_process(ngpu, num_nodes)
+    processes = Processes(num_nodes, 0) if check_only else this_process(num_nodes)
     failed: list[Path] = []
     for training in trainings:
         mine = [fold for owner, fold in pairs if owner == training]
@@ -141,8 +141,10 @@ def train_folds(
         mark_leaks(run, protocol, select)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)
+        if check_only:
+            continue
         processes.set_arguments(args)
-        for fold in mine if not check_only else ():
+        for fold in mine:
             preemption.check()
             output_dir = training.exp_dir / fold
             fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir, select)

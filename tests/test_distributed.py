@@ -191,7 +191,13 @@ def test_a_warning_to_one_process_stops_both_and_they_go_on_to_the_same_result(
 def test_several_nodes_without_srun_are_refused(monkeypatch):
     monkeypatch.delenv("SLURM_STEP_NUM_NODES", raising=False)
     with pytest.raises(UserError, match=r"--num-nodes 2: srun .*--backend slurm --num-nodes 2"):
-        this_process(ngpu=0, num_nodes=2)
+        this_process(num_nodes=2)
+
+
+def test_settings_are_checked_where_there_is_only_one_node(corpus, tmp_path):
+    train(corpus, tmp_path, num_nodes=2, check_only=True)
+    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["settings"]["processes"] == 2
+    assert not (tmp_path / "Ses01F").exists()
 
 
 def test_the_first_node_is_found_in_a_list_with_hyphens(monkeypatch, tmp_path):
