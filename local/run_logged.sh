@@ -127,13 +127,17 @@ set -m
 ) 3>>"$log" &
 job=$!
 set +m
-trap 'kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
-trap 'kill -HUP -- "-$job" 2>/dev/null || true' HUP
-trap 'kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
+trap 'signalled=true; kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
+trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
+trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
 
-status=0
-wait "$job" || status=$?
-while kill -0 "$job" 2>/dev/null; do # the signal ended "wait", not yet the command
+# A signal ends "wait" with a status above 128 before the command has ended; asked again, "wait"
+# knows the status of a command that has ended meanwhile, too.
+signalled=true
+status=129
+while ((status > 128)) && [[ $signalled == true ]]; do
+  signalled=false
+  status=0
   wait "$job" || status=$?
 done
 printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$status" >>"$log"

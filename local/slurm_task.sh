@@ -34,11 +34,12 @@ record_state running 0
 task=$!
 warned=false
 terminated=false
-trap 'warned=true; kill -USR1 "$task" 2>/dev/null || true' USR1
-trap 'terminated=true; kill -TERM "$task" 2>/dev/null || true' TERM
-status=0
-wait "$task" || status=$?
-while kill -0 "$task" 2>/dev/null; do # the signal ended "wait", not yet the task
+trap 'signalled=true; warned=true; kill -USR1 "$task" 2>/dev/null || true' USR1
+trap 'signalled=true; terminated=true; kill -TERM "$task" 2>/dev/null || true' TERM
+signalled=true
+status=129
+while ((status > 128)) && [[ $signalled == true ]]; do # as in run_logged.sh
+  signalled=false
   status=0
   wait "$task" || status=$?
 done

@@ -261,6 +261,16 @@ def test_a_warning_reaches_every_command_alone_and_the_rest_is_left_for_later(st
     assert "failed with" not in out + err
 
 
+def test_the_status_of_a_command_that_ends_at_once_when_warned_is_not_lost(start, tmp_path):
+    script = "trap 'exit 3' USR1; : >ready.JOB; while :; do read -t 0.01 <> <(:) || true; done"
+    process = start("JOB=1:8", "t.JOB.log", "bash", "-c", script)
+    wait_until(lambda: len(list(tmp_path.glob("ready.*"))) == 8, seconds=20)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=30)
+    statuses = [(tmp_path / f"t.{task}.log").read_text()[-2:] for task in range(1, 9)]
+    assert statuses == ["3\n"] * 8
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

@@ -225,6 +225,7 @@ def test_a_task_that_somebody_requeues_goes_on_from_its_checkpoint(recipe):
     finish(process)
     assert process.returncode == 0, process.err
     assert "[job]" not in process.out
+    assert "begins at 0" in recipe.log("t")  # the log keeps its history
 
 
 def test_a_killed_task_is_requeued_once_and_then_fails_with_a_hint(recipe):
