@@ -88,9 +88,8 @@ locks=()
 for directory in "${exp_dirs[@]}"; do locks+=(--hold "$directory"); done
 log=${exp_dirs[0]}/log/stage4
 
-# What cannot be trained should not wait in a queue to say so; a training on several nodes can only
-# be looked at there.
-if [[ $backend == slurm && -z $after ]] && ((num_nodes == 1)); then
+# What cannot be trained should not wait in a queue to say so.
+if [[ $backend == slurm && -z $after ]]; then
   "$python" -m ser.bin.run_jobs --backend local --name check "${locks[@]}" "$log.check.log" \
     "${trainer[@]}" --check-only ${espnet[@]+"${espnet[@]}"}
 fi
