@@ -390,14 +390,17 @@ def test_a_long_progress_line_is_cut_to_the_width_of_the_terminal(recipe):
 
 
 def test_on_a_terminal_progress_is_also_read_from_the_logs_of_the_folds(recipe):
-    # The trainer writes to its fold's log alone, and goes on once the line has been seen.
+    # The trainer writes to its fold's log alone, until the line has been seen.
     log = recipe.exp / "mini/mini_s1_strict_seed1/log/stage4.Ses01F.log"
     recipe.python.write_text(
         STUB.replace(
             'echo "table',
             "if [[ $name == train ]]; then\n"
-            f"  echo '[progress] Ses01F epoch 2/8' >\"{log}\"\n"
-            "  for i in {1..400}; do [[ -e $STUB_DIR/seen ]] || sleep 0.05; done\n"
+            "  for i in {1..400}; do\n"
+            "    [[ ! -e $STUB_DIR/seen ]] || break\n"
+            f"    echo '[progress] Ses01F epoch 2/8' >>\"{log}\"\n"
+            "    sleep 0.05\n"
+            "  done\n"
             "fi\n"
             'echo "table',
         )
