@@ -19,9 +19,12 @@
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
 #   --stop-stage N        last stage to run
-#   --protocol NAME       strict, paper or session
+#   --protocol NAME       strict, paper or session; prefix is LEAKY, to measure the leak
+#   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
 #   --folds NAMES         train and infer these only, e.g. "Ses01F Ses01M"; default: all
-#   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...
+#   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...;
+#                         auto: 1, or those of the sweep
+#   --sweep FILE          run all points of a file of conf/sweeps, variations of the config
 #   --ngpu N              GPUs, each trains a fold; on Slurm: of one fold on each of its nodes;
 #                         0 runs on the CPU
 #   --nj N                processes at a time (default: 2); on Slurm: folds (default: no limit)
@@ -31,6 +34,9 @@
 #   --allow-partial BOOL  go on with an incomplete corpus; the results will say so
 #   --overwrite BOOL      train anew if settings or data have changed under the same tag
 #   --status BOOL         run nothing; show how far every fold has come
+#   --compare TAG...      run nothing; compare two experiments, or the seeds of two systems
+#   --leakage BOOL        run the system under every protocol and selection, sound and leaky, and
+#                         print them side by side
 #   --data-dir DIR        written by stages 1 and 2
 #   --dump-dir DIR        written by stage 3
 #   --exp-dir DIR         written by stages 4 and 5
@@ -48,6 +54,8 @@
 #   ./run.sh                                      # the demonstration on synthetic speech
 #   ./run.sh --corpus iemocap --corpus-dir ~/IEMOCAP_full_release --ngpu 1
 #   ./run.sh --stage 3 --stop-stage 5             # everyday use
+#   ./run.sh --sweep conf/sweeps/lambda.yaml      # five weights of the phoneme head, three seeds
+#   ./run.sh --compare mini_s1_strict_seed1 mini_s2_strict_seed1
 #   ./run.sh --backend slurm --seed "1 2 3"       # thirty folds as one job array
 
 # For sbatch run.sh: a warning before the time limit, and one log over all restarts.
@@ -71,7 +79,9 @@ stage=1
 stop_stage=6
 protocol=strict
 folds=
-seed=1
+select=protocol
+seed=auto
+sweep=
 ngpu=0
 nj=
 max_epoch=
@@ -80,6 +90,8 @@ emotions=
 allow_partial=false
 overwrite=false
 status=false
+compare=
+leakage=false
 data_dir=$root/data
 dump_dir=$root/dump
 exp_dir=$root/exp
@@ -91,6 +103,11 @@ num_nodes=1
 slurm_conf=$root/conf/slurm.conf
 . "$root/local/parse_options.sh"
 parse_options "$@"
+if [[ $leakage == true ]]; then
+  . "$root/local/leakage.sh"
+  run_variants "$@"
+  exit
+fi
 . "$root/local/check_options.sh" # completes and checks the options, and goes to $root
 . ./path.sh
 . ./cmd.sh
@@ -100,15 +117,22 @@ data=(--data-dir "$data_dir/$corpus")
 dump=(--dump-dir "$dump_dir/$corpus")
 if [[ $status == true ]]; then
   exec "$python" -m ser.bin.status "${dump[@]}" --protocol "$protocol" --exp-dir "${exp_dirs[@]}"
+elif [[ -n $compare ]]; then
+  read -r -a compared <<<"$compare"
+  exec "$python" -m ser.bin.compare "${dump[@]}" "${compared[@]/#/--exp-dir=$exp_dir/$corpus/}"
 fi
 
 run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "${nj:-2}" \
   --corpus-dir="$corpus_dir" --emotions="$emotions" --allow-partial "$allow_partial"
-run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="$bpe_size"
-run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
-  --feats-type "$feats_type" --protocol "$protocol" --nj "${nj:-2}"
+for inputs in "${all_inputs[@]}"; do # those of a sweep's points may differ
+  read -r token_type bpe_size feats_type <<<"$inputs"
+  run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="${bpe_size#-}"
+  run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
+    --feats-type "$feats_type" --protocol "$protocol" --nj "${nj:-2}"
+done
 run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed" \
-  --config "$config" --protocol "$protocol" --folds="$folds" --ngpu "$ngpu" --nj="$nj" \
+  --config "$config" --experiments="$experiments" --protocol "$protocol" --select "$select" \
+  --folds="$folds" --ngpu "$ngpu" --nj="$nj" \
   --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
   --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
   ${extra_args[@]+-- "${extra_args[@]}"}
@@ -116,4 +140,8 @@ for exp in "${exp_dirs[@]}"; do
   run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
   run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
 done
+if [[ -n $sweep ]]; then
+  run_stage 6 report --exp-root "$exp_dir" --results "$results" --exp-dir "${exp_dirs[0]}" \
+    --sweep "$sweep" --config "$config" --protocol "$protocol" --seed="$seed" --corpus "$corpus"
+fi
 [[ $detach == false ]] || explain_chain

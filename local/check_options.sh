@@ -33,16 +33,22 @@ require_integer stop_stage 1
 ((stage <= 6)) || option_error "--stage $stage: the stages are 1 to 6"
 ((stop_stage <= 6)) || option_error "--stop-stage $stop_stage: the stages are 1 to 6"
 ((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
-read -r -a seeds <<<"${seed//,/ }"
-((${#seeds[@]} > 0)) || option_error "--seed is empty; give a number, or several: --seed \"1 2 3\""
-checked=' '
-for seed in "${seeds[@]}"; do
-  require_integer seed 0
-  [[ $checked != *" $seed "* ]] || option_error "--seed: $seed is given twice"
-  checked+="$seed "
-done
-seed=${checked% }
-seed=${seed# }
+if [[ $seed == auto && -n $sweep ]]; then
+  seed= # ser.bin.sweep reads them from the sweep's file
+else
+  [[ $seed != auto ]] || seed=1
+  read -r -a seeds <<<"${seed//,/ }"
+  ((${#seeds[@]} > 0)) ||
+    option_error "--seed is empty; give a number, or several: --seed \"1 2 3\""
+  checked=' '
+  for seed in "${seeds[@]}"; do
+    require_integer seed 0
+    [[ $checked != *" $seed "* ]] || option_error "--seed: $seed is given twice"
+    checked+="$seed "
+  done
+  seed=${checked% }
+  seed=${seed# }
+fi
 [[ -z $nj ]] || require_integer nj 1
 require_integer ngpu 0
 require_integer num_nodes 1
@@ -51,8 +57,12 @@ folds=${folds//,/ }
 
 . "$root/local/check_backend.sh"
 case $protocol in
-  strict | paper | session) ;;
-  *) option_error "--protocol $protocol: expected strict, paper or session" ;;
+  strict | paper | session | prefix) ;;
+  *) option_error "--protocol $protocol: expected strict, paper or session (or the leaky prefix)" ;;
+esac
+case $select in
+  protocol | best-on-test) ;;
+  *) option_error "--select $select: expected protocol (or the leaky best-on-test)" ;;
 esac
 if [[ $corpus == */* || ! -f $root/egs/$corpus/corpus.yaml ]]; then
   known=$(cd "$root/egs" && printf '%s ' */corpus.yaml)
@@ -77,11 +87,19 @@ if [[ ! -f $config ]]; then
   known=$(cd "$root" && printf '%s ' conf/*.yaml)
   option_error "--config $config: no such file; there are: $known"
 fi
+if [[ -n $sweep ]]; then
+  [[ -f $sweep || ! -f $root/$sweep ]] || sweep=$root/$sweep
+  known=$(cd "$root" && printf '%s ' conf/sweeps/*.yaml)
+  [[ -f $sweep ]] || option_error "--sweep $sweep: no such file; there are: $known"
+  [[ -z $tag ]] || option_error "--tag does not go with --sweep, whose points have tags of their own"
+  [[ $select == protocol ]] || option_error "--select does not go with --sweep"
+fi
 if [[ -z $tag ]]; then
   tag=${config##*/}
   tag=${tag%.*}
   tag=${tag#train_}_$protocol
-  ((${#seeds[@]} > 1)) || tag+=_seed$seed
+  [[ $select == protocol ]] || tag+=_$select
+  [[ $seed == *' '* ]] || tag+=_seed$seed
 fi
 
 if ! command -v "$python" >/dev/null; then
@@ -91,7 +109,8 @@ for path_option in data_dir dump_dir exp_dir; do
   [[ -n ${!path_option} ]] || option_error "--${path_option//_/-} is empty; give a directory"
 done
 [[ -n $results ]] || results=$exp_dir/RESULTS.md
-for path_option in config data_dir dump_dir exp_dir results slurm_conf ${corpus_dir:+corpus_dir}; do
+for path_option in config data_dir dump_dir exp_dir results slurm_conf ${corpus_dir:+corpus_dir} \
+  ${sweep:+sweep}; do
   settle_path "$path_option"
 done
 # A bare name is looked up in PATH, and a hub id (owner/name) is no path either.
@@ -113,3 +132,15 @@ if [[ -n $emotions ]] && ((stage > 1)); then
     --corpus "$corpus" --data-dir "$data_dir" --emotions="$emotions"
 fi
 bpe_size=$(config_value bpe_size)
+
+# What is to be run, and the units and features that stages 2 and 3 have to make for it.
+experiments=
+all_inputs=("$token_type ${bpe_size:--} $feats_type")
+if [[ -n $sweep ]]; then
+  experiments=$exp_dir/$corpus/${sweep##*/}
+  experiments=${experiments%.*}_$protocol.tsv
+  mkdir -p "$exp_dir/$corpus"
+  PYTHONPATH=$root "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" \
+    --exp-root "$exp_dir" --corpus "$corpus" --protocol "$protocol" --seed="$seed" >"$experiments"
+  read_experiments "$experiments"
+fi

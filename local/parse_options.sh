@@ -36,6 +36,11 @@ _option_names() { # FILE
   _header "$1" | sed -n 's/^ \{1,\}--\([a-z][a-z0-9-]*\).*/\1/p'
 }
 
+# Whether the header of FILE gives option NAME as "--name WORD...", several values.
+_takes_list() { # FILE NAME
+  _header "$1" | grep -q "^ \{1,\}--$2 [A-Z]*\.\.\. "
+}
+
 _usage_error() { # FILE MESSAGE...
   local file=$1
   shift
@@ -156,6 +161,10 @@ parse_options() { # ARG...
     else
       value=$2
       shift
+      while _takes_list "$script" "$name" && (($# > 1)) && [[ $2 != --* ]]; do
+        value+=" $2"
+        shift
+      done
     fi
     shift
     if [[ ${!var} =~ ^(true|false)$ ]] && [[ $value != true && $value != false ]]; then

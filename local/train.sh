@@ -9,7 +9,9 @@
 #   --dump-dir DIR     dump/<corpus> (stage 3)
 #   --exp-dir DIR      exp/<corpus>/<tag>; is written; with several seeds DIR_seed1, DIR_seed2, ...
 #   --config FILE      the system's YAML
+#   --experiments FILE a sweep's list of experiments (ser.bin.sweep), instead of the three above
 #   --protocol NAME    strict, paper or session
+#   --select WHICH     epoch that is tested: that of the protocol, or best-on-test
 #   --folds NAMES      train these only, e.g. "Ses01F Ses01M"; empty: all
 #   --seed N           of weights and batches; several: "1 2 3"
 #   --ngpu N           local: GPUs, each trains one fold at a time; slurm: GPUs of one fold on each
@@ -32,7 +34,9 @@ data_dir=
 dump_dir=
 exp_dir=
 config=
+experiments=
 protocol=strict
+select=protocol
 folds=
 seed=1
 ngpu=0
@@ -57,6 +61,8 @@ fi
 . "$root/cmd.sh"
 . "$root/local/experiments.sh"
 name_experiments "$exp_dir" "$seed"
+configs=("$config")
+[[ -z $experiments ]] || read_experiments "$experiments"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 # One task for each fold of each seed. The list of folds may not have been made yet.
@@ -79,7 +85,8 @@ if [[ $backend == local ]]; then
   ngpu=$((ngpu > 0))
 fi
 trainer=("$python" -m ser.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
-  --exp-dir "${exp_dirs[@]}" --seed "${seeds[@]}" --config "$config" --protocol "$protocol"
+  --exp-dir "${exp_dirs[@]}" --seed "${seeds[@]}" --config "${configs[@]}" --protocol "$protocol"
+  --select "$select"
   --folds "${names[*]-}" --ngpu "$ngpu" --num-nodes "$num_nodes"
   ${max_epoch:+"--max-epoch=$max_epoch"} ${ssl:+"--ssl=$ssl"})
 [[ $overwrite == false ]] || trainer+=(--overwrite)

@@ -1,0 +1,73 @@
+"""What a leak is worth: one system under sound and leaky protocols, in one table.
+
+The only table of this recipe in which leaky rows stand beside sound ones, since their difference
+is what it shows.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ser.errors import UserError
+from ser.fileio import atomic_write
+from ser.records import SCORE_FIRST, read_scores
+from ser.report import Row, group_seeds
+from ser.score_table import columns, partial_notes, signed
+
+HEADER = ("protocol", "folds", "seeds", "WA", "95%", "UA", "95%", "WA gap", "UA gap", "")
+
+
+def report_leakage(exp_dirs: Sequence[Path]) -> str:
+    """The table over ``exp_dirs``, also written to ``leakage_<system>.txt`` beside the first.
+
+    A gap is the difference to the sound rows' first one, in points: protocols test different
+    models, so it carries the chance of a training as well.
+
+    Raises:
+        UserError: an experiment without scores, experiments of different systems or corpora, or
+            none that is sound.
+    """
+    runs = []
+    for directory in exp_dirs:
+        if not (directory / "scores.json").is_file():
+            raise UserError(f"{directory}/scores.json: no such file; {SCORE_FIRST}")
+        runs.append((directory, read_scores(directory / "scores.json")))
+    for key in ("corpus", "system"):
+        found = sorted({str(scores[key]) for _, scores in runs})
+        if len(found) > 1:
+            raise UserError(f"{key}: found {', '.join(found)}; compare one {key} with itself")
+    order = {str(directory): number for number, (directory, _) in enumerate(runs)}
+    rows = sorted(group_seeds(runs), key=lambda row: order[str(row.runs[0][0])])
+    sound = [row for row in rows if not row.first["leaky"]]
+    if not sound:
+        raise UserError("all of these are leaky; give a sound one to measure the gap from")
+    lines = [HEADER, *(_cells(row, sound[0]) for row in rows)]
+    notes = [
+        f"{row.first['tag']}: PARTIAL: {note}" for row in rows for note in partial_notes(row.first)
+    ]
+    system, corpus = rows[0].first["system"], rows[0].first["corpus"]
+    title = f"{system} on {corpus}: what a leak is worth (percent; gaps in points)"
+    text = "\n".join([title, "", *columns(lines), *notes]) + "\n"
+    with atomic_write(exp_dirs[0].parent / f"leakage_{system}.txt") as stream:
+        stream.write(text)
+    return text
+
+
+def _cells(row: Row, sound: Row) -> list[str]:
+    scores = row.first
+    gaps = [_mean(row, name) - _mean(sound, name) for name in ("wa", "ua")]
+    return [
+        scores["protocol"],
+        str(len(scores["per_fold"])),
+        ", ".join(str(s["seed"]) for _, s in row.runs),
+        row.cell("summary", "wa"),
+        row.interval("wa"),
+        row.cell("summary", "ua"),
+        row.interval("ua"),
+        *(["", ""] if row is sound else [signed(gap) for gap in gaps]),
+        f"LEAKY: {'; '.join(scores['leaky'])}" if scores["leaky"] else "",
+    ]
+
+
+def _mean(row: Row, name: str) -> float:
+    values = [scores["summary"][name] for _, scores in row.runs]
+    return sum(values) / len(values)
