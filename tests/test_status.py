@@ -262,6 +262,8 @@ def test_of_two_submissions_the_later_one_counts(places, squeue):
     submit(second, "stage4", "13", trainer(second, exp), tasks=10, time="13:00:00")
     squeue({"12": ["12_4|PENDING|Priority"], "13": ["13_9|PENDING|Priority"]})
     assert "Ses03F  pending (job 13_9, Priority)" in show_status(exp, dump, "strict")
+    submit(exp, "stage4", "12", trainer(exp), tasks=5, time="14:00:00")
+    assert "Ses03F  pending (job 12_4, Priority)" in show_status(exp, dump, "strict")
 
 
 def test_a_chain_shows_what_is_queued_and_what_went_wrong(places, squeue):
