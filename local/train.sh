@@ -97,8 +97,8 @@ log=${exp_dirs[0]}/log/stage4
 
 # What cannot be trained should not wait in a queue to say so.
 if [[ $backend == slurm && -z $after ]]; then
-  "$python" -m ser.bin.run_jobs --backend local --name check "${locks[@]}" "$log.check.log" \
-    "${trainer[@]}" --check-only ${espnet[@]+"${espnet[@]}"}
+  "$python" -m ser.bin.run_jobs --backend local --name check "${locks[@]}" --show '^error: ' \
+    "$log.check.log" "${trainer[@]}" --check-only ${espnet[@]+"${espnet[@]}"}
 fi
 submission=()
 if [[ $backend == slurm ]]; then
