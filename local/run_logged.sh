@@ -131,11 +131,11 @@ trap 'signalled=true; kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
 trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
 trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
 
-# A signal ends "wait" with a status above 128 before the command has ended; asked again, "wait"
-# knows the status of a command that has ended meanwhile, too.
+# A signal ends "wait" before the command has ended, with a status above 128 or, if several signals
+# come at once, of -1. Asked again, "wait" knows the status of a command that has ended meanwhile.
 signalled=true
 status=129
-while ((status > 128)) && [[ $signalled == true ]]; do
+while ((status < 0 || status > 128)) && [[ $signalled == true ]]; do
   signalled=false
   status=0
   wait "$job" || status=$?

@@ -38,7 +38,7 @@ trap 'signalled=true; warned=true; kill -USR1 "$task" 2>/dev/null || true' USR1
 trap 'signalled=true; terminated=true; kill -TERM "$task" 2>/dev/null || true' TERM
 signalled=true
 status=129
-while ((status > 128)) && [[ $signalled == true ]]; do # as in run_logged.sh
+while ((status < 0 || status > 128)) && [[ $signalled == true ]]; do # as in run_logged.sh
   signalled=false
   status=0
   wait "$task" || status=$?

@@ -4,6 +4,7 @@ Nothing outside one temporary directory is touched. The daemons are children of 
 so that they can be ended by their process ids, and die with it however it ends.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -98,11 +99,7 @@ class Cluster:
         """End every process of the cluster, jobs included, and remove its directory."""
         for name in ("slurmctld", *NODES, "munged"):
             self.kill(name)
-        for pid in self._processes():  # slurmstepd outlives slurmd, and jobs outlive both
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        wait_until(self._kill_all, seconds=10)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def start_controller(self) -> None:
@@ -127,10 +124,11 @@ class Cluster:
         """Let a node die with all that runs on it, as in a power cut, and Slurm hear of it."""
         name = f"SLURMD_NODENAME={node}".encode()
         self.kill(node, signal.SIGKILL)
-        processes = self._processes(name)
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody may report another's death
-            for pid in processes:
-                os.kill(pid, number)
+        jobs = self._processes(name)
+        # Their keepers know nothing of the node's name; no one may report another's death.
+        keepers = {parent for parent in map(_parent, jobs) if _is_keeper(parent)}
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            _signal([*keepers, *jobs], number)
         self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def return_node(self, node: str) -> None:
@@ -227,6 +225,12 @@ class Cluster:
                 start_new_session=True,  # a Ctrl-C at the tests is not for them
             )
 
+    def _kill_all(self) -> bool:
+        """Kill what is left, slurmstepd and jobs outlive slurmd; whether nothing was."""
+        left = self._processes()
+        _signal(left, signal.SIGKILL)
+        return not left
+
     def _processes(self, also: bytes = b"") -> list[int]:
         """Processes that live in this cluster: jobs and their keepers, not the tests themselves.
 
@@ -247,6 +251,26 @@ class Cluster:
         logs = sorted(self.dir.glob("*.log"))
         tails = [f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in logs]
         return f"nodes are {self.states()}\n" + "\n".join(tails)
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _is_keeper(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "slurmstepd\n"
+    except OSError:
+        return False
 
 
 def wait_until(
@@ -295,6 +319,8 @@ def slurm_installed() -> None:
 @pytest.fixture(scope="session")
 def running_cluster(slurm_installed: None) -> Iterator[Cluster]:
     """One cluster for all tests."""
+    # Whoever ends the tests before their time should not leave jobs behind.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
     cluster = Cluster()
     try:
         cluster.start()

@@ -27,7 +27,8 @@ for number in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, lambda number, _: asked.append(number))
 count = int(checkpoint.read_text()) if checkpoint.exists() else 0
 print(f"begins at {count}", flush=True)
-while not gate.exists():
+until = time.monotonic() + 600
+while not gate.exists() and time.monotonic() < until:
     time.sleep(0.05)
     if asked:
         checkpoint.write_text(str(count + 1))
