@@ -71,6 +71,7 @@ watch_stage() { # LOG COMMAND...
   if ((status == 75)); then
     stop_for_now
   elif ((status != 0)); then
+    [[ -e $log ]] || log=$1 # a job that Slurm has not taken
     printf 'stage %d (%s): FAILED after %s; log: %s\n' "$number" "$name" "$elapsed" "$log" >&2
     exit "$status"
   fi

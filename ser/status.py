@@ -135,8 +135,9 @@ def experiment_status(
 
 
 def _describe_task(entry: Queued) -> str:
-    why = entry.state.lower() if entry.reason == "None" else entry.reason
-    return f"pending (job {entry.job}, {why})"
+    if entry.state == "PENDING":
+        return f"pending (job {entry.job}, {entry.reason})"
+    return f"starting (job {entry.job})"
 
 
 def fold_status(

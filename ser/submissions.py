@@ -62,7 +62,7 @@ def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Q
     command, submission = job.submission.command, job.submission
     experiments = _experiments(command)
     chosen = command[command.index("--folds") + 1].split() if "--folds" in command else []
-    queued = {entry.job: entry for entry in job.queued or ()}
+    queued = {entry.job: entry for entry in job.queued or () if entry.state != "COMPLETING"}
     tasks = submission.last - submission.first + 1
     found = {}
     for fold in chosen or folds:

@@ -226,7 +226,7 @@ def test_a_queued_fold_names_its_task_and_what_it_waits_for(places, squeue):
     squeue({"12": ["12_4|PENDING|Resources", "12_5|RUNNING|None"]})
     lines = show_status(exp, dump, "strict").splitlines()
     assert re.split(" {2,}", lines[-3])[:2] == ["Ses03F", "pending (job 12_4, Resources)"]
-    assert re.split(" {2,}", lines[-2])[:2] == ["Ses03M", "pending (job 12_5, running)"]
+    assert re.split(" {2,}", lines[-2])[:2] == ["Ses03M", "starting (job 12_5)"]
     assert "2026-01-31 12:00:00" in lines[-3]
     assert lines[-1] == "stage4: job 12: 1 pending (Resources), 1 running"
 
@@ -237,7 +237,7 @@ def test_a_requeued_fold_is_pending_and_not_interrupted(places, squeue):
     write_log(exp, "Ses03F", "# exit status: 75\n")
     squeue({"12": ["12_4|PENDING|BeginTime"]})
     assert "Ses03F  pending (job 12_4, BeginTime)" in show_status(exp, dump, "strict")
-    squeue({"12": []})
+    squeue({"12": ["12_4|COMPLETING|None"]})
     assert "Ses03F  interrupted" in show_status(exp, dump, "strict")
 
 
