@@ -114,6 +114,7 @@ before=$(wc -l <"$log") # lines of earlier runs
   printf '# start: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)"
 } >>"$log"
 this_run() { tail -n "+$((before + 1))" "$log"; }
+log_end() { printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$1" >>"$log"; }
 
 # With job control the command and its children are one process group that can be ended as one.
 # What is around the command ignores the signals: its last words have to reach the log, and its end
@@ -123,7 +124,9 @@ set -m
   set +em
   trap '' TERM HUP
   (trap - TERM HUP && exec 2>&3 </dev/null && echo "# pid: $BASHPID" >&3 && exec "$@") | display
-  exit "${PIPESTATUS[0]}"
+  status=${PIPESTATUS[0]}
+  log_end "$status"
+  exit "$status"
 ) 3>>"$log" &
 job=$!
 set +m
@@ -131,16 +134,17 @@ trap 'signalled=true; kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
 trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
 trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
 
-# A signal ends "wait" before the command has ended, with a status above 128 or, if several signals
-# come at once, of -1. Asked again, "wait" knows the status of a command that has ended meanwhile.
+# A signal ends "wait" before the command has ended; a command that has ended meanwhile is still
+# known to the next "wait", unless several signals came at once. Then the log knows.
 signalled=true
-status=129
-while ((status < 0 || status > 128)) && [[ $signalled == true ]]; do
+while [[ $signalled == true ]] || kill -0 "$job" 2>/dev/null; do
   signalled=false
   status=0
   wait "$job" || status=$?
 done
-printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$status" >>"$log"
+((status >= 0)) || status=$(this_run | sed -n 's/^# exit status: //p' | tail -n 1)
+status=${status:-137}
+[[ $(tail -n 1 "$log") == "# exit status: "* ]] || log_end "$status" # all were killed
 
 this_run | grep '^warning: ' || true
 if ((status == 75)); then

@@ -37,12 +37,12 @@ terminated=false
 trap 'signalled=true; warned=true; kill -USR1 "$task" 2>/dev/null || true' USR1
 trap 'signalled=true; terminated=true; kill -TERM "$task" 2>/dev/null || true' TERM
 signalled=true
-status=129
-while ((status < 0 || status > 128)) && [[ $signalled == true ]]; do # as in run_logged.sh
+while [[ $signalled == true ]] || kill -0 "$task" 2>/dev/null; do # as in run_logged.sh
   signalled=false
   status=0
   wait "$task" || status=$?
 done
+((status >= 0)) || status=143 # several signals at once: Slurm ends the job
 
 again=false
 if [[ $terminated == true ]]; then

@@ -1,5 +1,6 @@
 """run_jobs: its command line, tasks on this machine, signals, and the settings for Slurm."""
 
+import contextlib
 import json
 import os
 import re
@@ -285,6 +286,29 @@ def test_an_interrupt_ends_all_tasks_and_waits_for_them(start, tmp_path, number,
     assert "command got [15]\n" in log.read_text()
     assert log.read_text().endswith("# exit status: 143\n")
     assert not (tmp_path / "t.2.log").exists()
+
+
+def test_signals_that_come_to_all_processes_at_once_leave_the_status_intact(tmp_path):
+    # As Slurm ends a job. Once in a while bash then forgets what became of a child.
+    logs = [tmp_path / f"t.{number}.log" for number in range(24)]
+    script = "trap 'exit 3' TERM; echo ready; until false; do sleep 0.1; done"
+    runs = [
+        subprocess.Popen(
+            [ROOT / "local/run_logged.sh", log, "bash", "-c", script],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for log in logs
+    ]
+    wait_until(lambda: all(log.exists() and "\nready\n" in log.read_text() for log in logs))
+    commands = [int(re.search(r"# pid: (\d+)", log.read_text())[1]) for log in logs]
+    groups = [*(run.pid for run in runs), *map(os.getpgid, commands)]
+    for group in [*groups, *groups]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
+    assert [run.wait(20) for run in runs] == [3] * len(runs)
+    assert {log.read_text().splitlines()[-1] for log in logs} == {"# exit status: 3"}
 
 
 def test_an_appended_log_keeps_its_history_and_shows_the_last_run_only(tmp_path):
