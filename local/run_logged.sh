@@ -2,7 +2,6 @@
 # Run a command on this machine, with a log that says what ran where, when and how it ended.
 #
 # Usage: local/run_logged.sh [options] LOG COMMAND [ARG...]
-#   --gpu N          accepted for batch systems; here the caller sets CUDA_VISIBLE_DEVICES
 #   --num-threads N  threads of the command's numeric libraries; 0 leaves them alone
 #   --show REGEX     which lines of the command's stdout are passed on (default: all)
 #   --live           rewrite "[progress] ..." lines in place on a terminal, drop them elsewhere
@@ -31,7 +30,6 @@ watch=
 append=false
 while [[ ${1:-} == --* ]]; do
   case $1 in
-    --gpu) shift 2 ;;
     --num-threads) threads=$2 && shift 2 ;;
     --show) show=$2 && shift 2 ;;
     --watch) watch=$2 && shift 2 ;;

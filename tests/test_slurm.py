@@ -145,7 +145,7 @@ def test_tasks_run_as_one_array_no_more_than_nj_at_a_time(recipe):
     seen = [int((recipe.dir / f"seen.{task}").read_text()) for task in range(1, 6)]
     assert max(seen) <= 2
     assert done.out.startswith("submitted job ")
-    assert "[progress] stage4: 5 pending, 0 running, 0 done, 0 failed\n" in done.out
+    assert re.search(r"^\[progress\] stage4: [1-5] pending, [0-2] running, ", done.out, re.M)
     assert done.out.endswith("[progress] stage4: 0 pending, 0 running, 5 done, 0 failed\n")
     job = recipe.submission("stage4")["job"]
     assert f"# job: {job}_3\n" in recipe.log("t.3")
