@@ -176,6 +176,8 @@ class StepCheckpoints:
         asked, due = self._agree(not trained and time.monotonic() - self.last >= self.seconds)
         if asked or due:
             self._save(batches, trained)
+            if self.distributed:  # srun ends all processes as soon as one of them has stopped
+                torch.distributed.barrier()
             self.last = time.monotonic()
         if asked:
             raise preemption.Stopped(signal.Signals(asked))

@@ -2,22 +2,27 @@
 
 USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
 ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at
-``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT or TERM
-ends the process at once. Signals often come to all processes of a group: a data loader's worker
-passes over them, or the step could not be finished.
+``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT ends the
+process at once; TERM does not, since Slurm sends it several times within milliseconds, and there is
+KILL. Signals often come to all processes of a group: a data loader's worker passes over them, or
+the step could not be finished.
 """
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on from here
 STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
 
+IN_EARNEST = 1.0  # seconds from a worker's first TERM, which may be anybody's, to its parent's own
+
 _received: signal.Signals | None = None
+_first_term: float | None = None
 _listener = 0  # the process that listens; those that it forks inherit the handler
 
 
@@ -62,13 +67,24 @@ def check() -> None:
 def _note(signum: int, frame: object) -> None:
     global _received
     if os.getpid() != _listener:
-        if signum == signal.SIGTERM:  # the second one is its parent's, in earnest
-            signal.signal(signum, signal.SIG_DFL)
+        _pass_over(signum)
         return
     for child in multiprocessing.active_children():
         if not child.daemon:  # a data loader's worker is one; ESPnet's processes are not
             os.kill(child.pid, signum)
-    if _received in (signal.SIGINT, signal.SIGTERM) and signum != signal.SIGUSR1:
+    if _received == signum == signal.SIGINT:
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
     _received = signal.Signals(signum)
+
+
+def _pass_over(signum: int) -> None:
+    """What a forked process does: nothing, unless its parent ends it when it should have ended."""
+    global _first_term
+    if signum != signal.SIGTERM:
+        return
+    if _first_term is None:
+        _first_term = time.monotonic()
+    elif time.monotonic() - _first_term > IN_EARNEST:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)

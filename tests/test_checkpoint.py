@@ -222,12 +222,20 @@ def test_a_signal_to_all_processes_leaves_the_data_loader_to_finish_the_step(
         os.killpg(process.pid, 0)
 
 
+def test_slurm_sends_term_several_times_at_once_and_the_step_is_still_finished():
+    with preemption.listening():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.requested() == signal.SIGTERM
+
+
 def test_processes_that_were_forked_pass_over_signals_until_they_are_ended_in_earnest():
     with preemption.listening():
         child = os.fork()
         if child == 0:
-            for signum in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+            for signum in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
                 os.kill(os.getpid(), signum)
+            preemption._first_term -= preemption.IN_EARNEST
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
