@@ -30,7 +30,8 @@ def data(tmp_path_factory):
 
 def test_a_full_disk_leaves_nothing_and_says_what_it_is(tmp_path):
     command = f"ulimit -f 1; exec '{sys.executable}' -m ser.bin.prepare_data --corpus mini"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # half a .pyc would be left for others to stumble over
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         ["bash", "-c", f"trap '' XFSZ; {command} --data-dir '{tmp_path}/data'"],
         capture_output=True,
