@@ -110,6 +110,8 @@ def run_command(
     words += _corpus_options(str(run["corpus"]), corpus or {}, data_dir)
     words += ["--config", public_path(run["config"])]
     words += ["--protocol", str(run["protocol"]), "--seed", str(run["seed"])]
+    if run.get("select"):
+        words += ["--select", str(run["select"])]
     if run.get("max_epoch"):
         words += ["--max-epoch", str(run["max_epoch"])]
     if run.get("ssl"):

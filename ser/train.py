@@ -301,7 +301,7 @@ def mark_leaks(run: dict[str, Any], protocol: str, select: str) -> None:
     run["leaky"] = [f"--protocol {protocol}: {LEAKY[protocol]}"] if protocol in LEAKY else []
     if select == BEST_ON_TEST:
         run["leaky"].append(f"--select {select}: the epoch was chosen by the test utterances")
-        run["settings"]["select"] = select
+        run["select"] = run["settings"]["select"] = select
 
 
 def register_run(exp_dir: Path, run: dict[str, Any], overwrite: bool) -> None:

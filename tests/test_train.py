@@ -16,6 +16,7 @@ import yaml
 
 from ser.checkpoint import atomic_checkpoints
 from ser.errors import UserError
+from ser.provenance import run_command
 from ser.stage import read_marker
 from ser.trainer import complete_interrupted_epoch, wa_ua
 from tests.training import SYSTEM, make_corpus, same, train, weights
@@ -161,6 +162,7 @@ def test_the_best_epoch_on_the_test_speaker_is_taken_only_on_request_and_marked(
     train(corpus, tmp_path, protocol="paper", select="best-on-test")
     run = yaml.safe_load((tmp_path / "run.yaml").read_text())
     assert run["leaky"] == ["--select best-on-test: the epoch was chosen by the test utterances"]
+    assert "--select best-on-test" in run_command(run)
     shapes = yaml.safe_load((tmp_path / "Ses01F/config.yaml").read_text())["valid_shape_file"]
     assert shapes == [str(corpus / "dump/tones/folds/paper/Ses01F/test.shape")]
     history = json.loads((tmp_path / "Ses01F/history.json").read_text())
