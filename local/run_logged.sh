@@ -22,6 +22,7 @@
 # with all of its children (as TERM), so does HUP. USR1, "stop when you can", goes to the command
 # alone; a command that has then saved its work exits with status 75.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lifeline.sh"
 
 threads=0
 show=
@@ -128,6 +129,7 @@ set -m
 ) 3>>"$log" &
 job=$!
 set +m
+tie "-$job"
 trap 'signalled=true; kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
 trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
 trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
@@ -140,6 +142,7 @@ while [[ $signalled == true ]] || kill -0 "$job" 2>/dev/null; do
   status=0
   wait "$job" || status=$?
 done
+untie
 ((status >= 0)) || status=$(this_run | sed -n 's/^# exit status: //p' | tail -n 1)
 status=${status:-137}
 [[ $(tail -n 1 "$log") == "# exit status: "* ]] || log_end "$status" # all were killed

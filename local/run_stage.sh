@@ -2,6 +2,7 @@
 # How run.sh runs a stage: on this machine or as a Slurm job, waiting for its end or not. Sourced.
 # shellcheck disable=SC2154 # the variables are set by run.sh
 
+. ./local/lifeline.sh
 exp=${exp_dirs[0]} # what several seeds share is logged with the first
 chain=()           # the jobs of a detached run, each to begin when the one before it is done
 received=          # the signal that asked this run to stop
@@ -51,6 +52,7 @@ watch_stage() { # LOG COMMAND...
   printf 'stage %d (%s): started, log: %s\n' "$number" "$name" "$log"
   local/run_logged.sh --live --watch "${log%log}" "$@" &
   job=$!
+  tie "$job"
   running=$name
   [[ -z $received ]] || pass_on "$received" # it came before there was a job
   while true; do
@@ -61,6 +63,7 @@ watch_stage() { # LOG COMMAND...
     [[ $signalled == true ]] || break # else the signal ended "wait", not yet the stage
   done
   job=
+  untie
   elapsed=$(printf '%d:%02d' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60)))
   case $received in
     INT) status=130 ;;

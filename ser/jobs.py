@@ -4,6 +4,7 @@
 with those on a cluster (``ser.slurm``) is here: the tasks, locks, signals and what is said of them.
 """
 
+import ctypes
 import os
 import re
 import select
@@ -25,6 +26,7 @@ RUN_LOGGED = ROOT / "local/run_logged.sh"
 LOCK = ".lock"
 CHILD_SECONDS = 1.0  # between looks at the children, should the signal of an end get lost
 NAMED_FAILURES = 10  # in the last line of a run
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
 
@@ -288,8 +290,17 @@ def _start(
     command += [tasks.log_of(number), *(tasks.fill(arg, number) for arg in tasks.command)]
     # Of its own session, so that a signal to a whole group reaches it once, from here.
     return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
     )
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when the one that started it dies, even by kill -9."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _say_failed(tasks: Tasks, number: int, status: int, signals: Signals) -> None:

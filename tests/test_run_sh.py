@@ -439,6 +439,25 @@ def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, num
     assert "# exit status: 143\n" in recipe.log(STAGES.index(stage) + 1)
 
 
+@pytest.mark.parametrize("stage", ["prepare_dump", "train"])
+@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["run.sh alone", "with its group"])
+def test_kill_9_leaves_nothing_running_that_would_lock_the_next_run_out(recipe, stage, kill):
+    process = subprocess.Popen(
+        [ROOT / "run.sh", *recipe.options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=recipe.env | {"STUB_HANG": stage},
+        start_new_session=True,
+    )
+    pid_file = recipe.dir / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not is_running(int(pid_file.read_text())))
+    done = recipe.run()
+    assert done.returncode == 0, done.stderr
+
+
 def wait_until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition():
