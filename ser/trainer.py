@@ -113,7 +113,8 @@ class SERTrainer(Trainer):
     def resume(cls, checkpoint, *args, **kwargs) -> None:
         """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
         super().resume(checkpoint, *args, **kwargs)
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        # mapped, since of this file only the random state is read a second time
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
         if "random" in state:
             set_random_state(state["random"])
 

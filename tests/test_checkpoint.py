@@ -1,14 +1,12 @@
 """Interrupted anywhere, a training ends as if nobody had touched it."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from ser import preemption
 from ser.checkpoint import CHECKPOINT, atomic_checkpoints, random_state, set_random_state
 from ser.stage import read_marker
 from ser.trainer import SERTrainer
-from tests.training import SYSTEM, make_corpus, same, train, weights
+from tests.training import SYSTEM, forked_processes, make_corpus, same, train, weights
 
 ROOT = Path(__file__).parent.parent
 EPOCHS, BATCHES = 6, 5  # 16 utterances of training, 3 or 4 in a batch
@@ -141,13 +139,7 @@ def test_a_damaged_checkpoint_within_an_epoch_costs_the_epoch_and_no_result(
 
 @pytest.fixture(scope="module")
 def processes() -> BaseContext:
-    """Processes that start within moments, since they are forked from one that has ESPnet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        forkserver.ensure_running()
-    return context
+    return forked_processes()
 
 
 def test_killed_at_random_moments_a_fold_ends_with_the_same_weights(

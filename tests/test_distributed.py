@@ -1,11 +1,9 @@
 """One training in two processes, as srun starts them on two nodes; gloo on the CPU, no Slurm."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from unittest import mock
@@ -16,9 +14,8 @@ import yaml
 
 from ser.distributed import Processes, this_process
 from ser.errors import UserError
-from tests.training import SYSTEM, make_corpus, same, train, weights
+from tests.training import SYSTEM, forked_processes, make_corpus, same, train, weights
 
-ROOT = Path(__file__).parent.parent
 # Plain gradient descent without clipping, so that weights show gradients; batches of 3 are divided
 # into 2 and 1, and half of the utterances have no words.
 EXACT = {
@@ -82,12 +79,7 @@ def node(rank: int, port: int, signal_at: int | None, arguments: tuple, options:
 
 @pytest.fixture(scope="module")
 def processes() -> BaseContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        forkserver.ensure_running()
-    return context
+    return forked_processes()
 
 
 @pytest.fixture(scope="module")

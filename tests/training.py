@@ -1,7 +1,11 @@
 """Stage 4 for real in seconds: ESPnet's trainer on a few tones with a tiny encoder."""
 
+import multiprocessing
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -30,6 +34,16 @@ SYSTEM = {
     "num_workers": 0,
     "use_matplotlib": False,
 }
+
+
+def forked_processes() -> BaseContext:
+    """Processes that start within moments, since they are forked from one that has ESPnet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        forkserver.ensure_running()
+    return context
 
 
 def make_corpus(root: Path) -> Path:
