@@ -7,7 +7,7 @@
 #   --results FILE    the file to write
 #   --exp-dir DIR     draw the figures of this experiment only; empty: of all
 #   --conf-dir DIR    configurations, for the numbers that the papers state
-#   --sweep FILE      report this sweep too: its table and figure in <exp-root>/<corpus>
+#   --sweep FILE      write this sweep's table and figure in <exp-root>/<corpus> instead
 #   --config FILE     the system that the sweep varies
 #   --corpus NAME     of the sweep
 #   --protocol NAME   of the sweep
@@ -29,9 +29,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 parse_options "$@"
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-"$python" -m ser.bin.report --exp-root "$exp_root" --results "$results" \
-  --exp-dir "$exp_dir" --conf-dir "$conf_dir"
 if [[ -n $sweep ]]; then
   exec "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" --exp-root "$exp_root" \
     --corpus "$corpus" --protocol "$protocol" --seed="$seed" --report
 fi
+exec "$python" -m ser.bin.report --exp-root "$exp_root" --results "$results" \
+  --exp-dir "$exp_dir" --conf-dir "$conf_dir"
