@@ -102,6 +102,7 @@ FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "fbank": fbank,
     "mfcc": mfcc,
 }
+FEATS_SIZES = {"spectrogram": 201, "fbank": 80, "mfcc": 40}  # values of a frame
 
 
 def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:

@@ -18,33 +18,52 @@ from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str_or_none
 
+from ser.encoders.conv_recurrent import ConvRecurrentEncoder
 from ser.encoders.identity import IdentityEncoder
 from ser.errors import UserError
+from ser.features import FEATS_SIZES
 from ser.frontends.feats import FeatsFrontend
+from ser.frontends.grey import GreyScaleFrontend
 from ser.frontends.hf import HFFrontend
 from ser.heads import AUX_HEADS, IGNORE_ID
 from ser.model import AMP_DTYPES, SERModel
 from ser.optim import parameter_groups
-from ser.pooling import AbsPooling, MeanPooling
+from ser.pooling import (
+    AbsPooling,
+    AttentionPooling,
+    LastPooling,
+    MeanPooling,
+    SelfAttentionPooling,
+)
 from ser.preprocess import SERPreprocessor
 from ser.trainer import SERTrainer
 from ser.units import read_units
 
 frontend_choices = ClassChoices(
     name="frontend",
-    classes={"hf": HFFrontend, "feats": FeatsFrontend},
+    classes={"hf": HFFrontend, "feats": FeatsFrontend, "grey": GreyScaleFrontend},
     type_check=AbsFrontend,
     default="hf",
 )
 encoder_choices = ClassChoices(
     name="encoder",
-    classes={"identity": IdentityEncoder, "rnn": RNNEncoder, "transformer": TransformerEncoder},
+    classes={
+        "identity": IdentityEncoder,
+        "conv_recurrent": ConvRecurrentEncoder,
+        "rnn": RNNEncoder,
+        "transformer": TransformerEncoder,
+    },
     type_check=AbsEncoder,
     default="identity",
 )
 pooling_choices = ClassChoices(
     name="pooling",
-    classes={"mean": MeanPooling},
+    classes={
+        "mean": MeanPooling,
+        "last": LastPooling,
+        "attention": AttentionPooling,
+        "self_attention": SelfAttentionPooling,
+    },
     type_check=AbsPooling,
     default="mean",
 )
@@ -151,9 +170,7 @@ class SERTask(AbsTask):
         Raises:
             UserError: an option that the chosen class does not take, or an unfit value.
         """
-        frontend = _build(frontend_choices, args)
-        encoder = _build(encoder_choices, args, input_size=frontend.output_size())
-        pooling = _build(pooling_choices, args, input_size=encoder.output_size())
+        frontend, encoder, pooling = build_network(args)
         heads, weights, units = {}, {}, {}
         for name, entry in args.aux_conf.items():
             heads[name], weights[name] = _build_head(name, entry, args, encoder.output_size())
@@ -187,12 +204,47 @@ class SERTask(AbsTask):
         return [optim_classes[args.optim](groups, **args.optim_conf)]
 
 
+def build_network(
+    args: argparse.Namespace,
+) -> tuple[AbsFrontend, AbsEncoder, AbsPooling]:
+    """Frontend, encoder and pooling; UserError as for ``SERTask.build_model``."""
+    frontend = _build(frontend_choices, args)
+    encoder = _build(encoder_choices, args, input_size=frontend.output_size())
+    return frontend, encoder, _build(pooling_choices, args, input_size=encoder.output_size())
+
+
+def check_network(args: argparse.Namespace) -> None:
+    """Refuse a network that cannot be built or does not fit its input, before any fold is trained.
+
+    A network on waveforms is not built here: its pretrained weights take a while to load.
+
+    Raises:
+        UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
+    """
+    reads_waveforms = args.frontend == "hf"
+    readable = ("raw",) if reads_waveforms else tuple(FEATS_SIZES)
+    if args.feats_type not in readable:
+        raise UserError(
+            f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
+            f"{' or '.join(readable)}"
+        )
+    if reads_waveforms:
+        return
+    frontend, _, _ = build_network(args)
+    size = FEATS_SIZES[args.feats_type]
+    if frontend.output_size() != size:
+        raise UserError(
+            f"frontend_conf.input_size: found {frontend.output_size()}; a frame of feats_type "
+            f"{args.feats_type} has {size} values; set input_size: {size}"
+        )
+
+
 def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:
     cls = choices.get_class(getattr(args, choices.name))
     conf = getattr(args, f"{choices.name}_conf")
     try:
         return cls(**sizes, **conf)
-    except TypeError as err:
+    except (TypeError, ValueError) as err:
         raise UserError(f"{choices.name}_conf: {err}") from err
 
 

@@ -36,7 +36,7 @@ from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, require_done
-from ser.task import SERTask
+from ser.task import SERTask, check_network
 from ser.trainer import HISTORY
 from ser.units import token_tables
 
@@ -223,6 +223,7 @@ def resolve(
         check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
     if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
         check_folder(args.frontend_conf["model"])  # once, not fold by fold
+    check_network(args)
     check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
