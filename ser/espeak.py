@@ -139,11 +139,12 @@ def _espeak(fresh: bool = False) -> _Espeak:
     return _instance
 
 
-def phonemize(text: str, language: str) -> str:
+def phonemize(text: str, language: str, keep_switches: bool = False) -> str:
     """IPA of ``text`` as espeak-ng pronounces it, with stress marks and blanks between words.
 
     ``language`` is ``en``, ``de``, ``cmn`` or any other voice name of espeak-ng. Mandarin tones
-    come as digits behind the syllable. Text without words gives "".
+    come as digits behind the vowel. ``keep_switches`` leaves the marks around what was read by
+    another language's rules, such as "(en)wiːkɛnd(de)". Text without words gives "".
 
     Raises UserError for a language that espeak-ng does not know.
     """
@@ -160,7 +161,8 @@ def phonemize(text: str, language: str) -> str:
         while rest.value:
             ipa = espeak.lib.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _PHONEMES_IPA)
             clauses.append((ipa or b"").decode("utf-8"))
-        return " ".join(_LANGUAGE_SWITCH.sub("", " ".join(clauses)).split())
+        ipa = " ".join(clauses)
+        return " ".join((ipa if keep_switches else _LANGUAGE_SWITCH.sub("", ipa)).split())
 
 
 def synthesize(

@@ -9,12 +9,17 @@ sound, as ARPAbet has:
   should see one V, not two. Vowels in hiatus ("Museum", eːʊ) stay apart;
 - a stress mark (ˈ primary, ˌ secondary; espeak-ng puts it before the nucleus) belongs to the
   next vowel and is kept on it: ˈaɪ;
-- Mandarin: vowels within one syllable are one nucleus; tones are dropped, since they are pitch,
-  not manner.
+- Mandarin (and Cantonese): the vowels of one syllable are one nucleus, the glide behind an
+  initial (kwɑ, tɕjɑu) included, since espeak-ng writes it as a vowel in some finals and as a
+  consonant in others. Tones are pitch, not manner, but they take the place of stress: a syllable
+  with a full tone is marked ˈ, one in Mandarin's neutral tone is not. espeak-ng's own stress marks
+  are ignored there: it leaves syllables with a full tone unmarked. This reading of S1's "stressed
+  vowels" for a tone language is ours.
 
 Classes come from panphon's distinctive features, with exceptions: panphon counts the glottal
 sounds h and ʔ as sonorants, but S1 has HH among the fricatives, and ʔ is a plosive; ʁ is a
-fricative by its features, but a way to say the phoneme r.
+fricative by its features, but a way to say the phoneme r. So is espeak-ng's ʐ in Mandarin (人,
+pinyin r), which becomes the approximant ɻ.
 """
 
 import re
@@ -32,8 +37,11 @@ _AFFRICATES = [
 ]
 # espeak-ng's Mandarin voice writes ASCII where IPA has letters of its own: a dot for retroflex
 # consonants and for the vowel of "shi", a hyphen for the vowel of "ge", nɡ for one nasal, h for
-# aspiration, and the tone contours 1 to 5, of which 3 comes out as ɜ.
-_MANDARIN = [
+# aspiration, and a digit for the tone, 3 of which comes out as ɜ: 5 is high or falling, 3 rising,
+# 2 low, 1 neutral. The digit stands behind the vowel and before the final n or ŋ.
+_FULL_TONE, _NEUTRAL_TONE = "\u02e5", "\u02e9"
+_TONAL = [
+    (re.compile(f"[{STRESS}]"), ""),
     (re.compile("ts\\."), "ʈʂ"),
     (re.compile("s\\."), "ʂ"),
     (re.compile("i[.\u032a]"), "ɨ"),
@@ -41,9 +49,17 @@ _MANDARIN = [
     (re.compile("nɡ"), "ŋ"),
     (re.compile("(?<=[ptksɕʂ])h"), "ʰ"),
     (re.compile("-"), ""),
-    (re.compile("[ɜ\\d]"), "\u02e9"),  # any tone
+    # An n behind a tone is the end of its syllable, and a glide behind it begins the next.
+    (re.compile("(?<=[ptkʰχsʂɕlmn])(?<![ɜ\\d]n)j"), "i"),
+    (re.compile("(?<=[ptkʰχsʂɕlmn])(?<![ɜ\\d]n)wu?"), "u"),
 ]
-_TONE = "\u02e9"
+_MANDARIN = [(re.compile("ʐ"), "ɻ"), (re.compile("1"), _NEUTRAL_TONE)]
+_ANY_TONE = (re.compile("[ɜ\\d]"), _FULL_TONE)
+# It has no sounds for the pinyin jiong, qiong and xiong, and reads them, and the number of their
+# tone, out in English.
+_MISREAD = re.compile(r"\(en\)(dʒɪ|kɪ|kʃ)əŋ(?:wˈɒn|tˈuː|θɹˈiː|fˈɔː)\(cmn\)")
+_MEANT = {"dʒɪ": "tɕionɡ5", "kɪ": "tɕhionɡ5", "kʃ": "ɕionɡ5"}
+_CODAS = ("n", "ŋ")
 _RESPELLED = {"g": "ɡ", "ɚ": "ə˞", "ɝ": "ɜ˞", "ʦ": "t" + _TIE + "s", "ʧ": "t" + _TIE + "ʃ"}
 _OPEN_VOWELS, _CLOSE_OFFGLIDES = set("aɐɑæɔoeɛəœ"), set("ɪʊʏø")
 _EXCEPTIONS = {"h": "F", "ɦ": "F", "ʔ": "S", "ʁ": "L"}
@@ -80,6 +96,21 @@ def phone_class(phone: str) -> str:
     return "F" if f["cont"] > 0 else "S"
 
 
+def mend_mandarin(ipa: str) -> str:
+    """espeak-ng's IPA of Han characters, in which it marks a switch to English as "(en)...(cmn)",
+    with the syllables that it cannot say in place of their names read out in English."""
+    return _MISREAD.sub(lambda misread: _MEANT[misread[1]], ipa)
+
+
+def add_r(syllables: list[str]) -> list[str]:
+    """The phones of Mandarin ``syllables`` whose last one takes the suffix 儿 into itself.
+
+    The suffix colours the vowel and takes the place of a final nasal (Duanmu, The Phonology of
+    Standard Chinese, 2007): 点 t ˈiɛ n, 点儿 t ˈiɛ ɻ.
+    """
+    return [*(syllables[:-1] if syllables[-1] in _CODAS else syllables), "ɻ"]
+
+
 def phones(ipa: str, language: str) -> list[str]:
     """Split espeak-ng's IPA of a word into phones; "" gives [].
 
@@ -88,7 +119,7 @@ def phones(ipa: str, language: str) -> list[str]:
     ipa = unicodedata.normalize("NFD", ipa)
     tonal = language in ("cmn", "yue")
     if tonal:
-        for pattern, replacement in _MANDARIN:
+        for pattern, replacement in (*_TONAL, *(_MANDARIN if language == "cmn" else ()), _ANY_TONE):
             ipa = pattern.sub(replacement, ipa)
     for symbol, replacement in _RESPELLED.items():
         ipa = ipa.replace(symbol, replacement)
@@ -98,12 +129,16 @@ def phones(ipa: str, language: str) -> list[str]:
     result: list[str] = []
     stress = ""
     open_nucleus = False  # whether the next vowel may join the phone before it
-    for piece in re.findall(f"[{STRESS}{_TONE} ]|[^{STRESS}{_TONE} ]+", ipa):
-        if piece in STRESS:
-            stress, open_nucleus = piece, False
-            continue
-        if piece in (_TONE, " "):
+    nucleus = None  # place in result of the vowel that the next tone belongs to
+    marks = STRESS + _FULL_TONE + _NEUTRAL_TONE + " "
+    for piece in re.findall(f"[{marks}]|[^{marks}]+", ipa):
+        if piece in marks:
             open_nucleus = False
+            if piece in STRESS:
+                stress = piece
+            elif nucleus is not None and piece == _FULL_TONE:
+                result[nucleus] = STRESS[0] + result[nucleus]
+            nucleus = None
             continue
         for segment in _segments(piece, ipa):
             if phone_class(segment) != "V" and _NON_SYLLABIC not in segment:
@@ -116,7 +151,7 @@ def phones(ipa: str, language: str) -> list[str]:
                 open_nucleus = False
             else:
                 result.append(stress + segment)
-                stress, open_nucleus = "", True
+                stress, open_nucleus, nucleus = "", True, len(result) - 1
     return [unicodedata.normalize("NFC", phone) for phone in result]
 
 

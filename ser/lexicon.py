@@ -4,6 +4,11 @@ A lexicon has one pronunciation per word and only the words of its corpus. Engli
 from CMUdict or, where it lacks them, from g2p_en's neural model; words of other languages are
 pronounced one by one by espeak-ng. Word by word, not sentence by sentence: the pronunciation of
 a word is then the same wherever it stands, and can be looked up and corrected in one place.
+
+Mandarin is written without blanks, and a character's reading depends on its neighbours (行 is xíng,
+but 银行 yínháng). So all that stands between two blanks or punctuation marks is one "word", and
+espeak-ng, which has a dictionary of phrases, finds the words in it; blanks in the transcript are
+kept and may help it.
 """
 
 import re
@@ -17,11 +22,16 @@ from ser import espeak, g2p, ipa
 from ser.errors import UserError
 from ser.units import ARPABET_TO_CLASS
 
+MANDARIN = "cmn"
 _TAG = re.compile(r"\[([^\[\]]*)\]")
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`\x91\x92", "'"))
 # "b-but": the cut-off consonant is no word of its own, and CMUdict would read the letter's name.
 _STUTTER = re.compile(r"\b([^\W\d_aeiou])-+(?=\1)", re.IGNORECASE)
 _WORD = re.compile(r"'?[^\W_]+(?:'[^\W_]+)*'?")
+_LATIN_OR_HAN = re.compile(r"[a-z']+|[^a-z']+")
+_SUFFIX_R = ("儿", "兒")
+# In espeak-ng's reading of Han characters: a switch to English, and what it says for one it lacks.
+_UNREAD = ("(", "əː")
 
 
 @dataclass
@@ -64,8 +74,11 @@ def split_words(
     spelled out and accents removed; elsewhere digits stay for espeak-ng to read.
     """
     tags = [tag.strip().upper() for tag in _TAG.findall(text)]
-    text = unicodedata.normalize("NFC", _TAG.sub(" ", text)).translate(_QUOTES)
-    text = _STUTTER.sub("", text)
+    # NFKC also folds the wide forms of letters and digits that Chinese fonts have.
+    form = "NFKC" if language == MANDARIN else "NFC"
+    text = unicodedata.normalize(form, _TAG.sub(" ", text)).translate(_QUOTES)
+    if language != MANDARIN:
+        text = _STUTTER.sub("", text)
     if language == "en":
         text = text.replace("&", " and ").replace("%", " percent ")
         if any(char.isdigit() for char in text):
@@ -97,7 +110,10 @@ def build_lexicon(
     Raises UserError naming ``origin`` (the file that the words come from), the utterance and
     the word if a word cannot be pronounced in ``language``.
     """
-    pronounce = _English() if language == "en" else _Espeak(language)
+    if language == "en":
+        pronounce = _English()
+    else:
+        pronounce = _Mandarin() if language == MANDARIN else _Espeak(language)
     phones: dict[str, list[str]] = {}
     for utt, target in words.items():
         for word in target:
@@ -163,3 +179,41 @@ class _Espeak:
 
     def classes(self, symbols: Iterable[str]) -> dict[str, str]:
         return {symbol: ipa.phone_class(symbol) for symbol in sorted(symbols)}
+
+
+class _Mandarin(_Espeak):
+    """espeak-ng for Han characters and digits, and in English for Latin letters among them."""
+
+    def __init__(self) -> None:
+        super().__init__(MANDARIN)
+
+    def __call__(self, word: str) -> list[str]:
+        result: list[str] = []
+        for part in _LATIN_OR_HAN.findall(word):
+            if part[0].isascii() and not part[0].isdigit():
+                result += ipa.phones(espeak.phonemize(part, "en"), "en")
+            else:
+                result += self._han(part)
+        if not result:
+            raise ValueError("espeak-ng is silent about it")
+        return result
+
+    def _han(self, text: str) -> list[str]:
+        """Phones of the longest beginnings of ``text`` that espeak-ng can read, one by one.
+
+        That is all of it, but for words in which 儿 is no syllable of its own (花儿, 一点儿):
+        espeak-ng lists them and then has no sound for them. They end the beginning before 儿.
+        """
+        result: list[str] = []
+        while text:
+            if result and text[0] in _SUFFIX_R:
+                result, text = ipa.add_r(result), text[1:]
+                continue
+            for end in range(len(text), 0, -1):
+                reading = ipa.mend_mandarin(espeak.phonemize(text[:end], MANDARIN, True))
+                if not any(mark in reading for mark in _UNREAD):
+                    break
+            else:
+                raise ValueError(f"espeak-ng has no Mandarin reading of {text[0]!r}")
+            result, text = result + ipa.phones(reading, MANDARIN), text[end:]
+        return result

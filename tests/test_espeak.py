@@ -52,6 +52,10 @@ def test_marks_of_a_switch_of_language_are_left_out():
     assert "(" not in ipa and len(ipa.split()) == 4
 
 
+def test_marks_of_a_switch_of_language_stay_on_demand():
+    assert espeak.phonemize("我熊", "cmn", keep_switches=True) == "wˈo2 (en)kʃəŋtˈuː(cmn)"
+
+
 @pytest.mark.parametrize("text", ["", " ", "...", "?!"])
 def test_text_without_words_gives_nothing(text):
     assert espeak.phonemize(text, "en") == ""

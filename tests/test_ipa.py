@@ -2,7 +2,7 @@
 
 import pytest
 
-from ser.ipa import phone_class, phones
+from ser.ipa import add_r, mend_mandarin, phone_class, phones
 
 
 def classes(ipa, language="de"):
@@ -121,20 +121,80 @@ def test_sentences_of_emodb(ipa, expected):
 @pytest.mark.parametrize(
     ("ipa", "phones_", "classes_"),
     [
-        ("ni2χˈɑu2", "n i χ ˈɑu", "N V F Vs"),  # 你好
+        ("ni2χˈɑu2", "n ˈi χ ˈɑu", "N Vs F Vs"),  # 你好
         ("ts.ˈonɡ5 kˈuoɜ", "ʈ͡ʂ ˈo ŋ k ˈuo", "S Vs N S Vs"),  # 中国: ɜ is the rising tone
         ("ts.hˈi.5 fˈa5n", "ʈ͡ʂʰ ˈɨ f ˈa n", "S Vs F Vs N"),  # 吃饭: tone digit inside
-        ("ɕi5ˈa5n", "ɕ i ˈa n", "F V Vs N"),  # 西安: two syllables
-        ("ɕia5n", "ɕ ia n", "F V N"),  # ... and one
+        ("ɕi5ˈa5n", "ɕ ˈi ˈa n", "F Vs Vs N"),  # 西安: two syllables
+        ("ɕia5n", "ɕ ˈia n", "F Vs N"),  # ... and one
         ("khˈo-2", "kʰ ˈɤ", "S Vs"),  # 渴
         ("tɕhˈy5", "t͡ɕʰ ˈy", "S Vs"),  # 去
-        ("tsˈi̪1", "t͡s ˈɨ", "S Vs"),  # 子
-        ("s.wˈei2", "ʂ w ˈei", "F L Vs"),  # 水
+        ("ʐˈəɜn", "ɻ ˈə n", "L Vs N"),  # 人: a retroflex approximant
+        ("ˈər5", "ˈə r", "Vs L"),  # 二: the tone behind the final r is the vowel's
+        ("ˈŋ-ɜ sˈi̪5", "ŋ s ˈɨ", "N F Vs"),  # 嗯四: a syllable without a vowel
     ],
 )
-def test_mandarin_has_one_nucleus_a_syllable_and_no_tones(ipa, phones_, classes_):
+def test_mandarin_has_one_nucleus_a_syllable_and_full_tones_count_as_stress(ipa, phones_, classes_):
     assert phones(ipa, "cmn") == phones_.split()
     assert classes(ipa, "cmn") == classes_
+
+
+@pytest.mark.parametrize(
+    ("ipa", "phones_", "classes_"),
+    [
+        ("mɑ5mˈɑ1", "m ˈɑ m ɑ", "N Vs N V"),  # 妈妈
+        ("ˈərɜ tsˈi̪1", "ˈə r t͡s ɨ", "Vs L S V"),  # 儿子
+        ("wˈo2 tˈə1", "w ˈo t ə", "L Vs S V"),  # 我的
+        ("wo2mˈə1n", "w ˈo m ə n", "L Vs N V N"),  # 我们
+    ],
+)
+def test_mandarins_neutral_tone_is_a_vowel_without_stress(ipa, phones_, classes_):
+    assert phones(ipa, "cmn") == phones_.split()
+    assert classes(ipa, "cmn") == classes_
+
+
+@pytest.mark.parametrize(
+    ("ipa", "phones_"),
+    [
+        ("kwˈɑ5", "k ˈuɑ"),  # 瓜, like 锅
+        ("kˈuo5", "k ˈuo"),
+        ("s.wˈei2", "ʂ ˈuei"),  # 水, like 归
+        ("ts.hwˈɑ5ŋ", "ʈ͡ʂʰ ˈuɑ ŋ"),  # 窗
+        ("tɕjˈɑu5", "t͡ɕ ˈiɑu"),  # 叫, like 九
+        ("khwˈuə5n", "kʰ ˈuə n"),  # 困: written twice
+        ("jˈyɛ5", "j ˈyɛ"),  # 月: without an initial before it, it is one
+        ("ji5njˈyɛ5", "j ˈi n j ˈyɛ"),  # 音乐: the initial of the second syllable
+    ],
+)
+def test_a_glide_between_initial_and_vowel_is_part_of_the_nucleus(ipa, phones_):
+    assert phones(ipa, "cmn") == phones_.split()
+
+
+def test_every_tone_of_cantonese_is_a_full_one():
+    assert classes("sˈi1 sˈiɜ sˈi4 ŋˈo5", "yue") == "F Vs F Vs F Vs N Vs"  # 詩試時我
+
+
+@pytest.mark.parametrize(
+    ("ipa", "expected"),
+    [
+        ("(en)kʃəŋtˈuː(cmn)", "ɕ ˈio ŋ"),  # 熊, xiong2
+        ("jˈi5ŋ (en)kɪəŋwˈɒn(cmn)", "j ˈi ŋ t͡ɕʰ ˈio ŋ"),  # 英 and qiong1
+        ("(en)dʒɪəŋθɹˈiː(cmn)", "t͡ɕ ˈio ŋ"),  # 窘, jiong3
+    ],
+)
+def test_syllables_that_espeak_reads_out_in_english_are_mended(ipa, expected):
+    assert phones(mend_mandarin(ipa), "cmn") == expected.split()
+
+
+def test_other_english_is_left_to_be_noticed():
+    names = "(en)dʒɪəŋθɹˈiːdʒɪəŋθɹˈiː dʒɪəŋθɹˈiː(cmn)"  # 炯炯
+    assert mend_mandarin(names) == names
+
+
+def test_the_suffix_r_takes_the_place_of_a_final_nasal():
+    assert add_r(["t", "ˈiɛ", "n"]) == ["t", "ˈiɛ", "ɻ"]
+    assert add_r(["kʰ", "ˈo", "ŋ"]) == ["kʰ", "ˈo", "ɻ"]
+    assert add_r(["χ", "ˈuɑ"]) == ["χ", "ˈuɑ", "ɻ"]
+    assert phone_class("ɻ") == "L"
 
 
 def test_silence_has_no_phones():

@@ -183,11 +183,72 @@ def test_german_sentences_become_manner_classes(sentence, expected):
     assert found == expected.split()
 
 
-def test_mandarin_is_pronounced_too():
-    words, _ = split_words("你好，中国！", "cmn")
+def mandarin(text):
+    """(phones, classes) of a sentence."""
+    words, _ = split_words(text, "cmn")
     lexicon = build_lexicon({"u1": words}, "cmn")
-    found = [lexicon.classes[phone] for word in words for phone in lexicon.phones[word]]
-    assert " ".join(found) == "N V F Vs S Vs N S Vs"
+    found = [phone for word in words for phone in lexicon.phones[word]]
+    return " ".join(found), " ".join(lexicon.classes[phone] for phone in found)
+
+
+# espeak-ng itself; the classes are worked by hand from the pinyin: an initial, a final with one
+# vowel (Vs in a full tone, V in the neutral one) and n or ng, y and w where there is no initial.
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("你好，中国！", "N Vs  F Vs  S Vs N  S Vs"),  # ni3 hao3 zhong1 guo2
+        ("就是下雨也去", "S Vs  F Vs  F Vs  L Vs  L Vs  S Vs"),  # jiu4 shi4 xia4 yu3 ye3 qu4
+        # jin1 tian1 tian1 qi4 zhen1 hao3
+        ("今天天气真好", "S Vs N  S Vs N  S Vs N  S Vs  S Vs N  F Vs"),
+        # ta1 men5 zhi1 dao4 le5 ma5
+        ("他们知道了吗？", "S Vs  N V N  S Vs  S Vs  L V  N V"),
+        # ri4 ben3 ren2 chi1 re4 cai4
+        ("日本人吃热菜", "L Vs  S Vs N  L Vs N  S Vs  L Vs  S Vs"),
+    ],
+)
+def test_mandarin_sentences_become_manner_classes(sentence, expected):
+    assert mandarin(sentence)[1].split() == expected.split()
+
+
+def test_a_character_is_read_as_its_phrase_wants_it():
+    assert mandarin("银行")[0] == "j ˈi n χ ˈɑ ŋ"  # háng
+    assert mandarin("很行")[0] == "χ ˈə n ɕ ˈi ŋ"  # xíng
+
+
+def test_blanks_between_mandarin_words_are_kept_and_change_no_sound():
+    assert split_words("就是 下雨， 也去。", "cmn")[0] == ["就是", "下雨", "也去"]
+    assert mandarin("就是 下雨 也 去") == mandarin("就是下雨也去")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("花儿", "χ ˈuɑ ɻ"),
+        ("有一点儿", "j ˈiou j ˈi t ˈiɛ ɻ"),  # the n gives way
+        ("一点兒", "j ˈi t ˈiɛ ɻ"),
+        ("去那儿玩儿", "t͡ɕʰ ˈy n ˈɑ ɻ w ˈɑ ɻ"),
+        ("女儿", "n ˈy ˈə r"),  # here it is a syllable
+        ("儿童", "ˈə r tʰ ˈo ŋ"),
+    ],
+)
+def test_the_suffix_er_colours_the_syllable_before_it(text, expected):
+    assert mandarin(text)[0] == expected
+
+
+def test_syllables_that_espeak_lacks_are_said_all_the_same():
+    assert mandarin("英雄")[0] == "j ˈi ŋ ɕ ˈio ŋ"
+    assert mandarin("困窘")[0] == "kʰ ˈuə n t͡ɕ ˈio ŋ"
+
+
+def test_latin_letters_in_mandarin_are_english_and_wide_forms_are_folded():
+    assert mandarin("OK吗") == ("ˌoʊ k ˈeɪ m ɑ", "Vs S Vs N V")
+    assert mandarin("ＯＫ吗") == mandarin("OK吗")
+    assert mandarin("３个人")[0] == mandarin("三个人")[0]
+
+
+def test_a_character_that_espeak_cannot_read_is_named():
+    with pytest.raises(UserError, match="all/text: utterance u1: the word '好鿿' .*of '鿿'"):
+        build_lexicon({"u1": ["好鿿"]}, "cmn", "all/text")
 
 
 def test_a_symbol_that_panphon_does_not_know_names_the_word(monkeypatch):
