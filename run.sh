@@ -19,7 +19,8 @@
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
 #   --stop-stage N        last stage to run
-#   --protocol NAME       strict, paper or session; prefix is LEAKY, to measure the leak
+#   --protocol NAME       strict, paper or session; kfold is speaker-dependent; prefix is LEAKY
+#   --k N                 folds of --protocol kfold
 #   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
 #   --folds NAMES         train and infer these only, e.g. "Ses01F Ses01M"; default: all
 #   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...;
@@ -78,6 +79,7 @@ tag=
 stage=1
 stop_stage=6
 protocol=strict
+k=
 folds=
 select=protocol
 seed=auto

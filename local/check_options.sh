@@ -56,9 +56,24 @@ require_integer num_nodes 1
 folds=${folds//,/ }
 
 . "$root/local/check_backend.sh"
+if [[ $protocol =~ ^kfold([0-9]+)$ && -z $k ]]; then # as it is called in run.yaml and RESULTS.md
+  protocol=kfold
+  k=${BASH_REMATCH[1]}
+fi
 case $protocol in
-  strict | paper | session | prefix) ;;
-  *) option_error "--protocol $protocol: expected strict, paper or session (or the leaky prefix)" ;;
+  strict | paper | session | prefix)
+    [[ -z $k ]] || option_error "--k $k is for --protocol kfold; leave it out with $protocol"
+    ;;
+  kfold)
+    [[ -n $k ]] || option_error "--protocol kfold needs the number of folds, e.g. --k 5"
+    require_integer k 2
+    protocol=kfold$k
+    k=
+    ;;
+  *)
+    option_error "--protocol $protocol: expected strict, paper, session or kfold (or the leaky" \
+      "prefix)"
+    ;;
 esac
 case $select in
   protocol | best-on-test) ;;

@@ -10,7 +10,7 @@ run_variants() { # ARG...
     case ${1//_/-} in
       --leakage) [[ ${2:---} == --* ]] || shift ;;
       --leakage=*) ;;
-      --protocol | --protocol=* | --select | --select=* | --tag | --tag=* | --sweep | --sweep=* | \
+      --protocol | --protocol=* | --k | --k=* | --select | --select=* | --tag | --tag=* | --sweep | --sweep=* | \
         --detach | --detach=*)
         printf 'run.sh: error: %s does not go with --leakage, which sets it\n' "${1%%=*}" >&2
         exit 2

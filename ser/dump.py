@@ -20,7 +20,7 @@ from ser.datadir import read_lines, read_table, validate_data_dir, write_table
 from ser.errors import UserError
 from ser.features import digest, extract_features, load_for_ark, write_arks
 from ser.fileio import atomic_write, locked
-from ser.folds import PROTOCOLS, make_folds
+from ser.folds import assign, make_folds
 from ser.lang import lang_inputs
 from ser.parallel import parallel_map
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
@@ -63,7 +63,7 @@ def prepare_dump(
     for directory in lang_dirs.values():
         require_done(directory, 2, "the units and targets")
     _check_tables(source, lang_dirs)
-    PROTOCOLS[protocol](read_table(source / "utt2spk"), read_table(source / "utt2session"))
+    assign(protocol, *(read_table(source / n) for n in ("utt2spk", "utt2session", "utt2emo")))
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):

@@ -7,6 +7,8 @@ K-th: one fold of one seed for each task where there are as many tasks as pairs.
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from ser.folds import num_parts
+
 T = TypeVar("T")
 
 
@@ -16,6 +18,9 @@ def expected_folds(spec: Mapping[str, Any], protocol: str) -> int:
     Too many do no harm, since a task without a fold ends at once, and with too few a task trains
     several. So a corpus.yaml that does not say gives 1.
     """
+    parts = num_parts(protocol)
+    if parts is not None:
+        return parts
     counts = spec["counts"]
     if protocol == "session":
         return len(spec.get("sessions") or counts.get("session") or [None])

@@ -1,13 +1,17 @@
 """ser/folds.py: who is in which split, and an auditor that catches every kind of leak."""
 
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ser.datadir import read_lines, read_table, write_lines, write_table
 from ser.errors import UserError
-from ser.folds import PROTOCOLS, audit_folds, make_folds
+from ser.folds import PROTOCOLS, assign, audit_folds, kfold, make_folds
 
+EGS = Path(__file__).parent.parent / "egs"
 EMOTIONS = ("angry", "happy")
 
 
@@ -90,6 +94,88 @@ def test_prefix_folds_of_a_corpus_without_dialogs_are_refused(dump):
     utt2spk = {utt.replace("_", ""): spk for utt, spk in read_table(dump / "utt2spk").items()}
     with pytest.raises(UserError, match="utterance Ses01Fangry names no dialog"):
         PROTOCOLS["prefix"](utt2spk, utt2spk)
+
+
+# Two speakers: A is angry five times and happy twice, B angry once and happy four times.
+CELLS = {("A", "angry"): 5, ("A", "happy"): 2, ("B", "angry"): 1, ("B", "happy"): 4}
+UTT2SPK = {f"{s}_{e}{i}": s for (s, e), n in CELLS.items() for i in range(1, n + 1)}
+UTT2EMO = {utt: utt[2:-1] for utt in UTT2SPK}
+
+
+def test_kfold_deals_each_speakers_emotions_in_turn():
+    # A's anger goes to 1 2 1 2 1, B's to 2, which has less anger. A's two happy ones go to 2, which
+    # has fewer of A, then 1; B's four to 1, which has fewer of B, then 2 1 2.
+    folds = kfold(UTT2SPK, UTT2EMO, 2)
+    first = ["A_angry1", "A_angry3", "A_angry5", "A_happy2", "B_happy1", "B_happy3"]
+    second = ["A_angry2", "A_angry4", "A_happy1", "B_angry1", "B_happy2", "B_happy4"]
+    assert folds == {
+        "fold1": {"train": second, "test": first},
+        "fold2": {"train": first, "test": second},
+    }
+
+
+def test_kfold_does_not_depend_on_the_order_of_the_tables():
+    backwards = [dict(reversed(table.items())) for table in (UTT2SPK, UTT2EMO)]
+    assert kfold(*backwards, 3) == kfold(UTT2SPK, UTT2EMO, 3)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 7, 10])
+@pytest.mark.parametrize("corpus", ["iemocap", "emodb"])
+def test_kfold_is_even_in_every_emotion_and_nearly_so_in_every_speaker(corpus, k):
+    cells = yaml.safe_load((EGS / corpus / "corpus.yaml").read_text())["counts"]["speaker"]
+    utt2spk = {
+        f"{s}_{e}_{i}": s for s, of in cells.items() for e, n in of.items() for i in range(n)
+    }
+    utt2emo = {utt: utt.split("_")[1] for utt in utt2spk}
+    folds = kfold(utt2spk, utt2emo, k)
+    tested = [splits["test"] for splits in folds.values()]
+    assert sorted(utt for utts in tested for utt in utts) == sorted(utt2spk)
+    for splits in folds.values():
+        assert sorted(splits["train"] + splits["test"]) == sorted(utt2spk)
+
+    def spread(key):
+        counts = [Counter(map(key, utts)) for utts in tested]
+        return max(max(c[x] for c in counts) - min(c[x] for c in counts) for x in map(key, utt2spk))
+
+    assert spread(lambda utt: (utt2spk[utt], utt2emo[utt])) <= 1
+    assert spread(utt2emo.get) <= 1
+    assert spread(utt2spk.get) <= 2
+    assert spread(lambda utt: "any") <= 2
+
+
+def test_ten_and_more_parts_keep_their_order_among_names():
+    utts = {f"u{i:02}": "A" for i in range(10)}
+    assert list(kfold(utts, utts, 10)) == [*(f"fold0{i}" for i in range(1, 10)), "fold10"]
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_kfold_needs_two_parts_and_no_more_than_the_smallest_class_has_utterances(k):
+    expected = f"--protocol kfold --k {k}: .* angry, has 6 utterances; expected 2 to 6 folds"
+    with pytest.raises(UserError, match=expected):
+        kfold(UTT2SPK, UTT2EMO, k)
+    assert len(kfold(UTT2SPK, UTT2EMO, 6)) == 6
+
+
+def test_a_protocol_that_does_not_exist_is_named_with_those_that_do(dump):
+    for name in ("kfold", "kfold05", "loso"):
+        with pytest.raises(UserError, match=rf"--protocol {name}: .*kfold<k> \(such as kfold5\)"):
+            assign(name, {}, {}, {})
+        with pytest.raises(UserError, match="no such protocol"):
+            audit_folds(name, dump, dump)
+
+
+def test_the_audit_of_kfold_says_that_every_fold_shares_speakers(dump):
+    make_folds("kfold2", dump)
+    assert read_lines(dump / "folds/kfold2/folds") == ["fold1", "fold2"]
+    lines = read_lines(dump / "folds/kfold2/audit.txt")
+    assert lines[0] == "protocol kfold2 (speaker-dependent): 2 folds, 12 utterances"
+    assert lines[1].startswith("checked: no utterance or audio in two splits of a fold; every")
+    assert lines[2:4] == ["fold1 train 6 test 6", "fold2 train 6 test 6"]
+    shared = "Ses01F, Ses01M, Ses02F, Ses02M, Ses03F and 1 more"
+    assert lines[4:] == [
+        f"note: speaker-dependent: folds/kfold2/{fold}: train and test share the speaker {shared}"
+        for fold in ("fold1", "fold2")
+    ]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -190,6 +276,20 @@ class TestTheAuditorRefuses:
         table = read_table(made / "utt2hash")
         write_table(made / "utt2hash", {**table, "Ses03M_angry": table["Ses01F_happy"]})
         self.refuses(made, "train and test share the same audio: Ses03M_angry = Ses01F_happy")
+
+    def test_the_same_audio_in_two_parts_of_kfold(self, dump):
+        make_folds("kfold2", dump)
+        table = read_table(dump / "utt2hash")
+        one, other = (read_lines(dump / f"folds/kfold2/fold1/{s}")[0] for s in ("train", "test"))
+        write_table(dump / "utt2hash", {**table, one: table[other]})
+        self.refuses(dump, f"train and test share the same audio: {one} = {other}", "kfold2")
+
+    def test_an_utterance_in_two_splits_of_kfold(self, dump):
+        make_folds("kfold2", dump)
+        fold = dump / "folds/kfold2/fold1"
+        (utt, *_), train = read_lines(fold / "test"), read_lines(fold / "train")
+        write_lines(fold / "train", sorted([*train, utt]))
+        self.refuses(dump, f"train and test share utterances: {utt}", "kfold2")
 
     def test_a_session_in_two_splits(self, dump):
         make_folds("session", dump)

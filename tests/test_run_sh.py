@@ -229,6 +229,17 @@ def test_the_tag_is_made_from_config_protocol_and_seed(recipe):
     assert args["--config"] == "conf/train_s2_single_task.yaml"
 
 
+@pytest.mark.parametrize(
+    "options", [["--protocol", "kfold", "--k", "05"], ["--protocol=kfold5"]], ids=["two", "one"]
+)
+def test_every_stage_knows_kfold_by_its_number_of_parts(recipe, options):
+    done = recipe.run("--stage=3", "--stop-stage=4", "--nj=1", *options)
+    assert done.returncode == 0, done.stderr
+    assert recipe.arguments("prepare_dump")["--protocol"] == "kfold5"
+    assert recipe.arguments("train")["--protocol"] == "kfold5"
+    assert recipe.arguments("train")["--exp-dir"].endswith("/mini/mini_s1_kfold5_seed1")
+
+
 def test_training_options_reach_the_trainer(recipe):
     extra = ["--optim_conf", "lr=1.0e-4", "--num_iters_per_epoch", "a b"]
     options = ["--max-epoch=3", "--ssl=owner/model", "--overwrite=true", "--folds", "Ses01F Ses02M"]
@@ -588,7 +599,7 @@ def test_processes_of_stages_1_and_3_get_a_cpu_each(slurm):
     assert [option(options, "--num-threads") for options, _, _ in jobs(slurm)] == ["5", None, "5"]
 
 
-@pytest.mark.parametrize(("protocol", "folds"), [("strict", 10), ("session", 5)])
+@pytest.mark.parametrize(("protocol", "folds"), [("strict", 10), ("session", 5), ("kfold7", 7)])
 def test_a_detached_run_submits_a_chain_and_says_how_to_follow_it(slurm, protocol, folds):
     slurm.python.write_text(
         STUB.replace(
@@ -751,7 +762,14 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--stage", "two"], "--stage must be a whole number from 1 on, not 'two'"),
         (["--stop_stage", "7"], "--stop-stage 7: the stages are 1 to 6"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
-        (["--protocol", "loso"], "expected strict, paper or session"),
+        (["--protocol", "loso"], "expected strict, paper, session or kfold"),
+        (["--protocol", "kfold"], "--protocol kfold needs the number of folds, e.g. --k 5"),
+        (["--protocol", "kfold", "--k", "1"], "--k must be a whole number from 2 on, not '1'"),
+        (["--protocol", "kfold", "--k", "five"], "--k must be a whole number from 2 on, not 'fi"),
+        (["--protocol", "kfold1"], "--k must be a whole number from 2 on, not '1'"),
+        (["--protocol", "kfoldx"], "--protocol kfoldx: expected strict, paper"),
+        (["--protocol", "kfold5", "--k", "4"], "--protocol kfold5: expected strict, paper"),
+        (["--k", "5"], "--k 5 is for --protocol kfold; leave it out with strict"),
         (["--nj", "0"], "--nj must be a whole number from 1 on"),
         (["--seed", "-1"], "--seed must be a whole number from 0 on"),
         (["--seed", "4294967296"], "--seed 4294967296: the largest number is 4294967295"),

@@ -74,6 +74,7 @@ def test_seeds_of_the_command_line_replace_those_of_the_sweep(recipe):
         (["--sweep", "lambda.yaml", "--tag", "x"], "--tag does not go with --sweep"),
         (["--select", "best"], "--select best: expected protocol (or the leaky best-on-test)"),
         (["--leakage", "--tag=x"], "--tag does not go with --leakage, which sets it"),
+        (["--leakage", "--k", "5"], "--k does not go with --leakage, which sets it"),
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error(recipe, args, message):

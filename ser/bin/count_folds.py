@@ -8,7 +8,7 @@ from ser.cli import run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", required=True, help="a folder of egs/")
-    parser.add_argument("--protocol", required=True, help="strict, paper or session")
+    parser.add_argument("--protocol", required=True, help="e.g. strict or kfold5")
     args = parser.parse_args()
 
     from ser.corpora.prepare import load_spec

@@ -6,7 +6,6 @@ from pathlib import Path
 from ser.cli import run
 from ser.dump import DEFAULT_TOKEN_TYPE, RAW, prepare_dump
 from ser.features import FEATS_TYPES
-from ser.folds import PROTOCOLS
 from ser.units import TOKEN_TYPES
 
 
@@ -27,10 +26,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--protocol",
-        choices=list(PROTOCOLS),
         default="strict",
         help="strict: the session's other speaker validates; paper: no validation; session: "
-        "leave one session out",
+        "leave one session out; kfold5: five parts of all speakers' utterances",
     )
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
     prepare_dump(**vars(parser.parse_args()))
