@@ -7,6 +7,7 @@ what the predictions were made from, so that a fold trained again is inferred ag
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ser import predictions
 from ser.datadir import read_lines, read_table
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.labels import label_path
 from ser.stage import file_digest, read_marker, require_done
 from ser.units import token_tables
 
@@ -49,6 +51,11 @@ class Experiment:
     def token_type(self) -> str:
         """The units of the auxiliary CTC head."""
         return str(self.run.get("token_type") or "tagged_class")
+
+    @property
+    def label_tables(self) -> dict[str, str]:
+        """The table of each auxiliary head of labels, by the head's name."""
+        return _label_tables((self.run.get("settings") or {}).get("data") or {})
 
     @property
     def input_scp(self) -> Path:
@@ -156,14 +163,33 @@ class Experiment:
         return [fold for fold in self.folds if fold in folds]
 
 
-def data_state(dump_dir: Path, protocol: str, token_type: str) -> dict[str, Any]:
-    """What a training's settings say about its data, to recognise data that changed since."""
+def data_state(
+    dump_dir: Path, protocol: str, token_type: str, labels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a training's settings say about its data, to recognise data that changed since.
+
+    ``labels`` is the table of each auxiliary head of labels, by the head's name.
+    """
     names = ("emotions", "utt2emo", "utt2num_samples", *token_tables(token_type))
-    return {
+    state = {
         "tables": file_digest(*(dump_dir / name for name in names)),
         "protocol": protocol,
         "folds": require_done(dump_dir / "folds" / protocol, 3, "the folds"),
     }
+    if labels:
+        state["labels"] = {
+            head: {"table": table, "sha256": _digest(label_path(table, dump_dir))}
+            for head, table in labels.items()
+        }
+    return state
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path) if path.is_file() else "no such file"
+
+
+def _label_tables(data: Mapping[str, Any]) -> dict[str, str]:
+    return {head: known["table"] for head, known in (data.get("labels") or {}).items()}
 
 
 def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
@@ -184,12 +210,15 @@ def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
             )
     trained_on = (run.get("settings") or {}).get("data")
     token_type = str(run.get("token_type") or "tagged_class")
-    if trained_on and trained_on != data_state(dump_dir, str(run["protocol"]), token_type):
-        raise UserError(
-            f"{exp_dir}: trained on other data than {dump_dir} holds now (another corpus, other "
-            "--emotions, other units); make those data again with stages 1 to 3, or train on the "
-            "new ones: ./run.sh --stage 4 with another --tag or --overwrite true"
-        )
+    if trained_on:
+        labels = _label_tables(trained_on)
+        if trained_on != data_state(dump_dir, str(run["protocol"]), token_type, labels):
+            raise UserError(
+                f"{exp_dir}: trained on other data than {dump_dir} holds now (another corpus, "
+                "other --emotions, other units, another table of an auxiliary head); make those "
+                "data again with stages 1 to 3, or train on the new ones: ./run.sh --stage 4 with "
+                "another --tag or --overwrite true"
+            )
     return Experiment(
         exp_dir=exp_dir,
         dump_dir=dump_dir,

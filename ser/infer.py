@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from ser import decisions
+from ser import auxiliary, decisions
+from ser.auxiliary import LabelDecision, write_label_decisions
 from ser.cli import progress
 from ser.datadir import read_table
 from ser.decisions import Evidence, gather, unit_tags, write_evidence
 from ser.errors import UserError
 from ser.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment
+from ser.labels import read_labels
 from ser.predictions import FILE_NAME, Prediction, write_predictions
 
 if TYPE_CHECKING:
@@ -90,18 +92,23 @@ def infer_folds(
                 f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
                 "with the same --emotions as then"
             )
-        rows, evidence = [], []
+        rows, evidence, labels = [], [], []
         for split in splits(experiment, fold):
             if split == "test" or tagged_head(experiment, model):
                 said = infer_split(
                     experiment, fold, split, model, inputs, device, batch_seconds, prefix
                 )
-                rows += said[0] if split == "test" else []
                 evidence += said[1]
+                if split == "test":
+                    rows, labels = said[0], said[2]
         if evidence:
             write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
         else:
             (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
+        if labels:
+            write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
+        else:
+            (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
         write_predictions(fold_dir / FILE_NAME, experiment.labels, rows)
         experiment.mark_inferred(fold, made_from, units_head(model))
     return todo
@@ -121,11 +128,12 @@ def infer_split(
     device: str = "cpu",
     batch_seconds: float = 60.0,
     prefix: str = "infer",
-) -> tuple[list[Prediction], list[Evidence]]:
+) -> tuple[list[Prediction], list[Evidence], list[LabelDecision]]:
     """What ``model`` says of a fold's test or validation utterances, in the order of their list.
 
     The evidence for other decisions than the emotion head's (ser/decisions.py) is empty for a
-    model without a tagged CTC head.
+    model without a tagged CTC head, and the decisions of label heads (ser/auxiliary.py) for one
+    without these.
     """
     import torch
 
@@ -134,6 +142,11 @@ def infer_split(
     text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
     predictions: dict[str, Prediction] = {}
     evidence: dict[str, Evidence] = {}
+    labels: dict[str, list[LabelDecision]] = {}
+    tables = {
+        name: read_labels(name, table, experiment.dump_dir)
+        for name, table in experiment.label_tables.items()
+    }
     lengths = _lengths(experiment, fold, split, inputs)
     for batch in make_batches(lengths, batch_seconds * SAMPLE_RATE):
         arrays = [load_input(inputs[utt_id], experiment.feats_type) for utt_id in batch]
@@ -160,6 +173,10 @@ def infer_split(
                 probs=tuple(float(p) for p in np.exp(logp[i])),
                 units=tuple(greedy_ctc(best, model.aux_units[head])) if head else (),
             )
+            labels[utt_id] = [
+                _label_decision(utt_id, name, out["aux"][name][i], values, tables[name])
+                for name, values in model.aux_labels.items()
+            ]
             if text is not None:
                 ref = experiment.labels.index(references[utt_id])
                 spoken = text.get(utt_id, "").split()
@@ -168,7 +185,25 @@ def infer_split(
                 )
         done = f"{len(predictions)} of {len(lengths)} utterances"
         progress(f"{prefix}: {split}: {done}" if split != "test" else f"{prefix}: {done}")
-    return [predictions[u] for u in references], [evidence[u] for u in references if u in evidence]
+    return (
+        [predictions[u] for u in references],
+        [evidence[u] for u in references if u in evidence],
+        [row for u in references for row in labels[u]],
+    )
+
+
+def _label_decision(
+    utt_id: str,
+    head: str,
+    log_probs: torch.Tensor,
+    values: Sequence[str],
+    table: Mapping[str, str],
+) -> LabelDecision:
+    """From (V,) log-probabilities over ``values``; the reference is what ``table`` says."""
+    best = int(log_probs.argmax())
+    ref = table.get(utt_id, "")
+    p_hyp = float(log_probs[best].float().exp())
+    return LabelDecision(utt_id, head, ref if ref in values else "", values[best], p_hyp)
 
 
 def tagged_head(experiment: Experiment, model: Any) -> bool:

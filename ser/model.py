@@ -10,7 +10,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from ser.errors import UserError
-from ser.heads import CTCHead
+from ser.heads import LABELS, UNITS, AuxHead, Encoded
 from ser.pooling import AbsPooling
 
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -20,14 +20,14 @@ class SERModel(AbsESPnetModel):
     """Speech emotion recognition with auxiliary tasks.
 
     L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
-    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames.
+    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames or on what the
+    pooling makes of them.
 
     Args:
         emotions: The classes in index order.
         frontend, encoder, pooling: (B, L) -> (B, T, D) -> (B, T', D') -> (B, P).
-        aux_heads: By name.
+        aux_heads: By name (ser/heads.py).
         aux_weights: lambda_k by the same names.
-        aux_units: The unit inventory of each CTC head, index 0 the blank.
         amp_dtype: ``bfloat16`` runs frontend and encoder in mixed precision while training and
             validating; pooling, heads, losses and inference stay in float32.
         class_weighting: ``balanced`` weights the cross-entropy of class c in training by
@@ -45,9 +45,8 @@ class SERModel(AbsESPnetModel):
         frontend: AbsFrontend,
         encoder: AbsEncoder,
         pooling: AbsPooling,
-        aux_heads: dict[str, CTCHead],
+        aux_heads: dict[str, AuxHead],
         aux_weights: dict[str, float],
-        aux_units: dict[str, list[str]],
         amp_dtype: str = "float32",
         class_weighting: str = "none",
         label_smoothing: float = 0.0,
@@ -58,7 +57,10 @@ class SERModel(AbsESPnetModel):
         self.frontend, self.encoder, self.pooling = frontend, encoder, pooling
         self.emotion_head = torch.nn.Linear(pooling.output_size(), len(emotions))
         self.aux_heads = torch.nn.ModuleDict(aux_heads)
-        self.aux_weights, self.aux_units = aux_weights, aux_units
+        self.aux_weights = aux_weights
+        # What the outputs of each head mean, by name: units with the blank first, or values.
+        self.aux_units = {n: h.inventory for n, h in aux_heads.items() if h.targets == UNITS}
+        self.aux_labels = {n: h.inventory for n, h in aux_heads.items() if h.targets == LABELS}
         self.amp_dtype = AMP_DTYPES[amp_dtype]
         if class_weighting not in ("none", "balanced"):
             raise UserError(
@@ -102,24 +104,24 @@ class SERModel(AbsESPnetModel):
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,).
             emotion: (B, 1) class indices.
-            targets: ``text`` (B, U) and ``text_lengths`` (B,) for CTC heads.
+            targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units,
+                ``<name>_label`` (B, 1) for a head of labels.
 
         Returns:
             The loss, statistics (losses, WA of the batch) and the batch size as their weight.
         """
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)
-        frames, lengths = self.encode(speech, speech_lengths, self.amp_dtype)
-        logits = self.emotion_head(self.pooling(frames, lengths))  # (B, C)
+        encoded = self.encode(speech, speech_lengths, self.amp_dtype)
+        logits = self.emotion_head(encoded.pooled)  # (B, C)
         loss_er = self._cross_entropy(logits, emotion)
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
         loss = loss_er
         for name, head in self.aux_heads.items():
-            aux_loss, aux_stats = head(
-                frames, lengths, targets[head.target], targets[f"{head.target}_lengths"]
-            )
+            entry = head.entry(name)
+            aux_loss, aux_stats = head(encoded, targets[entry], targets.get(f"{entry}_lengths"))
             loss = loss + self.aux_weights[name] * aux_loss
             stats[f"loss_{name}"] = aux_loss.detach()
             stats.update({f"{key}_{name}": value for key, value in aux_stats.items()})
@@ -131,13 +133,14 @@ class SERModel(AbsESPnetModel):
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         dtype: torch.dtype = torch.float32,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L), (B,) -> frames (B, T, D) in float32 and their true lengths (B,)."""
+    ) -> Encoded:
+        """(B, L), (B,) -> frames (B, T, D), true lengths (B,) and pooled vectors (B, P)."""
         mixed = dtype != torch.float32  # float32 leaves an outer autocast (use_amp) alone
         with torch.autocast(speech.device.type, dtype=dtype) if mixed else nullcontext():
             frames, lengths = self.frontend(speech, speech_lengths)
             frames, lengths, _ = self.encoder(frames, lengths)
-        return frames.float(), lengths
+        frames = frames.float()
+        return Encoded(frames, lengths, self.pooling(frames, lengths))
 
     @torch.no_grad()
     def infer(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> dict:
@@ -148,15 +151,14 @@ class SERModel(AbsESPnetModel):
             speech_lengths: (B,).
 
         Returns:
-            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, for each
-            CTC head (B, T, V) log-probabilities of its units.
+            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, the
+            log-probabilities of each auxiliary head: (B, T, V) over units, (B, V) over labels.
         """
-        frames, lengths = self.encode(speech, speech_lengths)
-        logits = self.emotion_head(self.pooling(frames, lengths))
+        encoded = self.encode(speech, speech_lengths)
         return {
-            "emotion_logp": logits.log_softmax(dim=-1),
-            "lengths": lengths,
-            "aux": {name: head.log_probs(frames) for name, head in self.aux_heads.items()},
+            "emotion_logp": self.emotion_head(encoded.pooled).log_softmax(dim=-1),
+            "lengths": encoded.lengths,
+            "aux": {name: head.log_probs(encoded) for name, head in self.aux_heads.items()},
         }
 
     def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:

@@ -2,8 +2,12 @@
 
 import ser.espnet_offline  # noqa: F401, I001 (has to come first)
 
+from collections.abc import Mapping
+
 import numpy as np
 from espnet2.train.preprocessor import AbsPreprocessor
+
+from ser.heads import IGNORE_ID
 
 INT16_SCALE = 32768.0
 
@@ -16,10 +20,20 @@ class SERPreprocessor(AbsPreprocessor):
         emotions: The classes in index order.
         units: The CTC units in index order, None when no head needs them.
         waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
+        labels: For each entry that a head of labels wants, the class index of every utterance
+            whose value is known. ESPnet's own tables may have no gaps, these may.
     """
 
-    def __init__(self, train: bool, emotions: list[str], units: list[str] | None, waveform: bool):
+    def __init__(
+        self,
+        train: bool,
+        emotions: list[str],
+        units: list[str] | None,
+        waveform: bool,
+        labels: Mapping[str, Mapping[str, int]] | None = None,
+    ):
         super().__init__(train)
+        self.labels = labels or {}
         self.emotion_id = {name: i for i, name in enumerate(emotions)}
         self.unit_id = None if units is None else {name: i for i, name in enumerate(units)}
         self.waveform = waveform
@@ -29,6 +43,8 @@ class SERPreprocessor(AbsPreprocessor):
             data["speech"] = data["speech"] / np.float32(INT16_SCALE)
         if "emotion" in data:
             data["emotion"] = np.array([self.emotion_id[data["emotion"]]], dtype=np.int64)
+        for entry, index in self.labels.items():
+            data[entry] = np.array([index.get(uid, IGNORE_ID)], dtype=np.int64)
         if "text" in data:
             if self.unit_id is None:
                 del data["text"]

@@ -72,6 +72,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         lines += ["", *columns(decision_rows([scores]))]
         lines.append("95% and p: of WA minus that of the emotion head, paired over speakers")
     lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
+    lines += [""] * bool(scores["auxiliary"]) + auxiliary_lines(scores["auxiliary"])
     units = scores["units"]
     if units:
         lines += ["", f"unit error rate (UER), {scores['token_type']}: {percent(units['uer'])} %"]
@@ -82,6 +83,17 @@ def format_scores(scores: Mapping[str, Any]) -> str:
             f"utterances; {units['empty']} without words are left out"
         )
     return "\n".join(lines) + "\n"
+
+
+def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:
+    """A line for each auxiliary head of labels; empty without such heads."""
+    lines = []
+    for name, v in heads.items():
+        said = f"accuracy {percent(v['accuracy'])} % of {v['n']} utterances"
+        if v["unknown"]:
+            said += f"; {v['unknown']} whose value training does not have are left out"
+        lines.append(f"auxiliary head {name}: {said}")
+    return lines
 
 
 def decision_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:

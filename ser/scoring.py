@@ -6,7 +6,8 @@ All scores are fractions from 0 to 1 here and in scores.json, and percentages in
 - A fold's UA is the mean of its per-class recalls; UA is the mean over the folds (eq. 10). The
   mean runs over the classes that the fold's reference contains: the recall of a class that nobody
   expressed is undefined. Folds with such a class are listed as ``absent``.
-- Pooled WA and UA count all utterances as one test set.
+- Pooled WA and UA count all utterances as one test set, and so do precision, recall and F1 of a
+  class and their means over the classes (``macro``; ser/metrics.py says what is undefined).
 - UER: edits from the reference units to the decoded ones (insertions, deletions, substitutions)
   over the count of reference units, all utterances together; the units as trained, with their
   emotion tag where they carry one. PER: the same with the tag taken off both sides, which asks
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ser import provenance
+from ser.auxiliary import score_auxiliary
 from ser.calibration import calibration
 from ser.cli import progress
 from ser.datadir import read_table
@@ -32,12 +34,16 @@ from ser.decision_scores import score_decisions
 from ser.errors import UserError
 from ser.experiment import SCORED, Experiment, open_experiment
 from ser.fileio import atomic_write
+from ser.folds import caveat
 from ser.metrics import (
     DIGITS,
     absent,
     accuracy,
     confusion_matrix,
+    f1_scores,
+    mean_defined,
     mean_sd,
+    precisions,
     recalls,
     unit_error_rate,
     unweighted_accuracy,
@@ -46,7 +52,14 @@ from ser.predictions import FILE_NAME, Prediction, read_predictions, write_error
 from ser.score_table import format_scores
 from ser.slices import find_slices, read_utterance_table, score_slices
 from ser.stage import file_digest, read_marker
-from ser.uncertainty import LEVEL, METHOD, REPLICATES, from_decisions, score_intervals
+from ser.uncertainty import (
+    LEVEL,
+    METHOD,
+    METHOD_KNOWN,
+    REPLICATES,
+    from_decisions,
+    score_intervals,
+)
 
 SCHEMA = 2
 
@@ -59,7 +72,8 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
         labels: the emotions, in class order.
 
     Returns:
-        The keys ``summary``, ``per_fold``, ``per_class`` and ``confusion`` of scores.json.
+        The keys ``summary``, ``per_fold``, ``per_class``, ``macro`` and ``confusion`` of
+        scores.json.
     """
     per_fold, pooled = {}, np.zeros((len(labels), len(labels)), dtype=np.int64)
     for fold, rows in folds.items():
@@ -74,6 +88,11 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
     wa, wa_sd = mean_sd([fold["wa"] for fold in per_fold.values()])
     ua, ua_sd = mean_sd([fold["ua"] for fold in per_fold.values()])
     rows = pooled.sum(axis=1, keepdims=True)  # (C, 1)
+    by_class = {
+        "precision": precisions(pooled),
+        "recall": recalls(pooled),
+        "f1": f1_scores(pooled),
+    }
     normalised = [
         [int(n) / int(total) for n in row] if total else [None] * len(labels)
         for row, total in zip(pooled, rows[:, 0], strict=True)
@@ -90,9 +109,10 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
         },
         "per_fold": per_fold,
         "per_class": {
-            label: {"n": int(n), "recall": recall}
-            for label, n, recall in zip(labels, rows[:, 0], recalls(pooled), strict=True)
+            label: {"n": int(rows[i, 0]), **{name: of[i] for name, of in by_class.items()}}
+            for i, label in enumerate(labels)
         },
+        "macro": {name: mean_defined(of) for name, of in by_class.items()},
         "confusion": {"counts": pooled.tolist(), "row_normalised": normalised},
     }
 
@@ -198,6 +218,10 @@ def score_experiment(
         values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}
     seconds = [values["train_seconds"] for values in scores["per_fold"].values()]
     scores["train_seconds"] = sum(seconds) if all(seconds) else None
+    scores["parameters"] = largest_parameters(
+        [experiment.fold_run(fold).get("parameters") for fold in scored]
+    )
+    scores["auxiliary"] = score_auxiliary(experiment, folds)
     scores["units"] = None
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
@@ -214,6 +238,18 @@ def score_experiment(
     print(table, end="")
     progress(f"score: {len(scored)} of {len(states)} folds; see {experiment.exp_dir}/scores.txt")
     return scores
+
+
+def largest_parameters(folds: Sequence[Mapping[str, int] | None]) -> dict[str, int] | None:
+    """How many parameters the folds' models have and train, from ``parameters`` of run.json.
+
+    A head may be larger in one fold than in another; the largest numbers are given. None where a
+    fold does not say, as those trained by earlier versions.
+    """
+    known = [parameters for parameters in folds if parameters]
+    if len(known) < len(folds):
+        return None
+    return {key: max(parameters[key] for parameters in known) for key in ("total", "trained")}
 
 
 def decisions_by_speaker(
@@ -241,11 +277,14 @@ def decisions_by_speaker(
 
 def add_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     """``scores`` with 95% intervals in ``summary``, and ``interval``, which says what they are."""
-    trials = from_decisions([scores["speakers"]], len(scores["labels"]))
+    trials = from_decisions(
+        [scores["speakers"]], len(scores["labels"]), bool(caveat(scores["protocol"]))
+    )
     summary = dict(scores["summary"])
     for name, bounds in score_intervals(trials).items():
         summary[f"{name}_ci"] = None if bounds is None else bounds[0].tolist()
-    about = {"level": LEVEL, "method": METHOD, "replicates": REPLICATES}
+    method = METHOD_KNOWN if trials.known else METHOD
+    about = {"level": LEVEL, "method": method, "replicates": REPLICATES}
     about |= {"speakers": trials.speakers}
     return {**scores, "summary": summary, "interval": about}
 

@@ -19,13 +19,14 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str_or_none
 
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder
+from ser.datadir import read_table
 from ser.encoders.identity import IdentityEncoder
 from ser.errors import UserError
 from ser.features import FEATS_SIZES
 from ser.frontends.feats import FeatsFrontend
 from ser.frontends.grey import GreyScaleFrontend
 from ser.frontends.hf import HFFrontend
-from ser.heads import AUX_HEADS, IGNORE_ID
+from ser.heads import IGNORE_ID, LABELS, UNITS, read_heads
 from ser.model import AMP_DTYPES, SERModel
 from ser.optim import parameter_groups
 from ser.pooling import (
@@ -111,6 +112,12 @@ class SERTask(AbsTask):
             help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/heads.py)",
         )
         group.add_argument(
+            "--aux_labels",
+            action=NestedDictAction,
+            default={},
+            help="Table and classes of each auxiliary head of labels; set by stage 4",
+        )
+        group.add_argument(
             "--lr_conf",
             action=NestedDictAction,
             default={},
@@ -144,16 +151,32 @@ class SERTask(AbsTask):
         [Collection[tuple[str, dict[str, np.ndarray]]]],
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
+        heads = read_heads(args.aux_conf).values()
+        labels = [head.entry for head in heads if head.cls.targets == LABELS]
         return CommonCollateFn(
-            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion",)
+            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion", *labels)
         )
 
     @classmethod
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-        units = read_units(args.units) if args.units and args.aux_conf else None
-        return SERPreprocessor(train, args.emotions.split(), units, args.feats_type == "raw")
+        heads = read_heads(args.aux_conf)
+        with_units = args.units and any(head.cls.targets == UNITS for head in heads.values())
+        labels = {}
+        for name, known in args.aux_labels.items():
+            index = {value: i for i, value in enumerate(known["values"])}
+            table = read_table(known["table"])
+            labels[heads[name].entry] = {
+                utt_id: index[value] for utt_id, value in table.items() if value in index
+            }
+        return SERPreprocessor(
+            train,
+            args.emotions.split(),
+            read_units(args.units) if with_units else None,
+            args.feats_type == "raw",
+            labels,
+        )
 
     @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
@@ -171,10 +194,15 @@ class SERTask(AbsTask):
             UserError: an option that the chosen class does not take, or an unfit value.
         """
         frontend, encoder, pooling = build_network(args)
-        heads, weights, units = {}, {}, {}
-        for name, entry in args.aux_conf.items():
-            heads[name], weights[name] = _build_head(name, entry, args, encoder.output_size())
-            units[name] = read_units(args.units)
+        heads, weights = {}, {}
+        sizes = encoder.output_size(), pooling.output_size()
+        for name, head in read_heads(args.aux_conf).items():
+            if head.cls.targets == UNITS:
+                inventory = read_units(args.units)
+            else:
+                inventory = args.aux_labels[name]["values"]
+            heads[name] = head.cls(*sizes, inventory, **head.options)
+            weights[name] = head.weight
         amp_dtype = args.model_conf.get("amp_dtype", "float32")
         if amp_dtype not in AMP_DTYPES:
             raise UserError(
@@ -187,7 +215,6 @@ class SERTask(AbsTask):
             pooling=pooling,
             aux_heads=heads,
             aux_weights=weights,
-            aux_units=units,
             class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
             **args.model_conf,
         )
@@ -246,18 +273,3 @@ def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> tor
         return cls(**sizes, **conf)
     except (TypeError, ValueError) as err:
         raise UserError(f"{choices.name}_conf: {err}") from err
-
-
-def _build_head(
-    name: str, entry: dict, args: argparse.Namespace, input_size: int
-) -> tuple[torch.nn.Module, float]:
-    conf = dict(entry)
-    kind, weight = conf.pop("type", None), conf.pop("weight", None)
-    if kind not in AUX_HEADS:
-        raise UserError(f"aux_conf.{name}.type: {kind!r}; choose one of {', '.join(AUX_HEADS)}")
-    if not isinstance(weight, int | float) or weight < 0:
-        raise UserError(f"aux_conf.{name}.weight: {weight!r}; give a number of 0 or more")
-    try:
-        return AUX_HEADS[kind](input_size, num_units=len(read_units(args.units)), **conf), weight
-    except TypeError as err:
-        raise UserError(f"aux_conf.{name}: {err}") from err

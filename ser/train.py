@@ -32,12 +32,14 @@ from ser.experiment import data_state
 from ser.fileio import atomic_write
 from ser.folds import LEAKY
 from ser.frontends.hf import check_folder
+from ser.heads import UNITS, label_tables, read_heads
+from ser.labels import label_path, read_labels, training_values
 from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, require_done
 from ser.task import SERTask, check_network
-from ser.trainer import HISTORY
+from ser.trainer import HISTORY, PARAMETERS
 from ser.units import token_tables
 
 BEST_ON_TEST = "best-on-test"
@@ -65,6 +67,7 @@ OWN_OPTIONS = (
     "units",
     "max_cache_fd",
     "class_counts",
+    "aux_labels",
     "has_valid",
     "run_label",
 )
@@ -139,6 +142,7 @@ def train_folds(
             args, dump_dir, training.config, protocol, ssl, max_epoch, extra_args, num_nodes
         )
         mark_leaks(run, protocol, select)
+        labels = aux_labels(args, dump_dir, fold_dir, folds or known)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)
         if check_only:
@@ -148,6 +152,7 @@ def train_folds(
             preemption.check()
             output_dir = training.exp_dir / fold
             fold_args = fold_arguments(args, dump_dir, fold_dir, fold, output_dir, select)
+            fold_args.aux_labels = labels[fold]
             log = training.exp_dir / f"log/stage4.{fold}{processes.suffix}.log"
             if not _train_fold(fold_args, run["settings"], overwrite, log, processes):
                 failed.append(log)
@@ -224,6 +229,7 @@ def resolve(
     if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
         check_folder(args.frontend_conf["model"])  # once, not fold by fold
     check_network(args)
+    read_heads(args.aux_conf)
     check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
@@ -279,7 +285,8 @@ def describe(
                 f"{args.token_type} and feats_type {args.feats_type}; make it first: "
                 "./run.sh --stage 2 --stop-stage 3 with this --config"
             )
-    settings["data"] = data_state(dump_dir, protocol, args.token_type)
+    _check_transcripts(args, dump_dir)
+    settings["data"] = data_state(dump_dir, protocol, args.token_type, label_tables(args.aux_conf))
     return {
         "corpus": dump_dir.name,
         "protocol": protocol,
@@ -295,6 +302,42 @@ def describe(
         "stated": args.stated,
         "settings": settings,
     }
+
+
+def _check_transcripts(args: argparse.Namespace, dump_dir: Path) -> None:
+    """Refuse a head of units on a corpus without any: it would train on nothing, in silence."""
+    text = dump_dir / token_tables(args.token_type)[0]
+    for name, head in read_heads(args.aux_conf).items():
+        if head.cls.targets == UNITS and not any(read_table(text, allow_empty=True).values()):
+            raise UserError(
+                f"aux_conf.{name}: a head of type {args.aux_conf[name]['type']} learns from "
+                f"transcripts, but {text} holds none; give the transcripts of {dump_dir.name} "
+                "with --text FILE and run stages 1 to 3 again, or choose a --config without "
+                "such a head"
+            )
+
+
+def aux_labels(
+    args: argparse.Namespace, dump_dir: Path, fold_dir: Path, folds: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """For each fold what its label heads need: ``{head: {"table": path, "values": classes}}``.
+
+    Raises:
+        UserError: a table that is missing, malformed or has one value in a fold's training list.
+    """
+    tables = label_tables(args.aux_conf)
+    labels = {head: read_labels(head, table, dump_dir) for head, table in tables.items()}
+    found = {}
+    for fold in folds:
+        trained = read_lines(fold_dir / fold / "train")
+        found[fold] = {
+            head: {
+                "table": str(label_path(table, dump_dir)),
+                "values": training_values(head, table, labels[head], fold, trained),
+            }
+            for head, table in tables.items()
+        }
+    return found
 
 
 def mark_leaks(run: dict[str, Any], protocol: str, select: str) -> None:
@@ -397,7 +440,7 @@ def fold_arguments(
     args.emotions = " ".join(read_lines(dump_dir / "emotions"))
     speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")
     data = [(str(speech), "speech", "kaldi_ark"), (str(dump_dir / "utt2emo"), "emotion", "text")]
-    if args.aux_conf:
+    if any(head.cls.targets == UNITS for head in read_heads(args.aux_conf).values()):
         text, units = token_tables(args.token_type)
         args.units = str(dump_dir / units)
         data.append((str(dump_dir / text), "text", "text"))
@@ -466,6 +509,7 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
         "epochs": len(history),
         "best_epoch": chosen["epoch"],
         "train_seconds": round(sum(_seconds(entry) for entry in history), 1),
+        "parameters": json.loads((output_dir / PARAMETERS).read_text(encoding="utf-8")),
     }
     with atomic_write(output_dir / FOLD_FILE) as stream:
         json.dump(record, stream, indent=1)

@@ -32,6 +32,7 @@ from ser.fileio import atomic_write
 from ser.model import SERModel
 
 HISTORY = "history.json"
+PARAMETERS = "parameters.json"
 PROGRESS_SECONDS = 5.0  # between two lines within an epoch
 
 
@@ -79,11 +80,14 @@ class SERTrainer(Trainer):
         output_dir = Path(trainer_options.output_dir)
         distributed = kwargs["distributed_option"].distributed
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
+        model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
         if distributed:
-            # The wrapper around the model wants to see every parameter that will ever be trained
-            # when it is made, and to be told that not all of them take part in every step.
-            model.begin_epoch(trainer_options.max_epoch)
+            # The wrapper around the model wants to see these parameters when it is made, and to
+            # be told that not all of them take part in every step.
             trainer_options.unused_parameters = True
+        if first:
+            with atomic_write(output_dir / PARAMETERS) as stream:
+                json.dump(count_parameters(model), stream)
         if trainer_options.resume and first:
             complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
         if distributed:
@@ -178,6 +182,12 @@ class SERTrainer(Trainer):
         )
 
 
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """How many numbers a model has in ``total``, and how many of them are ``trained`` now."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"total": sum(n for n, _ in sizes), "trained": sum(n for n, grad in sizes if grad)}
+
+
 def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
     """Weighted and unweighted accuracy of counts[reference, hypothesis] (C, C).
 
@@ -253,7 +263,10 @@ def _last_step(
 
 
 def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
-    """Put the epoch's WA, UA and fusion weights into the reporter and the history."""
+    """Put what is known of the whole epoch only into the reporter and the history.
+
+    WA, UA, the accuracies of label heads over known values, and fusion weights.
+    """
     model = _unwrap(model)
     counts = model.counts.clone()
     if distributed_option.distributed:
@@ -265,6 +278,11 @@ def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[s
         epoch_stats = {"WA": float("nan"), "UA": float("nan")}
     for i, weight in enumerate(model.layer_weights()):
         epoch_stats[f"layer_weight_{i}"] = weight
+    for name in model.aux_labels:
+        shares = [reporter.stats.get(f"{key}_{name}") for key in ("correct", "skipped")]
+        correct, skipped = (float(aggregate(share)) if share else 1.0 for share in shares)
+        if skipped < 1:  # no accuracy where no value is known: a validation speaker's name
+            epoch_stats[f"accuracy_{name}"] = correct / (1 - skipped)
     for key, value in epoch_stats.items():
         reporter.stats[key] = [to_reported_value(value)]
     stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}

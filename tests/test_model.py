@@ -9,12 +9,14 @@ import torch
 from ser.encoders.identity import IdentityEncoder
 from ser.errors import UserError
 from ser.frontends.feats import FeatsFrontend
-from ser.heads import CTCHead
+from ser.heads import CTCHead, Encoded
 from ser.infer import greedy_ctc
 from ser.model import SERModel
 from ser.pooling import MeanPooling
 from ser.trainer import wa_ua
 from tests.tiny import EMOTIONS
+
+UNITS = ["<blank>", "V0", "N0"]
 
 
 def ctc_by_enumeration(log_probs: np.ndarray, target: tuple[int, ...]) -> float:
@@ -35,9 +37,8 @@ def model(weight: float = 0.1, size: int = 3, **options) -> SERModel:
         frontend=FeatsFrontend(size, norm_means=False, norm_vars=False),
         encoder=IdentityEncoder(size),
         pooling=MeanPooling(size),
-        aux_heads={"pr": CTCHead(size, 3)},
+        aux_heads={"pr": CTCHead(size, size, UNITS)},
         aux_weights={"pr": weight},
-        aux_units={"pr": ["<blank>", "V0", "N0"]},
         **options,
     )
 
@@ -68,10 +69,9 @@ def test_padding_with_anything_leaves_the_pooled_vector_and_its_gradient_alone()
 
 def test_ctc_loss_is_the_enumerated_one_per_unit_averaged_over_the_batch():
     data, net = batch(), model()
-    loss, stats = net.aux_heads["pr"](
-        data["speech"], data["speech_lengths"], data["text"], data["text_lengths"]
-    )
-    log_probs = net.aux_heads["pr"].log_probs(data["speech"]).detach().double().numpy()
+    encoded = Encoded(data["speech"], data["speech_lengths"], torch.zeros(3, 3))
+    loss, stats = net.aux_heads["pr"](encoded, data["text"], data["text_lengths"])
+    log_probs = net.aux_heads["pr"].log_probs(encoded).detach().double().numpy()
     first = ctc_by_enumeration(log_probs[0], (1, 2)) / 2
     second = ctc_by_enumeration(log_probs[1][:4], (2,)) / 1
     # the third utterance has no words: it adds nothing and counts in the denominator
@@ -155,9 +155,8 @@ def test_both_heads_learn_what_there_is_to_learn():
         optimizer.step()
     result = net.eval().infer(speech, data["speech_lengths"])
     assert result["emotion_logp"].argmax(-1).tolist() == [0, 1, 2, 3]
-    names = ["<blank>", "V0", "N0"]
-    decoded = [greedy_ctc(best, names) for best in result["aux"]["pr"].argmax(-1).tolist()]
-    assert decoded == [[names[unit] for unit in target] for target in targets]
+    decoded = [greedy_ctc(best, UNITS) for best in result["aux"]["pr"].argmax(-1).tolist()]
+    assert decoded == [[UNITS[unit] for unit in target] for target in targets]
 
 
 def test_wa_and_ua_are_taken_over_the_whole_epoch_and_not_averaged_over_batches():

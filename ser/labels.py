@@ -1,0 +1,59 @@
+"""Tables of label heads: ``utt2<name>``, one word for each utterance, and the classes of a fold."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ser.datadir import read_table
+from ser.errors import UserError
+
+
+def label_path(table: str, dump_dir: Path) -> Path:
+    """Where ``table`` lies: a name in ``dump_dir``, or a path, which holds a slash."""
+    return Path(table).expanduser() if "/" in table else dump_dir / table
+
+
+def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
+    """The value of each utterance that ``table`` has, for the head of this name.
+
+    Raises:
+        UserError: no such table, or a line that is not an utterance and one word.
+    """
+    path, where = label_path(table, dump_dir), f"aux_conf.{head}.table"
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in dump_dir.glob("utt2*"))) or "no tables"
+        raise UserError(
+            f"{where}: {path}: no such file; {dump_dir} has {known}. Write `<utterance> <value>` "
+            f"lines to data/<corpus>/all/{path.name}, which ./run.sh --stage 3 --stop-stage 3 "
+            "copies there, or give the path of such a table"
+        )
+    try:
+        labels = read_table(path)
+    except UserError as err:
+        raise UserError(f"{where}: {err}; mend that line") from None
+    for utt_id, value in labels.items():
+        if len(value.split()) != 1:
+            raise UserError(
+                f"{where}: {path}: {utt_id} has the value {value!r}; expected one word, so write "
+                "it without blanks"
+            )
+    return labels
+
+
+def training_values(
+    head: str, table: str, labels: Mapping[str, str], fold: str, utterances: Iterable[str]
+) -> list[str]:
+    """The values among the training utterances of ``fold``, the classes of its head, in C order.
+
+    Raises:
+        UserError: fewer than two, so that there is nothing to learn.
+    """
+    utterances = list(utterances)
+    values = sorted({labels[utt_id] for utt_id in utterances if utt_id in labels})
+    if len(values) < 2:
+        found = f"only the value {values[0]}" if values else "no value"
+        raise UserError(
+            f"aux_conf.{head}.table: {table} has {found} for the {len(utterances)} training "
+            f"utterances of fold {fold} (the first is {utterances[0]}); a head needs two values "
+            "or more: mend the table or take the head out"
+        )
+    return values
