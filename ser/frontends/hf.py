@@ -27,6 +27,15 @@ OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 # Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
+# Keys of a model's configuration that say what it was made for, by what and where.
+NOT_ARCHITECTURE = (
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "model_type",
+    "transformers_version",
+)
 
 transformers_logging.disable_progress_bar()
 
@@ -317,6 +326,35 @@ def _load_config(
         return load(**{**settings, **overrides})
     except (TypeError, ValueError) as err:
         raise UserError(f"frontend_conf.config: {str(err).splitlines()[0]}") from err
+
+
+def embedded_conf(
+    model: str | None = None,
+    init: str = "pretrained",
+    model_type: str | None = None,
+    config: dict[str, Any] | None = None,
+    normalize: bool | str = "auto",
+    **options: Any,
+) -> dict[str, Any]:
+    """The ``frontend_conf`` that builds the same encoder, untrained, from nothing but itself.
+
+    What the hub or the folder of ``model`` says about the architecture and its input is written
+    into ``config`` and ``normalize``. The arguments are those of HFFrontend.
+
+    Raises:
+        UserError: no such model, or an unsupported architecture.
+    """
+    own = _load_config(model, init, model_type, config or {})
+    default = AutoConfig.for_model(own.model_type).to_dict()
+    settings = {
+        key: value
+        for key, value in own.to_diff_dict().items()
+        if key in default and value != default[key] and key not in NOT_ARCHITECTURE
+    }
+    if normalize == "auto":
+        normalize = own.model_type != "whisper" and _wants_normalized(model)
+    own_conf = {"init": "random", "model_type": own.model_type, "config": settings}
+    return {**own_conf, "normalize": bool(normalize), **options}
 
 
 def _unsupported(model_type: str) -> UserError:
