@@ -247,8 +247,8 @@ def _contents(folds: Sequence[str], scored: int, protocol: str) -> str:
         )
     return (
         f"{len(folds)} of the {scored} models that the scores are the mean of, one for each fold. "
-        "The mean of their probabilities is a better guess on new speech than any one's, but its "
-        "score was not measured: every speaker of the corpus was trained on by some of them."
+        "On new speech the mean of their probabilities may serve better than any one's; its score "
+        "was not measured, since each speaker of the corpus was trained on by most of them."
     )
 
 

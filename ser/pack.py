@@ -163,6 +163,7 @@ def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     save_file(separate, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors' own files are for nobody else
 
 
 def write_texts(
