@@ -10,6 +10,7 @@
 #   4  train     one model for each fold                -> exp/<corpus>/<tag>/<fold>
 #   5  score     infer the held-out speakers and score  -> exp/<corpus>/<tag>/scores.json
 #   6  report    results table and figures              -> exp/RESULTS.md
+#   7  pack      a model to share, only if asked for    -> exp/<corpus>/<tag>/packed, <tag>.zip
 #
 # Options (dashes or underscores, --name value or --name=value)
 #   --corpus NAME         a folder of egs/
@@ -22,7 +23,7 @@
 #   --protocol NAME       strict, paper or session; kfold is speaker-dependent; prefix is LEAKY
 #   --k N                 folds of --protocol kfold
 #   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
-#   --folds NAMES         train and infer these only, e.g. "Ses01F Ses01M"; default: all
+#   --folds NAMES         train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all
 #   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...;
 #                         auto: 1, or those of the sweep
 #   --sweep FILE          run all points of a file of conf/sweeps, variations of the config
@@ -141,6 +142,7 @@ run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed"
 for exp in "${exp_dirs[@]}"; do
   run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
   run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
+  run_stage 7 pack --exp-dir "$exp" --folds="$folds"
 done
 if [[ -n $sweep ]]; then
   run_stage 6 report --exp-root "$exp_dir" --results "$results" --exp-dir "${exp_dirs[0]}" \

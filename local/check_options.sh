@@ -30,8 +30,9 @@ require_integer() { # NAME LOWEST
 
 require_integer stage 1
 require_integer stop_stage 1
-((stage <= 6)) || option_error "--stage $stage: the stages are 1 to 6"
-((stop_stage <= 6)) || option_error "--stop-stage $stop_stage: the stages are 1 to 6"
+((stage <= 7)) || option_error "--stage $stage: the stages are 1 to 7"
+((stop_stage <= 7)) || option_error "--stop-stage $stop_stage: the stages are 1 to 7"
+((stage != 7 || stop_stage != 6)) || stop_stage=7 # --stage 7 alone
 ((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
 if [[ $seed == auto && -n $sweep ]]; then
   seed= # ser.bin.sweep reads them from the sweep's file
