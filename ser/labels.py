@@ -1,9 +1,10 @@
 """Tables of label heads: ``utt2<name>``, one word for each utterance, and the classes of a fold."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ser.datadir import read_table
+from ser.datadir import read_lines, read_table
 from ser.errors import UserError
 
 
@@ -39,15 +40,40 @@ def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
     return labels
 
 
+def fold_labels(
+    tables: Mapping[str, str], dump_dir: Path, fold_dir: Path, folds: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each fold, what its label heads need: ``{head: {"table": path, "values": classes}}``.
+
+    Args:
+        tables: by head, as ``aux_conf`` names them.
+        dump_dir, fold_dir: dump/<corpus>, and the folds of the protocol in it.
+
+    Raises:
+        UserError: a table that is missing or malformed, or that cannot be learnt in a fold.
+    """
+    labels = {head: read_labels(head, table, dump_dir) for head, table in tables.items()}
+    trained = {fold: read_lines(fold_dir / fold / "train") for fold in folds if tables}
+    return {
+        fold: {
+            head: {
+                "table": str(label_path(table, dump_dir)),
+                "values": training_values(head, table, labels[head], fold, trained[fold]),
+            }
+            for head, table in tables.items()
+        }
+        for fold in folds
+    }
+
+
 def training_values(
-    head: str, table: str, labels: Mapping[str, str], fold: str, utterances: Iterable[str]
+    head: str, table: str, labels: Mapping[str, str], fold: str, utterances: Sequence[str]
 ) -> list[str]:
     """The values among the training utterances of ``fold``, the classes of its head, in C order.
 
     Raises:
         UserError: fewer than two, so that there is nothing to learn.
     """
-    utterances = list(utterances)
     values = sorted({labels[utt_id] for utt_id in utterances if utt_id in labels})
     if len(values) < 2:
         found = f"only the value {values[0]}" if values else "no value"

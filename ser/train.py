@@ -33,7 +33,7 @@ from ser.fileio import atomic_write
 from ser.folds import LEAKY
 from ser.frontends.hf import check_folder
 from ser.heads import UNITS, label_tables, read_heads
-from ser.labels import label_path, read_labels, training_values
+from ser.labels import fold_labels
 from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
@@ -142,7 +142,7 @@ def train_folds(
             args, dump_dir, training.config, protocol, ssl, max_epoch, extra_args, num_nodes
         )
         mark_leaks(run, protocol, select)
-        labels = aux_labels(args, dump_dir, fold_dir, folds or known)
+        labels = fold_labels(label_tables(args.aux_conf), dump_dir, fold_dir, folds or known)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)
         if check_only:
@@ -315,29 +315,6 @@ def _check_transcripts(args: argparse.Namespace, dump_dir: Path) -> None:
                 "with --text FILE and run stages 1 to 3 again, or choose a --config without "
                 "such a head"
             )
-
-
-def aux_labels(
-    args: argparse.Namespace, dump_dir: Path, fold_dir: Path, folds: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """For each fold what its label heads need: ``{head: {"table": path, "values": classes}}``.
-
-    Raises:
-        UserError: a table that is missing, malformed or has one value in a fold's training list.
-    """
-    tables = label_tables(args.aux_conf)
-    labels = {head: read_labels(head, table, dump_dir) for head, table in tables.items()}
-    found = {}
-    for fold in folds:
-        trained = read_lines(fold_dir / fold / "train")
-        found[fold] = {
-            head: {
-                "table": str(label_path(table, dump_dir)),
-                "values": training_values(head, table, labels[head], fold, trained),
-            }
-            for head, table in tables.items()
-        }
-    return found
 
 
 def mark_leaks(run: dict[str, Any], protocol: str, select: str) -> None:

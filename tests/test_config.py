@@ -9,6 +9,7 @@ import yaml
 
 from ser.config import check_config, differences, load_config
 from ser.errors import UserError
+from ser.heads import read_heads
 from ser.task import SERTask
 from ser.train import resolve
 from ser.units import tagged_class_inventory, write_units
@@ -73,6 +74,8 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
             [],
             r"best_model_criterion: found .*'UAR'.*; expected train or valid, one of loss, ",
         ),
+        ({"aux_conf": {"sex": {"type": "label"}}}, [], "aux_conf.sex.weight: None; give a number"),
+        ({"aux_labels": {"sex": {}}}, [], "aux_labels is set by run.sh"),
         ({}, ["--max_epochx", "3"], "unrecognized arguments"),
         ({}, ["--max_epoch", "three"], "invalid int value"),
     ],
@@ -130,6 +133,8 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     args = resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
     args.emotions, args.units = " ".join(EMOTIONS), str(tmp_path / "units.txt")
     write_units(tmp_path / "units.txt", tagged_class_inventory(len(EMOTIONS)))
+    heads = read_heads(args.aux_conf)
+    args.aux_labels = {name: {"values": ["f", "m"]} for name, head in heads.items() if head.table}
     model = SERTask.build_model(args)
     (optimizer,) = SERTask.build_optimizers(args, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -141,6 +146,7 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         emotion=torch.tensor([[0], [3]]),
         text=torch.tensor([[1, 2, 3], [4, -1, -1]]),
         text_lengths=torch.tensor([3, 1]),
+        **{head.entry: torch.tensor([[0], [1]]) for head in heads.values() if head.table},
     )
     loss.backward()
     optimizer.step()
@@ -152,6 +158,32 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         if p.requires_grad and torch.equal(before[name], p.detach())
     }
     assert untouched == set()
+
+
+@pytest.mark.parametrize("size", ["train", "mini"])
+def test_the_s3_systems_differ_in_their_units_and_in_the_mask_alone(size):
+    """Otherwise their differences would not be what these are worth."""
+    folder = Path(__file__).parent.parent / "conf"
+    char, bpe, cai2021 = (
+        load_config(folder / f"{size}_s3_{name}.yaml") for name in ("char", "bpe", "cai2021")
+    )
+    assert cai2021.pop("pooling_conf") == {"mask": False}
+    assert cai2021 == char
+    assert (char.pop("token_type"), bpe.pop("token_type")) == ("char", "bpe")
+    assert bpe.pop("bpe_size") == {"train": 500, "mini": 100}[size]
+    char.pop("stated", None)
+    assert bpe == char
+    assert char["aux_conf"] == {"asr": {"type": "ctc", "weight": 0.1}}
+    assert char["frontend_conf"]["layers"] == "last"
+    assert char["batch_size"] * char.get("accum_grad", 1) == 8
+
+
+def test_s3_in_miniature_has_the_encoder_and_the_budget_of_s1_in_miniature():
+    folder = Path(__file__).parent.parent / "conf"
+    s1, s3 = load_config(folder / "mini_s1.yaml"), load_config(folder / "mini_s3_char.yaml")
+    s3["frontend_conf"] |= {"layers": "weighted_sum", "low_level": True}
+    s3["aux_conf"] = {"pr": s3["aux_conf"]["asr"]}
+    assert s3 | {"token_type": s1["token_type"]} == s1
 
 
 @pytest.mark.parametrize(

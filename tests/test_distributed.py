@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 
+from ser.datadir import read_table, write_table
 from ser.distributed import Processes, this_process
 from ser.errors import UserError
 from tests.training import SYSTEM, forked_processes, make_corpus, same, train, weights
 
 # Plain gradient descent without clipping, so that weights show gradients; batches of 3 are divided
-# into 2 and 1, and half of the utterances have no words.
+# into 2 and 1, half of the utterances have no words, and a third has no take.
 EXACT = {
     **SYSTEM,
     "optim": "sgd",
@@ -25,7 +26,10 @@ EXACT = {
     "grad_clip": 1.0e9,
     "accum_grad": 1,
     "max_epoch": 2,
-    "aux_conf": {"pr": {"type": "ctc", "weight": 1.0}},
+    "aux_conf": {
+        "pr": {"type": "ctc", "weight": 1.0},
+        "take": {"type": "label", "weight": 1.0, "gradient_reversal": 0.5},
+    },
     "frontend_conf": {
         **SYSTEM["frontend_conf"],
         "config": {
@@ -37,6 +41,10 @@ EXACT = {
         },
     },
 }
+STATISTICS = (
+    *("loss", "loss_er", "loss_pr", "WA", "UA"),
+    *("loss_take", "skipped_take", "correct_take", "accuracy_take"),
+)
 
 
 def free_port() -> int:
@@ -106,6 +114,9 @@ def train_on_two(processes):
 def corpus(tmp_path_factory) -> Path:
     root = make_corpus(tmp_path_factory.mktemp("corpus"))
     (root / "exact.yaml").write_text(yaml.safe_dump(EXACT))
+    utts = sorted(read_table(root / "dump/tones/utt2emo"))
+    takes = {utt_id: f"take{utt_id[-1]}" for i, utt_id in enumerate(utts) if i % 3}
+    write_table(root / "dump/tones/utt2take", takes)
     return root
 
 
@@ -126,12 +137,13 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(corpus, two, tm
     train(corpus, tmp_path / "begin", config=corpus / "exact.yaml", extra_args=extra)
     begin = weights(tmp_path / "begin/Ses01F", "2epoch.pth")
     for name in one_process:
-        # the emotion head has L_ER's gradient alone, the phoneme head L_PR's, the rest both
+        # each head has the gradient of its own loss alone, the rest of all together
         moved = (one_process[name] - begin[name]).abs().max()
         apart = (one_process[name] - two_processes[name]).abs().max()
         assert apart <= 2e-6 + 1e-4 * moved, name
-    for head in ("emotion_head.weight", "aux_heads.pr.linear.weight"):
-        assert (one_process[head] - begin[head]).abs().max() > 1e-2, head
+    for head in ("emotion_head", "aux_heads.pr.linear", "aux_heads.take.linear"):
+        moved = one_process[f"{head}.weight"] - begin[f"{head}.weight"]
+        assert moved.abs().max() > 1e-2, head
 
 
 def test_layers_that_are_released_later_are_averaged_too(corpus, tmp_path, train_on_two):
@@ -154,7 +166,7 @@ def test_statistics_are_those_of_the_joint_batches(corpus, two, tmp_path):
             json.loads((exp_dir / "Ses01F/history.json").read_text()) for exp_dir in (tmp_path, two)
         ]
         for one, other in zip(*entries, strict=True):
-            for key in ("loss", "loss_er", "loss_pr", "WA", "UA"):
+            for key in STATISTICS:
                 assert one[name][key] == pytest.approx(other[name][key], abs=1e-4), (name, key)
 
 

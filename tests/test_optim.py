@@ -19,6 +19,7 @@ CONF = {"heads": 20.0, "fusion": 100.0, "layer_decay": 0.5}
     [
         ("emotion_head.weight", 20.0),
         ("aux_heads.pr.linear.bias", 20.0),
+        ("aux_heads.gender.linear.weight", 20.0),
         ("frontend.fusion.scalars", 100.0),
         ("frontend.encoder.encoder.layers.2.attention.k_proj.weight", 1.0),  # the top of three
         ("frontend.encoder.encoder.layers.0.attention.k_proj.weight", 0.25),
