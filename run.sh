@@ -15,8 +15,9 @@
 # Options (dashes or underscores, --name value or --name=value)
 #   --corpus NAME         a folder of egs/
 #   --corpus-dir DIR      where the corpus lies on disk (mini is made by the recipe)
-#   --config FILE         the system; default: conf/mini_s1.yaml for mini, conf/emodb_s1.yaml for
-#                         emodb, else conf/train_s1_mtl_phoneme.yaml
+#   --text FILE           transcripts, "<utterance id> words" a line, in place of the corpus' own
+#   --config FILE         the system; default: <corpus>_s1.yaml of conf/ for mini and emodb,
+#                         train_s4_cgru_attention.yaml for casia, else train_s1_mtl_phoneme.yaml
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
 #   --stop-stage N        last stage to run
@@ -75,6 +76,7 @@ fi
 
 corpus=mini
 corpus_dir=
+text=
 config=
 tag=
 stage=1
@@ -126,7 +128,7 @@ elif [[ -n $compare ]]; then
 fi
 
 run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "${nj:-2}" \
-  --corpus-dir="$corpus_dir" --emotions="$emotions" --allow-partial "$allow_partial"
+  --corpus-dir="$corpus_dir" --text="$text" --emotions="$emotions" --allow-partial "$allow_partial"
 for inputs in "${all_inputs[@]}"; do # those of a sweep's points may differ
   read -r token_type bpe_size feats_type <<<"$inputs"
   run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="${bpe_size#-}"

@@ -87,6 +87,7 @@ fi
 if [[ -n $corpus_dir && ! -e $corpus_dir ]]; then
   option_error "--corpus-dir $corpus_dir: no such directory"
 fi
+[[ -z $text || -f $text ]] || option_error "--text $text: no such file"
 if [[ $tag == */* || $tag == -* || $tag == . || $tag == .. ]]; then
   option_error "--tag '$tag': a tag is a name, not a path (see --exp-dir)"
 fi
@@ -94,6 +95,7 @@ fi
 if [[ -z $config ]]; then
   case $corpus in
     mini | emodb) config=$root/conf/${corpus}_s1.yaml ;;
+    casia) config=$root/conf/train_s4_cgru_attention.yaml ;;
     *) config=$root/conf/train_s1_mtl_phoneme.yaml ;;
   esac
 elif [[ ! -e $config && -f $root/$config ]]; then
@@ -126,7 +128,7 @@ for path_option in data_dir dump_dir exp_dir; do
 done
 [[ -n $results ]] || results=$exp_dir/RESULTS.md
 for path_option in config data_dir dump_dir exp_dir results slurm_conf ${corpus_dir:+corpus_dir} \
-  ${sweep:+sweep}; do
+  ${text:+text} ${sweep:+sweep}; do
   settle_path "$path_option"
 done
 # A bare name is looked up in PATH, and a hub id (owner/name) is no path either.
@@ -143,9 +145,9 @@ config_value() { # KEY DEFAULT
 token_type=$(config_value token_type tagged_class)
 feats_type=$(config_value feats_type raw)
 
-if [[ -n $emotions ]] && ((stage > 1)); then
-  PYTHONPATH=$root "$python" -m ser.bin.check_emotions \
-    --corpus "$corpus" --data-dir "$data_dir" --emotions="$emotions"
+if [[ -n $emotions$text ]] && ((stage > 1)); then
+  PYTHONPATH=$root "$python" -m ser.bin.check_data \
+    --corpus "$corpus" --data-dir "$data_dir" --emotions="$emotions" ${text:+"--text=$text"}
 fi
 bpe_size=$(config_value bpe_size)
 

@@ -6,6 +6,8 @@
 # Usage: local/data.sh --corpus NAME [options]
 #   --corpus NAME         a folder of egs/
 #   --corpus-dir DIR      where the corpus lies
+#   --text FILE           transcripts in place of the corpus' own, UTF-8, in lines of an utterance
+#                         id (or the number of a sentence, as in casia) and the words
 #   --data-dir DIR        is written, in the folder of the corpus
 #   --emotions SET        a set of corpus.yaml (emodb: 4 or 7) or a comma list in class order
 #   --allow-partial BOOL  go on when parts of the corpus are missing; the results will say so
@@ -20,6 +22,7 @@ set -euo pipefail
 
 corpus=
 corpus_dir=
+text=
 data_dir=
 emotions=
 allow_partial=false
@@ -39,4 +42,4 @@ fi
 PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.bin.prepare_data \
   --corpus="$corpus" --allow-partial="$allow_partial" \
   ${corpus_dir:+"--corpus-dir=$corpus_dir"} ${data_dir:+"--data-dir=$data_dir"} \
-  ${emotions:+"--emotions=$emotions"} ${seed:+"--seed=$seed"} ${nj:+"--nj=$nj"}
+  ${text:+"--text=$text"} ${emotions:+"--emotions=$emotions"} ${seed:+"--seed=$seed"} ${nj:+"--nj=$nj"}

@@ -5,6 +5,8 @@ ends. Everything behind the first blank is the value, so a path may hold blanks 
 path is never a pipe.
 """
 
+import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # One value per utterance. spk2utt, emotions, language and partial have other shapes.
 TABLES = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur")
 GENDERS = ("f", "m")
+_USER_TABLE = re.compile(r"utt2\w+")
 PROBLEMS_SHOWN = 5
 
 
@@ -75,6 +78,18 @@ def write_lines(path: Path | str, lines: Iterable[str]) -> None:
         stream.writelines(f"{line}\n" for line in lines)
 
 
+def user_tables(directory: Path | str) -> list[Path]:
+    """The files ``utt2<name>`` of ``directory`` that are not the recipe's own, in C order.
+
+    Users put them there, for heads that predict something else than the emotion.
+    """
+    return [
+        path
+        for path in sorted(Path(directory).glob("utt2*"))
+        if _USER_TABLE.fullmatch(path.name) and path.name not in TABLES and path.is_file()
+    ]
+
+
 def write_data_dir(
     directory: Path | str,
     records: Sequence["Utterance"],
@@ -83,7 +98,8 @@ def write_data_dir(
     settings: Mapping[str, Any],
     partial: Sequence[str] = (),
 ) -> None:
-    """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced.
+    """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced,
+    but for the tables that the user has put there.
 
     ``emotions`` is in class order, ``settings`` goes into the done-marker, ``partial`` holds a
     line for each thing that the corpus lacks.
@@ -109,6 +125,8 @@ def write_data_dir(
         if partial:
             write_lines(temporary / "partial", (" ".join(line.split()) for line in partial))
         validate_data_dir(temporary)
+        for path in user_tables(directory):
+            shutil.copy2(path, temporary)
         mark_done(temporary, dict(settings))
 
 

@@ -2,12 +2,13 @@
 
 The dump holds waveforms (references, or arks where the source is not 16-kHz mono 16-bit), the
 tables and targets, optionally features, and the folds. Each part has its own done-marker, so
-adding a token type, a feature type or a protocol leaves the others alone.
+adding a token type, a feature type or a protocol leaves the others alone. Tables ``utt2<name>``
+that the user has put into data/<corpus>/all come along; they may lack utterances.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,14 @@ import numpy as np
 
 from ser.audio import SAMPLE_RATE, probe, read_16k_mono
 from ser.cli import progress
-from ser.datadir import read_lines, read_table, validate_data_dir, write_table
+from ser.datadir import (
+    join_problems,
+    read_lines,
+    read_table,
+    user_tables,
+    validate_data_dir,
+    write_table,
+)
 from ser.errors import UserError
 from ser.features import digest, extract_features, load_for_ark, write_arks
 from ser.fileio import atomic_write, locked
@@ -26,6 +34,7 @@ from ser.parallel import parallel_map
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session")
+OWN_TABLES = (*TABLES, "utt2num_samples", "utt2hash")
 LISTS = ("emotions", "language", "partial")  # partial only where the corpus is incomplete
 DEFAULT_TOKEN_TYPE = "tagged_class"
 RAW = "raw"  # the feature type of systems that read the waveform: nothing to extract
@@ -103,7 +112,8 @@ def require_current(data_dir: Path, dump_dir: Path) -> None:
     if read_marker(source) is None:
         return
     again = "./run.sh --stage 2 --stop-stage 3 with the same --corpus and options"
-    if (read_marker(dump_dir) or {}).get("tables") != _digest_tables(source):
+    marker, settings = read_marker(dump_dir) or {}, _table_settings(source)
+    if any(marker.get(key) != settings.get(key) for key in ("tables", "user_tables")):
         raise UserError(
             f"{dump_dir}: not made from what {source} holds now; make it again: {again}"
         )
@@ -120,6 +130,7 @@ def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
     """Raise UserError unless every table and every target file is about the same utterances."""
     validate_data_dir(source)
     utts = read_table(source / "utt2spk").keys()
+    _check_user_tables(source, utts)
     for directory in lang_dirs.values():
         targets = read_table(directory / "text.units", allow_empty=True).keys()
         odd = sorted(utts ^ targets)
@@ -135,6 +146,18 @@ def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
                 f"{directory}: made from other labels or transcripts than {source} has now; make "
                 "it again: ./run.sh --stage 2 --stop-stage 2 with the same --corpus and options"
             )
+
+
+def _check_user_tables(source: Path, utts: Collection[str]) -> None:
+    problems = []
+    for path in user_tables(source):
+        if path.name in OWN_TABLES:
+            problems.append(f"{path}: stage 3 writes a table of this name itself; rename yours")
+        for number, utt in enumerate(read_table(path), start=1):
+            if utt not in utts:
+                problems.append(f"{path}:{number}: {utt} is no utterance of {source}/utt2spk")
+    if problems:
+        raise UserError(join_problems(problems, "correct these tables or take them away"))
 
 
 def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
@@ -170,9 +193,12 @@ def _digest_sources(wavs: Mapping[str, str]) -> str:
     return digest(f"{utt} {_stamp(path)} {path}" for utt, path in wavs.items())
 
 
-def _digest_tables(source: Path) -> str:
+def _table_settings(source: Path) -> dict[str, str | dict[str, str]]:
+    """What the done-marker of the dump says of the tables of ``source``."""
     lists = [name for name in LISTS if (source / name).exists()]
-    return file_digest(*(source / name for name in (*TABLES, *lists)))
+    settings = {"tables": file_digest(*(source / name for name in (*TABLES, *lists)))}
+    extra = {path.name: file_digest(path) for path in user_tables(source)}
+    return {**settings, "user_tables": extra} if extra else settings
 
 
 def _stamp(path: str) -> str:
@@ -249,7 +275,7 @@ def _dump_tables(
     lists = [name for name in LISTS if (source / name).exists()]
     settings = {
         "audio": file_digest(dump_dir / "utt2hash"),
-        "tables": _digest_tables(source),
+        **_table_settings(source),
         "text": {
             suffix: file_digest(directory / "text.units", directory / "units.txt")
             for suffix, directory in lang_dirs.items()
@@ -270,6 +296,12 @@ def _dump_tables(
             path.unlink()
     for name in TABLES:
         write_table(dump_dir / name, read_table(source / name))
+    extra = {path.name: path for path in user_tables(source)}
+    for path in dump_dir.glob("utt2*"):  # taken away from the source since
+        if path.name not in extra and path.name not in OWN_TABLES:
+            path.unlink()
+    for name, path in extra.items():
+        write_table(dump_dir / name, read_table(path))
     for name in LISTS:
         if name in lists:
             _copy(source / name, dump_dir / name)

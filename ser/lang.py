@@ -28,6 +28,7 @@ from ser.tokens import bpe_units, char_units
 from ser.units import TOKEN_TYPES, ctc_min_frames, phone_units, write_units
 
 DEFAULT_TYPE = "tagged_class"  # made into lang/ itself
+TEXT_CURE = "to give transcripts: ./run.sh --stage 1 --text FILE with the same --corpus and options"
 _INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")
 
 
@@ -51,8 +52,11 @@ def lang_inputs(source: Path) -> str:
 def prepare_lang(data_dir: Path | str, token_type: str, bpe_size: int) -> None:
     """Make ``lang`` and, for another ``token_type``, ``lang_<type>``, unless they are up to date.
 
-    Raises UserError if stage 1 is not done, for an unknown token type, transcripts without a
-    single word, a word that cannot be pronounced, and a BPE size that the corpus cannot give.
+    A corpus without a single word gets empty targets, which is said: systems without a phoneme or
+    character head need none.
+
+    Raises UserError if stage 1 is not done, for an unknown token type, a word that cannot be
+    pronounced, a BPE size that the corpus cannot give, and BPE without words.
     """
     directory = lang_dir(data_dir, token_type)
     source = Path(data_dir) / "all"
@@ -82,6 +86,7 @@ def _already_done(directory: Path, settings: Mapping[str, Any]) -> bool:
 
 def _make_lang(source: Path, lang: Path, settings: Mapping[str, Any]) -> None:
     transcripts, language = _read_transcripts(source)
+    wordless = not any(transcripts.words.values())
     lexicon = build_lexicon(transcripts.words, language, source / "text")
     text_phn = {
         utt: [phone for word in words for phone in lexicon.phones[word]]
@@ -89,6 +94,11 @@ def _make_lang(source: Path, lang: Path, settings: Mapping[str, Any]) -> None:
     }
     inventory, units = _phone_units(source, DEFAULT_TYPE, text_phn, lexicon.classes)
     summary = _summarize_words(transcripts, lexicon) + _summarize_units(source, inventory, units)
+    if wordless:
+        summary.append(
+            f"no words in any of {len(units)} utterances: systems with a phoneme or character head "
+            f"(type ctc) cannot be trained on them; {TEXT_CURE}"
+        )
     with atomic_dir(lang) as temporary:
         write_table(temporary / "lexicon.txt", _joined(lexicon.phones))
         write_lines(temporary / "lexicon.oov", lexicon.predicted)
@@ -106,6 +116,11 @@ def _make_lang_of_type(
     if token_type in ("char", "bpe"):
         words = _split(read_table(lang / "text.words", allow_empty=True))
         if token_type == "bpe":
+            if not any(words.values()):
+                raise UserError(
+                    f"{source}/text: no words in any of {len(words)} utterances, which the pieces "
+                    f"of token_type bpe are learnt from; {TEXT_CURE}"
+                )
             inventory, units, model = bpe_units(words, settings["bpe_size"])
         else:
             inventory, units = char_units(words, _language(source))
@@ -126,10 +141,10 @@ def _read_transcripts(source: Path) -> tuple[Transcripts, str]:
     language = _language(source)
     text = read_table(source / "text", allow_empty=True)
     transcripts = split_text(text, language)
-    if not any(transcripts.words.values()):
+    if not text:
         raise UserError(
-            f"{source}/text: no words in any of {len(text)} utterances, so there is nothing to "
-            "make units from; add the transcripts to the corpus and run stage 1 again"
+            f"{source}/text: no utterances; make the tables again: ./run.sh --stage 1 "
+            "--stop-stage 1 with the same --corpus and options"
         )
     return transcripts, language
 

@@ -103,7 +103,8 @@ def run_command(
 
     Args:
         run: the experiment's run.yaml.
-        corpus: the done-marker of stage 1, with ``corpus_dir``, ``emotions``, ``allow_partial``.
+        corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``
+            and ``allow_partial``.
         data_dir: data/<corpus>; a corpus that lies in it was made by the recipe itself.
     """
     words = ["./run.sh", "--corpus", str(run["corpus"])]
@@ -129,6 +130,8 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
     made = data_dir is not None and Path(source or "").resolve().is_relative_to(data_dir.resolve())
     if source and not made:
         words += ["--corpus-dir", public_path(source)]
+    if corpus.get("text"):
+        words += ["--text", public_path(corpus["text"])]
     emotions = list(corpus.get("emotions") or [])
     spec = EGS / name / "corpus.yaml"
     if emotions and spec.is_file():

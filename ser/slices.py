@@ -34,7 +34,7 @@ def find_slices(
     """The predicted utterances of every slice; kinds and values in the order to show them.
 
     A kind that the corpus does not have is left out: ``style`` where ids do not tell, ``text``
-    where stage 2 left no ``lang/text.words`` below ``data_dir``.
+    where stage 2 left no ``lang/text.words`` below ``data_dir``, or no words in it.
 
     Raises:
         UserError: a table of the dump or the transcripts lack an utterance.
@@ -115,6 +115,8 @@ def _texts(
     tested = {fold: [p.utt_id for p in rows] for fold, rows in folds.items()}
     needed = {u for lists in (trained, tested) for utts in lists.values() for u in utts}
     words = read_utterance_table(path, sorted(needed), stage=2, allow_empty=True)
+    if not any(words.values()):  # a corpus without transcripts
+        return {}
     of = {}
     for fold, utts in tested.items():
         seen = {words[u] for u in trained[fold]}

@@ -53,6 +53,17 @@ def test_an_empty_text_leaves_the_key_alone_and_blanks_are_single(tmp_path):
         datadir.read_table(data / "text")
 
 
+def test_tables_of_the_user_outlive_the_recipes_own(tmp_path):
+    data = _write(tmp_path)
+    (data / "utt2age").write_text("b_1 30\n")
+    (data / "notes").write_text("not a table")
+    _write(tmp_path, [replace(r, gender="m", speaker="x") for r in _records(tmp_path / "wav")])
+    assert (data / "utt2age").read_text() == "b_1 30\n"
+    assert (data / "utt2gender").read_text() == "B_3 m\na_2 m\nb_1 m\n"
+    assert not (data / "notes").exists()
+    assert [path.name for path in datadir.user_tables(data)] == ["utt2age"]
+
+
 def test_c_order_is_byte_order_also_beyond_ascii(tmp_path):
     keys = ["é", "z", "Z", "語", "a_", "a1"]
     datadir.write_table(tmp_path / "t", dict.fromkeys(keys, "x"))

@@ -127,10 +127,10 @@ def test_dot_files_and_other_files_are_ignored(tmp_path, four):
 def test_other_emotions_than_those_of_stage_1_are_noticed(tmp_path, four):
     _prepare(tmp_path, four)
     data_dir = tmp_path / "data"
-    prepare.require_emotions("emodb", data_dir, "4")
-    prepare.require_emotions("emodb", tmp_path / "no stage 1 here", "7")
+    prepare.require_same_options("emodb", data_dir, "4")
+    prepare.require_same_options("emodb", tmp_path / "no stage 1 here", "7")
     with pytest.raises(UserError, match="--emotions 7: .* was made with angry,happy,sad,neutral"):
-        prepare.require_emotions("emodb", data_dir, "7")
+        prepare.require_same_options("emodb", data_dir, "7")
 
 
 def test_every_pseudo_session_is_one_woman_and_one_man():

@@ -52,8 +52,9 @@ def test_every_corpus_of_egs_has_what_it_needs():
         assert spec["name"] == path.parent.name
         assert set(spec["emotions"]) <= set(spec["label_map"].values())
         assert spec["licence"] and (path.parent / "README.md").is_file()
-        for emotions in spec.get("emotion_sets", {}).values():
-            assert set(emotions) <= set(spec["counts"]["emotion"])
+        for counts in spec.get("editions", {"": spec.get("counts")}).values():
+            for emotions in spec.get("emotion_sets", {}).values():
+                assert set(emotions) <= set(counts["emotion"])
 
 
 def test_a_good_corpus_yaml_is_loaded(tmp_path):
@@ -65,6 +66,12 @@ def test_a_good_corpus_yaml_is_loaded(tmp_path):
     [
         ("language: en\n", "", "missing keys: language"),
         ("reader: iemocap", "reader: kaldi", "reader 'kaldi': expected one of iemocap, emodb"),
+        ("counts:", "count:", "missing keys: counts"),
+        (
+            "counts: {total: 2}",
+            "editions: {small: {total: 2, speaker: {a: {angry: 2, sad: 1}}}}",
+            "editions.small.total is 2, but editions.small.speaker sums to 3",
+        ),
         ("emotions: [angry", "emotions: [[angry", "not valid YAML"),
         (GOOD, "", "missing keys: name, reader"),
         (GOOD, "- a list", "missing keys: name, reader"),
@@ -87,9 +94,18 @@ def test_the_launcher_works_from_anywhere_and_explains_itself(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.startswith("error: --corpus-dir: needed for emodb")
+    result = subprocess.run(
+        [launcher, "--corpus=mini", "--text=no such.txt", "--python", sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: --text no such.txt: no such file")
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("corpus", ["iemocap", "emodb", "mini"])
+@pytest.mark.parametrize("corpus", ["iemocap", "emodb", "mini", "casia"])
 def test_each_corpus_folder_calls_run_sh_from_anywhere(corpus, tmp_path):
     # A copy of the folder beside a stand-in for run.sh that shows how it was called.
     stand_in = tmp_path / "re cipe/run.sh"

@@ -239,6 +239,60 @@ def test_other_labels_take_away_every_fold_and_target_made_from_the_old_ones(cor
     assert not (directory / "text_char").exists()
 
 
+AGES = {"Ses01F_angry": "30", "Ses02M_happy": "about 60"}
+
+
+def test_tables_of_the_user_come_along_and_may_lack_utterances(corpus):
+    write_table(corpus / "data/all/utt2age", AGES)
+    (corpus / "data/all/utt2age~").write_text("a leftover of an editor\n")
+    directory = dump(corpus)
+    assert read_table(directory / "utt2age") == AGES
+    assert not (directory / "utt2age~").exists() and not (directory / "utt2dur").exists()
+
+
+def test_a_table_of_the_user_that_comes_changes_or_goes_leaves_all_else_alone(corpus):
+    make_lang(corpus / "data/lang_char", list(read_table(corpus / "data/all/utt2spk")))
+    dump(corpus, "char")
+    directory = dump(corpus, feats_type="mfcc")
+    path = corpus / "data/all/utt2age"
+    names = ("wav", "folds", "mfcc", "text_char", "wav.scp", "utt2hash")
+    parts = tuple(str(directory / name) for name in names)
+    before = {p: t for p, t in snapshot(directory).items() if p.startswith(parts)}
+    for ages in (AGES, {**AGES, "Ses01F_angry": "31"}, None):
+        write_table(path, ages) if ages else path.unlink()
+        with pytest.raises(UserError, match="not made from what .*all holds now.*--stage 2"):
+            require_current(corpus / "data", directory)
+        dump(corpus)
+        require_current(corpus / "data", directory)
+        after = snapshot(directory)
+        assert {p: t for p, t in after.items() if p.startswith(parts)} == before
+        assert (directory / "utt2age").exists() == (ages is not None)
+        assert not ages or read_table(directory / "utt2age") == ages
+        dump(corpus)
+        assert snapshot(directory) == after  # the second time it is done already
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        (
+            "utt2age",
+            "Ses01F_angry 30\nnobody 4\n",
+            "utt2age:2: nobody is no utterance of ",
+        ),
+        ("utt2age", "Ses01F_angry\n", "utt2age:1: Ses01F_angry has no value"),
+        ("utt2hash", "Ses01F_angry 30\n", "utt2hash: stage 3 writes a table of this name itself"),
+    ],
+)
+def test_a_wrong_table_of_the_user_is_refused_before_anything_is_written(
+    corpus, name, line, message
+):
+    (corpus / "data/all" / name).write_text(line)
+    with pytest.raises(UserError, match=message):
+        dump(corpus)
+    assert not (corpus / "dump").exists()
+
+
 def test_a_recording_that_changed_is_read_again(corpus):
     directory = dump(corpus, feats_type="mfcc")
     before = read_table(directory / "utt2hash")

@@ -90,7 +90,7 @@ def test_targets_that_do_not_fit_into_the_frames_are_counted(data_dir, capsys):
         ("class", "N Vs N Vs", 7),
         ("tagged_phone", "N_2 OW1_2 N_2 OW1_2", 1 + 9 * 4),
         ("phone", "N OW1 N OW1", 1 + 9),
-        ("char", "N O | N O", 1 + 29),
+        ("char", "N O | N O", 32),
         ("bpe", "▁NO ▁NO", 1 + 14),
     ],
 )
@@ -151,10 +151,43 @@ def test_an_unknown_token_type_lists_those_that_exist(data_dir):
     assert all(name in str(err.value) for name in TOKEN_TYPES)
 
 
-@pytest.mark.parametrize("text", ["", "u1\nu2 [LAUGHTER]\n"])
-def test_transcripts_without_any_word_are_refused_and_nothing_is_written(data_dir, text):
+@pytest.mark.parametrize("language", ["en", "cmn"])
+@pytest.mark.parametrize("token_type", sorted(set(TOKEN_TYPES) - {"bpe"}))
+def test_a_corpus_without_any_word_gets_empty_targets_and_hears_why(
+    data_dir, token_type, language, capsys
+):
+    write(data_dir / "all" / "text", ["u1", "u2 [LAUGHTER]", "u3", "u4"])
+    write(data_dir / "all" / "language", [language])
+    for _ in range(2):  # the second time it is done already
+        prepare_lang(data_dir, token_type, 500)
+        printed = capsys.readouterr().out
+        assert "no words in any of 4 utterances: systems with a phoneme or character" in printed
+        assert "to give transcripts: ./run.sh --stage 1 --text FILE" in printed
+    for name in ("lang", "lang" if token_type == "tagged_class" else f"lang_{token_type}"):
+        assert (data_dir / name / "text.units").read_text() == "u1\nu2\nu3\nu4\n"
+    assert len(read_units(data_dir / "lang" / "units.txt")) == 25
+    assert (data_dir / "lang" / "text.words").read_text() == "u1\nu2\nu3\nu4\n"
+
+
+def test_transcripts_that_come_later_are_noticed(data_dir):
+    text = (data_dir / "all" / "text").read_text()
+    write(data_dir / "all" / "text", TEXT)
+    prepare_lang(data_dir, "tagged_class", 500)
     (data_dir / "all" / "text").write_text(text)
-    with pytest.raises(UserError, match="all/text: no words in any of [02] utterances"):
+    prepare_lang(data_dir, "tagged_class", 500)
+    assert "u2 N2 Vs2 N2 Vs2\n" in (data_dir / "lang" / "text.units").read_text()
+
+
+def test_bpe_without_a_word_is_refused_with_the_cure(data_dir):
+    write(data_dir / "all" / "text", TEXT)
+    with pytest.raises(UserError, match="no words in any of 4 utterances, .* bpe .*--text FILE"):
+        prepare_lang(data_dir, "bpe", 500)
+    assert not (data_dir / "lang_bpe").exists()
+
+
+def test_a_table_without_utterances_is_refused_and_nothing_is_written(data_dir):
+    (data_dir / "all" / "text").write_text("")
+    with pytest.raises(UserError, match="all/text: no utterances"):
         prepare_lang(data_dir, "tagged_class", 500)
     assert [path.name for path in data_dir.iterdir()] == ["all"]
 

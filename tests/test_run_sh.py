@@ -262,10 +262,26 @@ def test_folds_may_be_separated_by_commas_in_every_stage(recipe):
 
 def test_emotions_are_compared_with_those_of_stage_1_by_a_run_that_leaves_it_out(recipe):
     recipe.run("--stage=4", "--stop-stage=4", "--emotions=7")
-    assert [name for name, _ in recipe.calls] == ["check_emotions", "train"]
-    done = recipe.run("--stage=4", "--emotions=7", STUB_FAIL="check_emotions")
+    assert [name for name, _ in recipe.calls] == ["check_data", "train"]
+    done = recipe.run("--stage=4", "--emotions=7", STUB_FAIL="check_data")
     assert done.returncode == 7
-    assert [name for name, _ in recipe.calls][2:] == ["check_emotions"]
+    assert [name for name, _ in recipe.calls][2:] == ["check_data"]
+
+
+def test_transcripts_reach_stage_1_and_are_compared_with_it_by_a_run_that_leaves_it_out(recipe):
+    text = recipe.dir / "my text.txt"
+    text.write_text("u1 words\n")
+    recipe.run("--stop-stage=1", "--text", "my text.txt")
+    assert recipe.arguments("prepare_data")["--text"] == str(text)
+    recipe.run("--stage=2", "--stop-stage=2", "--text", "my text.txt")
+    assert [name for name, _ in recipe.calls][1:] == ["check_data", "prepare_lang"]
+    assert recipe.arguments("check_data")["--text"] == str(text)
+
+
+def test_casia_is_trained_on_without_transcripts_by_default(recipe):
+    done = recipe.run("--corpus=casia", "--stage=4", "--stop-stage=4")
+    assert done.returncode == 0, done.stderr
+    assert recipe.arguments("train")["--config"] == "conf/train_s4_cgru_attention.yaml"
 
 
 def test_the_training_seed_does_not_change_the_corpus(recipe):
@@ -758,6 +774,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--corpus", "../egs/mini"], "is unknown; egs/ has: "),
         (["--config", "conf/none.yaml"], "there are: conf/"),
         (["--corpus-dir", "/no/such"], "--corpus-dir /no/such: no such directory"),
+        (["--text", "/no/such.txt"], "--text /no/such.txt: no such file"),
         (["--stage", "0"], "--stage must be a whole number from 1 on, not '0'"),
         (["--stage", "two"], "--stage must be a whole number from 1 on, not 'two'"),
         (["--stop_stage", "7"], "--stop-stage 7: the stages are 1 to 6"),

@@ -65,6 +65,13 @@ def test_durations_are_cut_at_the_thirds_of_the_corpus(toy):
     }
 
 
+def test_a_corpus_without_any_words_has_no_slices_by_text(toy):
+    exp, dump, data = toy
+    (data / "lang").mkdir()
+    write_table(data / "lang/text.words", dict.fromkeys(read_table(dump / "utt2spk"), ""))
+    assert "text" not in slices_of(toy) and "gender" in slices_of(toy)
+
+
 def test_a_text_is_seen_only_if_the_folds_own_training_has_it(toy):
     exp, dump, data = toy
     words = {u: f"WORDS {u}" for u in read_table(dump / "utt2spk")}

@@ -12,6 +12,12 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--corpus", required=True, help="a folder of egs/")
     parser.add_argument("--corpus-dir", type=Path, help="where the corpus lies; mini is made there")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="transcripts in place of the corpus' own: '<utterance id> words' a line, or "
+        "'<sentence> words' in corpora that number their sentences (casia)",
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="output folder")
     parser.add_argument(
         "--emotions",
@@ -42,6 +48,7 @@ def main() -> None:
         allow_partial=args.allow_partial == "true",
         seed=args.seed,
         nj=args.nj,
+        text=args.text,
     )
 
 

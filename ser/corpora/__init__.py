@@ -14,14 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # key "reader" of corpus.yaml -> module with find, fingerprint_files and read
-READERS = {"iemocap": "ser.corpora.iemocap", "emodb": "ser.corpora.emodb"}
+READERS = {
+    "iemocap": "ser.corpora.iemocap",
+    "emodb": "ser.corpora.emodb",
+    "casia": "ser.corpora.casia",
+}
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini"}
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One labelled recording. ``duration`` is in seconds; a reader may leave it 0."""
+    """One labelled recording. ``duration`` is in seconds; a reader may leave it 0.
+
+    ``sentence`` is what utterances of the same words have in common, such as a number in the
+    file name; a file of --text may give their words once. Empty where there is no such thing.
+    """
 
     utt_id: str
     wav: Path
@@ -31,6 +39,7 @@ class Utterance:
     gender: str  # f or m
     session: str
     duration: float = 0.0
+    sentence: str = ""
 
 
 @dataclass
@@ -39,11 +48,13 @@ class Reading:
 
     ``found`` counts things other than utterances that corpus.yaml may fix under ``counts``
     (wav files, dialogs, labels), e.g. ``{"wav": {"Ses01": 1819}}``; ``skipped`` says how many
-    items were left out and why; ``short`` has a line for each thing that should be there and
-    is not. Short corpora are refused unless the user allows them.
+    items were left out and why, ``left_out`` the ids of those that a file of --text may name;
+    ``short`` has a line for each thing that should be there and is not. Short corpora are refused
+    unless the user allows them.
     """
 
     utterances: list[Utterance]
     found: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
     short: list[str] = field(default_factory=list)

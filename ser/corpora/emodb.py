@@ -48,6 +48,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
     utterances = []
     problems = []
     skipped: Counter[str] = Counter()
+    left_out: set[str] = set()
     for path in fingerprint_files(root):
         match = UTTERANCE_ID.fullmatch(path.stem)
         if match is None:
@@ -64,6 +65,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         emotion = spec["label_map"][letter]
         if emotion not in emotions:
             skipped[f"utterances labelled {letter} ({emotion})"] += 1
+            left_out.add(path.stem)
             continue
         utterances.append(
             Utterance(
@@ -78,4 +80,4 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         )
     if problems:
         raise UserError(join_problems(problems, f"take them out of {root} or name them right"))
-    return Reading(utterances, skipped=dict(skipped))
+    return Reading(utterances, skipped=dict(skipped), left_out=left_out)

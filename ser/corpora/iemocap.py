@@ -95,7 +95,10 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
             emotion = spec["label_map"].get(label)
             if emotion not in emotions:
                 skipped[f"utterances labelled {label}"] += 1
-            elif utt in wavs:
+                reading.left_out.add(utt)
+            elif utt not in wavs:
+                reading.left_out.add(utt)
+            else:
                 gender = utt.rpartition("_")[2][0]
                 reading.utterances.append(
                     Utterance(

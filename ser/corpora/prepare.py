@@ -16,12 +16,13 @@ import yaml
 from ser.audio import probe
 from ser.cli import progress
 from ser.corpora import MAKERS, READERS, Reading, Utterance
+from ser.corpora.texts import add_texts
 from ser.datadir import join_problems, read_table, write_data_dir
 from ser.errors import UserError
-from ser.stage import is_done, read_marker
+from ser.stage import file_digest, is_done, read_marker
 
 EGS = Path(__file__).resolve().parents[2] / "egs"
-REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map", "counts")
+REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map")
 
 
 def prepare(
@@ -33,17 +34,20 @@ def prepare(
     seed: int = 0,
     nj: int = 4,
     egs: Path = EGS,
+    text: Path | None = None,
 ) -> None:
     """Write ``data_dir/<corpus>/all`` from the corpus in ``corpus_dir``.
 
     ``emotions`` names a set of corpus.yaml (``4``, ``7``) or is a comma list in class order;
     "" takes the default set. ``allow_partial`` accepts a corpus in which things are missing
     and records them in the file ``partial``. ``seed`` matters to corpora made by the recipe.
+    ``text`` is a file of transcripts that take the place of the corpus' own.
 
     Raises UserError, before anything is written, for whatever is wrong with the corpus.
     """
     spec = load_spec(corpus, egs)
     chosen = choose_emotions(spec, emotions)
+    text_settings = _text_settings(text)
     target = data_dir / corpus / "all"
     reader = importlib.import_module(READERS[spec["reader"]])
     root = _find_root(spec, reader, corpus_dir, data_dir / corpus / "corpus", seed)
@@ -53,6 +57,7 @@ def prepare(
         "spec": _digest(json.dumps(spec, sort_keys=True)),
         "files": fingerprint(reader.fingerprint_files(root)),
         "allow_partial": allow_partial,
+        **text_settings,
     }
     if is_done(target, settings):
         count = len(read_table(target / "utt2spk"))
@@ -60,6 +65,7 @@ def prepare(
         return
 
     reading = reader.read(root, spec, chosen)
+    spec, edition = choose_edition(spec, reading.utterances)
     print(format_table(reading.utterances, chosen))
     for what, count in sorted(reading.skipped.items()):
         print(f"left out: {count} {what}")
@@ -71,7 +77,7 @@ def prepare(
         whole = [f"not affected: the labels and wav files of {number}"]
     short += whole
     if short and not (allow_partial and reading.utterances):
-        lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes"]
+        lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"]
         lines += [
             join_problems(part, most=12) for part in (reading.short, differences, whole) if part
         ]
@@ -81,6 +87,8 @@ def prepare(
         raise UserError(join_problems(lines, cure))
     for line in short:
         print(f"warning: {line}")
+    if text is not None:
+        reading.utterances = add_texts(text, reading)
     utterances = add_durations(sorted(reading.utterances, key=lambda u: u.utt_id), nj)
     write_data_dir(target, utterances, chosen, spec["language"], settings, short)
     hours = sum(u.duration for u in utterances) / 3600
@@ -101,15 +109,20 @@ def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as err:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
-    missing = [key for key in REQUIRED_KEYS if not isinstance(spec, dict) or key not in spec]
+    if not isinstance(spec, dict):
+        spec = {}
+    missing = [key for key in REQUIRED_KEYS if key not in spec]
+    if not {"counts", "editions"} & spec.keys():
+        missing.append("counts")
     if missing:
         raise UserError(f"{path}: missing keys: {', '.join(missing)}")
     for key, table in {"reader": READERS, "maker": MAKERS}.items():
         if key in spec and spec[key] not in table:
             raise UserError(f"{path}: {key} {spec[key]!r}: expected one of {', '.join(table)}")
     contradictions = [
-        f"{path}: counts.{where} is {number}, but counts.speaker sums to {total}"
-        for where, number, total in _sums(spec)
+        f"{path}: {name}.{where} is {number}, but {name}.speaker sums to {total}"
+        for name, counts in _all_counts(spec).items()
+        for where, number, total in _sums(counts, spec["emotions"])
         if number != total
     ]
     if contradictions:
@@ -135,15 +148,43 @@ def choose_emotions(spec: Mapping[str, Any], wanted: str) -> list[str]:
     return chosen
 
 
-def require_emotions(corpus: str, data_dir: Path, emotions: str, egs: Path = EGS) -> None:
-    """Raise UserError if stage 1 was run with other emotions than the option ``emotions`` says."""
+def choose_edition(
+    spec: Mapping[str, Any], utterances: Sequence[Utterance]
+) -> tuple[Mapping[str, Any], str]:
+    """``spec`` with the ``counts`` of one of its ``editions``, if it has any, and which in words.
+
+    It is the one whose numbers are nearest to those of the speakers and emotions found.
+    """
+    if "editions" not in spec:
+        return spec, ""
+    found = Counter((u.speaker, u.emotion) for u in utterances)
+
+    def distance(name: str) -> int:
+        table = spec["editions"][name]["speaker"]
+        return sum(abs(number - table[s].get(e, 0)) for (s, e), number in found.items())
+
+    name = min(spec["editions"], key=distance)
+    return {**spec, "counts": spec["editions"][name]}, f" as edition {name!r}"
+
+
+def require_same_options(
+    corpus: str, data_dir: Path, emotions: str = "", text: Path | None = None, egs: Path = EGS
+) -> None:
+    """Raise UserError if stage 1 was run with other ``emotions`` or another ``text`` than these.
+
+    An option that is not given says nothing.
+    """
     target = data_dir / corpus / "all"
-    made = (read_marker(target) or {}).get("emotions")
-    if made not in (None, choose_emotions(load_spec(corpus, egs), emotions)):
+    made = read_marker(target) or {}
+    if not made:
+        return
+    again = "run from stage 1 on, in another --data-dir and --dump-dir if both are to stay"
+    if emotions and made["emotions"] != choose_emotions(load_spec(corpus, egs), emotions):
         raise UserError(
-            f"--emotions {emotions}: {target} was made with {','.join(made)}; run from stage 1 on, "
-            "in another --data-dir and --dump-dir if both are to stay"
+            f"--emotions {emotions}: {target} was made with {','.join(made['emotions'])}; {again}"
         )
+    if text and made.get("text_digest") != _text_settings(text)["text_digest"]:
+        raise UserError(f"--text {text}: {target} was made with other transcripts; {again}")
 
 
 def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str]) -> list[str]:
@@ -202,15 +243,19 @@ def _differs(what: str, found: int, expected: int) -> list[str]:
     return [] if found == expected else [f"{what}: {found} found, {expected} expected"]
 
 
-def _sums(spec: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
+def _all_counts(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    editions = {f"editions.{name}": counts for name, counts in spec.get("editions", {}).items()}
+    return editions or {"counts": spec["counts"]}
+
+
+def _sums(counts: Mapping[str, Any], emotions: Sequence[str]) -> Iterable[tuple[str, int, int]]:
     """(name, number, sum over the speaker table) for each margin that corpus.yaml states."""
-    counts = spec["counts"]
     table = counts.get("speaker", {})
     for emotion, number in counts.get("emotion", {}).items():
         if table and all(emotion in row for row in table.values()):
             yield f"emotion.{emotion}", number, sum(row[emotion] for row in table.values())
     if table and "total" in counts:
-        total = sum(row[e] for row in table.values() for e in spec["emotions"])
+        total = sum(row[e] for row in table.values() for e in emotions)
         yield "total", counts["total"], total
 
 
@@ -260,6 +305,15 @@ def _duration(utterance: Utterance) -> float | UserError:
         return probe(utterance.wav).duration
     except UserError as err:
         return err
+
+
+def _text_settings(text: Path | None) -> dict[str, str]:
+    """What the done-marker says of --text: where the file lies and what it holds."""
+    if text is None:
+        return {}
+    if not text.is_file():
+        raise UserError(f"--text {text}: no such file; give one with lines '<utterance id> words'")
+    return {"text": str(text.absolute()), "text_digest": file_digest(text)}
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -1,0 +1,64 @@
+"""Transcripts that the user gives: the file of --text."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ser.corpora import Reading, Utterance
+from ser.datadir import join_problems
+from ser.errors import UserError
+
+
+def add_texts(path: Path, reading: Reading) -> list[Utterance]:
+    """The utterances of ``reading`` with the words of ``path`` in place of their own.
+
+    A line is ``<utterance id> words`` or, in corpora that number their sentences,
+    ``<sentence> words`` for all utterances of it that have no line of their own. Who has no line
+    has no words. How many got some is printed.
+
+    Raises UserError, with the lines, for a file that is empty or not UTF-8, a key that stands
+    twice and one that the corpus does not have.
+    """
+    lines = _read_lines(path)
+    utterances = reading.utterances
+    known = {u.utt_id for u in utterances} | {u.sentence for u in utterances if u.sentence}
+    words: dict[str, str] = {}
+    problems = []
+    for number, key, text in lines:
+        if key in words:
+            problems.append(f"{path}:{number}: {key} stands here a second time")
+        elif key not in known | reading.left_out:
+            problems.append(f"{path}:{number}: no utterance of the corpus is called {key!r}")
+        words[key] = text
+    if problems:
+        expected = f"expected '<utterance id> words', e.g. '{utterances[0].utt_id} ...'"
+        sentences = sorted(u.sentence for u in utterances if u.sentence)
+        if sentences:
+            expected += f", or '<sentence> words', e.g. '{sentences[0]} ...'"
+        raise UserError(join_problems(problems, f"{expected}; correct the file of --text"))
+    result = [replace(u, text=words.get(u.utt_id, words.get(u.sentence, ""))) for u in utterances]
+    spoken = sum(bool(u.text.strip()) for u in result)
+    message = f"{path}: words for {spoken} of {len(result)} utterances"
+    if spoken < len(result):
+        message += f"; the other {len(result) - spoken} count as without words"
+    print(message)
+    return result
+
+
+def _read_lines(path: Path) -> list[tuple[int, str, str]]:
+    """(line number, key, words) of every line that is not blank."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows begin files with a mark
+    except UnicodeDecodeError as err:
+        number = err.object[: err.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Chinese encoding: "
+            f"iconv -f GB18030 -t UTF-8 {path.name} > utf8.txt"
+        ) from err
+    lines = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        key, *words = line.split(maxsplit=1)[:2] or [""]
+        if key:
+            lines.append((number, key, " ".join(words).strip()))
+    if not lines:
+        raise UserError(f"--text {path}: the file is empty; expected lines '<utterance id> words'")
+    return lines
