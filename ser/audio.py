@@ -1,12 +1,15 @@
-"""One utterance file -> 16-kHz mono 16-bit samples, or an error that says what is wrong.
+"""One audio file -> 16-kHz mono 16-bit samples, or an error that says what is wrong.
 
 Whatever is merely different (rate, channels, sample width) is converted here; whatever cannot
 be a recording of speech (cut short, silent, not audio) is refused here. Nothing downstream
-checks a waveform again.
+checks a waveform again. Files are decoded in blocks, so that an hour takes no more memory than a
+minute where the caller keeps none of them.
 """
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from ser.errors import UserError
 SAMPLE_RATE = 16000  # Hz; what every frontend and feature of the recipe expects
 FRAME_SAMPLES = 400  # one 25-ms analysis frame at SAMPLE_RATE: the shortest usable input
 FULL_SCALE = 32768  # int16 units per 1.0
+BLOCK_SECONDS = 5  # decoded at once
+MAX_BLOCK_VALUES = 1 << 22  # of all channels, where rate or channels are out of the ordinary
 # A float file may overshoot 1.0 a little (it is clipped); far beyond that it was written in
 # int16 units by mistake, and clipping would turn it into a square wave.
 MAX_FLOAT_PEAK = 8.0
@@ -26,6 +31,10 @@ MAX_FLOAT_PEAK = 8.0
 # 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
 # where the size of the data chunk belongs.
 STREAMING_SIZE = 0x7FFFF000
+
+
+class NotAudioError(UserError):
+    """The file is whole, but not in a format that libsndfile reads."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +60,34 @@ def probe(path: Path | str) -> AudioInfo:
     shorter than one 25-ms frame.
     """
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; restore it from the corpus or correct the path")
+        raise UserError(f"{path}: no such file; correct the path, or put the file back")
     if not os.path.isfile(path):
         raise UserError(f"{path}: not a file; expected an audio file")
     size = os.path.getsize(path)
     if size == 0:
-        raise UserError(f"{path}: empty (0 bytes); copy it again from the corpus")
+        raise UserError(f"{path}: empty (0 bytes); copy it again from where it came")
     _check_data_chunk(path, size)
     try:
-        header = soundfile.info(str(path))
+        with open_sound(path) as header:
+            frames, rate, channels = header.frames, header.samplerate, header.channels
+            subtype = header.subtype
     except soundfile.SoundFileError as err:
         with open(path, "rb") as stream:
             start = stream.read(12)
-        raise UserError(
-            f"{path}: not an audio file (it starts with {start!r}); expected WAV; "
-            "copy it again from the corpus"
+        raise NotAudioError(
+            f"{path}: not an audio file (it starts with {start!r}); expected WAV, FLAC, MP3, Ogg "
+            "or another format of libsndfile; convert it (ffmpeg -i FILE NEW.wav) or copy it again"
         ) from err
-    if header.frames * SAMPLE_RATE < FRAME_SAMPLES * header.samplerate:
-        raise _too_short(path, header.frames, header.samplerate)
-    return AudioInfo(
-        num_samples=header.frames,
-        sample_rate=header.samplerate,
-        channels=header.channels,
-        subtype=header.subtype,
-        duration=header.frames / header.samplerate,
-    )
+    if frames * SAMPLE_RATE < FRAME_SAMPLES * rate:
+        raise too_short(path, frames, rate)
+    return AudioInfo(frames, rate, channels, subtype, frames / rate)
+
+
+@contextmanager
+def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
+    """Open ``path`` for decoding; its content decides what it is, not its name."""
+    with open(path, "rb") as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as sound:
+        yield sound
 
 
 def read_16k_mono(path: Path | str) -> np.ndarray:
@@ -85,50 +97,90 @@ def read_16k_mono(path: Path | str) -> np.ndarray:
     formats are rounded to 16 bits; values outside full scale are clipped, never wrapped.
     16-kHz mono 16-bit files come back bit by bit.
 
-    Raises UserError for everything ``probe`` refuses and for audio that is silent, or holds
-    NaN or infinity, or float values far outside [-1, 1].
+    Raises UserError for everything ``probe`` and ``Converter`` refuse and for audio that is
+    silent or shorter than was promised.
     """
-    info = probe(path)
-    dtype = "int16" if info.subtype == "PCM_16" else "float64"
-    try:
-        samples, _ = soundfile.read(str(path), dtype=dtype, always_2d=True)  # (N, channels)
-    except soundfile.SoundFileError as err:
-        raise UserError(f"{path}: cannot be decoded ({err}); copy it again") from err
-    if len(samples) != info.num_samples:
-        raise _truncated(path, f"{info.num_samples} samples", f"{len(samples)}")
-    as_it_is = info.is_16k_mono_pcm16
-    speech = samples[:, 0] if as_it_is else _convert(path, samples, info.sample_rate)
+    speech = np.concatenate(list(read_blocks(path)))
+    if len(speech) < FRAME_SAMPLES:
+        raise too_short(path, len(speech), SAMPLE_RATE)
     if speech.min() == speech.max():
-        raise UserError(
-            f"{path}: silent (all {len(speech)} samples are equal); "
-            "replace the file or take the utterance out of the corpus"
-        )
+        raise silent(path, len(speech))
     return speech
 
 
-def _convert(path: Path | str, samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(N, channels) int16 or float samples at any rate -> (M,) int16 at 16 kHz."""
-    if samples.dtype == np.int16:
-        samples = samples / FULL_SCALE
-    elif not np.isfinite(samples).all():
-        bad = int((~np.isfinite(samples)).sum())
-        raise UserError(
-            f"{path}: {bad} samples are NaN or infinite; write the file again with finite "
-            "values, or take the utterance out of the corpus"
-        )
-    peak = np.abs(samples).max()
-    if peak > MAX_FLOAT_PEAK:
-        raise UserError(
-            f"{path}: float samples reach {peak:g}, but full scale is 1.0; if they are in "
-            "16-bit units, divide them by 32768 and write the file again"
-        )
-    mono = samples.mean(axis=1)  # (N,); the mean of channels cannot leave full scale
-    if sample_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="VHQ")  # (M,)
-        if len(mono) < FRAME_SAMPLES:
-            raise _too_short(path, len(mono), SAMPLE_RATE)
+def read_blocks(path: Path | str) -> Iterator[np.ndarray]:
+    """The samples of ``read_16k_mono`` piece by piece, some seconds each.
+
+    Raises UserError as it does, but for silence and shortness, which show at the end only.
+    """
+    info = probe(path)
+    dtype = "int16" if info.subtype == "PCM_16" else "float64"
+    convert = Converter(path, info.sample_rate)
+    most = max(1, MAX_BLOCK_VALUES // info.channels)
+    size = min(BLOCK_SECONDS * info.sample_rate, most)
+    decoded = 0
+    try:
+        with open_sound(path) as sound:
+            while len(block := sound.read(size, dtype=dtype, always_2d=True)):  # (N, channels)
+                decoded += len(block)
+                yield convert(block)
+    except soundfile.SoundFileError as err:
+        raise UserError(f"{path}: cannot be decoded ({err}); copy it again") from err
+    if decoded != info.num_samples:
+        raise _truncated(path, f"{info.num_samples} samples", f"{decoded}")
+    yield convert.end()
+
+
+class Converter:
+    """Blocks of samples of one recording -> 16-kHz mono int16, as if it had come in one piece.
+
+    Args:
+        name: What error messages call the recording.
+        sample_rate: Of the blocks, Hz.
+    """
+
+    def __init__(self, name: Path | str, sample_rate: int):
+        self.name = name
+        self.resampler = None
+        if sample_rate != SAMPLE_RATE:
+            self.resampler = soxr.ResampleStream(
+                sample_rate, SAMPLE_RATE, 1, dtype="float64", quality="VHQ"
+            )
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """(N, channels) int16 or floats in [-1, 1] -> (M,) int16.
+
+        Raises UserError for NaN, infinity, or float values far outside [-1, 1].
+        """
+        if samples.dtype == np.int16:
+            if self.resampler is None and samples.shape[1] == 1:
+                return samples[:, 0]
+            samples = samples / FULL_SCALE
+        elif not np.isfinite(samples).all():
+            bad = int((~np.isfinite(samples)).sum())
+            raise UserError(
+                f"{self.name}: {bad} samples are NaN or infinite; write the file again with finite "
+                "values, or leave it out"
+            )
+        peak = np.abs(samples).max(initial=0.0)
+        if peak > MAX_FLOAT_PEAK:
+            raise UserError(
+                f"{self.name}: float samples reach {peak:g}, but full scale is 1.0; if they are in "
+                "16-bit units, divide them by 32768 and write the file again"
+            )
+        mono = samples.mean(axis=1)  # (N,); the mean of channels cannot leave full scale
+        return _to_int16(mono if self.resampler is None else self.resampler.resample_chunk(mono))
+
+    def end(self) -> np.ndarray:
+        """What the resampler still holds after the last block, (M,) int16."""
+        if self.resampler is None:
+            return np.zeros(0, dtype=np.int16)
+        return _to_int16(self.resampler.resample_chunk(np.zeros(0), last=True))
+
+
+def _to_int16(samples: np.ndarray) -> np.ndarray:
     # A filter overshoots at steps, so a loud recording can leave full scale here.
-    scaled = np.clip(np.rint(mono * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+    scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     return scaled.astype(np.int16)
 
 
@@ -164,12 +216,21 @@ def _check_data_chunk(path: Path | str, size: int) -> None:
 def _truncated(path: Path | str, promised: str, found: str) -> UserError:
     return UserError(
         f"{path}: truncated: its header promises {promised}, the file holds {found}; "
-        "copy it again from the corpus"
+        "copy it again from where it came"
     )
 
 
-def _too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError:
+def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError:
+    """What to say of a recording of less than one analysis frame."""
     return UserError(
         f"{path}: {num_samples} samples at {sample_rate} Hz is shorter than one 25-ms frame; "
-        "take the utterance out of the corpus"
+        "leave it out, or copy it again if more should be in it"
+    )
+
+
+def silent(path: Path | str, num_samples: int) -> UserError:
+    """What to say of a recording without sound."""
+    return UserError(
+        f"{path}: silent (all {num_samples} samples are equal), so there is nothing to hear; "
+        "replace the file or leave it out"
     )

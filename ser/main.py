@@ -1,0 +1,79 @@
+"""The command ``ser``: the subcommands for using what the recipe has trained."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ser.cli import run
+
+# name -> (module with add_arguments(parser) and run(args), one line of help)
+COMMANDS = {
+    "predict": ("ser.commands.predict", "the emotions in recordings, and when they change"),
+    "pack": ("ser.commands.pack", "a trained model as one folder to share"),
+    "export": ("ser.commands.export", "a model as ONNX"),
+    "report": ("ser.commands.report", "an experiment as one HTML page"),
+    "demo": ("ser.commands.demo", "a page in the browser that takes recordings"),
+    "completion": ("ser.commands.completion", "let the shell complete these commands"),
+}
+WHAT_FOR = "Predict the emotions in recordings, share models and look at results."
+EXAMPLES = """examples:
+  ser predict recording.wav --model exp/iemocap/train_s1_strict_seed1
+  ser COMMAND --help          all options of a command, with examples
+
+Training and scoring: ./run.sh --help
+"""
+EXIT_USAGE = 2
+EXIT_PIPE = 141  # what shells show for a program that a closed pipe has ended
+
+
+def main() -> None:
+    """Run the subcommand that the command line names."""
+    run(lambda: _main(sys.argv[1:]))
+
+
+def _main(argv: Sequence[str]) -> None:
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        sys.exit(EXIT_USAGE)
+    name = parser.parse_args(argv[:1]).command
+    # Only now, and only that one: ser --help must not wait for the imports of all commands.
+    args = command_parser(name).parse_args(argv[1:])
+    try:
+        _module(name).run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ser predict ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_PIPE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="ser",
+        usage="ser COMMAND [OPTIONS]",
+        description=f"{WHAT_FOR}\n\ncommands:\n{listed}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    return parser
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one subcommand."""
+    module = _module(name)
+    parser = argparse.ArgumentParser(
+        prog=f"ser {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _module(name: str):
+    return importlib.import_module(COMMANDS[name][0])
