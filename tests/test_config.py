@@ -9,6 +9,7 @@ import yaml
 
 from ser.config import check_config, differences, load_config
 from ser.errors import UserError
+from ser.features import FEATS_SIZES
 from ser.heads import read_heads
 from ser.task import SERTask
 from ser.train import resolve
@@ -138,7 +139,8 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     model = SERTask.build_model(args)
     (optimizer,) = SERTask.build_optimizers(args, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    shape = (2, 8000) if content["feats_type"] == "raw" else (2, 60, 80)
+    feats_type = content["feats_type"]
+    shape = (2, 8000) if feats_type == "raw" else (2, 60, FEATS_SIZES[feats_type])
     generator = torch.Generator().manual_seed(0)
     loss, stats, weight = model(
         speech=0.1 * torch.randn(shape, generator=generator),
