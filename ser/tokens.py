@@ -9,6 +9,7 @@ from ser.errors import UserError
 from ser.units import UNK
 
 WORD_SEPARATOR = "|"
+SENTENCE_MARKS = ("<s>", "</s>")
 
 
 def char_units(
@@ -16,12 +17,13 @@ def char_units(
 ) -> tuple[list[str], dict[str, list[str]]]:
     """The inventory (without blank) and each utterance's characters, ``|`` between words.
 
-    The inventory is that of wav2vec 2.0's English vocabulary, which Cai et al. (2021) use, but
-    for its sentence marks, which CTC has no use for: ``<unk>``, ``|``, apostrophe, A to Z. In
-    languages other than English the corpus' further characters follow in C order; in English
-    they become ``<unk>``.
+    The inventory is the vocabulary of wav2vec 2.0's English CTC models, which Cai et al. (2021)
+    use: with the blank, there ``<pad>``, 32 symbols: ``<s>``, ``</s>``, ``<unk>``, ``|``, A to Z
+    and the apostrophe. No target holds ``<s>`` or ``</s>``; they are outputs all the same, as they
+    are there. In languages other than English the corpus' further characters follow in C order;
+    in English they become ``<unk>``.
     """
-    inventory = [UNK, WORD_SEPARATOR, "'", *ascii_uppercase]
+    inventory = [*SENTENCE_MARKS, UNK, WORD_SEPARATOR, *ascii_uppercase, "'"]
     if language != "en":
         seen = {char for target in words.values() for word in target for char in word}
         inventory += sorted(seen - set(inventory))

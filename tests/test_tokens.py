@@ -5,10 +5,15 @@ import pytest
 from ser.errors import UserError
 from ser.tokens import bpe_units, char_units
 
+# vocab.json of facebook/wav2vec2-base-960h, by id.
+WAV2VEC2 = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 
-def test_english_characters_are_the_letters_apostrophe_separator_and_unknown():
+
+def test_english_characters_and_the_blank_are_the_32_symbols_of_wav2vec_2():
     inventory, units = char_units({"u1": ["DON'T", "GO"], "u2": []}, "en")
-    assert inventory == ["<unk>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    assert inventory == ["<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'"]
+    assert len(WAV2VEC2) == 32
+    assert {"<pad>", *inventory} == set(WAV2VEC2)  # the blank is <pad> there
     assert units == {"u1": ["D", "O", "N", "'", "T", "|", "G", "O"], "u2": []}
 
 
@@ -19,7 +24,8 @@ def test_a_foreign_letter_in_english_becomes_unknown():
 
 def test_other_languages_extend_the_inventory_from_their_text():
     inventory, units = char_units({"u1": ["TÜTEN", "FÜR"], "u2": ["KÖNNTE"]}, "de")
-    assert inventory[-3:] == ["Z", "Ö", "Ü"]
+    assert inventory[-4:] == ["Z", "'", "Ö", "Ü"]
+    assert len(inventory) == 31 + 2
     assert units["u1"] == ["T", "Ü", "T", "E", "N", "|", "F", "Ü", "R"]
 
 
