@@ -14,7 +14,6 @@ COMMANDS = {
     "pack": ("ser.commands.pack", "a trained model as one folder to share"),
     "export": ("ser.commands.export", "a model as ONNX"),
     "report": ("ser.commands.report", "an experiment as one HTML page"),
-    "demo": ("ser.commands.demo", "a page in the browser that takes recordings"),
     "completion": ("ser.commands.completion", "let the shell complete these commands"),
 }
 WHAT_FOR = "Predict the emotions in recordings, share models and look at results."
@@ -40,7 +39,7 @@ def _main(argv: Sequence[str]) -> None:
         sys.exit(EXIT_USAGE)
     name = parser.parse_args(argv[:1]).command
     # Only now, and only that one: ser --help must not wait for the imports of all commands.
-    args = command_parser(name).parse_args(argv[1:])
+    args = command_parser(name).parse_intermixed_args(argv[1:])
     try:
         _module(name).run(args)
         sys.stdout.flush()
