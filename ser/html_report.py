@@ -105,10 +105,7 @@ def build_page(
         tag("nav", tag("ul", links), aria_label="sections"),
         tag(
             "main",
-            [
-                tag("section", tag("h2", title), write(), id=name)
-                for name, title, write in plan
-            ],
+            [tag("section", tag("h2", title), write(), id=name) for name, title, write in plan],
         ),
     ]
     title = " and ".join(m.name for m in materials)

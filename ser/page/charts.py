@@ -56,7 +56,7 @@ def confusion_chart(scores: Mapping[str, Any], title: str) -> Markup:
     width, height = left + side * len(labels) + 2, top + side * len(labels) + 4
     parts: list[Markup] = [
         label(left + side * len(labels) / 2, 12, "recognised as", "middle", "quiet"),
-        label(10, top + side * len(labels) / 2, "reference", "middle", "quiet", turn=-90),
+        label(13, top + side * len(labels) / 2, "reference", "middle", "quiet", turn=-90),
     ]
     for i, name in enumerate(names):
         x, y = left + side * (i + 0.5), top + side * (i + 0.5)
@@ -74,8 +74,15 @@ def confusion_chart(scores: Mapping[str, Any], title: str) -> Markup:
             tag(
                 "g",
                 tag("title", full),
-                box(x + 1, y + 1, side - 2, side - 2, "cell right" if row == column else "cell",
-                    fill_opacity=round(part, 4), rx=2),
+                box(
+                    x + 1,
+                    y + 1,
+                    side - 2,
+                    side - 2,
+                    "cell right" if row == column else "cell",
+                    fill_opacity=round(part, 4),
+                    rx=2,
+                ),
                 label(x + side / 2, y + side / 2, said, "middle", f"value {over}"),
                 label(x + side / 2, y + side / 2 + 13, str(n), "middle", f"small {over}"),
                 data_row=row,
@@ -104,7 +111,7 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Markup:
     found = speaker_accuracy(scores)
     names = {speaker: shorten(speaker, 12) for speaker in found}
     left = 8 + LETTER * max(map(len, names.values()))
-    right, top, step = WIDTH - 76, 18, 22
+    right, top, step = WIDTH - 92, 18, 22
     bottom = top + step * len(found) + 2
 
     def place(value: float) -> float:
@@ -113,12 +120,14 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Markup:
     parts = [*percent_axis(left, right, bottom, top)]
     band = scores["summary"]["wa_ci"]
     if band:
-        parts.append(box(place(band[0]), top, place(band[1]) - place(band[0]), bottom - top, "band"))
+        parts.append(
+            box(place(band[0]), top, place(band[1]) - place(band[0]), bottom - top, "band")
+        )
     mean = scores["summary"]["wa"]
     parts += [
         line(place(mean), top, place(mean), bottom, "mean"),
-        label(place(mean), 12, f"mean {percent(mean)}", "middle", "small"),
-        label(right + 8, 12, "WA", "start", "quiet small"),
+        label(min(place(mean), right - 36), 12, f"mean {percent(mean)}", "middle", "small"),
+        label(right + 44, 12, "WA", "end", "quiet small"),
         label(WIDTH, 12, "right", "end", "quiet small"),
     ]
     for i, (speaker, (right_ones, n)) in enumerate(found.items()):
@@ -132,7 +141,7 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Markup:
                 label(left - 6, y + 15, names[speaker], "end"),
                 box(left, y + 4, place(value) - left, step - 8, "bar"),
                 whisker(place(low), place(high), y + step / 2),
-                label(right + 8, y + 15, percent(value), "start", "value"),
+                label(right + 44, y + 15, percent(value), "end", "value"),
                 label(WIDTH, y + 15, f"{right_ones}/{n}", "end", "quiet small"),
                 data_speaker=speaker,
             )
@@ -146,7 +155,7 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Markup:
     """Accuracy in each bin of confidence as bars, against the diagonal, above their counts."""
     found = scores["calibration"]
     bins = [b for b in found["bins"] if b["n"]]
-    left, right, top, bottom, low = 36, WIDTH - 10, 10, 250, 318
+    left, right, top, bottom, low = 36, WIDTH - 10, 46, 286, 354
     most = max(b["n"] for b in bins)
 
     def x(value: float) -> float:
@@ -165,9 +174,10 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Markup:
     parts += [
         line(x(0), y(0), x(1), y(1), "reference"),
         label(x(0.5), low + 28, "confidence (%)", "middle", "quiet"),
-        label(left + 6, top + 12, "bars: accuracy (%) in the bin"),
-        disc(left + 10, top + 26, 4, "sure"),
-        label(left + 20, top + 30, "mean confidence; dots: perfect"),
+        box(left, 3, 10, 10, "bar"),
+        label(left + 16, 12, "accuracy (%) in the bin"),
+        disc(left + 5, 25, 4, "sure"),
+        label(left + 16, 29, "mean confidence, on the diagonal"),
     ]
     for b in bins:
         full = (
@@ -277,7 +287,8 @@ def layers_chart(
     low, high = min(shares.min(), 0.98 * start), max(shares.max(), 1.02 * start)
     pad = 0.06 * (high - low)
     low, high = low - pad, high + pad
-    left, right, top, step = 74, WIDTH - 50, 26, 20
+    digits = 3 if np.ptp(mean) > 0.02 else 4
+    left, right, top, step = 74, WIDTH - 54, 26, 20
     bottom = top + step * len(names) + 2
 
     def place(value: float) -> float:
@@ -308,7 +319,7 @@ def layers_chart(
                 line(place(start), y, place(mean[i]), y, "stem"),
                 folds,
                 disc(place(mean[i]), y, 5, "point"),
-                label(WIDTH, y + 4, f"{mean[i]:.3f}", "end", "value"),
+                label(WIDTH, y + 4, f"{mean[i]:.{digits}f}", "end", "value"),
                 data_layer=i,
             )
         )
@@ -380,7 +391,9 @@ def learning_panels(
     The loss of the emotion head, that of every auxiliary head, UA.
     """
     noted = {key for h in histories.values() for entry in h for key in entry.get("train") or ()}
-    heads = sorted(key for key in noted if key.startswith("loss_") and key[5:] not in ("er", "scale"))
+    heads = sorted(
+        key for key in noted if key.startswith("loss_") and key[5:] not in ("er", "scale")
+    )
     wanted = [("loss_er", "emotion loss", 1), *((k, f"loss of head {k[5:]}", 1) for k in heads)]
     panels = []
     for key, name, scale in [*wanted, ("UA", "UA (%)", 100)]:
@@ -421,8 +434,6 @@ def speaker_accuracy(scores: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         pairs = list(zip(entry["ref"], entry["hyp"], strict=True))
         found[entry["speaker"]] = (right + sum(r == h for r, h in pairs), n + len(pairs))
     return found
-
-
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -10,7 +10,9 @@ from typing import Any
 
 VOID = ("meta", "br", "link", "hr")
 # What browsers show as nothing or, worse, as a change of direction of what follows.
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 _STYLE = Path(__file__).with_name("style.css")
 
 

@@ -144,5 +144,7 @@ def same_tests(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two scores.json are of the same utterances in the same folds."""
     if first["test_sha256"] != second["test_sha256"] or first["labels"] != second["labels"]:
         return False
-    layouts = [[(e["fold"], e["speaker"], e["ref"]) for e in s["speakers"]] for s in (first, second)]
+    layouts = [
+        [(e["fold"], e["speaker"], e["ref"]) for e in s["speakers"]] for s in (first, second)
+    ]
     return layouts[0] == layouts[1]

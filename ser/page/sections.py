@@ -49,7 +49,7 @@ def headline(materials: Sequence[Material]) -> list[Markup]:
     if first["summary"]["wa_ci"]:
         parts.append(tag("p", _about_interval(first), class_="note"))
     if len(materials) == 2:
-        parts += _difference(materials[0], materials[1])
+        parts += system_difference(materials[0], materials[1])
     return parts
 
 
@@ -102,7 +102,9 @@ def speakers(materials: Sequence[Material]) -> list[Markup]:
     """A bar with an interval for every speaker."""
 
     def bars(m: Material) -> Markup:
-        return _figure(charts.speakers_chart(m.scores, f"WA by speaker, {m.name}"), tag("b", m.name))
+        return _figure(
+            charts.speakers_chart(m.scores, f"WA by speaker, {m.name}"), tag("b", m.name)
+        )
 
     note = (
         "Accuracy (%) on each speaker's utterances. The line on a bar is a 95% score interval "
@@ -219,7 +221,10 @@ def provenance(materials: Sequence[Material]) -> list[Markup]:
             ["training", f"{_duration(seconds)}, all folds" if seconds else "not noted"],
             ["parameters", _parameters(parameters)],
             ["encoder", s["ssl"] or "none, or as the configuration says"],
-            ["configuration", f"{s['config']['path']}, SHA-256 {(s['config']['sha256'] or '-')[:12]}"],
+            [
+                "configuration",
+                f"{s['config']['path']}, SHA-256 {(s['config']['sha256'] or '-')[:12]}",
+            ],
             ["data", f"SHA-256 {(s['data_sha256'] or '-')[:12]}; test {s['test_sha256'][:12]}"],
             ["versions", versions],
         ]
@@ -260,7 +265,7 @@ def _card(m: Material, several: bool) -> Markup:
          if summary["wa_sd"] is not None else None),
         ("calibration error", f"{percent(s['calibration']['ece'])}%"),
         ("PER / UER", _unit_errors(s["units"])),
-        *((f"{name}, accuracy", f"{percent(v['accuracy'])}%") for name, v in s["auxiliary"].items()),
+        *((f"{k}, accuracy", f"{percent(v['accuracy'])}%") for k, v in s["auxiliary"].items()),
         ("stated by the paper", f"{stated['wa']} / {stated['ua']}"
          if stated.get("corpus") == s["corpus"] else None),
     ]  # fmt: skip
@@ -286,14 +291,14 @@ def _about_interval(scores: Mapping[str, Any]) -> str:
     return f"95%: where the scores of {others} would lie ({scores['interval']['method']})."
 
 
-def _difference(first: Material, second: Material) -> list[Markup]:
+def system_difference(first: Material, second: Material) -> list[Markup]:
     """The second minus the first, where both were tested on the same utterances."""
     title = tag("h2", "Difference", id="difference")
     a, b = first.scores, second.scores
     if not same_tests(a, b):
         why = (
             "The two were not tested on the same utterances in the same folds, so their difference "
-            "cannot be told from that of the tests. Where only the folds differ: ./run.sh --compare."
+            "cannot be told from that of the tests. Where only folds differ: ./run.sh --compare."
         )
         return [title, tag("p", why, class_="note")]
     both = [
@@ -345,6 +350,7 @@ def _fold_table(m: Material) -> Markup:
                 spark or "-",
             ]
         )
+
     def total(name: str, n: Any, wa: str, ua: str) -> list[Any]:
         return [name, n, tag("b", wa), tag("b", ua), "", "", "", ""]
 

@@ -133,11 +133,11 @@ def _waveform(speech: np.ndarray) -> Iterator[Markup]:
         height=height,
         preserveAspectRatio="none",
     )
-    quiet = 20 * math.log10(peak)
-    yield _side([("waveform", height / 2, None), (f"{quiet:.0f} dB peak", height / 2 + 14, "small")],
-                height)  # fmt: skip
-    yield _track("Waveform", f"Amplitude over time; the peak is {quiet:.1f} dB full scale", height,
-                 shape)  # fmt: skip
+    decibel = 20 * math.log10(peak)
+    under = (f"{decibel:.0f} dB peak", height / 2 + 14, "small")
+    yield _side([("waveform", height / 2, None), under], height)
+    desc = f"Amplitude over time; the peak is {decibel:.1f} dB full scale"
+    yield _track("Waveform", desc, height, shape)
 
 
 def _spectrogram(speech: np.ndarray) -> Iterator[Markup]:
