@@ -2,7 +2,9 @@
 
 Differences, their intervals and p-values come from the paired bootstrap over speakers, McNemar's
 exact test from the pooled decisions; see ser/uncertainty.py for both and for what each of them
-takes for granted. A system may have been trained with several seeds.
+takes for granted. A system may have been trained with several seeds. One that was trained on the
+speakers it is tested on (kfold) is compared only with another such: speakers strange to one system
+and known to the other would make a difference of the protocols look like one of the systems.
 """
 
 import json
@@ -16,9 +18,19 @@ import numpy as np
 from ser.errors import UserError
 from ser.experiment import open_experiment
 from ser.fileio import atomic_write
+from ser.folds import SPEAKER_DEPENDENT, caveat
 from ser.predictions import FILE_NAME, Prediction, read_predictions, some
 from ser.records import SCORE_FIRST, read_scores
-from ser.score_table import columns, difference, p_value, partial_notes, percent
+from ser.score_table import (
+    KNOWN_SPEAKERS,
+    columns,
+    difference,
+    mark,
+    p_value,
+    paired_over,
+    partial_notes,
+    percent,
+)
 from ser.slices import read_utterance_table
 from ser.uncertainty import LEVEL, REPLICATES, Difference, Trials, differences, mcnemar, measure
 
@@ -74,7 +86,8 @@ def compare(
 
     Raises:
         UserError: an experiment that is not scored, other than two systems, or systems that were
-            not tested on the same utterances with the same emotions, naming what differs.
+            not tested on the same utterances with the same emotions, or of which only one was
+            trained on the speakers tested, naming what differs.
     """
     exp_dirs = [Path(directory) for directory in exp_dirs]
     scores = [_read(directory) for directory in exp_dirs]
@@ -146,6 +159,7 @@ def compare_systems(
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
         classes=len(labels),
+        known=bool(caveat(scores["protocol"])),
     )
     found, differing = measure(trials), differences(trials, replicates)
     recalls = found["recall"][0]  # (2, C)
@@ -157,6 +171,7 @@ def compare_systems(
         "speakers": trials.speakers,
         "level": LEVEL,
         "replicates": replicates,
+        "paired": paired_over([scores]),
         "notes": [note for system in (first, second) for note in _notes(system)],
         "systems": [
             {
@@ -194,7 +209,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     rows += [_row(f"recall {label}", entry) for label, entry in result["recall"].items()]
     lines += columns(rows)
     lines += [
-        "95% and p: paired bootstrap over speakers; p is not corrected for several comparisons",
+        f"95% and p: bootstrap, {result['paired']}; p is not corrected for several comparisons",
         "",
     ]
     for test in result["mcnemar"]:
@@ -233,6 +248,15 @@ def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
                     f"{_words(first)}; only decisions about the same utterances and emotions can "
                     "be compared"
                 )
+    trains = {True: "trains on the speakers that it tests", False: "does not"}
+    first = scores[0]["protocol"]
+    for directory, protocol in zip(exp_dirs, (s["protocol"] for s in scores), strict=True):
+        if bool(caveat(protocol)) != bool(caveat(first)):
+            raise UserError(
+                f"{directory}/scores.json: protocol {protocol} {trains[bool(caveat(protocol))]}, "
+                f"{first} of {exp_dirs[0]} {trains[bool(caveat(first))]}; their difference would "
+                "be that of the protocols: compare systems under one protocol"
+            )
 
 
 def _refuse_other_tests(runs: Sequence[Scored]) -> None:
@@ -280,6 +304,8 @@ def _notes(system: System) -> list[str]:
     notes = {}
     for run in system.runs:
         notes |= dict.fromkeys(f"LEAKY, not comparable: {w}" for w in run.scores["leaky"])
+        if mark(run.scores) == SPEAKER_DEPENDENT:
+            notes[KNOWN_SPEAKERS] = None
         notes |= dict.fromkeys(f"PARTIAL: {note}" for note in partial_notes(run.scores))
     return [f"{system.name}: {note}" for note in notes]
 

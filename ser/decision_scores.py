@@ -12,6 +12,7 @@ import numpy as np
 
 from ser.decisions import FILE_NAME, decide, read_evidence
 from ser.experiment import Experiment
+from ser.folds import caveat
 from ser.metrics import DIGITS
 from ser.predictions import Prediction
 from ser.uncertainty import Difference, Trials, differences, from_decisions, measure
@@ -78,7 +79,8 @@ def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Diffe
     ``runs`` are scores.json of the same test set.
     """
     classes = len(runs[0]["labels"])
-    own = from_decisions([run["speakers"] for run in runs], classes)
+    known = bool(caveat(runs[0]["protocol"]))
+    own = from_decisions([run["speakers"] for run in runs], classes, known)
     hyps = [run["decisions"][name]["hyp"] for run in runs]
     other = _trials([run["speakers"] for run in runs], hyps, classes)
     both = replace(

@@ -12,6 +12,7 @@ import yaml
 
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.score_table import mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,7 +274,8 @@ def _title(scores: Mapping[str, Any]) -> str:
         count = f"{len(folds['scored'])} of {count}, partial"
     elif scores["partial"]:
         count += ", partial corpus"
-    return f"{scores['system']} on {scores['corpus']} ({scores['protocol']}, {count})"
+    kind = ", ".join(filter(None, (scores["protocol"], mark(scores), count)))
+    return f"{scores['system']} on {scores['corpus']} ({kind})"
 
 
 def new_figure(

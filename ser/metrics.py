@@ -1,4 +1,10 @@
-"""Formulae: confusion matrix, accuracy, recalls, unit error rate. Fractions from 0 to 1."""
+"""Formulae: confusion matrix, accuracy, precision, recall, F1, unit error rate; fractions.
+
+What would divide by nothing is undefined, None, and left out of a mean: recall of a class that
+nobody expressed, precision of one that is never decided for, F1 of one that is neither. (That is
+scikit-learn with ``zero_division=np.nan``.) F1 of a class that is expressed and never decided for
+is 0: it is 2 TP / (2 TP + FP + FN), which needs no precision.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +36,22 @@ def recalls(counts: np.ndarray) -> list[float | None]:
     ]
 
 
+def precisions(counts: np.ndarray) -> list[float | None]:
+    """Each class's precision from a confusion matrix (C, C); None for one never decided for."""
+    return recalls(counts.T)
+
+
+def f1_scores(counts: np.ndarray) -> list[float | None]:
+    """Each class's F1 from a confusion matrix (C, C); None for one in no row or column."""
+    totals = counts.sum(axis=1) + counts.sum(axis=0)  # (C,): 2 TP + FN + FP
+    return [float(2 * counts[i, i] / total) if total else None for i, total in enumerate(totals)]
+
+
+def mean_defined(values: Sequence[float | None]) -> float:
+    """Mean of the values that are not None, of which there is one at least."""
+    return float(np.mean([value for value in values if value is not None]))
+
+
 def absent(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
     """The classes without utterances in a confusion matrix (C, C)."""
     return [label for label, n in zip(labels, counts.sum(axis=1), strict=True) if not n]
@@ -37,7 +59,7 @@ def absent(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
 
 def unweighted_accuracy(counts: np.ndarray) -> float:
     """Mean recall over the classes that have utterances (the inner mean of eq. 10)."""
-    return float(np.mean([r for r in recalls(counts) if r is not None]))
+    return mean_defined(recalls(counts))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:

@@ -78,6 +78,7 @@ LAYOUT: dict[str, Any] = {
         }
     },
     "per_class": {str: {"n": int, "recall": _MAYBE_FRACTION}},
+    "parameters": ({"total": int, "trained": int}, None),
     "confusion": {"counts": [[int]], "row_normalised": [[_MAYBE_FRACTION]]},
     "speakers": [{"fold": str, "speaker": str, "ref": str, "hyp": str}],
     "decisions": ({str: _DECISION}, None),
@@ -142,6 +143,9 @@ def keep_records(runs: list[Run], records: Path) -> list[Path]:
 def read_scores(path: Path) -> dict[str, Any]:
     """A scores.json or a record of one.
 
+    Those of earlier versions lack precision and F1, which follow from the decisions, and
+    ``parameters`` and ``auxiliary``, which were not noted: null and none.
+
     Raises:
         UserError: it is damaged, of another schema, holds a value of the wrong type, or a number
             that does not follow from the decisions in it.
@@ -153,9 +157,13 @@ def read_scores(path: Path) -> dict[str, Any]:
     found = scores.get("schema") if isinstance(scores, dict) else None
     if found != SCHEMA or isinstance(found, bool):
         raise UserError(f"{path}: schema {found}, this version reads {SCHEMA}; {CURE}")
-    problems = _wrong_types(scores, LAYOUT, "")
+    scores = {"parameters": None, "auxiliary": {}} | scores
+    problems = _wrong_types(scores, LAYOUT, "") or _wrong_decisions(scores)
     if not problems:
-        problems = _wrong_decisions(scores) or _wrong_numbers(scores)
+        expected = _recomputed(scores)
+        if "macro" not in scores:
+            _add_precision(scores, expected)
+        problems = _differing(scores, expected, "")
     if problems:
         raise UserError(f"{path}: {some(problems)}; it was not written by stage 5; {CURE}")
     return scores
@@ -228,16 +236,21 @@ def _wrong_decisions(scores: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _wrong_numbers(scores: Mapping[str, Any]) -> list[str]:
-    """Numbers that do not follow from the decisions, for example after an edit by hand."""
+def _recomputed(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the decisions, which an edit by hand would contradict."""
     labels = scores["labels"]
     folds: dict[str, list[Prediction]] = defaultdict(list)
     for entry in scores["speakers"]:
         for ref, hyp in zip(entry["ref"], entry["hyp"], strict=True):
             names = labels[DIGITS.index(ref)], labels[DIGITS.index(hyp)]
             folds[entry["fold"]].append(Prediction("", *names, ()))
-    expected = score_folds({fold: folds[fold] for fold in scores["folds"]["scored"]}, labels)
-    return _differing(scores, expected, "")
+    return score_folds({fold: folds[fold] for fold in scores["folds"]["scored"]}, labels)
+
+
+def _add_precision(scores: dict[str, Any], expected: Mapping[str, Any]) -> None:
+    scores["macro"] = expected["macro"]
+    for label, found in scores["per_class"].items():
+        scores["per_class"][label] = expected["per_class"].get(label, {}) | found
 
 
 def _differing(found: Any, expected: Any, where: str) -> list[str]:

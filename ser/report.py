@@ -18,6 +18,7 @@ import yaml
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.folds import SPEAKER_DEPENDENT, caveat
 from ser.metrics import mean_sd
 from ser.records import (
     SCORE_FIRST,
@@ -27,7 +28,15 @@ from ser.records import (
     read_all_scores,
     read_scores,
 )
-from ser.score_table import decision_rows, interval, partial_notes, percent
+from ser.score_table import (
+    CLASS_SCORES,
+    decision_rows,
+    interval,
+    mark,
+    marked,
+    partial_notes,
+    percent,
+)
 from ser.uncertainty import from_decisions, score_intervals
 
 INTRODUCTION = """\
@@ -35,14 +44,17 @@ INTRODUCTION = """\
 
 {source}
 
-All numbers are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
+Scores are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
 mean per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an
 interval for other speakers like these, from a bootstrap that draws speakers and then their
 utterances (ser/uncertainty.py says how, and how often it holds). Two rows with the same speakers
 may differ clearly although their intervals overlap: `python -m ser.bin.compare` tests the
 difference. **PER** is the error rate of the decoded phonemes or phoneme classes without their
-emotion tag, **UER** that of the units as trained. With several seeds, a cell is the mean ±
-standard deviation over seeds, and the interval is that of the mean over these seeds.
+emotion tag, **UER** that of the units as trained. **Parameters** are those of one fold's model, and
+in brackets those that were trained if not all. **Training** (h:mm:ss) is the time that all folds
+took together; it depends on the machine and on what else ran there, so that only rows trained side
+by side compare. With several seeds, a cell is the mean ± standard deviation over seeds (of the
+training, the mean), and the interval is that of the mean over these seeds.
 """
 FROM_EXPERIMENTS = """\
 Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
@@ -51,6 +63,13 @@ FROM_RECORDS = """\
 Written by `make results` from the files in [{records}]({records}), each the `scores.json` of an
 experiment, and from what the papers state according to conf/. A fresh clone gives the same bytes;
 do not edit it by hand."""
+KNOWN_SPEAKERS = """\
+## Speaker-dependent: not comparable with the above
+
+K-fold cross-validation: the speakers of a test fold are trained on too, with other utterances. It
+tells how well known voices are recognised, which is easier. **95%** (and p) is for other utterances
+of these speakers, from a bootstrap that draws utterances alone.
+"""
 LEAKY = """\
 ## LEAKY: not comparable
 
@@ -82,7 +101,8 @@ class Row:
     def intervals(self) -> dict[str, np.ndarray | None]:
         """95% intervals of the mean over the seeds, (1, 2) each, as fractions."""
         decisions = [scores["speakers"] for _, scores in self.runs]
-        return score_intervals(from_decisions(decisions, len(self.first["labels"])))
+        known = bool(caveat(self.first["protocol"]))
+        return score_intervals(from_decisions(decisions, len(self.first["labels"]), known))
 
     def interval(self, name: str) -> str:
         """The 95% interval of ``wa`` or ``ua``, in percent."""
@@ -169,8 +189,9 @@ def build_results(
 def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
     """What the papers state: each configuration's ``stated`` entry, with the file as ``config``.
 
-    An entry has ``corpus``, ``wa`` and ``ua`` (percent) and optionally ``source`` and
-    ``protocol``.
+    An entry has ``corpus``, ``wa`` and ``ua`` (percent; null where the paper says nothing) and
+    optionally ``source``; ``protocol``, that of the paper if it is not ``paper``; ``part``, which
+    utterances the numbers are for if not all.
     """
     found = []
     for path in sorted(conf_dir.glob("*.yaml")):
@@ -227,13 +248,10 @@ def format_results(
     else:
         source = FROM_RECORDS.format(records=_relative(records, directory))
     numbered = list(enumerate(rows, start=1))
-    leaky = [(number, row) for number, row in numbered if row.first["leaky"]]
-    sound = [(number, row) for number, row in numbered if not row.first["leaky"]]
     parts = [INTRODUCTION.format(source=source)]
-    if sound:
-        parts.append(_table(sound))
-    if leaky:
-        parts += [LEAKY, _table(leaky)]
+    for kind, heading in (("", []), (SPEAKER_DEPENDENT, [KNOWN_SPEAKERS]), ("LEAKY", [LEAKY])):
+        part = [(number, row) for number, row in numbered if mark(row.first) == kind]
+        parts += [*heading, _table(part)] if part else []
     parts.append("## Runs\n")
     figures = None if records is not None else directory
     parts += [_details(number, row, figures) for number, row in numbered]
@@ -261,6 +279,8 @@ def _table(rows: Sequence[tuple[int, Row]]) -> str:
         "PER",
         "UER",
         "Epochs",
+        "Parameters",
+        "Training",
         "Stated by the paper (WA / UA)",
         "Commit",
     ]
@@ -273,7 +293,7 @@ def _table(rows: Sequence[tuple[int, Row]]) -> str:
                 str(number),
                 _system(scores),
                 scores["corpus"] + (" (**partial**)" if scores["corpus_partial"] else ""),
-                scores["protocol"] + (" (**LEAKY**)" if scores["leaky"] else ""),
+                marked(scores, bold=True),
                 _folds(scores),
                 row.joined([s["seed"] for _, s in row.runs]),
                 row.cell("summary", "wa"),
@@ -285,6 +305,8 @@ def _table(rows: Sequence[tuple[int, Row]]) -> str:
                 row.cell("units", "per"),
                 row.cell("units", "uer"),
                 _range([e for e in epochs if e]),
+                row.joined([_parameters(s["parameters"]) for _, s in row.runs]),
+                _duration([s["train_seconds"] for _, s in row.runs]),
                 _stated(scores),
                 row.joined([s["commit"] for _, s in row.runs]),
             ]
@@ -296,7 +318,7 @@ def _details(number: int, row: Row, directory: Path | None) -> str:
     """A row's section; ``directory`` is None where there are no figures to link."""
     scores = row.first
     tags = row.joined([f"`{s['tag']}`" for _, s in row.runs])
-    lines = [f"### {number}. {_system(scores)} on {scores['corpus']}, {scores['protocol']}\n"]
+    lines = [f"### {number}. {_system(scores)} on {scores['corpus']}, {marked(scores)}\n"]
     lines += [f"Experiment {tags}:\n"]
     lines += ["```sh", *(s["command"] for _, s in row.runs), "```\n"]
     lines += [f"- **Partial**: {note}." for note in partial_notes(scores)]
@@ -308,8 +330,10 @@ def _details(number: int, row: Row, directory: Path | None) -> str:
     lines.append(f"- Standard deviation {'; '.join(spreads)}.")
     pooled = f"WA {row.interval('wa_pooled')}, UA {row.interval('ua_pooled')}"
     lines.append(f"- 95% of the pooled scores: {pooled}.")
-    recalls = [f"{label} {row.cell('per_class', label, 'recall')}" for label in scores["labels"]]
-    lines.append(f"- Recall, pooled: {', '.join(recalls)}.")
+    for name, title in CLASS_SCORES.items():
+        of = [f"{label} {row.cell('per_class', label, name)}" for label in scores["labels"]]
+        macro = row.cell("macro", name)
+        lines.append(f"- {title.capitalize()}, pooled: {', '.join(of)}; macro {macro}.")
     if all(
         s["decisions"] and s["decisions"].keys() == scores["decisions"].keys() for _, s in row.runs
     ):
@@ -349,7 +373,8 @@ def _slice(row: Row, kind: str, value: str) -> str:
 def _not_run(absent: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "## Not run here\n",
-        "These need a corpus that is not at hand. The numbers are the papers' own.\n",
+        "These need a corpus that is not at hand. The numbers are the papers' own; those that are"
+        " marked were found with the test speakers in training, and compare with no others.\n",
         "| System | Corpus | Stated by the paper (WA / UA) | Source | Command |",
         "|" + " --- |" * 5,
     ]
@@ -359,8 +384,7 @@ def _not_run(absent: Sequence[Mapping[str, Any]]) -> str:
             f"--config {s['config']} --protocol {s.get('protocol', 'paper')}"
         )
         system = Path(s["config"]).stem.removeprefix("train_")
-        numbers = f"{s['wa']} / {s['ua']}"
-        cells = [system, s["corpus"], numbers, str(s.get("source", "-")), f"`{command}`"]
+        cells = [system, s["corpus"], _stated_numbers(s), str(s.get("source", "-")), f"`{command}`"]
         lines.append(f"| {' | '.join(map(_escape, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -378,10 +402,36 @@ def _folds(scores: Mapping[str, Any]) -> str:
 
 
 def _stated(scores: Mapping[str, Any]) -> str:
+    """What the paper states, where it was found in the same way: with or without known speakers."""
     stated = scores.get("stated")
     if not stated or stated.get("corpus") != scores["corpus"]:
         return ""
-    return f"{stated['wa']} / {stated['ua']}"
+    if caveat(stated.get("protocol", "paper")) != mark(scores):
+        return ""
+    return _stated_numbers(stated)
+
+
+def _stated_numbers(stated: Mapping[str, Any]) -> str:
+    found = caveat(stated.get("protocol", "paper"))
+    numbers = " / ".join("-" if stated[key] is None else str(stated[key]) for key in ("wa", "ua"))
+    if "part" in stated:
+        numbers += f" ({stated['part']} utterances only)"
+    return f"{numbers} (**{found}**)" if found else numbers
+
+
+def _parameters(found: Mapping[str, int] | None) -> str:
+    if found is None:
+        return "-"
+    trained = f" ({found['trained']:,})" if found["trained"] != found["total"] else ""
+    return f"{found['total']:,}{trained}"
+
+
+def _duration(seconds: Sequence[float | None]) -> str:
+    """The mean as h:mm:ss; ``-`` where one is not known."""
+    if any(value is None for value in seconds):
+        return "-"
+    minutes, rest = divmod(round(mean_sd(seconds)[0]), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _range(epochs: Sequence[int]) -> str:
@@ -425,7 +475,7 @@ def _summary(rows: Sequence[Row], results: Path, figures: Sequence[Path]) -> str
             f"WA {row.cell('summary', 'wa')}  UA {row.cell('summary', 'ua')}"
             f"  (95%: {row.interval('wa')}, {row.interval('ua')})"
             + ("  (PARTIAL)" if scores["partial"] else "")
-            + ("  (LEAKY)" if scores["leaky"] else "")
+            + (f"  ({mark(scores)})" if mark(scores) else "")
         )
     for directory in dict.fromkeys(path.parent for path in figures):
         names = ", ".join(path.name for path in figures if path.parent == directory)

@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ser.decision_scores import NAMES, against_own
+from ser.folds import SPEAKER_DEPENDENT, caveat
 from ser.metrics import mean_sd
 from ser.uncertainty import Difference
+
+CLASS_SCORES = {"precision": "precision", "recall": "recall", "f1": "F1"}
+KNOWN_SPEAKERS = (
+    "SPEAKER-DEPENDENT: the speakers tested are among those trained on; not comparable with "
+    "leave-one-speaker-out"
+)
 
 
 def partial_notes(scores: Mapping[str, Any]) -> list[str]:
@@ -22,6 +29,28 @@ def partial_notes(scores: Mapping[str, Any]) -> list[str]:
     if scores["corpus_partial"]:
         notes.append("the corpus is not complete: " + "; ".join(scores["corpus_partial"]))
     return notes
+
+
+def mark(scores: Mapping[str, Any]) -> str:
+    """LEAKY, speaker-dependent, or "": what is said of ``scores`` wherever they are shown."""
+    return "LEAKY" if scores["leaky"] else caveat(scores["protocol"])
+
+
+def marked(scores: Mapping[str, Any], bold: bool = False) -> str:
+    """The protocol with its mark, such as ``kfold5 (speaker-dependent)``."""
+    found = mark(scores)
+    found = f"**{found}**" if found and bold else found
+    return scores["protocol"] + (f" ({found})" if found else "")
+
+
+def others_like(protocol: str, count: str = "") -> str:
+    """Whom intervals under ``protocol`` are for; ``count`` stands where the number of speakers may.
+
+    What trained on the speakers that it was tested on knows nothing of others.
+    """
+    if caveat(protocol):
+        return f"other utterances of these{count} speakers"
+    return f"other speakers like these{count}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -42,6 +71,8 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     summary, labels = scores["summary"], scores["labels"]
     lines = [f"{scores['tag']}: {scores['corpus']}, protocol {scores['protocol']}"]
     lines += [f"LEAKY, not comparable: {why}" for why in scores["leaky"]]
+    if mark(scores) == SPEAKER_DEPENDENT:
+        lines.append(KNOWN_SPEAKERS)
     lines += [f"PARTIAL: {note}" for note in partial_notes(scores)]
     lines.append("")
     rows = [["fold", "utterances", "WA %", "UA %", "epochs", "best epoch"]]
@@ -58,19 +89,21 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     rows.append(["pooled", str(summary["n"]), *pooled])
     lines += columns(rows)
     if summary["wa_ci"]:
-        lines.append(
-            f"95%: where WA and UA of other speakers like these {scores['interval']['speakers']} "
-            "would lie"
-        )
+        others = others_like(scores["protocol"], f" {scores['interval']['speakers']}")
+        lines.append(f"95%: where WA and UA of {others} would lie")
     lines += ["", "confusion matrix, pooled: rows are references, columns are decisions"]
-    rows = [["", *labels, "recall %"]]
+    rows = [["", *labels, *(f"{title} %" for title in CLASS_SCORES.values())]]
     for label, counts in zip(labels, scores["confusion"]["counts"], strict=True):
-        recall = percent(scores["per_class"][label]["recall"])
-        rows.append([label, *map(str, counts), recall])
+        of = scores["per_class"][label]
+        rows.append([label, *map(str, counts), *(percent(of[name]) for name in CLASS_SCORES)])
+    means = [percent(scores["macro"][name]) for name in CLASS_SCORES]
+    rows.append(["macro", *[""] * len(labels), *means])
     lines += columns(rows)
+    if any(of[name] is None for of in scores["per_class"].values() for name in CLASS_SCORES):
+        lines.append("-: undefined, nothing to divide by; left out of the mean (macro)")
     if scores["decisions"]:
         lines += ["", *columns(decision_rows([scores]))]
-        lines.append("95% and p: of WA minus that of the emotion head, paired over speakers")
+        lines.append(f"95% and p: of WA minus that of the emotion head, {paired_over([scores])}")
     lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
     lines += [""] * bool(scores["auxiliary"]) + auxiliary_lines(scores["auxiliary"])
     units = scores["units"]
@@ -94,6 +127,12 @@ def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:
             said += f"; {v['unknown']} whose value training does not have are left out"
         lines.append(f"auxiliary head {name}: {said}")
     return lines
+
+
+def paired_over(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What the bootstrap behind a difference between ``runs`` draws."""
+    known = any(caveat(scores["protocol"]) for scores in runs)
+    return "paired over utterances of these speakers" if known else "paired over speakers"
 
 
 def decision_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:

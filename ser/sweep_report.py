@@ -14,10 +14,11 @@ from ser import decisions
 from ser.cli import progress
 from ser.figures import COLOURS, DPI, new_figure
 from ser.fileio import atomic_write
+from ser.folds import caveat
 from ser.metrics import confusion_matrix, unweighted_accuracy
 from ser.records import read_scores
 from ser.report import Row
-from ser.score_table import partial_notes, percent
+from ser.score_table import others_like, partial_notes, percent
 from ser.sweep import Point, Sweep
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def report_sweep(
     figure = target.with_suffix(".png")
     if any(entry.row for entry in found):
         with atomic_write(figure, "wb") as stream:
-            draw(sweep, found, f"{corpus}, {protocol}").savefig(stream, format="png", dpi=DPI)
+            draw(sweep, found, f"{corpus}, {_marked(protocol)}").savefig(
+                stream, format="png", dpi=DPI
+            )
     with atomic_write(target) as stream:
         stream.write(format_sweep(sweep, found, base.name, corpus, protocol, figure.name))
     done = sum(entry.row is not None for entry in found)
@@ -75,9 +78,9 @@ def format_sweep(
     lines = [
         f"# {sweep.about}",
         "",
-        f"Sweep `{sweep.name}` around `{base}` on {corpus}, protocol {protocol}. Percent; mean ± "
-        "standard deviation over seeds; the intervals are for other speakers like these. *valid "
-        "UA* is that of validation speakers: what a choice between points may look at.",
+        f"Sweep `{sweep.name}` around `{base}` on {corpus}, protocol {_marked(protocol)}. Percent; "
+        f"mean ± standard deviation over seeds; the intervals are for {others_like(protocol)}. "
+        "*valid UA* is that of validation speakers: what a choice between points may look at.",
         "",
         f"| {' | '.join(heads)} |",
         f"|{' --- |' * len(heads)}",
@@ -136,6 +139,10 @@ def draw(sweep: Sweep, found: Sequence[Found], title: str) -> Figure:
         ax.set_axisbelow(True)
     figure.suptitle(f"{sweep.about}\n{title}: mean over seeds, 95% interval; grey: each seed")
     return figure
+
+
+def _marked(protocol: str) -> str:
+    return f"{protocol} ({caveat(protocol)})" if caveat(protocol) else protocol
 
 
 def _find(

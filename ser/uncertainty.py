@@ -36,6 +36,16 @@ error is multiplied by sqrt(S / (S - 1)) for S speakers, which makes that of a m
 unbiased, and the p-value is Student's with S - 1 degrees of freedom: 4.0 to 5.4% rejections at 5%
 under the null with 4 to 10 speakers. For a mean over speakers it is the paired t-test.
 
+**Known speakers.** Under a protocol whose models are trained on the speakers that they are tested
+on (kfold), nothing that is drawn from these speakers can say how others would fare. There, each
+speaker's utterances are drawn and the speakers stay: the interval is for other utterances of these
+speakers. The standard error of a score, and of a difference, is multiplied by sqrt(N / (N - S)) for
+N utterances, with N - S degrees of freedom: for utterances of equally many of each speaker that is
+the t interval, or the paired t-test, of a stratified sample. In 2,000 simulated test
+sets of 36 utterances of each speaker, 95% intervals of WA held in 94.1% for 10 speakers (WA 89) and
+in 95.3% for 4 (WA 87); a test repeats the first. Utterances are taken for independent here, so an
+interval is too short where some are alike, such as a sentence said twice.
+
 Seeds: where several were run, an utterance counts as right by the fraction of seeds that had it
 right. An interval then holds for the mean over these seeds; their spread is reported beside it.
 
@@ -53,6 +63,7 @@ LEVEL = 0.95
 REPLICATES = 5000
 TINY = 1e-12  # a spread below it is rounding
 METHOD = "bootstrap of speakers, then their utterances; Student's t"
+METHOD_KNOWN = "bootstrap of each speaker's utterances; Student's t"
 # The stream of RandomState is frozen (NEP 19), that of Generator is not: equal scores shall give
 # equal intervals whatever the version of NumPy.
 SEED = 20240319
@@ -69,6 +80,8 @@ class Trials:
         right: 1 where the system decided for the reference, else 0, (N, V); between them the
             fraction of its seeds that did.
         classes: C; classes without utterances count as well.
+        known: the systems were trained on these speakers too, so that utterances are drawn and
+            speakers are not.
     """
 
     speaker: np.ndarray
@@ -76,11 +89,17 @@ class Trials:
     fold: np.ndarray
     right: np.ndarray
     classes: int
+    known: bool = False
 
     @property
     def speakers(self) -> int:
         """How many speakers there are."""
         return len(np.unique(self.speaker))
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of a standard error; below 1 there is none."""
+        return len(self.speaker) - self.speakers if self.known else self.speakers - 1
 
 
 Measured = dict[str, np.ndarray]  # wa, ua, wa_pooled, ua_pooled: (B, V); recall: (B, V, C)
@@ -98,7 +117,7 @@ def bootstrap(
     """Scores of ``replicates`` samples of speakers, drawn with replacement.
 
     Args:
-        trials: what was decided.
+        trials: what was decided. Speakers that are known are taken once each instead.
         utterances: draw the utterances within each drawn speaker as well; a speaker drawn k
             times gives k times as many utterances. Without, speakers are taken as they are.
         replicates: B.
@@ -111,7 +130,10 @@ def bootstrap(
     table = _Table(trials)
     random = np.random.RandomState(seed)
     speakers = table.num_speakers
-    times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)  # (B, S)
+    if trials.known:
+        times = np.ones((replicates, speakers), dtype=np.int64)  # (B, S)
+    else:
+        times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
     totals = np.empty((replicates, len(table.counts)), dtype=np.int64)  # (B, T)
     for s, kinds in enumerate(table.kinds_of):
         counts = table.counts[kinds]
@@ -128,14 +150,16 @@ def bootstrap(
 def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, np.ndarray | None]:
     """95% intervals of WA and UA, mean over folds and pooled: (V, 2) each, as fractions.
 
-    None for all where there is a single speaker, and for a score where every decision is right
-    or every one wrong: what others would do is then not known, which is not the same as certain.
+    None for all where there is a single speaker (or, of known speakers, a single utterance each),
+    and for a score where every decision is right or every one wrong: what others would do is then
+    not known, which is not the same as certain.
     """
     names = ("wa", "ua", "wa_pooled", "ua_pooled")
-    if trials.speakers < 2:
+    if trials.degrees < 1:
         return dict.fromkeys(names)
     found, drawn = measure(trials), bootstrap(trials, replicates=replicates)
-    half = {name: _student(trials) * drawn[name].std(axis=0, ddof=1) for name in names}
+    quantile = _student(trials) * (_unbiased(trials) if trials.known else 1)
+    half = {name: quantile * drawn[name].std(axis=0, ddof=1) for name in names}
     return {
         name: np.clip(np.stack([found[name][0] - h, found[name][0] + h], axis=1), 0, 1)
         if (h > TINY).all()
@@ -160,7 +184,8 @@ def differences(trials: Trials, replicates: int = REPLICATES) -> dict[str, Any]:
     Each is a ``Difference``, ``recall`` a list of C of them (None for a class that nobody
     expressed).
     """
-    found, drawn = measure(trials), bootstrap(trials, utterances=False, replicates=replicates)
+    found = measure(trials)
+    drawn = bootstrap(trials, utterances=trials.known, replicates=replicates)
     result: dict[str, Any] = {
         name: _difference(trials, found[name][0], drawn[name])
         for name in ("wa", "ua", "wa_pooled", "ua_pooled")
@@ -200,7 +225,13 @@ def _student(trials: Trials) -> float:
     """How many standard errors half an interval is long."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + LEVEL) / 2, trials.speakers - 1))
+    return float(t.ppf((1 + LEVEL) / 2, trials.degrees))
+
+
+def _unbiased(trials: Trials) -> float:
+    """What the spread of replicates is multiplied by, since n things drawn vary by n - 1 of n."""
+    drawn = len(trials.speaker) if trials.known else trials.speakers
+    return float(np.sqrt(drawn / trials.degrees))
 
 
 def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Difference:
@@ -208,14 +239,13 @@ def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Differe
     from scipy.stats import t
 
     value = float(found[1] - found[0])
-    speakers = trials.speakers
-    if speakers < 2:
+    if trials.degrees < 1:
         return Difference(value, None, None, None)
-    error = np.nanstd(drawn[:, 1] - drawn[:, 0], ddof=1) * np.sqrt(speakers / (speakers - 1))
+    error = np.nanstd(drawn[:, 1] - drawn[:, 0], ddof=1) * _unbiased(trials)
     if not error > TINY:  # the same for every speaker, usually nothing
         return Difference(value, None, None, 1.0 if abs(value) <= TINY else None)
     half = _student(trials) * float(error)
-    p = 2 * t.sf(abs(value) / error, speakers - 1)
+    p = 2 * t.sf(abs(value) / error, trials.degrees)
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0), float(p))
 
 
@@ -278,8 +308,12 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return _ratio((np.where(weight > 0, values, 0) * weight).sum(-1), weight.sum(-1))
 
 
-def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int) -> Trials:
+def from_decisions(
+    runs: list[list[Mapping[str, Any]]], classes: int, known: bool = False
+) -> Trials:
     """Trials of one system from the ``speakers`` entries of its scores.json, one list a seed.
+
+    ``known`` says that the system was trained on these speakers too.
 
     Raises:
         ValueError: the seeds were not tested on the same utterances.
@@ -298,6 +332,7 @@ def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int) -> Trials:
         fold=np.repeat(_numbers([fold for fold, _, _ in layout]), lengths)[:, None],
         right=right[:, None],
         classes=classes,
+        known=known,
     )
 
 

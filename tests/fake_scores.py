@@ -51,13 +51,15 @@ def make_scores(correct=3, **changes):
         "corpus_partial": [],
         "folds": {"expected": list(folds), "scored": list(folds), "missing": {}},
         "units": {"uer": 0.5, "per": 0.25},
+        "parameters": {"total": 1234567, "trained": 1234567},
+        "auxiliary": {},
         "train_seconds": 20.0,
         "decisions": None,
     }
     scores |= score_folds(folds, LABELS)
     utt2spk = {p.utt_id: p.utt_id.rpartition("_")[0] for p in rows}
     scores["speakers"] = decisions_by_speaker(folds, utt2spk, LABELS)
-    scores = add_intervals(scores)
+    scores = add_intervals(scores | {"protocol": changes.get("protocol", "strict")})
     sexes = {"women": [p.utt_id for p in rows[:4]], "men": [p.utt_id for p in rows[4:]]}
     scores["slices"] = score_slices({"gender": sexes}, rows, LABELS)
     scores["calibration"] = calibration(rows, LABELS)

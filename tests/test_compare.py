@@ -205,6 +205,29 @@ def test_what_is_partial_or_leaky_says_so_in_the_comparison(two, capsys):
     assert "other_strict_seed1: LEAKY, not comparable: folds share speakers" in out
 
 
+def test_known_speakers_are_not_compared_with_strange_ones(two):
+    exp, other, dump = two
+    worse = other("Ses01F_000")
+    rescore(worse, lambda s: s.update(protocol="kfold3"))
+    for pair, first, second in (([exp, worse], "kfold3", "strict"), ([worse, exp], "strict", "kf")):
+        with pytest.raises(UserError, match=rf"protocol {first} .*, {second}.*; their difference"):
+            compare(pair, dump)
+
+
+def test_two_systems_with_known_speakers_are_compared_over_utterances(two, capsys):
+    exp, other, dump = two
+    worse = other("Ses01F_000", "Ses01M_000", "Ses01M_001")
+    for directory in (exp, worse):
+        rescore(directory, lambda s: s.update(protocol="kfold3"))
+    result = compare([exp, worse], dump)
+    out = capsys.readouterr().out
+    assert "other_strict_seed1: SPEAKER-DEPENDENT: the speakers tested are among those" in out
+    assert "95% and p: bootstrap, paired over utterances of these speakers; p is not" in out
+    # 1, 2 and 0 of 5 worse: error sqrt((0.2 + 0.3 + 0) / 5 / 9), t(12) = 2.1788.
+    change = result["scores"]["wa"]["difference"]
+    assert change["low"] == pytest.approx(-0.2 - 2.1788 * (0.5 / 45) ** 0.5, abs=0.01)
+
+
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
     command = [sys.executable, "-m", "ser.bin.compare", "--exp-dir", "a", "--exp-dir", "b"]
     done = subprocess.run(

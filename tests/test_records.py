@@ -68,6 +68,8 @@ def test_a_value_of_the_wrong_type_is_named_with_its_place(tmp_path, change, mes
         (lambda s: s["summary"].update(n=7), "summary.n is 7, the decisions give 8"),
         (lambda s: s["per_fold"]["Ses01F"].update(ua=1.0), "per_fold.Ses01F.ua is 1.0, the dec"),
         (lambda s: s["per_class"]["sad"].update(recall=0.5), "per_class.sad.recall is 0.5"),
+        (lambda s: s["per_class"]["sad"].update(precision=0.5), "per_class.sad.precision is 0.5"),
+        (lambda s: s["macro"].update(f1=0.5), "macro.f1 is 0.5, the decisions give 0.86"),
         (lambda s: s["confusion"]["counts"][0].__setitem__(0, 1), r"confusion.counts\[0\]\[0\] is"),
         (lambda s: s["speakers"][0].update(hyp="0123"), "summary.wa is 0.875, the decisions give"),
     ],
@@ -75,6 +77,21 @@ def test_a_value_of_the_wrong_type_is_named_with_its_place(tmp_path, change, mes
 def test_a_number_that_the_decisions_do_not_give_is_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         read_scores(spoil(tmp_path, change))
+
+
+def test_what_earlier_versions_did_not_write_is_computed_or_not_known(tmp_path):
+    def age(scores):
+        for key in ("macro", "parameters", "auxiliary"):
+            del scores[key]
+        for of in scores["per_class"].values():
+            del of["precision"], of["f1"]
+
+    scores = read_scores(spoil(tmp_path, age))
+    # Two of each emotion; one of the neutral ones was taken for angry.
+    assert scores["per_class"]["angry"]["precision"] == pytest.approx(2 / 3)
+    assert scores["per_class"]["neutral"]["f1"] == pytest.approx(2 / 3)
+    assert scores["macro"]["precision"] == pytest.approx((2 / 3 + 3) / 4)
+    assert (scores["parameters"], scores["auxiliary"]) == (None, {})
 
 
 # Records

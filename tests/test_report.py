@@ -11,6 +11,7 @@ from fake_scores import make_scores
 
 from ser.errors import UserError
 from ser.figures import (
+    confusion_figure,
     draw_figures,
     final_layer_weights,
     layer_figure,
@@ -139,6 +140,54 @@ def test_leaky_rows_stand_in_a_table_of_their_own(tmp_path):
     assert "- **LEAKY**: folds by dialog prefix share speakers." in rest
 
 
+def test_speaker_dependent_rows_stand_in_a_table_of_their_own(tmp_path):
+    put(tmp_path, make_scores())
+    put(tmp_path, make_scores(tag="s1_kfold2_seed1", protocol="kfold2"))
+    text = report(tmp_path)
+    main, rest = text.split("## Speaker-dependent: not comparable with the above")
+    assert "kfold2" not in main and "| strict |" in main
+    table, details = rest.split("## Runs")
+    assert "| kfold2 (**speaker-dependent**) |" in table and "| strict |" not in table
+    assert "**95%** (and p) is for other utterances" in table
+    assert "s1 on toy, kfold2 (speaker-dependent)\n" in details
+
+
+def test_the_interval_of_a_speaker_dependent_row_is_for_utterances(tmp_path):
+    # 3 of 4 and 4 of 4, one speaker in each fold. Variance of an utterance of the first 3/16; of
+    # the mean of means (3/16 / 4 + 0) / 4, times 8 / 6 for 8 utterances of 2 speakers; t(6) 2.4469.
+    put(tmp_path, make_scores(protocol="kfold2"))
+    row = group_seeds(read_all_scores(tmp_path / "exp"))[0]
+    low, high = row.intervals["wa"][0]
+    assert low == pytest.approx(0.875 - 2.4469 * (3 / 256 * 8 / 6) ** 0.5, abs=0.01)
+    assert high == 1.0
+
+
+def test_a_row_shows_parameters_and_the_time_of_training(tmp_path):
+    put(tmp_path, make_scores(seed=1, train_seconds=3600.0))
+    put(tmp_path, make_scores(seed=2, train_seconds=3847.0))
+    row = cells(report(tmp_path))
+    assert (row["Parameters"], row["Training"]) == ("1,234,567", "1:02:04")  # 3723.5 s on average
+
+
+def test_parameters_that_are_not_trained_are_told_apart_and_unknown_ones_are_a_dash(tmp_path):
+    put(tmp_path, make_scores(parameters={"total": 20_600_000, "trained": 1200}))
+    assert cells(report(tmp_path))["Parameters"] == "20,600,000 (1,200)"
+    put(tmp_path, make_scores(corpus="elsewhere", parameters=None, train_seconds=None))
+    row = cells(report(tmp_path), 1)
+    assert (row["Parameters"], row["Training"]) == ("-", "-")
+
+
+def test_precision_recall_and_f1_of_each_class_are_listed_with_each_row(tmp_path):
+    put(tmp_path, make_scores(correct=3))  # one of two neutral ones is taken for angry
+    text = report(tmp_path)
+    recall = "- Recall, pooled: angry 100.0, happy 100.0, sad 100.0, neutral 50.0; macro 87.5.\n"
+    precision = (
+        "- Precision, pooled: angry 66.7, happy 100.0, sad 100.0, neutral 100.0; macro 91.7."
+    )
+    assert recall in text and precision in text
+    assert "- F1, pooled: angry 80.0, happy 100.0, sad 100.0, neutral 66.7; macro 86.7.\n" in text
+
+
 def test_a_row_says_what_trained_and_what_scored_it(tmp_path):
     put(tmp_path, make_scores())
     line = next(x for x in report(tmp_path).splitlines() if x.startswith("- Seed 1: "))
@@ -170,6 +219,42 @@ def test_the_papers_numbers_stand_in_their_own_column_for_their_corpus_only(tmp_
     text = report(tmp_path)
     assert cells(text, 1)["Stated by the paper (WA / UA)"] == "76.0 / 76.9"  # iemocap sorts first
     assert cells(text, 2)["Stated by the paper (WA / UA)"] == ""
+
+
+def test_numbers_that_are_stated_for_a_part_of_the_corpus_say_so(tmp_path):
+    stated = {"corpus": "iemocap", "part": "improvised", "wa": 81.6, "ua": 82.8}
+    put(tmp_path, make_scores(stated=stated, corpus="iemocap"))
+    cell = cells(report(tmp_path))["Stated by the paper (WA / UA)"]
+    assert cell == "81.6 / 82.8 (improvised utterances only)"
+
+
+LEAKY_STATED = {"corpus": "toy", "protocol": "prefix", "wa": 78.15, "ua": None, "source": "Cai"}
+
+
+def test_what_a_paper_found_with_known_speakers_never_stands_beside_a_sound_row(tmp_path):
+    column = "Stated by the paper (WA / UA)"
+    put(tmp_path, make_scores(stated=LEAKY_STATED))
+    leaky = {"leaky": ["train and test share speakers"], "protocol": "prefix"}
+    put(tmp_path, make_scores(stated=LEAKY_STATED, tag="s1_prefix_seed1", **leaky))
+    kfold = {"protocol": "kfold2", "tag": "s1_kfold2_seed1"}
+    put(tmp_path, make_scores(stated=LEAKY_STATED | {"protocol": "paper"}, **kfold))
+    text = report(tmp_path)
+    by_protocol = {cells(text, n)["Protocol"]: cells(text, n)[column] for n in (1, 2, 3)}
+    assert by_protocol == {
+        "strict": "",
+        "kfold2 (**speaker-dependent**)": "",
+        "prefix (**LEAKY**)": "78.15 / - (**LEAKY**)",
+    }
+
+
+def test_a_leaky_number_of_a_paper_is_marked_where_it_was_not_run(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/train_s3.yaml").write_text(json.dumps({"stated": LEAKY_STATED}))
+    put(tmp_path, make_scores())
+    section = report(tmp_path).split("## Not run here")[1]
+    assert "those that are marked were found with the test speakers in training" in section
+    assert "| s3 | toy | 78.15 / - (**LEAKY**) | Cai |" in section
+    assert "--protocol prefix`" in section
 
 
 CONF = """\
@@ -323,6 +408,12 @@ def test_a_figure_without_material_is_not_drawn_and_an_older_one_goes(tmp_path):
     written = draw_figures(tmp_path, make_scores())
     assert [path.name for path in written] == ["confusion_matrix.png", "reliability.png"]
     assert not (tmp_path / "figures/learning_curves.png").exists()
+
+
+def test_a_figure_of_known_speakers_says_so():
+    figure = confusion_figure(make_scores(protocol="kfold2"))
+    title = figure.axes[0].get_title(loc="left")
+    assert title.startswith("s1 on toy (kfold2, speaker-dependent, 2 folds)")
 
 
 def test_learning_curves_show_the_mean_over_folds_in_percent(tmp_path):

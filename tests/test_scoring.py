@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake_experiment import FOLDS, LABELS, make_experiment, write_run
 from fake_experiment import FakeModel as Model
+from fake_scores import make_scores
 
 from ser.errors import UserError
 from ser.experiment import open_experiment
@@ -22,7 +23,7 @@ from ser.metrics import (
 )
 from ser.predictions import Prediction, header, read_predictions, write_predictions
 from ser.provenance import git_commit, public_path, run_command, settings_digest
-from ser.score_table import partial_notes
+from ser.score_table import format_scores, partial_notes
 from ser.scoring import (
     decisions_by_speaker,
     score_experiment,
@@ -85,8 +86,8 @@ def test_the_deviation_over_folds_divides_by_n_minus_1():
 
 def test_per_class_recall_and_the_normalised_matrix_are_pooled():
     scores = score_folds(TWO, AH)
-    assert scores["per_class"]["angry"] == {"n": 4, "recall": 0.5}
-    assert scores["per_class"]["happy"] == {"n": 2, "recall": 1.0}
+    assert {name: of["n"] for name, of in scores["per_class"].items()} == {"angry": 4, "happy": 2}
+    assert [of["recall"] for of in scores["per_class"].values()] == [0.5, 1.0]
     assert scores["confusion"]["counts"] == [[2, 2], [0, 2]]
     assert scores["confusion"]["row_normalised"] == [[0.5, 0.5], [0.0, 1.0]]
 
@@ -103,8 +104,50 @@ def test_a_class_that_nobody_expressed_is_left_out_of_ua_and_listed():
 def test_a_class_absent_from_all_folds_has_no_recall():
     labels = [*AH, "sad"]
     scores = score_folds({"F1": rows("ah", "ah", labels)}, labels)
-    assert scores["per_class"]["sad"] == {"n": 0, "recall": None}
+    assert scores["per_class"]["sad"] == {"n": 0, "precision": None, "recall": None, "f1": None}
+    assert scores["macro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
     assert scores["confusion"]["row_normalised"][2] == [None, None, None]
+
+
+def test_precision_and_f1_are_pooled_and_macro_is_their_mean():
+    # Pooled matrix: angry 2 right, 2 taken for happy; happy 2 right.
+    # angry: of 2 decisions 2 right; 2 * 2 / (4 + 2). happy: of 4 decisions 2 right; 4 / (2 + 4).
+    scores = score_folds(TWO, AH)
+    assert [of["precision"] for of in scores["per_class"].values()] == [1.0, 0.5]
+    assert [of["f1"] for of in scores["per_class"].values()] == pytest.approx([2 / 3, 2 / 3])
+    assert scores["macro"] == pytest.approx({"precision": 3 / 4, "recall": 3 / 4, "f1": 2 / 3})
+
+
+def test_a_class_never_decided_for_has_no_precision_and_an_f1_of_0():
+    # 2 angry, 1 happy, all taken for angry: precision 2/3, F1 2 * 2 / (2 + 3).
+    scores = score_folds({"F1": rows("aah", "aaa")}, AH)
+    angry, happy = scores["per_class"].values()
+    assert (angry["precision"], angry["f1"]) == pytest.approx((2 / 3, 4 / 5))
+    assert (happy["precision"], happy["recall"], happy["f1"]) == (None, 0.0, 0.0)
+    assert scores["macro"] == pytest.approx({"precision": 2 / 3, "recall": 1 / 2, "f1": 2 / 5})
+
+
+def test_precision_recall_and_f1_agree_with_scikit_learn_where_they_are_undefined_too():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn comes with librosa")
+    rng = random.Random(11)
+    labels = [*LABELS, "never decided for", "never said", "neither"]
+    refs = [rng.choice(labels[:5]) for _ in range(200)]
+    hyps = [rng.choice([*labels[:4], labels[5]]) for _ in range(200)]
+    found = score_folds({"F": list(map(prediction, refs, hyps))}, labels)
+    expected = metrics.precision_recall_fscore_support(
+        refs, hyps, labels=labels, zero_division=np.nan
+    )
+    macro = metrics.precision_recall_fscore_support(
+        refs, hyps, labels=labels, zero_division=np.nan, average="macro"
+    )
+    for name, of, mean in zip(("precision", "recall", "f1"), expected, macro, strict=False):
+        mine = [np.nan if v[name] is None else v[name] for v in found["per_class"].values()]
+        assert mine == pytest.approx(of.tolist(), nan_ok=True)
+        assert found["macro"][name] == pytest.approx(mean)
+
+
+def prediction(ref, hyp):
+    return Prediction("", ref, hyp, ())
 
 
 def test_wa_ua_and_matrix_agree_with_scikit_learn():
@@ -322,6 +365,40 @@ def test_an_eleventh_class_is_a_letter_in_the_decisions():
     rows = {"F": [Prediction("u", "emotion10", "emotion9", ())]}
     (entry,) = decisions_by_speaker(rows, {"u": "spk"}, labels)
     assert (entry["ref"], entry["hyp"]) == ("a", "9")
+
+
+def test_precision_and_f1_are_in_the_table_with_their_means(toy):
+    exp, dump, data = toy
+    lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
+    score_experiment(exp, dump, data)
+    table = (exp / "scores.txt").read_text().splitlines()
+    start = next(i for i, line in enumerate(table) if line.startswith("confusion matrix"))
+    # Angry, happy and sad 4 times, neutral 3; one of the angry ones is taken for sad.
+    assert table[start + 1].split() == [*LABELS, "precision", "%", "recall", "%", "F1", "%"]
+    assert table[start + 2].split() == ["angry", "3", "0", "1", "0", "100.0", "75.0", "85.7"]
+    assert table[start + 4].split() == ["sad", "0", "0", "4", "0", "80.0", "100.0", "88.9"]
+    assert table[start + 6].split() == ["macro", "95.0", "93.8", "93.7"]
+
+
+def test_the_size_of_the_model_is_that_of_the_largest_fold_if_all_folds_say(toy):
+    exp, dump, data = toy
+    assert score_experiment(exp, dump, data)["parameters"] is None  # as before it was noted
+    for fold, total in zip(FOLDS, (100, 120, 110), strict=True):
+        path = exp / fold / "run.json"
+        run = json.loads(path.read_text())
+        run["parameters"] = {"total": total, "trained": total - 90}
+        path.write_text(json.dumps(run))
+    assert score_experiment(exp, dump, data)["parameters"] == {"total": 120, "trained": 30}
+
+
+def test_what_was_trained_on_its_test_speakers_says_so_and_claims_nothing_for_others():
+    table = format_scores(make_scores(protocol="kfold2", units=None))
+    assert "toy, protocol kfold2\nSPEAKER-DEPENDENT: the speakers tested are among those" in table
+    assert "other speakers" not in table
+    assert "95%: where WA and UA of other utterances of these 2 speakers would lie" in table
+    assert "SPEAKER" not in format_scores(make_scores(units=None))
 
 
 def test_what_marks_a_run_as_leaky_reaches_its_scores_and_its_table(toy):

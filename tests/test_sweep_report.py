@@ -56,6 +56,16 @@ def test_the_table_has_a_row_for_every_point_and_says_what_was_not_run(swept):
     assert cells["0.1"][5] == "60.0"
 
 
+def test_a_sweep_over_known_speakers_is_marked_and_claims_nothing_for_others(swept, tmp_path):
+    assert "protocol strict. Percent" in swept.read_text()
+    assert "for other speakers like these" in swept.read_text()
+    sweep = load_sweep(tmp_path / "lambda.yaml", tmp_path / "base.yaml")
+    base, exp_root = tmp_path / "base.yaml", tmp_path / "exp"
+    text = report_sweep(sweep, base, exp_root, "toy", "kfold5", [1]).read_text()
+    assert "protocol kfold5 (speaker-dependent). Percent" in text
+    assert "for other utterances of these speakers" in text
+
+
 def test_evidence_of_the_tested_model_goes_before_the_history(swept):
     directory = swept.parent / "lambda_0.1_strict_seed1"
     labels = json.loads((directory / "scores.json").read_text())["labels"]

@@ -1,5 +1,7 @@
 """Intervals and tests against examples worked by hand, scipy, and simulated corpora."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,48 @@ def test_the_interval_is_students_around_the_score():
     low, high = score_intervals(made, replicates=40000)["wa"][0]
     assert low == pytest.approx(0.6 - 4.3027 * np.sqrt(0.014), abs=0.01)
     assert high == 1.0  # 0.6 + 0.509
+
+
+def test_of_known_speakers_the_utterances_are_drawn_and_the_speakers_stay():
+    # 5 of 10, 5 of 10 and 8 of 10 right: variance of a mean of three speakers' means
+    # (0.025 + 0.025 + 0.016) / 9, times 30 / 27; t(27) = 2.0518.
+    made = replace(trials([(5, 10)], [(5, 10)], [(8, 10)]), known=True)
+    half = 2.0518 * np.sqrt(0.066 / 9 * 30 / 27)
+    found = score_intervals(made, replicates=40000)["wa"][0]
+    assert found == pytest.approx([0.6 - half, 0.6 + half], abs=0.004)
+
+
+def test_a_single_known_speaker_has_an_interval_for_further_utterances():
+    low, high = score_intervals(replace(trials([(5, 10)]), known=True))["wa"][0]
+    assert 0.1 < low < 0.5 < high < 0.9
+    assert score_intervals(replace(trials([(1, 1)], [(0, 1)]), known=True))["wa"] is None
+
+
+def test_of_known_speakers_the_test_of_a_difference_is_the_stratified_paired_t_test():
+    # Differences: speaker 1 three utterances of 10 better, speaker 2 one better; within-speaker
+    # variances (n - 1) 0.7 / 3 and 0.1; mean 0.2, error sqrt((0.7 / 30 + 0.01) / 4), t(18).
+    from scipy.stats import t
+
+    made = replace(trials([(5, 10), (8, 10)], [(7, 10), (8, 10)]), known=True)
+    found = differences(made, replicates=20000)["wa"]
+    error = np.sqrt((0.7 / 30 + 0.01) / 4)
+    assert found.value == pytest.approx(0.2)
+    assert found.p == pytest.approx(2 * t.sf(0.2 / error, 18), abs=0.004)
+    assert found.high - 0.2 == pytest.approx(t.ppf(0.975, 18) * error, abs=0.005)
+
+
+def test_the_interval_of_known_speakers_covers_the_truth_as_often_as_the_documentation_says():
+    shape = np.random.default_rng(1).normal(0, 0.9, (10, 1))
+    logit = 2.2 + shape + np.random.default_rng(2).normal(0, 0.6, (10, 4))
+    right = 1 / (1 + np.exp(-logit))  # (S, C)
+    rng, runs, hits = np.random.default_rng(8), 300, 0
+    speaker, label = np.repeat(np.arange(10), 36), np.arange(360) % 4
+    for _ in range(runs):
+        drawn = (rng.random(360) < right[speaker, label])[:, None].astype(float)
+        fold = (np.arange(360) // 4 % 5)[:, None]
+        low, high = score_intervals(Trials(speaker, label, fold, drawn, 4, True), 200)["wa"][0]
+        hits += low <= right.mean() <= high
+    assert within(hits / runs, 0.941, runs, sds=3.0)
 
 
 def test_a_single_speaker_has_no_interval_and_no_test():
