@@ -294,6 +294,17 @@ def test_an_utterance_in_a_batch_gets_what_it_would_get_alone(encoder):
         assert not together[row, olens[row] :].any()
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_scores_of_a_system_do_not_depend_on_batch_mates(name):
+    net = system(name).eval()
+    lengths = [30, 1, 13, 22]
+    batch = padded(lengths, 201, 33, fill=float("nan")).float()
+    together = net.infer(batch, torch.tensor(lengths))["emotion_logp"]
+    for row, length in enumerate(lengths):
+        alone = net.infer(batch[row : row + 1, :length], torch.tensor([length]))["emotion_logp"]
+        assert torch.allclose(alone[0], together[row], atol=1e-5)
+
+
 def sixteen_utterances() -> dict[str, torch.Tensor]:
     """Noise with a tone of the emotion's frequency and, in every other one, of the gender's."""
     generator = torch.Generator().manual_seed(3)
