@@ -25,11 +25,9 @@
 #   --k N                 folds of --protocol kfold
 #   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
 #   --folds NAMES         train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all
-#   --seed N              of the training; several, "1 2 3", make an experiment each, TAG_seed1 ...;
-#                         auto: 1, or those of the sweep
+#   --seed N              of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep's
 #   --sweep FILE          run all points of a file of conf/sweeps, variations of the config
-#   --ngpu N              GPUs, each trains a fold; on Slurm: of one fold on each of its nodes;
-#                         0 runs on the CPU
+#   --ngpu N              GPUs, each trains a fold (Slurm: on each node of one fold); 0: the CPU
 #   --nj N                processes at a time (default: 2); on Slurm: folds (default: no limit)
 #   --max-epoch N         replaces max_epoch of the config
 #   --ssl MODEL           hub id or folder of the speech encoder; replaces that of the config
@@ -38,8 +36,7 @@
 #   --overwrite BOOL      train anew if settings or data have changed under the same tag
 #   --status BOOL         run nothing; show how far every fold has come
 #   --compare TAG...      run nothing; compare two experiments, or the seeds of two systems
-#   --leakage BOOL        run the system under every protocol and selection, sound and leaky, and
-#                         print them side by side
+#   --leakage BOOL        compare the system under every protocol and selection, sound and leaky
 #   --data-dir DIR        written by stages 1 and 2
 #   --dump-dir DIR        written by stage 3
 #   --exp-dir DIR         written by stages 4 and 5

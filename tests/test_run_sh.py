@@ -777,7 +777,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--text", "/no/such.txt"], "--text /no/such.txt: no such file"),
         (["--stage", "0"], "--stage must be a whole number from 1 on, not '0'"),
         (["--stage", "two"], "--stage must be a whole number from 1 on, not 'two'"),
-        (["--stop_stage", "7"], "--stop-stage 7: the stages are 1 to 6"),
+        (["--stop_stage", "8"], "--stop-stage 8: the stages are 1 to 7"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--protocol", "loso"], "expected strict, paper, session or kfold"),
         (["--protocol", "kfold"], "--protocol kfold needs the number of folds, e.g. --k 5"),
