@@ -132,6 +132,16 @@ def test_stage_and_stop_stage_select_stages(recipe, spelling):
     assert [name for name, _ in recipe.calls] == STAGES[2:5]
 
 
+@pytest.mark.parametrize("options", [("--stage=7",), ("--stage=7", "--stop-stage=7")])
+def test_stage_7_packs_the_experiment_of_every_seed_when_it_is_asked_for(recipe, options):
+    done = recipe.run(*options, "--seed", "1 2", "--folds", "Ses01F,Ses02M")
+    assert done.returncode == 0, done.stderr
+    tags = [f"mini_s1_strict_seed{seed}" for seed in (1, 2)]
+    folds = "--folds=Ses01F Ses02M"
+    assert recipe.calls == [("ser", ["pack", f"{recipe.exp}/mini/{tag}", folds]) for tag in tags]
+    assert done.stdout.count("stage 7 (pack): done") == 2
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5, 6])
 def test_a_failing_stage_stops_the_run_with_its_status_and_names_its_log(recipe, stage):
     done = recipe.run(STUB_FAIL=STAGES[stage - 1])
@@ -843,11 +853,11 @@ def test_help_lists_every_option_with_its_default():
         default = default.replace("$root", str(ROOT))
         (line,) = re.findall(rf"^  --{name.replace('_', '-')} .*", shown, re.M)
         assert line.endswith(f" [{default}]") if default else not line.endswith("]"), line
-    for stage in range(1, 7):
+    for stage in range(1, 8):
         assert f"\n  {stage}  " in shown
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "pack.sh"])
 def test_every_launcher_explains_itself(launcher, tmp_path):
     done = subprocess.run(
         [ROOT / "local" / launcher, "--help"], capture_output=True, text=True, cwd=tmp_path
