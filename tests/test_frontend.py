@@ -266,7 +266,18 @@ def test_features_are_normalised_over_real_frames_only():
     feats = torch.tensor([[[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]]])
     out, lengths = frontend(feats, torch.tensor([2]))
     assert lengths.tolist() == [2]
-    assert torch.allclose(out[0, :2].mean(0), torch.zeros(2), atol=1e-6)
+    # means 2 and 2, standard deviations 1 and 2
+    assert torch.allclose(out[0, :2], torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm_means", [True, False])
+@pytest.mark.parametrize("norm_vars", [True, False])
+def test_features_do_not_depend_on_padding(norm_means, norm_vars):
+    frontend = FeatsFrontend(3, norm_means, norm_vars)
+    feats = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0)) + 5.0
+    together, _ = frontend(feats.clone(), torch.tensor([10, 4]))
+    alone, _ = frontend(feats[1:, :4].clone(), torch.tensor([4]))
+    assert torch.allclose(together[1, :4], alone[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["wav2vec2-base-like", "whisper"])
