@@ -95,12 +95,14 @@ class ConvRecurrentEncoder(AbsEncoder):
             maps, ilens = layer(maps, ilens)
         frames = maps.transpose(1, 2).flatten(2)  # (B, T', C' F')
         if self.rnn is not None:
-            packed = pack_padded_sequence(
-                self.dropout(frames), ilens.cpu(), batch_first=True, enforce_sorted=False
-            )
-            outputs, _ = self.rnn(packed)
-            frames, _ = pad_packed_sequence(outputs, batch_first=True, total_length=frames.size(1))
+            frames = self.recur(self.dropout(frames), ilens)
         return frames, ilens, None
+
+    def recur(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The recurrent network: (B, T', C' F'), (B,) -> (B, T', D') with zeros for padding."""
+        packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, _ = self.rnn(packed)
+        return pad_packed_sequence(outputs, batch_first=True, total_length=frames.size(1))[0]
 
 
 class ConvLayer(torch.nn.Module):

@@ -17,7 +17,7 @@ from ser.errors import UserError
 from ser.frontends.fusion import WeightedSum
 from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import LogMel, whisper_layers
-from ser.masks import frame_mask
+from ser.masks import frame_mask, none_padded
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
@@ -180,7 +180,8 @@ class HFFrontend(AbsFrontend):
         positions (Whisper). The last layer includes the encoder's final layer norm if it has
         one.
         """
-        speech = speech[:, : int(speech_lengths.max())]
+        if not torch.compiler.is_exporting():  # an exported graph has no use for values as sizes
+            speech = speech[:, : int(speech_lengths.max())]
         if self.is_whisper:
             mels, frames = self.log_mel(speech, speech_lengths)
             mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
@@ -206,7 +207,7 @@ class HFFrontend(AbsFrontend):
         try:
             # a copy, since the encoder zeroes padded frames in place
             final = self.encoder.encoder(
-                low_level.clone(), attention_mask=None if bool(mask.all()) else mask
+                low_level.clone(), attention_mask=None if none_padded(mask) else mask
             )
         finally:
             self._lengths = None

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ser.masks import frame_mask
+from ser.masks import frame_mask, none_padded
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -68,7 +68,7 @@ def whisper_layers(
     hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
     mask = frame_mask(lengths, hidden.size(1))
     attention_mask = (
-        None if bool(mask.all()) else mask[:, None, None, :].expand(-1, 1, hidden.size(1), -1)
+        None if none_padded(mask) else mask[:, None, None, :].expand(-1, 1, hidden.size(1), -1)
     )  # (B, 1, T', T'), True = attend
     layers = [hidden]
     for layer in encoder.layers:
