@@ -84,36 +84,13 @@ class Experiment:
         return {utt_id: self.emotions[utt_id] for utt_id in utterances}
 
     def fold_run(self, fold: str) -> dict[str, Any]:
-        """What stage 4 noted about a finished fold (run.json).
-
-        Raises:
-            UserError: run.json is absent, is not JSON or names no model file that exists.
-        """
-        path = self.exp_dir / fold / "run.json"
-        cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold}"
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError) as err:
-            raise UserError(f"{path}: {err.__class__.__name__}: {err}; {cure}") from None
-        model = run.get("inference_model")
-        if not model or not (path.parent / model).is_file():
-            raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
-        return run
+        """What stage 4 noted about a finished fold; see ``read_fold_run``."""
+        return read_fold_run(self.exp_dir / fold)
 
     def made_from(self, fold: str) -> dict[str, Any]:
-        """What decides a fold's predictions: the model file, its configuration, its input.
-
-        The model is told apart by size and time, not contents: ten checkpoints of 400 MB would
-        take longer to digest than to infer with on a GPU.
-        """
-        fold_dir = self.exp_dir / fold
-        name = self.fold_run(fold)["inference_model"]
-        model = (fold_dir / name).resolve().stat()
+        """What decides a fold's predictions: ``model_state`` and its input."""
         return {
-            "model": name,
-            "model_size": model.st_size,
-            "model_mtime_ns": model.st_mtime_ns,
-            "config": file_digest(fold_dir / "config.yaml"),
+            **model_state(self.exp_dir / fold),
             "input": file_digest(
                 self.fold_list(fold),
                 self.input_scp,
@@ -227,6 +204,40 @@ def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
         labels=read_lines(dump_dir / "emotions"),
         emotions=read_table(dump_dir / "utt2emo"),
     )
+
+
+def read_fold_run(fold_dir: Path) -> dict[str, Any]:
+    """run.json of a finished fold.
+
+    Raises:
+        UserError: run.json is absent, is not JSON or names no model file that exists.
+    """
+    path = fold_dir / "run.json"
+    cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold_dir.name}"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as err:
+        raise UserError(f"{path}: {err.__class__.__name__}: {err}; {cure}") from None
+    model = run.get("inference_model")
+    if not model or not (fold_dir / model).is_file():
+        raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
+    return run
+
+
+def model_state(fold_dir: Path) -> dict[str, Any]:
+    """Which model stage 5 tests a fold with, to recognise one that was trained again since.
+
+    The model is told apart by size and time, not contents: ten checkpoints of 400 MB would take
+    longer to digest than to infer with on a GPU.
+    """
+    name = read_fold_run(fold_dir)["inference_model"]
+    model = (fold_dir / name).resolve().stat()
+    return {
+        "model": name,
+        "model_size": model.st_size,
+        "model_mtime_ns": model.st_mtime_ns,
+        "config": file_digest(fold_dir / "config.yaml"),
+    }
 
 
 def read_run(exp_dir: Path) -> dict[str, Any]:

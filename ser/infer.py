@@ -26,6 +26,7 @@ from ser.errors import UserError
 from ser.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment
 from ser.labels import read_labels
 from ser.predictions import FILE_NAME, Prediction, write_predictions
+from ser.pretrained import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -332,26 +333,20 @@ class _Models:
         self.model: Any = None
 
     def load(self, config_file: Path, model_file: Path) -> Any:
-        import torch
-
         config = model_config(config_file)
         if config != self.config:
             self.model = None  # two models at once may not fit
             self.model = self.build_model(config_file, self.device)
             self.config = config
-        cure = f"remove {model_file.parent} and train the fold again with --stage 4"
-        try:
-            weights = torch.load(model_file, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as err:  # damaged bytes make the unpickler fail in any way
-            what = f"{err.__class__.__name__}: {' '.join(str(err).split())}"
-            raise UserError(f"{model_file}: not a readable model file ({what}); {cure}") from err
+        weights = read_weights(model_file)
         try:
             self.model.load_state_dict(weights)
         except (RuntimeError, TypeError) as err:
             what = " ".join(str(err).split())
-            raise UserError(f"{model_file}: does not fit {config_file} ({what}); {cure}") from err
+            raise UserError(
+                f"{model_file}: does not fit {config_file} ({what}); remove "
+                f"{model_file.parent} and train the fold again with --stage 4"
+            ) from err
         return self.model.float().eval()
 
 

@@ -14,7 +14,7 @@ import yaml
 from ser.errors import UserError
 from ser.folds import caveat, num_parts
 from ser.provenance import EGS
-from ser.records import read_scores
+from ser.records import SCORE_FIRST, read_scores
 from ser.score_table import partial_notes
 
 # What kind of speech the numbers are about; the second half of a sentence.
@@ -72,9 +72,11 @@ def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
     """The card of exp/<corpus>/<tag>; one that says so where stage 5 has not scored it."""
     try:
         return make_card(read_scores(exp_dir / "scores.json"))
-    except (FileNotFoundError, UserError) as err:
-        corpus = exp_dir.resolve().parent.name
-        return {"corpus": corpus, "marks": [f"not scored: {err}"], "scores": None}
+    except FileNotFoundError:
+        mark = f"not scored; {SCORE_FIRST}"
+    except UserError as err:
+        mark = f"scores unknown: {err}"
+    return {"corpus": exp_dir.resolve().parent.name, "marks": [mark], "scores": None}
 
 
 def make_card(scores: Mapping[str, Any]) -> dict[str, Any]:

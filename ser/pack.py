@@ -22,7 +22,7 @@ import yaml
 
 from ser.cli import progress
 from ser.errors import UserError
-from ser.experiment import PREDICTIONS_MARKER, read_run
+from ser.experiment import PREDICTIONS_MARKER, model_state, read_run
 from ser.fileio import atomic_dir, atomic_write
 from ser.model_card import format_card, format_size, make_card
 from ser.predictions import FILE_NAME
@@ -41,11 +41,11 @@ from ser.pretrained import (
     network_conf,
     open_model,
     read_fold_config,
-    read_fold_weights,
+    read_weights,
 )
 from ser.provenance import public_path
 from ser.records import SCORE_FIRST, read_scores
-from ser.stage import file_digest, read_marker
+from ser.stage import read_marker
 from ser.units import read_units, write_units
 
 PACKED, META, PREPROCESSOR = "packed", "meta.yaml", "preprocessor_config.json"
@@ -102,7 +102,7 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
             f"{exp_dir}: the network of fold {other[0]} is not that of {names[0]}; train the folds "
             "alike (--overwrite true), or pack one of them: --folds"
         )
-    files = {fold: fold_model_file(exp_dir, fold) for fold in names}
+    files = {fold: fold_model_file(exp_dir / fold) for fold in names}
     _require_space(exp_dir, files)
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
     config = describe(exp_dir.resolve().name, configs, make_card(scores))
@@ -110,7 +110,7 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
         for number, fold in enumerate(names, start=1):
             progress(f"pack: fold {fold} ({number} of {len(names)})")
             path = temporary / config["folds"][fold]["weights"]
-            write_weights(path, read_fold_weights(exp_dir, fold))
+            write_weights(path, read_weights(files[fold]))
         write_texts(temporary, config, first, units)
         open_model(temporary)  # what was just written is read once before it takes its place
     archive = exp_dir / f"{exp_dir.resolve().name}.zip"
@@ -253,13 +253,7 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
             f"{fold_dir}: {state} than run.yaml says; finish the training and score it: ./run.sh "
             "--stage 4 --stop-stage 5 with the same options"
         )
-    model = fold_model_file(exp_dir, fold)
-    present = {
-        "model": model.name,
-        "model_size": model.stat().st_size,
-        "model_mtime_ns": model.stat().st_mtime_ns,
-        "config": file_digest(fold_dir / NETWORK),
-    }
+    present = model_state(fold_dir)
     try:
         text = (fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8")
         tested = json.loads(text)["made_from"]
@@ -267,7 +261,8 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
         tested = {}
     if not (fold_dir / FILE_NAME).is_file() or any(tested.get(k) != v for k, v in present.items()):
         raise UserError(
-            f"{fold_dir}: its scores are not those of {model.name} as it is now; {SCORE_FIRST}"
+            f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
+            f"{SCORE_FIRST}"
         )
 
 

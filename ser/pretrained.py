@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 import yaml
 
 from ser.errors import UserError
-from ser.experiment import read_run
+from ser.experiment import read_fold_run, read_run
 from ser.stage import MARKER, read_marker
 from ser.units import read_units, write_units
 
@@ -319,7 +319,7 @@ def _open_packed(files: _Folder | _Zip) -> Packed:
         feats_type=str(network.get("feats_type")),
         token_type=str(network.get("token_type")),
         units=units,
-        card=config.get("card") or {},
+        card=config["card"],
         members=members,
     )
 
@@ -362,6 +362,8 @@ def _read_config(files: _Folder | _Zip) -> dict[str, Any]:
         problem = f"sampling_rate is {config.get('sampling_rate')!r}; expected {SAMPLING_RATE}"
     elif not isinstance(folds, dict) or not folds:
         problem = "folds is empty or no table of names"
+    elif not isinstance(config.get("card"), dict):
+        problem = "card is missing or no table"
     else:
         for fold, entry in folds.items():
             name = entry.get("weights") if isinstance(entry, dict) else None
@@ -498,11 +500,11 @@ def _download(hub_id: str, cache_dir: str | Path | None) -> Path:
     except Exception as err:  # the hub's client and its transport have errors of many kinds
         if not isinstance(err, OSError | ValueError) and "httpx" not in type(err).__module__:
             raise
-        what = " ".join(str(err).split())[:200]
+        what = " ".join(str(err.__cause__ or err).split())[:80]
         raise UserError(
             f"{hub_id}: no folder of this name here, and the Hugging Face hub cannot be reached "
-            f"({type(err).__name__}: {what}); check the network, or download the model on another "
-            "machine (hf download) and give its folder"
+            f"({what}); check the network, or download the model on another machine (hf download) "
+            "and give its folder"
         ) from None
 
 
@@ -528,7 +530,7 @@ def _open_experiment(exp_dir: Path) -> Packed:
             where=str(exp_dir / fold),
             network=network if _same_network(config, first) else network_conf(config),
             labels=label_values(config),
-            weights=lambda fold=fold: read_fold_weights(exp_dir, fold),
+            weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
         )
         for fold, config in configs.items()
     }
@@ -566,33 +568,25 @@ def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
     return config
 
 
-def fold_model_file(exp_dir: Path, fold: str) -> Path:
-    """The model file of a fold that stage 5 tests with: inference_model of run.json."""
-    path = exp_dir / fold / "run.json"
-    cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 5 --folds {fold}"
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["inference_model"]
-        model = exp_dir / fold / name
-    except (OSError, ValueError, TypeError, KeyError) as err:
-        raise UserError(f"{path}: {type(err).__name__}: {err}; {cure}") from None
-    if not model.is_file():
-        raise UserError(f"{path}: inference_model {name!r} is not a file there; {cure}")
-    return model
-
-
-def read_fold_weights(exp_dir: Path, fold: str) -> dict[str, torch.Tensor]:
-    """The weights in ``fold_model_file``; UserError when they cannot be read."""
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a model file of a fold; UserError when it cannot be read."""
     import torch
 
-    path = fold_model_file(exp_dir, fold)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as err:  # damaged bytes make the unpickler fail in any way
-        what = f"{type(err).__name__}: {' '.join(str(err).split())[:200]}"
+        what = f"{err.__class__.__name__}: {' '.join(str(err).split())}"
         raise UserError(
-            f"{path}: not a readable model file ({what}); remove {path.parent} and train this fold "
-            f"again: ./run.sh --stage 4 --stop-stage 5 --folds {fold}"
+            f"{path}: not a readable model file ({what}); remove {path.parent} and train the fold "
+            "again with --stage 4"
         ) from err
+
+
+def fold_model_file(fold_dir: Path) -> Path:
+    """The model file that stage 5 tests a fold with."""
+    return fold_dir / read_fold_run(fold_dir)["inference_model"]
 
 
 def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
