@@ -162,6 +162,7 @@ class Converter:
                 f"{self.name}: {bad} samples are NaN or infinite; write the file again with finite "
                 "values, or leave it out"
             )
+        samples = samples.astype(np.float64, copy=False)
         peak = np.abs(samples).max(initial=0.0)
         if peak > MAX_FLOAT_PEAK:
             raise UserError(

@@ -93,9 +93,9 @@ def _from_array(audio: Any, sampling_rate: int | None) -> Recording:
 
 
 def _full_scale(samples: np.ndarray) -> np.ndarray:
-    """Integers of any width as floats in [-1, 1), but for int16, which is read as it is."""
+    """Integers of any width as floats in [-1, 1), but for int16; that and floats as they are."""
     if samples.dtype == np.int16 or samples.dtype.kind == "f":
-        return samples if samples.dtype == np.int16 else samples.astype(np.float64)
+        return samples
     middle = 2.0 ** (samples.dtype.itemsize * 8 - 1)
     return samples / middle - (1.0 if samples.dtype.kind == "u" else 0.0)
 
@@ -117,14 +117,20 @@ def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
         if kind is None:
             raise refused from None
         raise UserError(
-            f"{path}: {kind} is read by torchcodec, which finds no FFmpeg of a version it knows; "
-            f"install it (Debian: apt install ffmpeg), {convert_it}"
+            f"{path}: {kind} is read by torchcodec, which does not load here "
+            f"({str(err).splitlines()[0]}); it needs FFmpeg (Debian: apt install ffmpeg) and a "
+            f"build for this torch, {convert_it}"
         ) from err
     try:
         decoder = AudioDecoder(path)
         duration, rate = decoder.metadata.duration_seconds, decoder.metadata.sample_rate
-    except (RuntimeError, ValueError):
-        raise refused from None
+    except (RuntimeError, ValueError) as err:
+        if kind is None:
+            raise refused from None
+        raise UserError(
+            f"{path}: {kind} without audio that can be read ({' '.join(str(err).split())}); copy "
+            "it again, if it may be cut short"
+        ) from None
     if not duration:
         raise UserError(f"{path}: does not say how long it is; write it anew, {convert_it}")
 

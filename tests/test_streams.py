@@ -72,6 +72,8 @@ def test_an_array_is_what_its_file_would_be(tmp_path):
     expected = read_16k_mono(tmp_path / "a.wav")
     for array in (samples, samples.T, torch.from_numpy(samples)):
         np.testing.assert_array_equal(whole(open_recording(array, 44100)), expected)
+    in_32_bits = whole(open_recording(samples.astype(np.float32), 44100)).astype(int)
+    assert np.abs(in_32_bits - expected).max() <= 1
     assert open_recording(samples, 44100).duration == pytest.approx(7)
 
 
@@ -134,19 +136,34 @@ def test_torchcodec_is_read_block_by_block(m4a, tmp_path, monkeypatch):
         def get_samples_played_in_range(self, start, stop):
             asked.append((start, stop))
             part = samples[round(start * 44100) : round(stop * 44100)].T
-            return types.SimpleNamespace(data=torch.from_numpy(part))
+            return types.SimpleNamespace(data=torch.from_numpy(part).float())
 
     fake_torchcodec(monkeypatch, Decoder)
-    soundfile.write(tmp_path / "a.wav", samples, 44100, subtype="DOUBLE")
+    soundfile.write(tmp_path / "a.wav", samples, 44100, subtype="FLOAT")
     found = whole(open_recording(m4a))
     np.testing.assert_array_equal(found, read_16k_mono(tmp_path / "a.wav"))
     assert [stop - start for start, stop in asked[:2]] == [BLOCK_SECONDS] * 2
 
 
-def test_what_torchcodec_cannot_decode_either_is_refused_as_not_audio(m4a, monkeypatch):
+def test_what_torchcodec_cannot_decode_either_is_refused(m4a, tmp_path, monkeypatch):
     def refuse(path):
         raise RuntimeError("Failed to open input buffer")
 
     fake_torchcodec(monkeypatch, refuse)
+    with pytest.raises(UserError, match=r"M4A without .* \(Failed to open .*cut short"):
+        open_recording(m4a)
+    (tmp_path / "a.wav").write_text("no audio " * 20)
     with pytest.raises(UserError, match="not an audio file"):
+        open_recording(tmp_path / "a.wav")
+
+
+def test_a_torchcodec_that_does_not_load_is_said(m4a, monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torchcodec":
+                raise OSError("libavutil.so.59: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(UserError, match=r"does not load here \(libavutil.*apt install ffmpeg"):
         open_recording(m4a)

@@ -57,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask the models of these folds only, and average them; default: all folds",
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
-    add("--format", choices=["text", "json", "csv", "textgrid"], default="text", help="see below")
+    add(
+        "--format",
+        choices=["text", "json", "csv", "textgrid"],
+        default="text",
+        help="of the output, see below",
+    )
     add(
         "--segments",
         type=_segments,
