@@ -11,16 +11,16 @@ from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.records import SCORE_FIRST, read_scores
 from ser.report import Row, group_seeds
-from ser.score_table import columns, partial_notes, signed
+from ser.score_table import columns, mark, partial_notes, signed
 
-HEADER = ("protocol", "folds", "seeds", "WA", "95%", "UA", "95%", "WA gap", "UA gap", "")
+HEADER = ("protocol", "folds", "seeds", "WA", "95%", "UA", "95%", "WA gap", "UA gap", "to", "")
 
 
 def report_leakage(exp_dirs: Sequence[Path]) -> str:
     """The table over ``exp_dirs``, also written to ``leakage_<system>.txt`` beside the first.
 
-    A gap is the difference to the sound rows' first one, in points: protocols test different
-    models, so it carries the chance of a training as well.
+    A gap is a difference in points, for a leaky row to the sound one of the same protocol if there
+    is one, else to the first sound row. The models differ, so it carries the chance of a training.
 
     Raises:
         UserError: an experiment without scores, experiments of different systems or corpora, or
@@ -37,10 +37,12 @@ def report_leakage(exp_dirs: Sequence[Path]) -> str:
             raise UserError(f"{key}: found {', '.join(found)}; compare one {key} with itself")
     order = {str(directory): number for number, (directory, _) in enumerate(runs)}
     rows = sorted(group_seeds(runs), key=lambda row: order[str(row.runs[0][0])])
-    sound = [row for row in rows if not row.first["leaky"]]
+    sound = [row for row in rows if not mark(row.first)]
     if not sound:
-        raise UserError("all of these are leaky; give a sound one to measure the gap from")
-    lines = [HEADER, *(_cells(row, sound[0]) for row in rows)]
+        raise UserError(
+            "all of these are leaky or speaker-dependent; give a sound one to measure the gap from"
+        )
+    lines = [HEADER, *(_cells(row, _reference(row, sound)) for row in rows)]
     notes = [
         f"{row.first['tag']}: PARTIAL: {note}" for row in rows for note in partial_notes(row.first)
     ]
@@ -52,9 +54,15 @@ def report_leakage(exp_dirs: Sequence[Path]) -> str:
     return text
 
 
+def _reference(row: Row, sound: Sequence[Row]) -> Row:
+    """What ``row`` is compared with; the first sound row is compared with nothing but itself."""
+    same = [s for s in sound if s.first["protocol"] == row.first["protocol"]]
+    return same[0] if same and row.first["leaky"] else sound[0]
+
+
 def _cells(row: Row, sound: Row) -> list[str]:
     scores = row.first
-    gaps = [_mean(row, name) - _mean(sound, name) for name in ("wa", "ua")]
+    gaps = [signed(_mean(row, name) - _mean(sound, name)) for name in ("wa", "ua")]
     return [
         scores["protocol"],
         str(len(scores["per_fold"])),
@@ -63,8 +71,8 @@ def _cells(row: Row, sound: Row) -> list[str]:
         row.interval("wa"),
         row.cell("summary", "ua"),
         row.interval("ua"),
-        *(["", ""] if row is sound else [signed(gap) for gap in gaps]),
-        f"LEAKY: {'; '.join(scores['leaky'])}" if scores["leaky"] else "",
+        *(["", "", ""] if row is sound else [*gaps, sound.first["protocol"]]),
+        f"LEAKY: {'; '.join(scores['leaky'])}" if scores["leaky"] else mark(scores),
     ]
 
 

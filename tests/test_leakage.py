@@ -13,8 +13,8 @@ LEAK = "--protocol prefix: train and test share speakers"
 
 @pytest.fixture
 def experiment(tmp_path):
-    def make(protocol, correct, leaky=(), **changes):
-        tag = f"s1_{protocol}_seed1"
+    def make(protocol, correct, leaky=(), tag="seed1", **changes):
+        tag = f"s1_{protocol}_{tag}"
         directory = tmp_path / "toy" / tag
         directory.mkdir(parents=True)
         scores = make_scores(
@@ -41,13 +41,30 @@ def test_gaps_are_taken_from_the_first_sound_row_and_leaks_are_named(experiment)
     assert (sound.parent / "leakage_s1.txt").read_text() == text
 
 
+def test_a_selection_on_the_test_speaker_is_compared_with_its_own_protocol(experiment):
+    # means of 75, 62.5 and 100
+    leak = "--select best-on-test: the epoch was chosen by the test utterances"
+    runs = [experiment("strict", 2), experiment("paper", 1)]
+    runs.append(experiment("paper", 4, [leak], tag="best-on-test_seed1", select="best-on-test"))
+    paper, best = report_leakage(runs).splitlines()[4:]
+    assert paper.split()[-3:] == ["-12.5", "-12.5", "strict"]
+    assert "+37.5   +37.5   paper  LEAKY" in best
+
+
+def test_a_speaker_dependent_row_is_marked_and_no_gap_is_taken_from_it(experiment):
+    lines = report_leakage([experiment("kfold2", 4), experiment("strict", 2)]).splitlines()
+    kfold, strict = lines[3], lines[4]
+    assert kfold.endswith("speaker-dependent") and "+25.0" in kfold
+    assert "+" not in strict
+
+
 def test_different_systems_are_not_compared(experiment):
     with pytest.raises(UserError, match="system: found s1, s2; compare one system with itself"):
         report_leakage([experiment("strict", 2), experiment("paper", 2, system="s2")])
 
 
 def test_without_a_sound_row_there_is_no_gap(experiment):
-    with pytest.raises(UserError, match="all of these are leaky"):
+    with pytest.raises(UserError, match="all of these are leaky or"):
         report_leakage([experiment("prefix", 4, [LEAK])])
 
 
