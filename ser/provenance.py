@@ -109,7 +109,10 @@ def run_command(
     """
     words = ["./run.sh", "--corpus", str(run["corpus"])]
     words += _corpus_options(str(run["corpus"]), corpus or {}, data_dir)
-    words += ["--config", public_path(run["config"])]
+    sweep = run.get("sweep")
+    if sweep:
+        words += ["--sweep", public_path(sweep["file"])]
+    words += ["--config", public_path(sweep["config"] if sweep else run["config"])]
     words += ["--protocol", str(run["protocol"]), "--seed", str(run["seed"])]
     if run.get("select"):
         words += ["--select", str(run["select"])]

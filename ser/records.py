@@ -45,6 +45,7 @@ LAYOUT: dict[str, Any] = {
     "feats_type": str,
     "max_epoch": (int, None),
     "leaky": [str],
+    "sweep": ({"name": str, "about": str, "point": str, "number": int, "points": int}, None),
     "ssl": (str, None),
     "config": {"path": str, "sha256": (str, None)},
     "settings_sha256": str,
@@ -75,6 +76,7 @@ LAYOUT: dict[str, Any] = {
             "epochs": (int, None),
             "best_epoch": (int, None),
             "train_seconds": (float, None),
+            "valid_ua": _MAYBE_FRACTION,
         }
     },
     "per_class": {str: {"n": int, "recall": _MAYBE_FRACTION}},
@@ -123,11 +125,15 @@ def read_all_records(records: Path) -> list[Run]:
 def keep_records(runs: list[Run], records: Path) -> list[Path]:
     """Write the scores of ``runs`` as records; those that are there already stay unless rewritten.
 
+    The figure of a sweep, which stage 6 left beside its experiments, is kept with them.
+
     Returns:
-        The files whose contents changed.
+        The records whose contents changed.
     """
     changed = []
     for directory, scores in runs:
+        if scores["sweep"]:
+            _keep_figure(directory.parent / sweep_figure(scores), records / scores["corpus"])
         path = records / scores["corpus"] / f"{scores['tag']}.json"
         text = (directory / "scores.json").read_text(encoding="utf-8")
         if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -140,11 +146,24 @@ def keep_records(runs: list[Run], records: Path) -> list[Path]:
     return changed
 
 
+def sweep_figure(scores: Mapping[str, Any]) -> str:
+    """The name of the figure of the sweep that an experiment is a point of."""
+    return f"{scores['sweep']['name']}_{scores['protocol']}.png"
+
+
+def _keep_figure(figure: Path, directory: Path) -> None:
+    if not figure.is_file():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / figure.name, "wb") as stream:
+        stream.write(figure.read_bytes())
+
+
 def read_scores(path: Path) -> dict[str, Any]:
     """A scores.json or a record of one.
 
-    Those of earlier versions lack precision and F1, which follow from the decisions, and
-    ``parameters`` and ``auxiliary``, which were not noted: null and none.
+    Those of earlier versions lack precision and F1, which follow from the decisions, and what was
+    not noted: ``parameters``, ``sweep`` and the folds' ``valid_ua`` are null, ``auxiliary`` empty.
 
     Raises:
         UserError: it is damaged, of another schema, holds a value of the wrong type, or a number
@@ -157,7 +176,11 @@ def read_scores(path: Path) -> dict[str, Any]:
     found = scores.get("schema") if isinstance(scores, dict) else None
     if found != SCHEMA or isinstance(found, bool):
         raise UserError(f"{path}: schema {found}, this version reads {SCHEMA}; {CURE}")
-    scores = {"parameters": None, "auxiliary": {}} | scores
+    scores = {"parameters": None, "auxiliary": {}, "sweep": None} | scores
+    if isinstance(scores.get("per_fold"), dict):
+        for fold in scores["per_fold"].values():
+            if isinstance(fold, dict):
+                fold.setdefault("valid_ua", None)
     problems = _wrong_types(scores, LAYOUT, "") or _wrong_decisions(scores)
     if not problems:
         expected = _recomputed(scores)

@@ -27,6 +27,7 @@ from ser.records import (
     read_all_records,
     read_all_scores,
     read_scores,
+    sweep_figure,
 )
 from ser.score_table import (
     CLASS_SCORES,
@@ -37,6 +38,7 @@ from ser.score_table import (
     partial_notes,
     percent,
 )
+from ser.sweep_table import marked_protocol, sweep_legend, sweep_table
 from ser.uncertainty import from_decisions, score_intervals
 
 INTRODUCTION = """\
@@ -247,12 +249,15 @@ def format_results(
         source = FROM_EXPERIMENTS
     else:
         source = FROM_RECORDS.format(records=_relative(records, directory))
-    numbered = list(enumerate(rows, start=1))
+    points = [row for row in rows if row.first["sweep"]]
+    numbered = list(enumerate((row for row in rows if not row.first["sweep"]), start=1))
     parts = [INTRODUCTION.format(source=source)]
     for kind, heading in (("", []), (SPEAKER_DEPENDENT, [KNOWN_SPEAKERS]), ("LEAKY", [LEAKY])):
         part = [(number, row) for number, row in numbered if mark(row.first) == kind]
         parts += [*heading, _table(part)] if part else []
-    parts.append("## Runs\n")
+    if points:
+        parts.append(_sweeps(points, directory))
+    parts += ["## Runs\n"] if numbered else []
     figures = None if records is not None else directory
     parts += [_details(number, row, figures) for number, row in numbered]
     ran = {(Path(row.first["config"]["path"]).name, row.first["corpus"]) for row in rows}
@@ -359,6 +364,36 @@ def _details(number: int, row: Row, directory: Path | None) -> str:
             f"{(s['config']['sha256'] or '-')[:12]}, data {(s['data_sha256'] or '-')[:12]}."
             f"{_figure_link(path, directory)}"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _sweeps(points: Sequence[Row], directory: Path) -> str:
+    """The sections of the sweeps that ``points`` belong to, each with its table and figure."""
+    sweeps: dict[tuple[str, ...], list[Row]] = {}
+    for row in points:
+        scores = row.first
+        key = (scores["corpus"], scores["protocol"], scores["sweep"]["name"])
+        sweeps.setdefault(key, []).append(row)
+    lines = ["## Sweeps", "", "One system with one thing varied; each point is trained anew."]
+    for (corpus, protocol, name), rows in sweeps.items():
+        rows = sorted(rows, key=lambda row: row.first["sweep"]["number"])
+        origin = rows[0].first["sweep"]
+        runs = [scores for row in rows for _, scores in row.runs]
+        lines += ["", f"### {name} on {corpus}, {marked_protocol(protocol)}", ""]
+        lines += [f"{origin['about']}. {sweep_legend(protocol)}"]
+        if len(rows) < origin["points"]:
+            lines += [f"Of {origin['points']} points, {len(rows)} have been run."]
+        lines += ["", "```sh", *dict.fromkeys(scores["command"] for scores in runs), "```", ""]
+        lines += sweep_table(
+            [(r.first["sweep"]["point"], r, r.first["sweep"].get("stated")) for r in rows]
+        )
+        figure = rows[0].runs[0][0].parent / sweep_figure(rows[0].first)
+        if figure.is_file():
+            lines += ["", f"![WA and UA of the points]({_relative(figure, directory)})"]
+        commits = rows[0].joined([scores["commit"] for scores in runs])
+        machines = rows[0].joined([scores["hardware"] for scores in runs])
+        seconds = _duration([sum(s["train_seconds"] or 0 for s in runs)])
+        lines += ["", f"Trained by {commits} on {machines}, {seconds} of training in all."]
     return "\n".join(lines) + "\n"
 
 

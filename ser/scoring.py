@@ -60,6 +60,7 @@ from ser.uncertainty import (
     from_decisions,
     score_intervals,
 )
+from ser.validation import valid_ua
 
 SCHEMA = 2
 
@@ -216,6 +217,9 @@ def score_experiment(
     for fold, values in scores["per_fold"].items():
         run = experiment.fold_run(fold)
         values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}
+        values["valid_ua"] = valid_ua(
+            experiment.exp_dir / fold, experiment.labels, run.get("best_epoch")
+        )
     seconds = [values["train_seconds"] for values in scores["per_fold"].values()]
     scores["train_seconds"] = sum(seconds) if all(seconds) else None
     scores["parameters"] = largest_parameters(
@@ -333,6 +337,7 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
         "data_sha256": provenance.settings_digest(data) if data else None,
         "stated": run.get("stated"),
         "leaky": list(run.get("leaky") or []),
+        "sweep": run.get("sweep"),
         "command": provenance.run_command(run, read_marker(data_dir / "all"), data_dir),
         "commit": run.get("commit") or provenance.git_commit(),
         "scored_by": provenance.git_commit(),

@@ -11,8 +11,9 @@ A sweep is a YAML file (conf/sweeps/):
       no_head: {aux_conf: {}}
 
 Keys are those of the system's YAML, with dots into its mappings; a point is that YAML
-(``--config``) with the point's values in it. A point's experiments have the tags
-``<sweep>_<point>_<protocol>_seed<N>`` and are ordinary ones: resumable, compared, in RESULTS.md.
+(``--config``) with the point's values in it, and with the key ``sweep``, which says where it comes
+from. A point's experiments have the tags ``<sweep>_<point>_<protocol>_seed<N>`` and are ordinary
+ones: resumable, compared, in RESULTS.md.
 """
 
 import copy
@@ -50,6 +51,8 @@ class Point:
 class Sweep:
     """What a sweep's file says."""
 
+    file: Path
+    base: Path  # the configuration that it is around
     name: str
     about: str
     seeds: list[int]
@@ -99,6 +102,8 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
     if not seeds or not all(seed.isdigit() for seed in seeds):
         raise UserError(f"{path}: seeds: found {content['seeds']!r}; expected e.g. 1 2 3")
     return Sweep(
+        file=path,
+        base=Path(base),
         name=path.stem,
         about=str(content.get("about", path.stem)),
         seeds=[int(seed) for seed in seeds],
@@ -112,9 +117,20 @@ def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
     """Write every point's YAML to ``directory``/<point>.yaml; the files by point."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
-    for point in sweep.points:
+    for number, point in enumerate(sweep.points, start=1):
         files[point.name] = directory / f"{point.name}.yaml"
-        text = yaml.safe_dump(point.config, sort_keys=False, allow_unicode=True)
+        origin = {
+            "name": sweep.name,
+            "about": sweep.about,
+            "file": str(sweep.file),
+            "config": str(sweep.base),
+            "point": point.name,
+            "number": number,
+            "points": len(sweep.points),
+            "stated": sweep.stated.get(point.name),
+        }
+        content = {**point.config, "sweep": origin}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         if not files[point.name].is_file() or files[point.name].read_text("utf-8") != text:
             with atomic_write(files[point.name]) as stream:
                 stream.write(text)

@@ -141,6 +141,12 @@ class SERTask(AbsTask):
             default={},
             help="What the publication states for this system; shown beside our own numbers",
         )
+        group.add_argument(
+            "--sweep",
+            action=NestedDictAction,
+            default={},
+            help="Which point of which sweep this is (see ser/sweep.py); shown in the results",
+        )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 

@@ -51,6 +51,7 @@ NOT_SETTINGS = (
     "config",
     "ngpu",
     "stated",
+    "sweep",
     "num_workers",
     "max_cache_size",
     "log_interval",
@@ -300,6 +301,7 @@ def describe(
         "token_type": args.token_type,
         "feats_type": args.feats_type,
         "stated": args.stated,
+        "sweep": args.sweep or None,
         "settings": settings,
     }
 
@@ -326,20 +328,25 @@ def mark_leaks(run: dict[str, Any], protocol: str, select: str) -> None:
 
 
 def register_run(exp_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
-    """Write run.yaml, or refuse if the experiment exists with other settings."""
+    """Write run.yaml, or refuse if the experiment exists with other settings.
+
+    A training that goes on, or is finished, keeps the commit and the machine that began it.
+    """
     path = exp_dir / RUN_FILE
     if path.exists() and not overwrite and _holds_training(exp_dir, "*/"):
         try:
-            old = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]
+            old = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = old["settings"]
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as err:
             raise _damaged(path, err) from None
-        changes = differences(old, run["settings"])
+        changes = differences(settings, run["settings"])
         if changes:
             raise UserError(
                 f"{path}: this experiment was run with other settings:\n  "
                 + "\n  ".join(changes)
                 + "\nchoose another --tag, or train it anew with --overwrite true"
             )
+        run |= {key: old[key] for key in ("commit", "hardware") if key in old}
     exp_dir.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
         yaml.safe_dump(run, stream, sort_keys=False, allow_unicode=True)

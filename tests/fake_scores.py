@@ -53,6 +53,7 @@ def make_scores(correct=3, **changes):
         "units": {"uer": 0.5, "per": 0.25},
         "parameters": {"total": 1234567, "trained": 1234567},
         "auxiliary": {},
+        "sweep": None,
         "train_seconds": 20.0,
         "decisions": None,
     }
@@ -64,5 +65,5 @@ def make_scores(correct=3, **changes):
     scores["slices"] = score_slices({"gender": sexes}, rows, LABELS)
     scores["calibration"] = calibration(rows, LABELS)
     for values in scores["per_fold"].values():
-        values |= {"epochs": 3, "best_epoch": 2, "train_seconds": 10.0}
+        values |= {"epochs": 3, "best_epoch": 2, "train_seconds": 10.0, "valid_ua": None}
     return scores | changes

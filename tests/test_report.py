@@ -152,6 +152,29 @@ def test_speaker_dependent_rows_stand_in_a_table_of_their_own(tmp_path):
     assert "s1 on toy, kfold2 (speaker-dependent)\n" in details
 
 
+def test_points_of_a_sweep_stand_in_its_own_table_in_their_order(tmp_path):
+    for point, number, correct in (("1", 3, 1), ("0.1", 2, 3)):
+        origin = {"name": "lambda", "about": "The weight", "point": point, "number": number}
+        origin |= {"points": 3, "stated": {"wa": 76.0, "ua": 76.9} if point == "0.1" else None}
+        scores = make_scores(correct=correct, tag=f"lambda_{point}_strict_seed1", sweep=origin)
+        put(tmp_path, scores)
+    put(tmp_path, make_scores())
+    (tmp_path / "exp/toy/lambda_strict.png").touch()
+    text = report(tmp_path)
+    main, sweeps = text.split("## Sweeps\n")
+    assert "lambda" not in main
+    assert main.count("\n| 1 |") == 1 and "\n| 2 |" not in main
+    section = sweeps.split("## Runs")[0]
+    assert "### lambda on toy, strict" in section
+    assert "Of 3 points, 2 have been run." in section
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["| 0.1", "| 1"]
+    assert [row[2] for row in rows] == ["87.5", "62.5"]
+    assert rows[0][-1].strip(" |") == "76.0 / 76.9"
+    assert "![WA and UA of the points](exp/toy/lambda_strict.png)" in section
+    assert "0:00:40 of training in all" in section
+
+
 def test_the_interval_of_a_speaker_dependent_row_is_for_utterances(tmp_path):
     # 3 of 4 and 4 of 4, one speaker in each fold. Variance of an utterance of the first 3/16; of
     # the mean of means (3/16 / 4 + 0) / 4, times 8 / 6 for 8 utterances of 2 speakers; t(6) 2.4469.

@@ -84,7 +84,15 @@ def test_what_is_no_sweep_is_explained(sweep, text, message):
 def test_points_are_written_once_and_left_alone_when_nothing_changes(sweep, tmp_path):
     found = sweep("grid: {optim: [sgd, adam]}")
     files = write_points(found, tmp_path / "points")
-    assert yaml.safe_load(files["sgd"].read_text())["optim"] == "sgd"
+    content = yaml.safe_load(files["sgd"].read_text())
+    assert content["optim"] == "sgd"
+    origin = content["sweep"]
+    assert (origin["name"], origin["point"]) == ("lambda", "sgd")
+    assert (origin["number"], origin["points"]) == (1, 2)
+    assert (origin["file"], origin["config"]) == (
+        str(tmp_path / "lambda.yaml"),
+        str(tmp_path / "base.yaml"),
+    )
     before = files["sgd"].stat().st_mtime_ns
     write_points(found, tmp_path / "points")
     assert files["sgd"].stat().st_mtime_ns == before

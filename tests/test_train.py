@@ -97,6 +97,21 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
         train(corpus, trained, seed=2)
 
 
+def test_where_a_training_comes_from_is_noted_and_what_began_it_stays(corpus, trained, tmp_path):
+    exp_dir = tmp_path / "copy"
+    shutil.copytree(trained, exp_dir, symlinks=True)
+    path = exp_dir / "run.yaml"
+    path.write_text(path.read_text().replace("commit: ", "commit: first-"))
+    config = yaml.safe_load((corpus / "system.yaml").read_text())
+    origin = {"name": "lambda", "file": "conf/sweeps/lambda.yaml", "config": "base.yaml"}
+    (tmp_path / "point.yaml").write_text(yaml.safe_dump({**config, "sweep": origin}))
+    train(corpus, exp_dir, config=tmp_path / "point.yaml")
+    run = yaml.safe_load(path.read_text())
+    assert run["commit"].startswith("first-")
+    assert run["sweep"] == origin
+    assert "--sweep conf/sweeps/lambda.yaml --config base.yaml" in run_command(run)
+
+
 def test_an_attempt_that_trained_nothing_does_not_occupy_its_tag(corpus, tmp_path):
     broken = tmp_path / "broken"  # an encoder whose weights are missing: found in the fold
     broken.mkdir()
