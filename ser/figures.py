@@ -51,7 +51,7 @@ def draw_figures(exp_dir: Path, scores: Mapping[str, Any]) -> list[Path]:
         "confusion_matrix": confusion_figure(scores),
         "reliability": reliability_figure(scores),
         "learning_curves": learning_figure(histories, scores),
-        "layer_weights": layer_figure(histories, scores, _has_low_level(exp_dir, histories)),
+        "layer_weights": layer_figure(histories, scores, has_low_level(exp_dir, histories)),
     }
     written = []
     for name, figure in figures.items():
@@ -229,7 +229,7 @@ def final_layer_weights(history: History) -> list[float]:
     return weights
 
 
-def _has_low_level(exp_dir: Path, folds: Iterable[str]) -> bool:
+def has_low_level(exp_dir: Path, folds: Iterable[str]) -> bool:
     """Whether the frontend fuses low-level features, from the first fold's config.yaml."""
     path = exp_dir / next(iter(folds), "") / "config.yaml"
     if not path.is_file():

@@ -232,6 +232,9 @@ def test_what_must_be_known_first_stands_above_every_number(tmp_path, changes, s
     (mark,) = by(root, "p", class_="mark")
     assert words(mark).startswith(said)
     assert text.index('class="mark"') < text.index("data-score")
+    word = said.partition(" ")[0]
+    for name in ("folds", "confusion", "speakers", "calibration"):
+        assert f"({word.lower()})" in words(section(root, name)).lower()
 
 
 def test_a_sound_complete_experiment_has_no_marks(tmp_path):

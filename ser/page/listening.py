@@ -46,7 +46,7 @@ def errors(
         shown = wrong[:count]
         of = f"The {len(shown)} most confident of {len(wrong)} wrong decisions"
         if len(materials) > 1:
-            parts.append(tag("h3", m.name))
+            parts.append(tag("h3", m.title))
         parts.append(tag("p", f"{of} among {m.scores['summary']['n']}."))
         parts.append(tag("ol", [_error(e, words, recordings) for e in shown], class_="errors"))
     return parts
@@ -105,7 +105,7 @@ def _drawn(
     ref = experiment.references(fold)[utt_id]
     labels = experiment.labels
     hyp = labels[max(range(len(labels)), key=lambda i: said.probs[i])]
-    parts: list[Any] = [tag("h3", m.name)] if several else []
+    parts: list[Any] = [tag("h3", m.title)] if several else []
     where = f"{utt_id}, tested in fold {fold}: {ref} recognised as {hyp}"
     parts.append(tag("p", tag("strong", where), class_="keep"))
     words = _words(m).get(utt_id, "")

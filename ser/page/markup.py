@@ -55,12 +55,12 @@ def number(value: float) -> str:
 
 
 def table(
-    head: Sequence[Any], rows: Iterable[Sequence[Any]], caption: Any = None, text: int = 1
+    head: Sequence[Any], rows: Iterable[Sequence[Any]], caption: str | None = None, text: int = 1
 ) -> Markup:
     """A table that scrolls by itself where the screen is too narrow for it.
 
     Args:
-        head: names of the columns.
+        head: names of the columns; all empty for a table of facts.
         rows: cells; the first of a row is its name.
         caption: what the table is about, above it.
         text: how many columns, from the left, are text; the others are set as numbers.
@@ -75,14 +75,14 @@ def table(
         )
         for row in rows
     ]
-    parts = [caption and tag("caption", caption), tag("thead", tag("tr", cells))]
+    parts = [caption and tag("caption", caption), any(head) and tag("thead", tag("tr", cells))]
     return tag(
         "div",
         tag("table", parts, tag("tbody", body)),
         class_="scroll",
         tabindex="0",
         role="region",
-        aria_label=re.sub("<.*?>", "", caption or head[0] or "table"),
+        aria_label=caption or head[0] or "facts",
     )
 
 

@@ -6,12 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ser.errors import UserError
 from ser.experiment import Experiment, open_experiment, read_run
-from ser.figures import History, final_layer_weights, read_histories
+from ser.figures import History, final_layer_weights, has_low_level, read_histories
 from ser.records import SCORE_FIRST, read_scores
+from ser.score_table import mark
 
 ERROR_COLUMNS = ["utt_id", "ref", "hyp", "confidence", "p_ref", "wav"]
 
@@ -41,6 +40,12 @@ class Material:
     def name(self) -> str:
         """The tag."""
         return self.scores["tag"]
+
+    @property
+    def title(self) -> str:
+        """The tag with its marks, to stand by whatever is shown of the experiment."""
+        marks = [mark(self.scores), "PARTIAL" if self.scores["partial"] else ""]
+        return self.name + "".join(f" ({text})" for text in marks if text)
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -76,11 +81,7 @@ class Material:
 
     def layer_names(self, count: int) -> list[str]:
         """What the ``count`` weights of the fusion belong to, from the input up."""
-        fold = next(iter(self.layer_weights()))
-        path, low = self.exp_dir / fold / "config.yaml", True
-        if path.is_file():
-            conf = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            low = bool((conf.get("frontend_conf") or {}).get("low_level", True))
+        low = has_low_level(self.exp_dir, self.layer_weights())
         return [("low-level" if low and i == 0 else f"layer {i + (not low)}") for i in range(count)]
 
     @cached_property

@@ -36,7 +36,6 @@ SLICES = {"text": "words"}  # a kind that needs another name to be understood
 
 def headline(materials: Sequence[Material]) -> list[Markup]:
     """Title, marks, and for each experiment WA and UA with intervals and what they are of."""
-    first = materials[0].scores
     systems = " and ".join(dict.fromkeys(system_name(m.scores) for m in materials))
     corpora = " and ".join(dict.fromkeys(m.scores["corpus"] for m in materials))
     parts = [tag("h1", f"{systems} on {corpora}")]
@@ -46,8 +45,10 @@ def headline(materials: Sequence[Material]) -> list[Markup]:
         for word, text in marks(m, several=len(materials) > 1)
     ]
     parts.append(tag("div", [_card(m, len(materials) > 1) for m in materials], class_="pair"))
-    if first["summary"]["wa_ci"]:
-        parts.append(tag("p", _about_interval(first), class_="note"))
+    about = dict.fromkeys(
+        _about_interval(m.scores) for m in materials if m.scores["summary"]["wa_ci"]
+    )
+    parts += [tag("p", text, class_="note") for text in about]
     if len(materials) == 2:
         parts += system_difference(materials[0], materials[1])
     return parts
@@ -79,14 +80,14 @@ def confusion(materials: Sequence[Material]) -> list[Markup]:
 
     def matrix(m: Material) -> Markup:
         drawn = charts.confusion_chart(m.scores, f"Confusion matrix, {m.name}")
-        caption = [tag("b", m.name), f" ({m.kind})" if m.kind else None]
+        caption = [tag("b", m.title), f" ({m.kind})" if m.kind else None]
         return _figure(tag("div", drawn, class_="scroll"), caption)
 
     def precision(m: Material) -> Markup:
         of = m.scores["per_class"]
         rows = [[e, of[e]["n"], *(percent(of[e][s]) for s in CLASS_SCORES)] for e in of]
         rows.append(["macro", "", *(percent(m.scores["macro"][s]) for s in CLASS_SCORES)])
-        head = ["class", "utterances", *(f"{title} %" for title in CLASS_SCORES.values())]
+        head = ["class", "n", *(f"{title} %" for title in CLASS_SCORES.values())]
         return make_table(head, rows, _of(m, materials, "By class, all folds together"))
 
     note = (
@@ -103,7 +104,7 @@ def speakers(materials: Sequence[Material]) -> list[Markup]:
 
     def bars(m: Material) -> Markup:
         return _figure(
-            charts.speakers_chart(m.scores, f"WA by speaker, {m.name}"), tag("b", m.name)
+            charts.speakers_chart(m.scores, f"WA by speaker, {m.name}"), tag("b", m.title)
         )
 
     note = (
@@ -141,7 +142,7 @@ def layers(materials: Sequence[Material]) -> list[Markup]:
             return _lacking(m, "it does not fuse layers, or its history.json does not tell")
         names = m.layer_names(len(next(iter(found.values()))))
         drawn = charts.layers_chart(found, names, f"Layer weights, {m.name}")
-        return _figure(drawn, tag("b", m.name))
+        return _figure(drawn, tag("b", m.title))
 
     note = (
         "Softmax-normalised weights of the layers after the last epoch (eq. 4). Large dots: mean "
@@ -157,7 +158,7 @@ def calibration(materials: Sequence[Material]) -> list[Markup]:
         found = m.scores["calibration"]
         drawn = charts.reliability_chart(m.scores, f"Reliability, {m.name}")
         caption = [
-            tag("b", m.name),
+            tag("b", m.title),
             f": ECE {percent(found['ece'])}% ({len(found['bins'])} bins), mean confidence "
             f"{percent(found['confidence'])}%, accuracy {percent(found['accuracy'])}%",
         ]
@@ -195,15 +196,16 @@ def decisions(materials: Sequence[Material]) -> list[Markup]:
         if not m.scores["decisions"]:
             return _lacking(m, "no decisions but the emotion head's: its units carry no emotion")
         head, *found = decision_rows([m.scores])
-        return make_table(head, found, _of(m, materials, "All folds"))
+        caption = f"95% and p: of WA minus the emotion head's, {paired_over([m.scores])}"
+        return make_table(head, found, _of(m, materials, caption))
 
     parts = [_each(materials, rows, "stack")]
-    asked = [m.scores for m in materials if m.scores["decisions"]]
-    if asked:
-        parts.append(tag("p", f"95% and p: of WA minus that of the emotion head, "
-                         f"{paired_over(asked)}. Mass: the units' posterior by emotion; "
-                         "transcript: likelihood of what was said under each emotion's tag.",
-                         class_="note"))  # fmt: skip
+    if any(m.scores["decisions"] for m in materials):
+        note = (
+            "The units of the phoneme head carry the emotion. Mass: their posterior by emotion; "
+            "transcript: the likelihood of what was said under each emotion's tag."
+        )
+        parts.append(tag("p", note, class_="note"))
     return parts
 
 
@@ -274,7 +276,7 @@ def _card(m: Material, several: bool) -> Markup:
         for k, v in facts
         if v not in (None, "")
     ]
-    name = f"{m.name}: {system_name(s)}" if several else m.name
+    name = f"{m.title}: {system_name(s)}" if several else m.title
     return tag(
         "section",
         tag("h3", name),
@@ -363,7 +365,7 @@ def _fold_table(m: Material) -> Markup:
     pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]
     rows.append(total("pooled", summary["n"], *pooled))
     head = ["fold", "utterances", "WA %", "UA %", "epochs", "best epoch", "seconds", "UA by epoch"]
-    return make_table(head, rows, f"{m.name}, protocol {m.scores['protocol']}")
+    return make_table(head, rows, f"{m.title}, protocol {m.scores['protocol']}")
 
 
 def _each(
@@ -387,11 +389,11 @@ def _figure(drawn: Markup, caption: Any = None) -> Markup:
 
 
 def _title(m: Material, materials: Sequence[Material]) -> Markup | None:
-    return tag("h3", m.name) if len(materials) > 1 else None
+    return tag("h3", m.title) if len(materials) > 1 else None
 
 
 def _of(m: Material, materials: Sequence[Material], text: str) -> str:
-    return f"{m.name}: {text[0].lower()}{text[1:]}" if len(materials) > 1 else text
+    return f"{m.title}: {text[0].lower()}{text[1:]}" if len(materials) > 1 else text
 
 
 def _lacking(m: Material, why: str) -> Markup:
