@@ -190,7 +190,7 @@ class HFFrontend(AbsFrontend):
             speech = _normalize(speech, speech_lengths)
         lengths = self.output_lengths(speech_lengths)
         low_level = self.encoder.feature_projection(
-            self._convolve(speech, speech_lengths).transpose(1, 2)
+            self._convolve(speech, speech_lengths)
         )
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
@@ -241,13 +241,13 @@ class HFFrontend(AbsFrontend):
             layer.register_forward_hook(self._zero_padding)
 
     def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
-        """The convolutional features, (B, L) -> (B, C, T)."""
+        """The convolutional features, (B, L), (B,) -> (B, T, C); ser/export.py has its own."""
         if self._masked_norm is None:
-            return self.encoder.feature_extractor(speech)
+            return self.encoder.feature_extractor(speech).transpose(1, 2)
         kernel, stride = self._conv_geometry()[0]
         self._masked_norm.lengths = (speech_lengths - kernel) // stride + 1
         try:
-            return self.encoder.feature_extractor(speech)
+            return self.encoder.feature_extractor(speech).transpose(1, 2)
         finally:
             self._masked_norm.lengths = None
 
