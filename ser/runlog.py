@@ -1,5 +1,6 @@
 """Log files in the form that run.sh's launchers write them: header, output, footer."""
 
+import logging
 import os
 import shlex
 import socket
@@ -28,6 +29,7 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     stdout, stderr = os.dup(1), os.dup(2)
+    handlers = list(logging.root.handlers)
     status = 1
     with open(path, "a", encoding="utf-8", buffering=1) as log:
         log.write(
@@ -57,6 +59,8 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stdout)
             os.close(stderr)
+            # ESPnet's, which writes to this log; it makes another for the next fold
+            logging.root.handlers = [h for h in logging.root.handlers if h in handlers]
             log.write(f"# end: {_now()}\n# exit status: {status}\n")
 
 
