@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="FILE", help="the page; default: EXP/report.html")
     parser.add_argument(
-        "--errors", type=_count, default=10, metavar="N", help="wrong decisions to show (10)"
+        "--errors", type=_count, default=9, metavar="N", help="wrong decisions to show (9)"
     )
     parser.add_argument(
         "--no-audio",

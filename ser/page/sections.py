@@ -23,7 +23,7 @@ from ser.score_table import (
     partial_notes,
     percent,
 )
-from ser.uncertainty import differences, from_decisions, mcnemar
+from ser.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar
 
 PROTOCOLS = {
     "strict": "one speaker tests, the session's other one validates, all others train",
@@ -288,7 +288,7 @@ def _card(m: Material, several: bool) -> Markup:
 
 def _about_interval(scores: Mapping[str, Any]) -> str:
     others = f"other speakers like these {scores['interval']['speakers']}"
-    if caveat(scores["protocol"]):
+    if scores["interval"]["method"] == METHOD_KNOWN:
         others = f"other utterances of these {scores['interval']['speakers']} speakers"
     return f"95%: where the scores of {others} would lie ({scores['interval']['method']})."
 
