@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -82,7 +83,11 @@ def chromium(directory: Path):
     environment = {**os.environ, "HOME": str(directory), "TMPDIR": str(directory)}
     with open(directory / "chromedriver.log", "wb") as log:
         driver = subprocess.Popen(
-            [DRIVER, f"--port={port}"], stdout=log, stderr=log, env=environment
+            [DRIVER, f"--port={port}"],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     try:
         _wait(f"{server}/status", driver)
@@ -108,7 +113,8 @@ def chromium(directory: Path):
             with contextlib.suppress(OSError):
                 _request("DELETE", browser.url)
     finally:
-        driver.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)  # and the browser, if it did not end by itself
         driver.wait(timeout=PATIENCE)
 
 

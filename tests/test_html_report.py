@@ -835,7 +835,8 @@ def test_it_prints_on_a4_with_nothing_cut(browser, file, pair):
 def test_dark_pages_are_printed_on_white(browser, file):
     browser.open(file, dark=True)
     dark = browser.ask("return getComputedStyle(document.body).backgroundColor")
-    browser.devtools("Emulation.setEmulatedMedia", media="print")
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.devtools("Emulation.setEmulatedMedia", media="print", features=scheme)
     white = browser.ask("return getComputedStyle(document.body).backgroundColor")
     browser.devtools("Emulation.setEmulatedMedia", media="")
     assert (dark, white) == ("rgb(20, 24, 29)", "rgb(255, 255, 255)")
