@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16000
 INT16_SCALE = 32768.0  # a 16-bit sample divided by this lies in [-1, 1)
 # Keys of ESPnet's config.yaml that say where training read and wrote, not what the model is.
-NOT_THE_MODEL = ("output_dir", "run_label", "train_", "valid_", "log_", "dist_", "resume", "class_")
+NOT_THE_MODEL = (
+    "output_dir",
+    "run_label",
+    "train_",
+    "valid_",
+    "log_",
+    "dist_",
+    "resume",
+    "class_",
+    "wandb_",
+)
 
 BuildModel = Callable[[Path, str], Any]
 

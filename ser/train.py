@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
+from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import optim_classes
 
 from ser import preemption
@@ -56,6 +57,13 @@ NOT_SETTINGS = (
     "max_cache_size",
     "log_interval",
     "use_matplotlib",
+    "use_tensorboard",
+    "use_wandb",
+    "wandb_project",
+    "wandb_id",
+    "wandb_entity",
+    "wandb_name",
+    "wandb_model_log_interval",
     "checkpoint_seconds",
 )
 # Options that this stage sets itself, fold by fold.
@@ -232,6 +240,11 @@ def resolve(
     check_network(args)
     read_heads(args.aux_conf)
     check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
+    if args.use_wandb and abs_task.wandb is None:
+        raise UserError(
+            "--use_wandb true: Weights & Biases (wandb) is not installed here; pip install -r "
+            "requirements-apps.txt, or leave the option out: TensorBoard logs all the same"
+        )
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
     if "best_model_criterion" in content:
@@ -420,6 +433,8 @@ def fold_arguments(
     """
     args = argparse.Namespace(**vars(args))
     args.output_dir, args.run_label, args.resume = str(output_dir), fold, True
+    if args.use_wandb and args.wandb_name is None:  # else a random one
+        args.wandb_name = f"{output_dir.parent.name}/{fold}"
     args.max_cache_fd = 0  # with cached descriptors kaldiio reads a wav file once only
     args.emotions = " ".join(read_lines(dump_dir / "emotions"))
     speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")

@@ -1,11 +1,13 @@
 """Configurations: what is refused, and that every file in conf/ builds a model that trains."""
 
 import json
+import types
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from espnet2.tasks import abs_task
 
 from ser.config import check_config, differences, load_config
 from ser.errors import UserError
@@ -85,6 +87,17 @@ def test_options_of_the_chosen_classes_are_checked(tmp_path, content, extra, mes
     path = write(tmp_path / "x.yaml", yaml.safe_dump(content or {"max_epoch": 1}))
     with pytest.raises(UserError, match=message):
         resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
+
+
+def test_weights_and_biases_that_is_not_installed_is_said_before_training(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.yaml", "max_epoch: 1")
+    options = {"ssl": None, "max_epoch": None, "seed": 1, "ngpu": 0}
+    monkeypatch.setattr(abs_task, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb.* is not installed here; .*requirements-apps.txt"):
+        resolve(path, extra_args=["--use_wandb", "true"], **options)
+    monkeypatch.setattr(abs_task, "wandb", types.ModuleType("wandb"))
+    assert resolve(path, extra_args=["--use_wandb", "true"], **options).use_wandb
+    assert resolve(path, extra_args=[], **options).use_tensorboard
 
 
 def test_a_missing_encoder_folder_is_found_before_any_fold_is_touched(tmp_path):

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from espnet2.tasks import abs_task
 
 from ser.checkpoint import atomic_checkpoints
 from ser.errors import UserError
@@ -71,6 +73,27 @@ def test_the_log_of_a_fold_has_command_host_start_end_and_status(trained):
     assert log[-2].startswith("# end: ")
     assert log[-1] == "# exit status: 0"
     assert any(line.startswith("[progress] Ses01F epoch 3/3 valid") for line in log)
+
+
+def test_weights_and_biases_gets_every_epoch_under_the_name_of_the_fold(
+    corpus, trained, tmp_path, monkeypatch
+):
+    wandb, names, logged = types.ModuleType("wandb"), [], []
+    wandb.login = wandb.finish = lambda: None
+    wandb.run = object()
+    wandb.init = lambda **options: names.append(options["name"])
+    wandb.config = types.SimpleNamespace(update=lambda args: None)
+    wandb.log = logged.append
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(abs_task, "wandb", wandb)
+    shutil.copytree(trained, tmp_path / "s1", symlinks=True)
+    train(corpus, tmp_path / "s1", extra_args=["--use_wandb", "true"])  # no other settings
+    assert names == []
+    train(corpus, tmp_path / "s2", extra_args=["--use_wandb", "true"])
+    assert names == ["s2/Ses01F"]
+    per_epoch = [values for values in logged if "epoch" in values]
+    assert [values["epoch"] for values in per_epoch] == [1, 2, 3]
+    assert all({"train/train_loss_epoch", "valid/valid_UA_epoch"} <= v.keys() for v in per_epoch)
 
 
 def test_a_finished_fold_is_not_trained_again(corpus, trained, capfd):
