@@ -14,10 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from ser.config import check_arguments
 from ser.errors import UserError
-from ser.frontends.attention import NAME as QUICK_ATTENTION
-from ser.frontends.conv_stack import conv_features
-from ser.frontends.dropout import replace_dropout
 from ser.frontends.fusion import WeightedSum
+from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import LogMel, whisper_layers
 from ser.masks import frame_mask, none_padded
 
@@ -69,9 +67,8 @@ class HFFrontend(AbsFrontend):
 
     The masks and LayerDrop of pre-training are off: the paper fine-tunes without masks
     (``time_mask`` brings some back), and a dropped layer has no place in a weighted sum. Outputs
-    never depend on padding: the convolutions and the norm after the first of them see each
-    utterance alone (conv_features), attention is masked, and convolutional positions see zeros
-    beyond the end.
+    never depend on padding: the group norm of the first convolution sees real frames only
+    (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
 
     Raises:
         UserError: no such model, an unsupported architecture, weights that do not fit, or an
@@ -107,9 +104,6 @@ class HFFrontend(AbsFrontend):
             self.normalize = _wants_normalized(model) if normalize == "auto" else bool(normalize)
             self._output_size = hf_config.hidden_size
             self._make_padding_neutral()
-            replace_dropout(self.encoder)
-            if hf_config.model_type != "wavlm":  # which has an attention of its own
-                self.encoder.config._attn_implementation = QUICK_ATTENTION
         self.time_mask = None
         if time_mask:
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
@@ -195,7 +189,9 @@ class HFFrontend(AbsFrontend):
         if self.normalize:
             speech = _normalize(speech, speech_lengths)
         lengths = self.output_lengths(speech_lengths)
-        low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
+        low_level = self.encoder.feature_projection(
+            self._convolve(speech, speech_lengths)
+        )
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
         low_level = self._mask_time(low_level, lengths)
@@ -234,7 +230,11 @@ class HFFrontend(AbsFrontend):
         return list(zip(config.conv_kernel, config.conv_stride, strict=True))
 
     def _make_padding_neutral(self) -> None:
-        """Hook what would otherwise let padding reach real frames."""
+        """Swap in or hook what would otherwise let zero padding reach real frames."""
+        self._masked_norm = None
+        first = self.encoder.feature_extractor.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
+            first.layer_norm = self._masked_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
         self._lengths: torch.Tensor | None = None
         # data2vec stacks positional convolutions: the padding is zero for the first of them only
         for layer in getattr(self.encoder.encoder.pos_conv_embed, "layers", []):
@@ -242,7 +242,14 @@ class HFFrontend(AbsFrontend):
 
     def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
         """The convolutional features, (B, L), (B,) -> (B, T, C); ser/export.py has its own."""
-        return conv_features(self.encoder.feature_extractor, speech, speech_lengths)
+        if self._masked_norm is None:
+            return self.encoder.feature_extractor(speech).transpose(1, 2)
+        kernel, stride = self._conv_geometry()[0]
+        self._masked_norm.lengths = (speech_lengths - kernel) // stride + 1
+        try:
+            return self.encoder.feature_extractor(speech).transpose(1, 2)
+        finally:
+            self._masked_norm.lengths = None
 
     def _zero_padding(self, _module, _inputs, output: torch.Tensor) -> torch.Tensor:
         if self._lengths is None:  # called outside hidden_states, nothing is padded
