@@ -192,7 +192,7 @@ def test_the_reliability_plot_shows_accuracy_by_bin_and_how_many_there_are():
     scores = {
         "calibration": calibration(rows, AH),
         "folds": {"expected": ["F"], "missing": {}},
-        **{"partial": False, "system": "s", "corpus": "c", "protocol": "p"},
+        **{"partial": False, "system": "s", "corpus": "c", "protocol": "p", "leaky": []},
     }
     accuracy, count = reliability_figure(scores).axes
     assert [bar.get_height() for bar in accuracy.patches] == [100.0, 50.0]
