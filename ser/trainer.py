@@ -29,7 +29,6 @@ from ser.checkpoint import CHECKPOINT, StepCheckpoints, atomic_checkpoints, set_
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
-from ser.memory import keep_freed_memory
 from ser.model import SERModel
 
 HISTORY = "history.json"
@@ -78,7 +77,6 @@ class SERTrainer(Trainer):
         Raises:
             Stopped: asked to, after a checkpoint.
         """
-        keep_freed_memory()
         output_dir = Path(trainer_options.output_dir)
         distributed = kwargs["distributed_option"].distributed
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
