@@ -189,9 +189,7 @@ class HFFrontend(AbsFrontend):
         if self.normalize:
             speech = _normalize(speech, speech_lengths)
         lengths = self.output_lengths(speech_lengths)
-        low_level = self.encoder.feature_projection(
-            self._convolve(speech, speech_lengths)
-        )
+        low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
         low_level = self._mask_time(low_level, lengths)
