@@ -192,6 +192,14 @@ def test_a_model_on_features_gets_those_of_training(feats_type):
     assert got[0][1] == [len(expected)]
 
 
+def test_a_model_on_waveforms_gets_16_bit_samples_over_32768_as_in_training():
+    samples = np.random.default_rng(0).integers(-9000, 9000, RATE, dtype=np.int16)
+    got, model = [], FakeModel()
+    model.infer = lambda *batch: got.append(batch) or FakeModel.infer(model, *batch)
+    SpeechEmotion([model])(samples, RATE)
+    torch.testing.assert_close(got[0][0][0] * 32768, torch.from_numpy(samples).float())
+
+
 def test_digital_silence_within_a_recording_is_not_asked_about():
     gap = np.zeros(4 * RATE)
     samples = np.concatenate([said_like("angry", seconds=2), gap, said_like("sad", seconds=2)])
@@ -209,7 +217,8 @@ def test_probabilities_that_are_not_numbers_are_not_a_prediction():
 
 
 def test_batches_do_not_change_what_is_said(monkeypatch):
-    samples = said_like("angry", "sad", "happy", "neutral")
+    # the last window has 5 s, so that it is padded beside those of 6 s
+    samples = said_like("angry", "sad", "happy", "neutral")[: 23 * RATE]
     at_once = fake()(samples, RATE)
     monkeypatch.setattr(predict, "BATCH_SECONDS", 0.1)
     one_by_one = fake()(samples, RATE)
