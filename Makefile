@@ -6,11 +6,12 @@ SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
 # As many processes as cores, up to four: each training process holds a model of its own.
 NJ ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh egs/*/run.sh tests/*.sh tests/*/*.sh)
+SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh egs/*/run.sh tests/*.sh tests/*/*.sh)
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
-.PHONY: help install demo test test-slurm lint format results lock clean
+.PHONY: help install demo test test-slurm lint format results bench bench-peers bench-gpu bench-data \
+	lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,6 +42,18 @@ format: install ## rewrite sources as make lint wants them
 
 results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
 	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md --records results
+
+bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
+	$(PYTHON_BIN) -m bench.run
+
+bench-gpu: install ## the same on a CUDA device; bench/RESULTS-gpu.md
+	$(PYTHON_BIN) -m bench.run --gpu
+
+bench-data: install ## time and memory of stages 1 to 3 for 10,039 and 100,000 utterances
+	$(PYTHON_BIN) -m bench.data
+
+bench-peers: install ## install what make bench compares with into bench/.venvs
+	bench/install_peers.sh
 
 lock: install ## resolve requirements.txt anew into requirements.lock
 	$(PYTHON_BIN) -m pip install --quiet uv==$(UV_VERSION)

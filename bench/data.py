@@ -1,0 +1,165 @@
+"""Time and memory of stages 1 to 3 as the corpus grows; prints a table and keeps it.
+
+Usage: python -m bench.data [--sizes N ...] [--nj N]
+
+An IEMOCAP tree of each size is fabricated: its layout, invented sentences, and wav files that are
+links to 64 of IEMOCAP-like durations. Each stage runs in a process of its own. The table goes to
+bench/RESULTS-data.md.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+
+from bench.run import ROOT, commit, machine, say
+from bench.workload import SAMPLE_RATE, durations
+
+IEMOCAP = 10_039  # files
+SOURCES = 64  # different wav files
+TURNS = 50  # of a dialog
+LABELS = {"ang": "angry", "hap": "happy", "sad": "sad", "neu": "neutral"}
+SENTENCES = ("I left the keys on the table.", "Who told you to get in this line?", "Excuse me.")
+# What runs in the process of a stage; it prints seconds and the largest resident memory of itself
+# and of any process that it started.
+MEASURED = """
+import json, resource, sys, time
+from pathlib import Path
+work, stage, nj = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+start = time.perf_counter()
+cpu = time.process_time()
+if stage == "1":
+    from ser.corpora.prepare import prepare
+    prepare("bench", work / "data", work / "corpus", nj=nj, egs=work / "egs")
+elif stage == "2":
+    from ser.lang import prepare_lang
+    prepare_lang(work / "data/bench", "tagged_class", 500)
+else:
+    from ser.dump import prepare_dump
+    prepare_dump(work / "data/bench", work / "dump/bench", "tagged_class", "raw", "strict", nj)
+usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps({
+    "seconds": time.perf_counter() - start,
+    "cpu": sum(u.ru_utime + u.ru_stime for u in usage),
+    "memory": max(u.ru_maxrss for u in usage) * 1024,
+}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[IEMOCAP, 100_000])
+    parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes of a stage")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bench-data-", dir=ROOT / "bench") as folder:
+        for size in args.sizes:
+            work = Path(folder) / str(size)
+            say(f"fabricating {size} utterances")
+            fabricate(work, size)
+            for stage in "123":
+                result = run_stage(work, stage, args.nj)
+                rows.append((size, stage, result))
+                say(
+                    f"{size} utterances, stage {stage}: {result['seconds']:.1f} s "
+                    f"({result['cpu']:.1f} s of the processor), {result['memory'] / 1e6:.0f} MB"
+                )
+            shutil.rmtree(work)
+    text = report(rows, args.nj)
+    (ROOT / "bench/RESULTS-data.md").write_text(text, encoding="utf-8")
+    print("\n" + text)
+
+
+def fabricate(work: Path, size: int) -> None:
+    """An IEMOCAP tree of ``size`` utterances in ``work/corpus`` and its corpus.yaml."""
+    sources = work / "sources"
+    sources.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    quantiles = np.quantile(durations(), (np.arange(SOURCES) + 0.5) / SOURCES)
+    for i, seconds in enumerate(quantiles):
+        wave = 0.1 * rng.standard_normal(int(seconds * SAMPLE_RATE))
+        soundfile.write(sources / f"{i}.wav", wave.clip(-1, 1), SAMPLE_RATE, subtype="PCM_16")
+    labels = list(LABELS)
+    number = 0
+    dialogs = math.ceil(size / TURNS)
+    for dialog in range(dialogs):
+        session = dialog % 5 + 1
+        name = f"Ses{session:02d}{dialog_name(dialog // 5)}"
+        root = work / "corpus" / f"Session{session}"
+        wavs = root / "sentences/wav" / name
+        wavs.mkdir(parents=True)
+        evaluation, transcript = [], []
+        for turn in range(min(TURNS, size - number)):
+            utt = f"{name}_{'FM'[turn % 2]}{turn // 2:03d}"
+            label = labels[(turn // 2 + dialog) % 4]
+            os.link(sources / f"{number % SOURCES}.wav", wavs / f"{utt}.wav")
+            evaluation.append(f"[{turn}.0000 - {turn}.9000]\t{utt}\t{label}\t[2.5, 2.5, 2.5]\n")
+            sentence = SENTENCES[number % len(SENTENCES)]
+            transcript.append(f"{utt} [{turn:08.4f}-{turn + 0.9:08.4f}]: {sentence}\n")
+            number += 1
+        for folder, lines in (("EmoEvaluation", evaluation), ("transcriptions", transcript)):
+            (root / "dialog" / folder).mkdir(parents=True, exist_ok=True)
+            (root / "dialog" / folder / f"{name}.txt").write_text("".join(lines))
+    spec = {
+        "name": "bench",
+        "reader": "iemocap",
+        "language": "en",
+        "emotions": list(LABELS.values()),
+        "label_map": LABELS,
+        "skip_labels": [],
+        "sessions": [f"Ses{i:02d}" for i in range(1, 6)],
+        "counts": {"total": size},
+    }
+    path = work / "egs/bench/corpus.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+
+
+def dialog_name(number: int) -> str:
+    """The names of IEMOCAP's improvised dialogs, 600 of them: F_impro00, M_impro00, F_impro01..."""
+    return f"{'FM'[number % 2]}_impro{number // 2 % 100:02d}{('', 'a', 'b')[number // 200]}"
+
+
+def run_stage(work: Path, stage: str, nj: int) -> dict[str, float]:
+    """Seconds, processor seconds and bytes of one stage; its own output if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(work), stage, str(nj)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"bench: stage {stage} failed:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(rows: list[tuple[int, str, dict[str, float]]], nj: int) -> str:
+    """The table, with how much more time each utterance takes than in the smallest corpus."""
+    lines = [
+        "# Stages 1 to 3 as the corpus grows",
+        "",
+        f"Written by `make bench-data`; do not edit. Machine: {machine()}; {nj} processes. "
+        f"Commit {commit()}.",
+        "",
+        "| utterances | stage | seconds | of the processor | ms an utterance | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, stage, result in rows:
+        lines.append(
+            f"| {size:,} | {stage} | {result['seconds']:.1f} | {result['cpu']:.1f} | "
+            f"{1000 * result['seconds'] / size:.2f} | {result['memory'] / 1e6:.0f} MB |"
+        )
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

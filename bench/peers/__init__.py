@@ -1,0 +1,1 @@
+"""Training steps that other people publish, one module each."""

@@ -1,0 +1,274 @@
+"""Train with this recipe and with its peers side by side, and write bench/RESULTS.md.
+
+Usage: python -m bench.run [--threads N] [--rounds N] [--gpu] [--longest] [--only NAME ...]
+
+Every system is a process of its own. They work in turn, one round each, and wait meanwhile, so
+that whatever else the machine does falls on all of them; a system's rate is the median of its
+rounds. After --minutes no new round begins. What has been measured is kept in bench/.rounds.json
+from round to round: a killed run goes on from there, ``--fresh`` starts anew.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.flops import forward_flops, training_flops
+from bench.workload import MEAN, durations, padding_share, random_batches, sorted_batches
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS_PYTHON = ROOT / "bench/.venvs/peers/bin/python"
+SYSTEMS = {  # name -> (in the peers' environment, what its ratio refers to)
+    "recipe": (False, None),
+    "cai-2": (False, "recipe"),
+    "cai-4": (False, "recipe"),
+    "s3prl": (True, "recipe"),
+    "recipe-frozen": (False, None),
+    "speechbrain": (True, "recipe-frozen"),
+}
+
+
+class Worker:
+    """A process of bench/worker.py."""
+
+    def __init__(self, name: str, python: Path, threads: int, device: str):
+        self.process = subprocess.Popen(
+            [str(python), "-m", "bench.worker", name, str(threads), device],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, command: str | None = None) -> dict:
+        """The answer to a command, or the greeting; ``error`` in it if the process has failed."""
+        try:
+            if command is not None:
+                print(command, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            status = self.process.wait()
+            return {"error": f"ended with status {status} (out of memory is -9)"}
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every system")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=7.5, help="after which no round begins")
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument(
+        "--longest", action="store_true", help="also four utterances of 34 s at once; takes memory"
+    )
+    parser.add_argument("--gpu", action="store_true", help="on CUDA instead of the processor")
+    parser.add_argument("--fresh", action="store_true", help="forget rounds of a killed run")
+    args = parser.parse_args()
+    device = "cuda" if args.gpu else "cpu"
+    if args.gpu and not cuda_available():
+        print("bench: torch sees no CUDA device on this machine; nothing measured")
+        return
+    suffix = "-gpu" if args.gpu else ""
+    state_file = ROOT / f"bench/.rounds{suffix}.json"
+    settings = {"threads": args.threads, "commit": commit(), "device": device}
+    state = {"settings": settings, "systems": {}, "rounds": {}}
+    if state_file.exists() and not args.fresh:
+        kept = json.loads(state_file.read_text())
+        state = kept if kept["settings"] == settings else state
+    workers = start(args, device, state)
+    begin = time.monotonic()
+    try:
+        for number in range(1, args.rounds + 1):
+            for name, worker in workers.items():
+                done = state["rounds"].setdefault(name, [])
+                late = time.monotonic() - begin > 60 * args.minutes
+                if len(done) >= number or (late and done) or "error" in state["systems"][name]:
+                    continue
+                measure(name, number, worker, state)
+                state_file.write_text(json.dumps(state))
+        if "recipe" in workers:
+            for command in ("infer", "matmul", *(["longest"] if args.longest else [])):
+                if command not in state:
+                    say(f"this recipe: {command}")
+                    state[command] = workers["recipe"].ask(command)
+                    state_file.write_text(json.dumps(state))
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    text = report(state)
+    (ROOT / f"bench/RESULTS{suffix}.md").write_text(text, encoding="utf-8")
+    state_file.unlink(missing_ok=True)
+    print("\n" + text)
+
+
+def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worker]:
+    """Start the systems one after the other; one that cannot be is reported and left out."""
+    workers = {}
+    for name in args.only:
+        in_peers, _ = SYSTEMS[name]
+        python = PEERS_PYTHON if in_peers else Path(sys.executable)
+        if not python.exists():
+            greeting = {"error": "not installed (make bench-peers)"}
+        else:
+            worker = Worker(name, python, args.threads, device)
+            greeting = worker.ask()
+            workers[name] = worker
+        state["systems"][name] = greeting
+        say(f"{name}: {greeting.get('error') or greeting['notes']}")
+    return {name: w for name, w in workers.items() if "error" not in state["systems"][name]}
+
+
+def measure(name: str, number: int, worker: Worker, state: dict) -> None:
+    result = worker.ask("round")
+    if "error" in result:
+        state["systems"][name]["error"] = result["error"]
+        say(f"round {number}: {name}: {result['error']}")
+        return
+    state["rounds"][name].append(result)
+    say(
+        f"round {number}: {name}: {result['audio']:.0f} s of audio in {result['seconds']:.1f} s = "
+        f"{result['audio'] / result['seconds']:.2f} s/s"
+    )
+
+
+def rate(rounds: list[dict]) -> float:
+    """Audio seconds a second, the median of the rounds."""
+    return statistics.median(r["audio"] / r["seconds"] for r in rounds)
+
+
+def report(state: dict) -> str:
+    """bench/RESULTS.md of what has been measured."""
+    settings = state["settings"]
+    gpu = settings["device"] != "cpu"
+    lines = [
+        "# What the bench measured",
+        "",
+        f"Written by `make bench{'-gpu' if gpu else ''}`; do not edit. Machine: {machine()}; "
+        f"{settings['threads']} threads. "
+        f"Commit {settings['commit']}; {versions()}.",
+        "",
+        "Training of wav2vec2-base with random weights on durations like IEMOCAP's (mean "
+        f"{MEAN} s, up to 34 s). Rate: seconds of audio trained in a second, the median of the "
+        "rounds, which all systems did in turn.",
+        "",
+        "| system | audio s/s | this recipe is faster by | peak memory | padding | how |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, about in state["systems"].items():
+        rounds = state["rounds"].get(name)
+        if not rounds:
+            lines.append(f"| {name} | not measured: {about.get('error', 'no round')} | | | | |")
+            continue
+        reference = state["rounds"].get(SYSTEMS[name][1] or "")
+        ratio = f"{rate(reference) / rate(rounds):.2f} x" if reference else ""
+        memory = max(r["memory"] for r in rounds) / 1e9
+        lines.append(
+            f"| {about['name']} | {rate(rounds):.2f} ({len(rounds)} rounds) | {ratio} | "
+            f"{memory:.1f} GB | {about['padding']:.1%} | {about['notes']} |"
+        )
+    lines += ["", *floor(state), *extras(state), ""]
+    return "\n".join(lines)
+
+
+def floor(state: dict) -> list[str]:
+    """The operations that the work takes, against what the machine does."""
+    seconds = durations()
+    parts = [forward_flops(s) for s in seconds]
+    total = seconds.sum()
+    forward = {key: sum(p[key] for p in parts) / total / 1e9 for key in parts[0]}
+    training = sum(training_flops(s) for s in seconds) / total / 1e9
+    epoch = sorted_batches(seconds, 4), random_batches(seconds, 4)
+    lines = [
+        "## The floor",
+        "",
+        f"A second of audio takes {sum(forward.values()):.1f} GFLOP forward ("
+        + ", ".join(f"{key} {value:.1f}" for key, value in forward.items())
+        + f") and {training:.1f} GFLOP forward and backward. Padding of batches of four: "
+        f"{padding_share(epoch[0]):.1%} by length, {padding_share(epoch[1]):.1%} at random.",
+        "",
+    ]
+    matmul = state.get("matmul", {})
+    if "bfloat16" in matmul:
+        lines[2] += (
+            f" Products of 2048 x 2048 matrices run at {matmul['bfloat16'] / 1e12:.2f} TFLOP/s in "
+            f"bfloat16 and {matmul['float32'] / 1e12:.2f} in float32 here."
+        )
+        if state["rounds"].get("recipe"):
+            share = rate(state["rounds"]["recipe"]) * training * 1e9 / matmul["bfloat16"]
+            lines[2] += f" This recipe's training reaches {share:.0%} of the former."
+    return lines
+
+
+def extras(state: dict) -> list[str]:
+    lines = []
+    if "latency" in state.get("infer", {}):
+        lines.append(
+            f"Inference in float32: {1000 * state['infer']['latency']:.0f} ms for a file of 5 s, "
+            f"{state['infer']['throughput']:.1f} s of audio a second in batches of four."
+        )
+    if "memory" in state.get("longest", {}):
+        lines += [
+            "",
+            "Four utterances of 34.1 s at once, the most that a batch of this recipe can be: "
+            f"{state['longest']['seconds']:.1f} s forward and backward, and "
+            f"{state['longest']['memory'] / 1e9:.1f} GB at most in the whole process.",
+        ]
+    return ["## Inference and memory", "", *lines] if lines else []
+
+
+def say(message: str) -> None:
+    print(f"[bench] {message}", flush=True)
+
+
+def commit() -> str:
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return git.stdout.strip() or "unknown"
+
+
+def cuda_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def machine() -> str:
+    """The processor's name and number of cores, the memory, and the GPU if torch sees one."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+        flags = info.read_text().split()
+        name += ", AMX" if "amx_bf16" in flags else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB{gpu}"
+
+
+def versions() -> str:
+    import torch
+    import transformers
+
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    main()

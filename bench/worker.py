@@ -1,0 +1,131 @@
+"""One system in a process of its own; told by lines on standard input what to do.
+
+Usage: python -m bench.worker SYSTEM THREADS DEVICE
+Commands: round, infer, longest, matmul. Each is answered by one line of JSON.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+
+SYSTEMS = {
+    "recipe": "bench.recipe:build",
+    "recipe-frozen": "bench.recipe:build_frozen",
+    "cai-2": "bench.peers.cai:build_2",
+    "cai-4": "bench.peers.cai:build_4",
+    "speechbrain": "bench.peers.speechbrain_ser:build",
+    "s3prl": "bench.peers.s3prl_ser:build",
+}
+LONGEST = 34.1  # seconds
+
+
+def main() -> None:
+    name, threads, device = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a peer prints must not be taken for an answer
+
+    def answer(**values: object) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        import torch
+
+        torch.set_num_threads(int(threads))
+        module, function = SYSTEMS[name].split(":")
+        system = getattr(importlib.import_module(module), function)(device)
+        from bench.system import make_batch
+        from bench.workload import padding_share
+
+        system.step(make_batch((1.0, 0.8), device))  # what happens once only
+        system.update()
+    except Exception as err:  # a peer may fail to import in any way
+        answer(error=f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
+        return
+    answer(
+        name=system.name,
+        notes=system.notes,
+        padding=padding_share(system.epoch),
+        torch=torch.__version__,
+    )
+    batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "round":
+            seconds, cpu = timed(lambda: one_round(system, batches), device)
+            audio = sum(sum(batch) for batch in system.batches)
+            answer(audio=audio, seconds=seconds, cpu=cpu, memory=peak_memory(device))
+        elif command == "longest":
+            batch = make_batch((LONGEST,) * len(system.batches[0]), device)
+            seconds, cpu = timed(lambda b=batch: system.step(b), device)
+            system.update()
+            answer(seconds=seconds, memory=peak_memory(device))
+        elif command == "infer":
+            answer(**inference(system, device))
+        elif command == "matmul":
+            from bench.flops import matmul_rate
+
+            rates = {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
+            answer(**rates)
+        trim()
+
+
+def one_round(system, batches) -> None:
+    for i, batch in enumerate(batches, 1):
+        system.step(batch)
+        if i % system.accumulate == 0:
+            system.update()
+
+
+def inference(system, device: str) -> dict[str, float]:
+    """Seconds for one file of 5 s, the median of several, and audio seconds a second in batches."""
+    from bench.system import make_batch
+
+    one = make_batch((5.0,), device)
+    single = (one["speech"], one["speech_lengths"])
+    system.infer(*single)
+    latency = statistics.median(timed(lambda: system.infer(*single), device)[0] for _ in range(7))
+    audio = 0.0
+    total = 0.0
+    for seconds in system.batches:
+        batch = make_batch(seconds, device)
+        total += timed(lambda b=batch: system.infer(b["speech"], b["speech_lengths"]), device)[0]
+        audio += sum(seconds)
+    return {"latency": latency, "throughput": audio / total}
+
+
+def timed(work, device: str) -> tuple[float, float]:
+    """Seconds on the wall and of the processor."""
+    gc.collect()
+    start, cpu = time.perf_counter(), time.process_time()
+    work()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def peak_memory(device: str) -> int:
+    """Bytes at most so far: resident memory of this process, or what torch has had of the GPU."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import torch
+
+    return torch.cuda.max_memory_reserved()
+
+
+def trim() -> None:
+    """Give freed memory back, so that a waiting process does not press the one at work."""
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    main()

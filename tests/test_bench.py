@@ -1,0 +1,125 @@
+"""The bench: its workload, its floor by hand, and its report; and that its systems train."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bench import data, run, worker
+from bench.flops import forward_flops, training_flops
+from bench.system import make_batch
+from bench.workload import (
+    durations,
+    padding_share,
+    random_batches,
+    representative,
+    sorted_batches,
+)
+
+
+def test_durations_are_like_those_of_iemocap():
+    seconds = durations()
+    assert len(seconds) == 5531
+    assert seconds.mean() == pytest.approx(4.5, abs=0.01)
+    assert seconds.min() >= 0.6 and 25 < seconds.max() <= 34.1
+    assert np.array_equal(seconds, durations())
+
+
+def test_padding_is_what_batches_hold_beyond_their_utterances():
+    assert padding_share([(1.0, 3.0), (2.0, 2.0)]) == pytest.approx(2 / 10)
+    seconds = durations()
+    assert padding_share(sorted_batches(seconds, 4)) < 0.005
+    assert padding_share(random_batches(seconds, 4)) > 0.3
+
+
+def test_every_utterance_is_in_one_batch():
+    seconds = np.arange(11.0)
+    for batches in (sorted_batches(seconds, 4), random_batches(seconds, 4)):
+        assert [len(batch) for batch in batches] == [4, 4]  # a remainder is left out
+        assert len(set(np.concatenate(batches))) == 8
+
+
+def test_chosen_batches_are_like_the_epoch():
+    epoch = random_batches(durations(), 4)
+    chosen = representative(epoch, 2)
+    for measure in (sum, lambda b: len(b) * max(b)):
+        whole = np.mean([measure(b) for b in epoch])
+        assert np.mean([measure(b) for b in chosen]) == pytest.approx(whole, rel=0.1)
+
+
+def test_flops_are_those_of_a_count_by_hand():
+    parts = forward_flops(1.0)
+    # frames after each convolution: 3200 1600 800 400 200 100 50
+    convolutions = 2 * 512 * (3200 * 10 + 512 * 3 * (1600 + 800 + 400 + 200) + 512 * 2 * 150)
+    assert parts["convolutions"] == pytest.approx(convolutions)
+    assert parts["linear layers"] == pytest.approx(12 * 2 * 50 * 7_077_888)
+    assert parts["attention"] == pytest.approx(12 * 4 * 50 * 50 * 768)
+    assert training_flops(1.0) == pytest.approx(3 * sum(parts.values()))
+    assert forward_flops(2.0)["attention"] == 4 * parts["attention"]
+
+
+def test_a_batch_holds_noise_up_to_each_length_and_padding_behind():
+    batch = make_batch((0.5, 0.25), "cpu")
+    assert batch["speech"].shape == (2, 8000)
+    assert batch["speech_lengths"].tolist() == [8000, 4000]
+    assert batch["speech"][1, 4000:].abs().max() == 0 < batch["speech"][1, :4000].abs().min()
+    assert batch["text_lengths"].tolist() == [5, 2]
+    assert (batch["text"][1] == -1).tolist() == [False, False, True, True, True]
+
+
+STATE = {
+    "settings": {"threads": 2, "commit": "abc", "device": "cpu"},
+    "systems": {
+        "recipe": {"name": "this recipe, S1", "notes": "how", "padding": 0.001},
+        "cai-2": {"name": "Cai", "notes": "so", "padding": 0.25},
+        "s3prl": {"error": "not installed (make bench-peers)"},
+    },
+    "rounds": {
+        "recipe": [{"audio": 100.0, "seconds": s, "memory": 3e9} for s in (10.0, 50.0, 8.0)],
+        "cai-2": [{"audio": 40.0, "seconds": 10.0, "memory": 5e9}],
+        "s3prl": [],
+    },
+    "matmul": {"float32": 1e11, "bfloat16": 1e12},
+    "infer": {"latency": 0.25, "throughput": 20.0},
+    "longest": {"seconds": 10.0, "memory": 6e9},
+}
+
+
+def test_the_report_has_medians_ratios_and_what_was_not_measured():
+    text = run.report(STATE)
+    assert "| this recipe, S1 | 10.00 (3 rounds) |  | 3.0 GB | 0.1% | how |" in text
+    assert "| Cai | 4.00 (1 rounds) | 2.50 x | 5.0 GB | 25.0% | so |" in text
+    assert "| s3prl | not measured: not installed (make bench-peers) |" in text
+    assert "250 ms for a file of 5 s, 20.0 s of audio a second" in text
+    assert "6.0 GB at most" in text
+
+
+def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
+    seconds = durations()
+    flops = sum(training_flops(s) for s in seconds) / seconds.sum()
+    assert f"reaches {10.0 * flops / 1e12:.0%} of the former" in run.report(STATE)
+
+
+def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
+    monkeypatch.setitem(worker.SYSTEMS, "recipe", "no.such.module:build")
+    process = run.Worker("unknown", sys.executable, 1, "cpu")
+    greeting = process.ask()
+    process.stop()
+    assert greeting == {"error": "KeyError: 'unknown'"}
+
+
+def test_a_killed_worker_is_an_error_and_not_a_crash():
+    process = run.Worker("unknown", sys.executable, 1, "cpu")
+    process.ask()
+    assert "ended with status 0" in process.ask("round")["error"]
+
+
+def test_the_fabricated_corpus_goes_through_the_stages(tmp_path):
+    data.fabricate(tmp_path, 240)
+    results = {stage: data.run_stage(tmp_path, stage, 1) for stage in "12"}
+    assert len((tmp_path / "data/bench/all/wav.scp").read_text().splitlines()) == 240
+    assert all(result["memory"] > 1e6 for result in results.values())
+    rows = [(240, stage, result) for stage, result in results.items()]
+    assert "| 240 | 1 |" in data.report(rows, 1)
+    assert json.dumps(results)
