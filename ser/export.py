@@ -28,6 +28,7 @@ from ser.cli import progress
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder, MaskedBatchNorm
 from ser.errors import UserError
 from ser.features import FEATS_SIZES
+from ser.frontends.hf import HFFrontend
 from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import HOP, N_FFT, LogMel
 from ser.masks import frame_mask
@@ -223,6 +224,8 @@ def traceable(model: SERModel) -> SERModel:
     """
     refuse(model)
     model = copy.deepcopy(model).eval()
+    if isinstance(model.frontend, HFFrontend):
+        model.frontend.plain()
     norm = getattr(model.frontend, "_masked_norm", None)
     if norm is not None:
         first = model.frontend.encoder.feature_extractor.conv_layers[0]

@@ -9,6 +9,8 @@ from transformers import AutoModel, Wav2Vec2FeatureExtractor, WhisperFeatureExtr
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ser.errors import UserError
+from ser.frontends.attention import NAME as ATTENTION
+from ser.frontends.dropout import Dropout
 from ser.frontends.feats import FeatsFrontend
 from ser.frontends.fusion import WeightedSum
 from ser.frontends.hf import HFFrontend
@@ -39,6 +41,25 @@ def test_eq4_weights_layers_by_the_softmax_of_the_scalars():
     layers = [torch.full((1, 2, 2), value) for value in (1.0, 10.0, 100.0)]
     # a = (1, 2, 5) / 8, so 1/8 + 20/8 + 500/8 = 65.125
     assert torch.allclose(fusion(layers), torch.full((1, 2, 2), 65.125))
+
+
+def test_the_gradient_of_eq4_is_that_of_its_formula():
+    fusion = WeightedSum(4).double()
+    torch.nn.init.normal_(fusion.scalars)
+    layers = [torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+
+    def gradients(fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(fused.sin().sum(), [fusion.scalars, *layers])
+
+    written_out = sum(a * h for a, h in zip(fusion.scalars.softmax(0), layers, strict=True))
+    expected, found = gradients(written_out), gradients(fusion(layers))
+    for one, other in zip(expected, found, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)  # the weights are rounded to float32
+
+
+def test_eq4_sums_bfloat16_layers_in_float32():
+    layers = [torch.tensor([[[value]]], dtype=torch.bfloat16) for value in (256.0, 1.0, 1.0)]
+    assert WeightedSum(3)(layers).item() == pytest.approx(258 / 3)  # bfloat16 has no 257
 
 
 def test_eq4_starts_from_equal_weights_and_thirteen_scalars_for_twelve_layers():
@@ -80,9 +101,10 @@ def test_h_l_is_the_feature_projection_and_not_the_transformer_input():
     assert not torch.allclose(ours[0], theirs.hidden_states[0], atol=1e-2)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_padding_changes_neither_frames_nor_their_number(name):
-    frontend = build(name)
+def test_padding_changes_neither_frames_nor_their_number(name, fast):
+    frontend = build(name, fast=fast)
     samples = [16000, 9001, 4320]
     speech, lengths = padded_batch(samples)
     with torch.no_grad():
@@ -102,13 +124,46 @@ def test_padding_changes_neither_frames_nor_their_number(name):
 
 def test_plain_group_norm_would_let_padding_in():
     """The trap itself: without MaskedGroupNorm the previous test has something to catch."""
-    frontend = build("wav2vec2-base-like")
+    frontend = build("wav2vec2-base-like", fast=False)
     speech, lengths = padded_batch([16000, 4320])
     with torch.no_grad():
         good, _ = frontend.hidden_states(speech, lengths)
         frontend._masked_norm = None  # statistics now include the padding
         bad, _ = frontend.hidden_states(speech, lengths)
     assert (good[0][1, :13] - bad[0][1, :13]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", WAV2VEC2_LIKE)
+def test_the_fast_step_is_the_plain_step(name):
+    """Outputs and every gradient, in float64 and without dropout, whose draws are others."""
+    options = {"attention_dropout": 0.0, "hidden_dropout": 0.0, "activation_dropout": 0.0}
+    model_type, config = ENCODERS[name]
+    config = {**config, **options, "feat_proj_dropout": 0.0}
+    speech, lengths = padded_batch([9000, 16000, 4320])
+    results = []
+    for fast in (True, False):
+        torch.manual_seed(0)
+        frontend = HFFrontend(init="random", model_type=model_type, config=config, fast=fast)
+        frontend = frontend.double().train()
+        fused, frames = frontend(speech.double(), lengths)
+        real = torch.arange(fused.size(1)) < frames[:, None]
+        (fused.sin() * real.unsqueeze(-1)).sum().backward()
+        found = {n: p.grad for n, p in frontend.named_parameters() if p.grad is not None}
+        results.append({"fused": fused[real], **found})
+    (fast, plain) = results
+    assert fast.keys() == plain.keys()
+    for key, value in plain.items():
+        assert (fast[key] - value).abs().max() <= 1e-6 * value.abs().max() + 1e-9, key
+
+
+def test_what_is_fast_can_be_chosen():
+    assert HFFrontend.__init__.__defaults__[-1] is True
+    for fast, kind in [(["attention"], torch.nn.Dropout), (["dropout"], Dropout)]:
+        encoder = build("wav2vec2-base-like", fast=fast).encoder
+        assert type(encoder.encoder.dropout) is kind
+        assert (encoder.config._attn_implementation == ATTENTION) is (fast == ["attention"])
+    with pytest.raises(UserError, match="frontend_conf.fast: 'convs'; choose true, false or"):
+        build("wav2vec2-base-like", fast=["convs"])
 
 
 def test_masked_group_norm_is_group_norm_when_nothing_is_padded():

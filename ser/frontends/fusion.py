@@ -23,11 +23,36 @@ class WeightedSum(torch.nn.Module):
         return torch.softmax(self.scalars.float(), dim=0)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-        """N + 1 tensors (B, T, D) -> (B, T, D)."""
+        """N + 1 tensors (B, T, D) -> (B, T, D), summed in float32 or wider."""
         if len(layers) != len(self.scalars):
             raise ValueError(f"{len(layers)} layers for {len(self.scalars)} weights")
-        weights = self.weights()
-        fused = weights[0] * layers[0]
-        for weight, layer in zip(weights[1:], layers[1:], strict=True):
-            fused = fused + weight * layer
+        return _Sum.apply(self.weights(), *layers)
+
+
+class _Sum(torch.autograd.Function):
+    """sum_i a_i H_i in one node: written out, every product would be kept and read again."""
+
+    @staticmethod
+    def forward(ctx, weights, *layers):
+        ctx.save_for_backward(weights, *layers)
+        dtype = torch.promote_types(weights.dtype, layers[0].dtype)
+        fused = torch.zeros_like(layers[0], dtype=dtype)
+        for weight, layer in zip(weights.tolist(), layers, strict=True):
+            fused.add_(layer, alpha=weight)
         return fused
+
+    @staticmethod
+    def backward(ctx, grad):
+        weights, *layers = ctx.saved_tensors
+        grad_weights = None
+        if ctx.needs_input_grad[0]:
+            flat = grad.flatten()
+            products = [torch.dot(flat, layer.flatten().to(grad.dtype)) for layer in layers]
+            grad_weights = torch.stack(products).to(weights.dtype)
+        grad_layers = [
+            (grad * weight).to(layer.dtype) if needed else None
+            for weight, layer, needed in zip(
+                weights.tolist(), layers, ctx.needs_input_grad[1:], strict=True
+            )
+        ]
+        return grad_weights, *grad_layers

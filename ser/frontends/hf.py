@@ -14,6 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from ser.config import check_arguments
 from ser.errors import UserError
+from ser.frontends.attention import NAME as FAST_ATTENTION
+from ser.frontends.conv_stack import conv_features
+from ser.frontends.dropout import replace_dropout
 from ser.frontends.fusion import WeightedSum
 from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import LogMel, whisper_layers
@@ -27,6 +30,8 @@ OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 # Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
+# What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
+FAST = ("convolutions", "dropout", "attention")
 # Keys of a model's configuration that say what it was made for, by what and where.
 NOT_ARCHITECTURE = (
     "architectures",
@@ -64,6 +69,12 @@ class HFFrontend(AbsFrontend):
         normalize: Scale each utterance to zero mean and unit variance. ``auto`` follows the
             model's preprocessor_config.json, and is true for wav2vec 2.0-like models without
             one.
+        fast: On a CPU, of wav2vec 2.0 and its relatives: the convolutions as matrix products
+            without padding (ser/frontends/conv_stack.py), cheap random numbers for dropout
+            (dropout.py) and, while training, attention without padding (attention.py). True for
+            all, false for none, or a list of ``convolutions``, ``dropout``, ``attention``.
+            Convolutions and attention give the same numbers to rounding, dropout other draws
+            from the same distribution.
 
     The masks and LayerDrop of pre-training are off: the paper fine-tunes without masks
     (``time_mask`` brings some back), and a dropped layer has no place in a weighted sum. Outputs
@@ -87,12 +98,20 @@ class HFFrontend(AbsFrontend):
         unfreeze_after: int = 0,
         normalize: bool | str = "auto",
         time_mask: dict[str, Any] | None = None,
+        fast: bool | list[str] = True,
     ):
         super().__init__()
         if init not in ("pretrained", "random"):
             raise UserError(f"frontend_conf.init: {init!r}; choose pretrained or random")
         if normalize not in (True, False, "auto"):
             raise UserError(f"frontend_conf.normalize: {normalize!r}; choose true, false or auto")
+        self.fast = (FAST if fast else ()) if isinstance(fast, bool) else tuple(fast)
+        unknown = [name for name in self.fast if name not in FAST]
+        if unknown:
+            raise UserError(
+                f"frontend_conf.fast: {unknown[0]!r}; choose true, false or a list of "
+                f"{', '.join(FAST)}"
+            )
         hf_config = _load_config(model, init, model_type, config or {})
         self.is_whisper = hf_config.model_type == "whisper"
         self.encoder = _load_encoder(model, init, hf_config)
@@ -104,6 +123,10 @@ class HFFrontend(AbsFrontend):
             self.normalize = _wants_normalized(model) if normalize == "auto" else bool(normalize)
             self._output_size = hf_config.hidden_size
             self._make_padding_neutral()
+            if "dropout" in self.fast:
+                replace_dropout(self.encoder)
+            if "attention" in self.fast and hf_config.model_type != "wavlm":  # has its own
+                self.encoder.config._attn_implementation = FAST_ATTENTION
         self.time_mask = None
         if time_mask:
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
@@ -151,6 +174,12 @@ class HFFrontend(AbsFrontend):
             constant = name.split(".")[0] in CONSTANTS
             parameter.requires_grad = not constant and id(parameter) not in frozen
         self.train(self.training)
+
+    def plain(self) -> None:
+        """Evaluate by the modules of transformers alone, as with ``fast: false``."""
+        self.fast = ()
+        if not self.is_whisper:
+            self.encoder.config._attn_implementation = "sdpa"
 
     def train(self, mode: bool = True) -> "HFFrontend":
         """Frozen parts stay in evaluation mode, so that their dropout is off."""
@@ -239,7 +268,9 @@ class HFFrontend(AbsFrontend):
             layer.register_forward_hook(self._zero_padding)
 
     def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
-        """The convolutional features, (B, L), (B,) -> (B, T, C); ser/export.py has its own."""
+        """The convolutional features, (B, L), (B,) -> (B, T, C)."""
+        if "convolutions" in self.fast and speech.device.type == "cpu":
+            return conv_features(self.encoder.feature_extractor, speech, speech_lengths)
         if self._masked_norm is None:
             return self.encoder.feature_extractor(speech).transpose(1, 2)
         kernel, stride = self._conv_geometry()[0]
