@@ -65,6 +65,7 @@ NOT_SETTINGS = (
     "wandb_name",
     "wandb_model_log_interval",
     "checkpoint_seconds",
+    "keep_checkpoints",
 )
 # Options that this stage sets itself, fold by fold.
 OWN_OPTIONS = (
@@ -181,7 +182,9 @@ def _train_fold(
 ) -> bool:
     """Train one fold unless it is trained; False if that failed, which its log explains."""
     output_dir, fold = Path(args.output_dir), args.run_label
-    if is_done(output_dir, settings) and _names_model(output_dir):
+    if is_done(output_dir, settings) and (_names_model(output_dir) or _named_again(args)):
+        if processes.first and not args.keep_checkpoints:
+            discard_checkpoints(output_dir)
         processes.say(f"[fold] {fold}: already trained")
         return True
     with contextlib.ExitStack() as stack:
@@ -398,12 +401,22 @@ def _holds_training(directory: Path, pattern: str = "") -> bool:
 
 
 def _names_model(output_dir: Path) -> bool:
-    """Whether run.json is what stage 5 asks for; if not, the end of training is done again."""
+    """Whether run.json is what stage 5 asks for."""
     try:
         record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
         return (output_dir / record["inference_model"]).is_file()
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def _named_again(args: argparse.Namespace) -> bool:
+    """Make a finished fold's lost run.json again; False if its model or history is lost too."""
+    output_dir = Path(args.output_dir)
+    try:
+        _write_record(args, json.loads((output_dir / HISTORY).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+    return _names_model(output_dir)
 
 
 def _damaged(path: Path, err: Exception) -> UserError:
@@ -497,6 +510,15 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
             "had a finite gradient; lower the learning rate (-- --optim_conf lr=...) or look for "
             "the cause in the losses above"
         )
+    _write_record(args, history)
+    mark_done(output_dir, settings)
+    if not args.keep_checkpoints:
+        discard_checkpoints(output_dir)
+
+
+def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> None:
+    """run.json: which model to infer with, and what the training took."""
+    output_dir = Path(args.output_dir)
     phase, key, mode = args.best_model_criterion[0]
     if args.has_valid:
         chosen = (min if mode == "min" else max)(history, key=lambda entry: entry[phase][key])
@@ -512,7 +534,19 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
     }
     with atomic_write(output_dir / FOLD_FILE) as stream:
         json.dump(record, stream, indent=1)
-    mark_done(output_dir, settings)
+
+
+def discard_checkpoints(output_dir: Path) -> None:
+    """Leave of a finished fold's models the one that run.json names: ten folds fill a disk."""
+    record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
+    used = (output_dir / record["inference_model"]).resolve()
+    models = list(output_dir.glob("*.pth"))
+    for path in models:
+        if not path.is_symlink() and path.resolve() != used:
+            path.unlink()
+    for path in models:
+        if path.is_symlink() and not path.exists():
+            path.unlink()
 
 
 def _seconds(entry: dict[str, Any]) -> float:

@@ -65,6 +65,12 @@ class SERTrainer(Trainer):
             default=600.0,
             help="Between two checkpoints within an epoch; what a killed process loses at most",
         )
+        parser.add_argument(
+            "--keep_checkpoints",
+            type=str2bool,
+            default=False,
+            help="Keep a finished fold's checkpoint.pth and all models that inference does not use",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> "SERTrainerOptions":

@@ -103,6 +103,28 @@ def test_a_finished_fold_is_not_trained_again(corpus, trained, capfd):
     assert "Ses01F: already trained" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("nbest", ["1", "3"])
+def test_a_finished_fold_keeps_the_model_that_is_tested_and_nothing_else(corpus, tmp_path, nbest):
+    options = {"extra_args": ["--keep_nbest_models", nbest]}
+    train(corpus, tmp_path, **options)
+    fold = tmp_path / "Ses01F"
+    kept = weights(fold, "valid.UA.ave.pth")
+    options["extra_args"] += ["--keep_checkpoints", "false"]
+    train(corpus, tmp_path, **options)  # also of one that finished before
+    files = [path for path in fold.glob("*.pth") if not path.is_symlink()]
+    assert files == [(fold / "valid.UA.ave.pth").resolve()]
+    assert all(path.exists() for path in fold.glob("*.pth"))  # no link leads nowhere
+    assert same(weights(fold, "valid.UA.ave.pth"), kept)
+    fresh = tmp_path / "fresh"
+    train(corpus, fresh, **options)
+    assert {p.name for p in fresh.glob("Ses01F/*.pth")} == {p.name for p in fold.glob("*.pth")}
+    assert same(weights(fresh / "Ses01F", "valid.UA.ave.pth"), kept)
+    (fold / "run.json").unlink()
+    train(corpus, tmp_path, **options)  # without checkpoints it could only train anew
+    assert (fold / "run.json").exists()
+    assert len(list(fold.glob("*.pth"))) == len(list(fresh.glob("Ses01F/*.pth")))
+
+
 @pytest.mark.parametrize("content", [None, "garbage", "[]"])
 def test_a_lost_record_is_made_again_without_training(corpus, trained, tmp_path, content):
     shutil.copytree(trained, tmp_path / "exp", symlinks=True)

@@ -33,6 +33,7 @@ SYSTEM = {
     "keep_nbest_models": [1],
     "num_workers": 0,
     "use_matplotlib": False,
+    "keep_checkpoints": True,  # tests compare what every epoch leaves
 }
 
 
