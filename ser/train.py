@@ -47,6 +47,7 @@ BEST_ON_TEST = "best-on-test"
 RUN_FILE = "run.yaml"
 FOLD_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
+LAYER_CACHE = "layers"  # folder in dump/<corpus>
 # Options without influence on the result.
 NOT_SETTINGS = (
     "config",
@@ -66,6 +67,7 @@ NOT_SETTINGS = (
     "wandb_model_log_interval",
     "checkpoint_seconds",
     "keep_checkpoints",
+    "layer_cache",
 )
 # Options that this stage sets itself, fold by fold.
 OWN_OPTIONS = (
@@ -448,6 +450,8 @@ def fold_arguments(
     args.output_dir, args.run_label, args.resume = str(output_dir), fold, True
     if args.use_wandb and args.wandb_name is None:  # else a random one
         args.wandb_name = f"{output_dir.parent.name}/{fold}"
+    if args.layer_cache == "auto":
+        args.layer_cache = str(dump_dir / LAYER_CACHE)
     args.max_cache_fd = 0  # with cached descriptors kaldiio reads a wav file once only
     args.emotions = " ".join(read_lines(dump_dir / "emotions"))
     speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")

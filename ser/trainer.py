@@ -22,13 +22,14 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
-from espnet2.utils.types import str2bool
+from espnet2.utils.types import str2bool, str_or_none
 
 from ser import preemption
 from ser.checkpoint import CHECKPOINT, StepCheckpoints, atomic_checkpoints, set_random_state
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
+from ser.frontends.hf import HFFrontend
 from ser.model import SERModel
 
 HISTORY = "history.json"
@@ -43,6 +44,7 @@ class SERTrainerOptions(TrainerOptions):
     has_valid: bool = True
     run_label: str = ""
     checkpoint_seconds: float = 600.0
+    layer_cache: str | None = None
 
 
 class SERTrainer(Trainer):
@@ -72,6 +74,15 @@ class SERTrainer(Trainer):
             help="Keep a finished fold's checkpoint.pth and all models that inference does not use",
         )
 
+        parser.add_argument(
+            "--layer_cache",
+            type=str_or_none,
+            default="auto",
+            help="Folder for the outputs of a frozen encoder, or of its frozen convolutions, which "
+            "are then computed once for all epochs and folds; auto: dump/<corpus>/layers, none: "
+            "compute them every time",
+        )
+
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> "SERTrainerOptions":
         return build_dataclass(SERTrainerOptions, args)
@@ -86,6 +97,8 @@ class SERTrainer(Trainer):
         output_dir = Path(trainer_options.output_dir)
         distributed = kwargs["distributed_option"].distributed
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
+        if trainer_options.layer_cache and isinstance(model.frontend, HFFrontend):
+            model.frontend.cache_dir = Path(trainer_options.layer_cache)
         model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
         if distributed:
             # The wrapper around the model wants to see these parameters when it is made, and to

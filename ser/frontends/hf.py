@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from ser.config import check_arguments
 from ser.errors import UserError
 from ser.frontends.attention import NAME as FAST_ATTENTION
+from ser.frontends.cache import FrameCache, fingerprint
 from ser.frontends.conv_stack import conv_features
 from ser.frontends.dropout import replace_dropout
 from ser.frontends.fusion import WeightedSum
@@ -81,6 +82,9 @@ class HFFrontend(AbsFrontend):
     never depend on padding: the group norm of the first convolution sees real frames only
     (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
 
+    With ``cache_dir`` set, what a frozen encoder, or its frozen convolutions, make of an utterance
+    is kept there and not computed again (ser/frontends/cache.py).
+
     Raises:
         UserError: no such model, an unsupported architecture, weights that do not fit, or an
             option out of range.
@@ -146,6 +150,8 @@ class HFFrontend(AbsFrontend):
                 f"from 0 to {self.num_layers}"
             )
         self.freeze, self.unfreeze_after = freeze, unfreeze_after
+        self.cache_dir: Path | None = None
+        self._caches: dict[tuple, FrameCache] = {}
         self._frozen: list[torch.nn.Module] = []
         self.set_epoch(1)
 
@@ -192,13 +198,43 @@ class HFFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,)."""
-        grad = torch.is_grad_enabled() and self.encoder not in self._frozen
-        with torch.set_grad_enabled(grad):
-            hidden, lengths = self.hidden_states(input, input_lengths)
+        frozen = self.encoder in self._frozen
+        masked = self.time_mask is not None and self.training
+        if frozen and not masked and self.cache_dir is not None:
+            cache = self._cache("layers", self.encoder, input.device)
+            stacked, lengths = cache(input, input_lengths, self._stacked_layers)
+            used = list(stacked.unbind(1))
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                used, lengths = self._used_layers(input, input_lengths)
+        return self.fusion(used) if self.layers == "weighted_sum" else used[0], lengths
+
+    def _used_layers(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Those of ``hidden_states`` that ``layers`` and ``low_level`` ask for."""
+        hidden, lengths = self.hidden_states(speech, speech_lengths)
         if self.layers == "weighted_sum":
-            return self.fusion(hidden if self.low_level else hidden[1:]), lengths
-        index = self.num_layers if self.layers == "last" else self.layers
-        return hidden[index], lengths
+            return hidden if self.low_level else hidden[1:], lengths
+        return [hidden[self.num_layers if self.layers == "last" else self.layers]], lengths
+
+    def _stacked_layers(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            used, lengths = self._used_layers(speech, speech_lengths)
+            return torch.stack([layer.float() for layer in used], dim=1), lengths
+
+    def _cache(self, kind: str, module: torch.nn.Module, device: torch.device) -> FrameCache:
+        """What is remembered of a frozen module, in the precision that it is computed in."""
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+        if (kind, dtype) not in self._caches:
+            facts = [kind, self.normalize, self.encoder.config.to_dict()]
+            facts += [self.layers, self.low_level] if kind == "layers" else []
+            name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
+            self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
+        return self._caches[kind, dtype]
 
     def hidden_states(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
@@ -215,8 +251,6 @@ class HFFrontend(AbsFrontend):
             mels, frames = self.log_mel(speech, speech_lengths)
             mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
             return whisper_layers(self.encoder, mels, frames)
-        if self.normalize:
-            speech = _normalize(speech, speech_lengths)
         lengths = self.output_lengths(speech_lengths)
         low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
@@ -269,6 +303,23 @@ class HFFrontend(AbsFrontend):
 
     def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
         """The convolutional features, (B, L), (B,) -> (B, T, C)."""
+        extractor = self.encoder.feature_extractor
+        if extractor in self._frozen and self.cache_dir is not None:
+            cache = self._cache("convolutions", extractor, speech.device)
+            return cache(speech, speech_lengths, self._stacked_features)[0].squeeze(1)
+        return self._features(speech, speech_lengths)
+
+    def _stacked_features(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        speech = speech[:, : int(speech_lengths.max())]
+        with torch.no_grad():
+            features = self._features(speech, speech_lengths)
+        return features.unsqueeze(1), self.output_lengths(speech_lengths)
+
+    def _features(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
+        if self.normalize:
+            speech = _normalize(speech, speech_lengths)
         if "convolutions" in self.fast and speech.device.type == "cpu":
             return conv_features(self.encoder.feature_extractor, speech, speech_lengths)
         if self._masked_norm is None:

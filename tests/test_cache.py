@@ -1,0 +1,187 @@
+"""Frozen outputs from disk against the encoder itself."""
+
+import os
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ser.frontends import cache as cache_module
+from ser.frontends.cache import FrameCache, fingerprint
+from ser.frontends.hf import HFFrontend
+from tests.test_frontend import build, padded_batch
+from tests.tiny import ENCODERS
+from tests.training import SYSTEM, make_corpus, train, weights
+
+LENGTHS = [9000, 16000, 4320]
+
+
+class Counted:
+    """Frames that show which utterance they belong to, and how many utterances were computed."""
+
+    def __init__(self):
+        self.utterances = 0
+
+    def __call__(self, speech, lengths):
+        self.utterances += len(speech)
+        frames = lengths // 100
+        output = speech[:, None, : int(frames.max()), None] * torch.tensor([1.0, 2.0]).view(
+            1, 2, 1, 1
+        )
+        return output, frames
+
+
+def test_each_utterance_is_computed_once_whatever_batch_it_comes_in(tmp_path):
+    compute, speech = Counted(), torch.rand(3, 500)
+    lengths = torch.tensor([500, 300, 400])
+    cache = FrameCache(tmp_path, torch.float32)
+    first, frames = cache(speech, lengths, compute)
+    assert frames.tolist() == [5, 3, 4]
+    for row, count in zip(first, frames.tolist(), strict=True):
+        assert row[:, count:].abs().sum() == 0
+    again = FrameCache(tmp_path, torch.float32)  # another process
+    second, _ = again(speech[[2, 0]], lengths[[2, 0]], compute)
+    assert compute.utterances == 3
+    assert torch.equal(second[0, :, :4], first[2, :, :4])
+    assert torch.equal(second[1], first[0])
+    assert torch.equal(first[0, 0, :, 0], speech[0, :5])
+    cache(torch.cat([speech[:, :300], torch.ones(3, 100)], 1), torch.tensor([400] * 3), compute)
+    assert compute.utterances == 6  # other samples are other utterances
+
+
+def test_samples_in_the_padding_are_no_part_of_an_utterance(tmp_path):
+    compute, speech = Counted(), torch.rand(1, 500)
+    cache = FrameCache(tmp_path, torch.float32)
+    cache(speech[:, :300], torch.tensor([300]), compute)
+    cache(speech, torch.tensor([300]), compute)
+    assert compute.utterances == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_frames_come_back_in_their_precision(tmp_path, dtype):
+    cache, values = FrameCache(tmp_path, dtype), torch.randn(1, 2, 3, 4)
+    compute = lambda speech, lengths: (values, torch.tensor([3]))  # noqa: E731
+    for _ in range(2):
+        found, _ = cache(torch.zeros(1, 10), torch.tensor([10]), compute)
+        assert found.dtype == dtype
+        assert torch.equal(found, values.to(dtype))
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_damaged_file_is_computed_and_written_anew(tmp_path, content):
+    compute, speech = Counted(), torch.rand(1, 500)
+    cache = FrameCache(tmp_path, torch.float32)
+    expected, _ = cache(speech, torch.tensor([500]), compute)
+    (path,) = tmp_path.rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
+    found, _ = cache(speech, torch.tensor([500]), compute)
+    assert torch.equal(found, expected) and compute.utterances == 2
+    cache(speech, torch.tensor([500]), compute)
+    assert compute.utterances == 2
+
+
+def test_a_full_disk_stops_the_writing_and_not_the_training(tmp_path, monkeypatch, caplog):
+    disk = namedtuple("statvfs", "f_bavail f_frsize")(cache_module.LEAST_FREE // 4096, 4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    compute, speech = Counted(), torch.rand(2, 500)
+    cache = FrameCache(tmp_path, torch.float32)
+    for _ in range(2):
+        found, _ = cache(speech, torch.tensor([500, 400]), compute)
+    assert torch.equal(found[0, 0, :, 0], speech[0, :5])
+    assert not list(tmp_path.rglob("*.npy"))
+    assert compute.utterances == 4
+    assert caplog.text.count("5 GB would be left on the disk; the rest is computed") == 1
+
+
+def test_a_fingerprint_is_that_of_weights_and_facts():
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert fingerprint(one, "a") == fingerprint(one, "a")
+    assert len({fingerprint(one, "a"), fingerprint(other, "a"), fingerprint(one, "b")}) == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": "last"}, {"layers": 1}, {"low_level": False}])
+@pytest.mark.parametrize("name", ["wav2vec2-base-like", "whisper"])
+def test_a_frozen_encoder_gives_from_disk_what_it_gives(tmp_path, name, options, monkeypatch):
+    speech, lengths = padded_batch(LENGTHS)
+    frontend = build(name, freeze="all", **options).train()
+    expected, frames = frontend(speech, lengths)
+    frontend.cache_dir = tmp_path
+    frontend(speech[[0, 2]], lengths[[0, 2]])
+    frontend(speech[[1, 2]], lengths[[1, 2]])
+    unused = lambda *_: pytest.fail("computed again")  # noqa: E731
+    monkeypatch.setattr(HFFrontend, "hidden_states", unused)
+    found, again = frontend(speech, lengths)
+    assert again.tolist() == frames.tolist()
+    for one, other, count in zip(expected, found, frames.tolist(), strict=True):
+        assert torch.allclose(one[:count], other[:count], atol=2e-5)
+
+
+def test_frozen_convolutions_give_from_disk_what_they_give(tmp_path, monkeypatch):
+    speech, lengths = padded_batch(LENGTHS)
+    frontend = build("wav2vec2-base-like", freeze="cnn")
+
+    def outputs() -> tuple[torch.Tensor, torch.Tensor]:
+        fused, frames = frontend(speech, lengths)
+        real = torch.arange(fused.size(1)) < frames[:, None]
+        frontend.zero_grad()
+        fused[real].sin().sum().backward()
+        return fused[real].detach(), frontend.encoder.feature_projection.projection.weight.grad
+
+    expected = outputs()
+    frontend.cache_dir = tmp_path
+    frontend(speech[[1]], lengths[[1]])  # alone, where sums of samples are rounded otherwise
+    frontend(speech[[0, 2]], lengths[[0, 2]])
+    monkeypatch.setattr(HFFrontend, "_features", lambda *_: pytest.fail("computed again"))
+    for one, other in zip(expected, outputs(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * one.abs().max())
+
+
+def test_what_is_trained_or_masked_is_computed_every_time(tmp_path):
+    speech, lengths = padded_batch(LENGTHS)
+    masks = {"num_mask": 1, "mask_width_ratio_range": [0.1, 0.2]}
+    for options in ({"freeze": "none"}, {"freeze": "all", "time_mask": masks}):
+        frontend = build("whisper", **options).train()
+        frontend.cache_dir = tmp_path
+        frontend(speech, lengths)
+        assert not list(tmp_path.iterdir())
+    frontend = build("wav2vec2-base-like", freeze="all", unfreeze_after=1)
+    frontend.cache_dir = tmp_path
+    frontend.set_epoch(2)
+    frontend(speech, lengths)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_encoders_and_precisions_keep_apart(tmp_path):
+    speech, lengths = padded_batch(LENGTHS)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model_type, config = ENCODERS["whisper"]
+        frontend = HFFrontend(
+            init="random", model_type=model_type, config=config, freeze="all", layers="last"
+        )
+        frontend.cache_dir = tmp_path
+        frontend(speech, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert frontend(speech, lengths)[0].dtype == torch.bfloat16
+    names = sorted(path.name.split("-")[1] for path in tmp_path.iterdir())
+    assert names == ["bfloat16", "float32", "float32"]
+
+
+def test_folds_share_what_is_frozen_and_learn_as_without(tmp_path):
+    corpus = make_corpus(tmp_path)
+    path = corpus / "system.yaml"
+    frontend = {**SYSTEM["frontend_conf"], "freeze": "all"}
+    path.write_text(yaml.safe_dump({**SYSTEM, "frontend_conf": frontend}))
+    train(corpus, tmp_path / "plain", extra_args=["--layer_cache", "none"])
+    assert not (corpus / "dump/tones/layers").exists()
+    train(corpus, tmp_path / "cached", folds=["Ses01F", "Ses01M"])
+    files = list((corpus / "dump/tones/layers").rglob("*.npy"))
+    # 16 of training and 8 of validation in each fold, 32 in all: the same random encoder twice
+    assert len(files) == len({np.load(file).tobytes() for file in files}) == 32
+    folds = [tmp_path / run / "Ses01F" for run in ("plain", "cached")]
+    plain, cached = (weights(fold, "3epoch.pth") for fold in folds)
+    for key, value in plain.items():
+        assert torch.allclose(value, cached[key], atol=1e-5), key
+    train(corpus, tmp_path / "cached", extra_args=["--layer_cache", "none"])  # no other setting
