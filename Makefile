@@ -10,7 +10,7 @@ SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh eg
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
-.PHONY: help install demo test test-slurm lint format results bench bench-peers bench-gpu bench-data \
+.PHONY: help install demo test test-slurm lint format results bench bench-peers bench-gpu bench-means bench-data \
 	lock clean
 .DEFAULT_GOAL := help
 
@@ -48,6 +48,9 @@ bench: install ## speed and memory beside other recipes', under ten minutes; ben
 
 bench-gpu: install ## the same on a CUDA device; bench/RESULTS-gpu.md
 	$(PYTHON_BIN) -m bench.run --gpu
+
+bench-means: install ## what each switch is worth, about ten minutes; bench/MEANS.md
+	$(PYTHON_BIN) -m bench.run --means --rounds 1 $(if $(GPU),--gpu)
 
 bench-data: install ## time and memory of stages 1 to 3 for 10,039 and 100,000 utterances
 	$(PYTHON_BIN) -m bench.data

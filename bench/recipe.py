@@ -1,47 +1,75 @@
-"""This recipe's S1 training step: wav2vec2-base, weighted sum, emotion and phoneme classes."""
+"""This recipe's S1 training step, built from its YAML, and what single switches do to it."""
+
+import atexit
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, UNITS, System
-from bench.workload import durations, representative, sorted_batches
+from bench.workload import durations, random_batches, representative, sorted_batches
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends.hf import HFFrontend
 from ser.heads import read_heads
 from ser.model import SERModel
 from ser.pooling import MeanPooling
 
-BATCH, ACCUMULATE, BATCHES = 4, 4, 8  # as conf/train_s1_mtl_phoneme.yaml; two updates a round
+CONFIG = Path(__file__).parent.parent / "conf/train_s1_mtl_phoneme.yaml"
+BATCHES = 8  # of a round
+OFF = {  # switch -> what replaces it in the YAML
+    "convolutions": {"frontend_conf": {"fast": ["dropout", "attention"]}},
+    "dropout": {"frontend_conf": {"fast": ["convolutions", "attention"]}},
+    "attention": {"frontend_conf": {"fast": ["convolutions", "dropout"]}},
+    "bfloat16": {"model_conf": {"amp_dtype": "float32"}},
+    "batches by length": {"batch_type": "unsorted"},
+    "fused optimiser": {"optim_conf": {"fused": False}},
+}
+FROZEN = {  # what is frozen, and whether its outputs are kept
+    "convolutions frozen": {"frontend_conf": {"freeze": "cnn"}},
+    "convolutions frozen, kept": {"frontend_conf": {"freeze": "cnn"}, "layer_cache": True},
+    "encoder frozen": {"frontend_conf": {"freeze": "all"}},
+    "encoder frozen, kept": {"frontend_conf": {"freeze": "all"}, "layer_cache": True},
+}
 
 
-def build(device: str, freeze: str = "none") -> System:
+def build(device: str, name: str = "", changes: dict[str, Any] | None = None) -> System:
+    """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
     torch.manual_seed(0)
-    frontend = HFFrontend(
-        init="random",
-        model_type="wav2vec2",
-        freeze=freeze,
-    )
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    for key, value in (changes or {}).items():
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    frontend_conf = {**config["frontend_conf"], "model": None, "init": "random"}
+    frontend = HFFrontend(model_type="wav2vec2", **frontend_conf)
+    if "layer_cache" in config:
+        folder = tempfile.TemporaryDirectory(prefix="ser-bench-")
+        atexit.register(folder.cleanup)
+        frontend.cache_dir = Path(folder.name)
     size = frontend.output_size()
     inventory = ["<blank>", *(f"u{i}" for i in range(1, UNITS))]
-    heads = read_heads({"pr": {"type": "ctc", "weight": 0.1}})
+    heads = read_heads(config["aux_conf"])
     model = SERModel(
         emotions=[f"e{i}" for i in range(EMOTIONS)],
         frontend=frontend,
         encoder=IdentityEncoder(size),
         pooling=MeanPooling(size),
-        aux_heads={name: head.cls(size, size, inventory) for name, head in heads.items()},
-        aux_weights={name: head.weight for name, head in heads.items()},
-        amp_dtype="bfloat16",
+        aux_heads={key: head.cls(size, size, inventory) for key, head in heads.items()},
+        aux_weights={key: head.weight for key, head in heads.items()},
+        **config["model_conf"],
     ).to(device)
     model.train()
     model.begin_epoch(1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-5, fused=True)
+    optimizer = optim_classes[config["optim"]](model.parameters(), **config["optim_conf"])
+    accumulate = config["accum_grad"]
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         loss, _, _ = model(**batch)
-        (loss / ACCUMULATE).backward()
+        (loss / accumulate).backward()
 
     def update() -> None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
         optimizer.step()
         optimizer.zero_grad()
 
@@ -52,19 +80,32 @@ def build(device: str, freeze: str = "none") -> System:
         finally:
             model.train()
 
-    epoch = sorted_batches(durations(), BATCH)
-    frozen = "" if freeze == "none" else ", convolutions frozen"
+    by_length = config["batch_type"] == "sorted"
+    epoch = (sorted_batches if by_length else random_batches)(durations(), config["batch_size"])
     return System(
-        name=f"this recipe, S1{frozen}",
+        name=f"this recipe, S1{', ' if name else ''}{name}",
         batches=representative(epoch, BATCHES),
         epoch=epoch,
         step=step,
         update=update,
-        accumulate=ACCUMULATE,
+        accumulate=accumulate,
         infer=infer,
-        notes=f"bfloat16, batches of {BATCH} by length, Adam after every {ACCUMULATE}{frozen}",
+        warm_up="layer_cache" in config,
+        notes=f"{config['model_conf']['amp_dtype']}, "
+        f"{'' if by_length else 'random '}batches of {config['batch_size']}"
+        f"{' by length' if by_length else ''}, Adam after every {accumulate}"
+        f"{', ' if name else ''}{name}",
     )
 
 
 def build_frozen(device: str) -> System:
-    return build(device, freeze="cnn")
+    """Without the outputs kept, as the peer that freezes the same computes them too."""
+    name = "convolutions frozen"
+    return build(device, name, FROZEN[name])
+
+
+def build_variant(device: str, name: str) -> System:
+    """A switch of OFF turned off, or a row of FROZEN."""
+    if name in FROZEN:
+        return build(device, name, FROZEN[name])
+    return build(device, f"without {name}", OFF[name])

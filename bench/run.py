@@ -1,6 +1,7 @@
 """Train with this recipe and with its peers side by side, and write bench/RESULTS.md.
 
 Usage: python -m bench.run [--threads N] [--rounds N] [--gpu] [--longest] [--only NAME ...]
+       python -m bench.run --means    this recipe with and without its switches: bench/MEANS.md
 
 Every system is a process of its own. They work in turn, one round each, and wait meanwhile, so
 that whatever else the machine does falls on all of them; a system's rate is the median of its
@@ -73,12 +74,20 @@ def main() -> None:
     )
     parser.add_argument("--gpu", action="store_true", help="on CUDA instead of the processor")
     parser.add_argument("--fresh", action="store_true", help="forget rounds of a killed run")
+    parser.add_argument(
+        "--means", action="store_true", help="what each switch of this recipe is worth, no peers"
+    )
     args = parser.parse_args()
     device = "cuda" if args.gpu else "cpu"
     if args.gpu and not cuda_available():
         print("bench: torch sees no CUDA device on this machine; nothing measured")
         return
     suffix = "-gpu" if args.gpu else ""
+    if args.means:
+        text = means_report(measure_means(args, device), args, device)
+        (ROOT / f"bench/MEANS{suffix}.md").write_text(text, encoding="utf-8")
+        print("\n" + text)
+        return
     state_file = ROOT / f"bench/.rounds{suffix}.json"
     settings = {"threads": args.threads, "commit": commit(), "device": device}
     state = {"settings": settings, "systems": {}, "rounds": {}}
@@ -138,6 +147,69 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
     say(
         f"round {number}: {name}: {result['audio']:.0f} s of audio in {result['seconds']:.1f} s = "
         f"{result['audio'] / result['seconds']:.2f} s/s"
+    )
+
+
+def measure_means(args: argparse.Namespace, device: str) -> list[dict]:
+    """Rounds of the recipe and of each variant in turn; two processes at a time."""
+    from bench.recipe import FROZEN, OFF
+
+    recipe = Worker("recipe", Path(sys.executable), args.threads, device)
+    say(recipe.ask()["notes"])
+    rows = []
+    for name in (*OFF, *FROZEN):
+        variant = Worker(name, Path(sys.executable), args.threads, device)
+        row = {"name": name, "frozen": name in FROZEN, "recipe": [], "variant": []}
+        row.update(variant.ask())
+        rows.append(row)
+        for _ in range(args.rounds if "error" not in row else 0):
+            for key, worker in (("recipe", recipe), ("variant", variant)):
+                row[key].append(worker.ask("round"))
+        variant.stop()
+        failed = [r["error"] for r in row["variant"] if "error" in r]
+        if failed:
+            row["error"] = failed[0]
+        say(f"{name}: {row.get('error') or format(rate(row['variant']), '.2f') + ' s/s'}")
+    recipe.stop()
+    return rows
+
+
+def means_report(rows: list[dict], args: argparse.Namespace, device: str) -> str:
+    """bench/MEANS.md."""
+    switched, frozen = ([row for row in rows if row["frozen"] is kind] for kind in (False, True))
+    tables = []
+    for chosen, heads in (
+        (
+            switched,
+            ["Without", "with it, audio s/s", "without it", "worth", "memory without"],
+        ),
+        (frozen, ["With", "all trained, audio s/s", "with it", "worth", "memory with it"]),
+    ):
+        tables += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for row in chosen:
+            if "error" in row:
+                tables.append(f"| {row['name']} | not measured: {row['error']} | | | |")
+                continue
+            whole, other = rate(row["recipe"]), rate(row["variant"])
+            worth = other / whole if row["frozen"] else whole / other
+            memory = max(r["memory"] for r in row["variant"]) / 1e9
+            tables.append(
+                f"| {row['name']} | {whole:.2f} | {other:.2f} | {worth:.2f} x | {memory:.1f} GB |"
+            )
+    return "\n".join(
+        [
+            "# What each means is worth",
+            "",
+            f"Written by `make bench-means{' GPU=1' if device != 'cpu' else ''}`; do not edit. "
+            f"Machine: {machine()}; {args.threads} threads. Commit {commit()}; {versions()}.",
+            "",
+            "Training of S1 as in bench/RESULTS.md, everything fine-tuned, with one switch turned "
+            "off at a time; each is measured in turn with the recipe as it is, "
+            f"{args.rounds} round{'s' if args.rounds > 1 else ''} of both. Below, what is frozen "
+            "and whether its outputs are kept, in epochs after the first.",
+            *tables,
+            "",
+        ]
     )
 
 

@@ -25,6 +25,7 @@ class System:
         accumulate: Batches to an update.
         infer: Where it is measured: (B, L) samples, (B,) lengths -> anything.
         notes: What the system is, for the results.
+        warm_up: Whether a round comes first that is not counted: what is kept of it is used.
     """
 
     name: str
@@ -35,6 +36,7 @@ class System:
     accumulate: int
     notes: str
     infer: Callable[[torch.Tensor, torch.Tensor], object] | None = None
+    warm_up: bool = False
 
 
 def make_batch(seconds: Batch, device: str, seed: int = 0) -> dict[str, torch.Tensor]:

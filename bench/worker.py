@@ -1,6 +1,6 @@
 """One system in a process of its own; told by lines on standard input what to do.
 
-Usage: python -m bench.worker SYSTEM THREADS DEVICE
+Usage: python -m bench.worker SYSTEM|SWITCH THREADS DEVICE
 Commands: round, infer, longest, matmul. Each is answered by one line of JSON.
 """
 
@@ -37,8 +37,13 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-        module, function = SYSTEMS[name].split(":")
-        system = getattr(importlib.import_module(module), function)(device)
+        if name in SYSTEMS:
+            module, function = SYSTEMS[name].split(":")
+            system = getattr(importlib.import_module(module), function)(device)
+        else:
+            from bench.recipe import build_variant
+
+            system = build_variant(device, name)
         from bench.system import make_batch
         from bench.workload import padding_share
 
@@ -54,6 +59,8 @@ def main() -> None:
         torch=torch.__version__,
     )
     batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
+    if system.warm_up:
+        one_round(system, batches)
     for line in sys.stdin:
         command = line.strip()
         if command == "round":

@@ -1,12 +1,14 @@
 """The bench: its workload, its floor by hand, and its report; and that its systems train."""
 
+import argparse
 import json
 import sys
 
 import numpy as np
 import pytest
+import yaml
 
-from bench import data, run, worker
+from bench import data, recipe, run, worker
 from bench.flops import forward_flops, training_flops
 from bench.system import make_batch
 from bench.workload import (
@@ -99,6 +101,32 @@ def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
     seconds = durations()
     flops = sum(training_flops(s) for s in seconds) / seconds.sum()
     assert f"reaches {10.0 * flops / 1e12:.0%} of the former" in run.report(STATE)
+
+
+def test_a_switch_is_worth_the_rate_with_it_over_that_without():
+    def rounds(seconds: float) -> list[dict]:
+        return [{"audio": 10.0, "seconds": seconds, "memory": 2e9}]
+
+    rows = [
+        {"name": "dropout", "frozen": False, "recipe": rounds(2.0), "variant": rounds(5.0)},
+        {"name": "all kept", "frozen": True, "recipe": rounds(2.0), "variant": rounds(1.0)},
+        {"name": "bfloat16", "frozen": False, "recipe": [], "variant": [], "error": "no memory"},
+    ]
+    args = argparse.Namespace(threads=2, rounds=1)
+    text = run.means_report(rows, args, "cpu")
+    assert "| dropout | 5.00 | 2.00 | 2.50 x | 2.0 GB |" in text
+    assert "| all kept | 5.00 | 10.00 | 2.00 x | 2.0 GB |" in text
+    assert "| bfloat16 | not measured: no memory |" in text
+
+
+def test_every_switch_changes_what_it_names_and_nothing_else():
+    config = yaml.safe_load(recipe.CONFIG.read_text())
+    for name, changes in {**recipe.OFF, **recipe.FROZEN}.items():
+        for key, value in changes.items():
+            if isinstance(value, dict):
+                assert {**config[key], **value} != config[key], name
+            else:
+                assert config.get(key) != value, name
 
 
 def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
