@@ -97,6 +97,45 @@ def test_attention_and_its_gradients_are_those_of_the_formula(monkeypatch, kept_
         assert torch.allclose(one, other, atol=1e-12)
 
 
+def test_written_out_attention_is_scaled_dot_product_attention():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 2, 7, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mask = (torch.arange(7) < torch.tensor([7, 3])[:, None])[:, None, None, :]
+    for hidden in (None, mask):
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            *inputs, attn_mask=hidden, scale=0.3
+        ).transpose(1, 2)
+        found = attention_module.written_out(*inputs, hidden, 0.3)
+        assert torch.allclose(found, expected, atol=1e-12)
+        for one, other in zip(
+            torch.autograd.grad(found.sin().sum(), inputs),
+            torch.autograd.grad(expected.sin().sum(), inputs),
+            strict=True,
+        ):
+            assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_whisper_trains_in_bfloat16_on_written_out_attention(monkeypatch):
+    calls = []
+    written_out = attention_module.written_out
+    monkeypatch.setattr(
+        attention_module, "written_out", lambda *args: calls.append(1) or written_out(*args)
+    )
+    speech, lengths = padded_batch([16000, 4320])
+    outputs = {}
+    for fast in (True, False):
+        frontend = build("whisper", fast=fast).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs[fast], frames = frontend(speech, lengths)
+        if fast:
+            assert len(calls) == frontend.num_layers
+            frontend.eval()(speech, lengths)  # float32
+    assert len(calls) == 3
+    for b, n in enumerate(frames.tolist()):
+        apart = (outputs[True][b, :n] - outputs[False][b, :n]).abs().max()
+        assert apart <= 0.02 * outputs[False].abs().max()
+
+
 def test_a_model_takes_this_attention_in_training_and_ignores_padding_there(monkeypatch):
     """With masks that keep everything, training differs from evaluation by nothing."""
     everything = lambda size, p, seed: np.ones(size, dtype=bool)  # noqa: E731

@@ -70,10 +70,10 @@ class HFFrontend(AbsFrontend):
         normalize: Scale each utterance to zero mean and unit variance. ``auto`` follows the
             model's preprocessor_config.json, and is true for wav2vec 2.0-like models without
             one.
-        fast: On a CPU, of wav2vec 2.0 and its relatives: the convolutions as matrix products
-            without padding (ser/frontends/conv_stack.py), cheap random numbers for dropout
-            (dropout.py) and, while training, attention without padding (attention.py). True for
-            all, false for none, or a list of ``convolutions``, ``dropout``, ``attention``.
+        fast: On a CPU: the convolutions of wav2vec 2.0 and its relatives as matrix products
+            without padding (ser/frontends/conv_stack.py), cheap random numbers for their dropout
+            (dropout.py) and, while training, other ways to compute attention (attention.py). True
+            for all, false for none, or a list of ``convolutions``, ``dropout``, ``attention``.
             Convolutions and attention give the same numbers to rounding, dropout other draws
             from the same distribution.
 
@@ -129,8 +129,8 @@ class HFFrontend(AbsFrontend):
             self._make_padding_neutral()
             if "dropout" in self.fast:
                 replace_dropout(self.encoder)
-            if "attention" in self.fast and hf_config.model_type != "wavlm":  # has its own
-                self.encoder.config._attn_implementation = FAST_ATTENTION
+        if "attention" in self.fast and hf_config.model_type != "wavlm":  # which has its own
+            self.encoder.config._attn_implementation = FAST_ATTENTION
         self.time_mask = None
         if time_mask:
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
@@ -184,8 +184,7 @@ class HFFrontend(AbsFrontend):
     def plain(self) -> None:
         """Evaluate by the modules of transformers alone, as with ``fast: false``."""
         self.fast = ()
-        if not self.is_whisper:
-            self.encoder.config._attn_implementation = "sdpa"
+        self.encoder.config._attn_implementation = "sdpa"
 
     def train(self, mode: bool = True) -> "HFFrontend":
         """Frozen parts stay in evaluation mode, so that their dropout is off."""
