@@ -50,7 +50,7 @@ def say(message: str) -> None:
 def fingerprint(root: Path) -> str:
     """SHA-256 over everything that decides what is installed, as hex."""
     digest = hashlib.sha256("{}.{}".format(*sys.version_info[:2]).encode())
-    for path in (root / "requirements.txt", root / LOCK_FILE, Path(__file__)):
+    for path in (root / "requirements.txt", root / LOCK_FILE, root / "pyproject.toml", Path(__file__)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -232,6 +232,9 @@ def install(root: Path, torch_build: str) -> None:
     if not pip(venv, "install", "-qq", *rest):
         raise InstallError("pip could not install the packages; see its messages above")
     mend_torchaudio(venv)
+    # .venv/bin/ser; the recipe itself stays where it is
+    if not pip(venv, "install", "-qq", "--no-deps", "--no-build-isolation", "--editable", "."):
+        raise InstallError("pip could not install the command ser; see its messages above")
     stamp = {"fingerprint": fingerprint(root), "torch": torch_build}
     partial = venv / ".installed.partial"
     partial.write_text(json.dumps(stamp) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ spec.loader.exec_module(install_env)
 @pytest.fixture
 def root(tmp_path):
     """A recipe with a finished CPU install."""
-    for name in ("requirements.txt", "requirements.lock"):
+    for name in ("requirements.txt", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
@@ -39,7 +39,7 @@ def test_a_finished_install_is_up_to_date(root):
     assert install_env.is_fresh(root, "cpu")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "pyproject.toml"])
 def test_a_changed_requirement_makes_it_stale(root, name):
     with open(root / name, "a") as stream:
         stream.write("# \n")
@@ -78,7 +78,7 @@ def test_it_is_stale_when_the_base_python_is_gone(root):
     assert not install_env.is_fresh(root, "auto")
 
 
-@pytest.mark.parametrize("broken_step", ["setuptools", "torch==", "-r"])
+@pytest.mark.parametrize("broken_step", ["setuptools", "torch==", "-r", "--editable"])
 def test_an_install_that_breaks_off_is_not_taken_for_finished(root, monkeypatch, broken_step):
     def pip(venv, *args, silent=False):
         return not any(arg.startswith(broken_step) for arg in args)
