@@ -36,7 +36,7 @@ class Utterance:
     text: str
     speaker: str
     emotion: str
-    gender: str  # f or m
+    gender: str  # f, m, or u where it is not known
     session: str
     duration: float = 0.0
     sentence: str = ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ser.audio import probe
+from ser.audio import AudioInfo, probe
 from ser.cli import progress
 from ser.corpora import MAKERS, READERS, Reading, Utterance
 from ser.corpora.texts import add_texts
@@ -281,28 +281,37 @@ def format_table(utterances: Sequence[Utterance], emotions: Sequence[str]) -> st
 def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
     """The utterances with ``duration`` in seconds, from the headers of their files.
 
-    Headers are read by ``nj`` threads, which hides the latency of a network disk.
     Raises UserError that lists the unreadable files.
     """
-    timed = []
+    headers = probe_files([u.wav for u in utterances], nj)
+    return [replace(u, duration=h.duration) for u, h in zip(utterances, headers, strict=True)]
+
+
+def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
+    """What the headers of ``paths`` say, in their order.
+
+    They are read by ``nj`` threads, which hides the latency of a network disk.
+    Raises UserError that lists the unreadable files.
+    """
+    headers = []
     problems = []
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        for number, result in enumerate(pool.map(_duration, utterances), start=1):
+        for number, result in enumerate(pool.map(_probe, paths), start=1):
             if isinstance(result, UserError):
                 problems.append(str(result))
             else:
-                timed.append(replace(utterances[number - 1], duration=result))
+                headers.append(result)
             if number % 500 == 0:
-                progress(f"durations: {number} of {len(utterances)} files")
+                progress(f"durations: {number} of {len(paths)} files")
     if problems:
-        head = f"{len(problems)} of {len(utterances)} files cannot be used"
+        head = f"{len(problems)} of {len(paths)} files cannot be used"
         raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
-    return timed
+    return headers
 
 
-def _duration(utterance: Utterance) -> float | UserError:
+def _probe(path: Path | str) -> AudioInfo | UserError:
     try:
-        return probe(utterance.wav).duration
+        return probe(path)
     except UserError as err:
         return err
 
