@@ -187,6 +187,8 @@ def test_the_same_corpus_gives_the_same_bytes(corpus, tmp_path):
     files = [p.relative_to(one) for p in sorted(one.rglob("*")) if p.is_file()]
     assert len(files) == 2 + 4 * 3 + 3 + 4 * 3 + 1
     assert all((one / f).read_bytes() == (two / f).read_bytes() for f in files)
+    stamp = (one / "lhotse/recordings.jsonl.gz").read_bytes()[4:8]  # of gzip's header
+    assert stamp == bytes(4)
 
 
 def test_the_command_writes_beside_the_corpus_and_says_what(corpus, monkeypatch, capsys):

@@ -45,15 +45,22 @@ class Reader:
         return root
 
     def fingerprint_files(self, root: Path) -> Iterable[Path]:
-        """The manifests; audio is as good as what they say of it."""
-        return [path for paths in self._manifests(root).values() for path in paths]
+        """The manifests, and the audio files that they name."""
+        manifests = [path for paths in self._manifests(root).values() for path in paths]
+        audio = {r.audio if isinstance(r.audio, Path) else r.audio.args[0] for r in self.rows(root)}
+        return [*manifests, *sorted(path for path in audio if path.is_file())]
 
     def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
         """Its utterances in ``emotions``; UserError with the lines that are at fault."""
         return read_rows(self.rows(root), spec, emotions, self.home / "audio")
 
     def rows(self, root: Path) -> list[Row]:
-        """A row for each supervision."""
+        """A row for each supervision, read once."""
+        if self._rows is None:
+            self._rows = self._read(root)
+        return self._rows
+
+    def _read(self, root: Path) -> list[Row]:
         manifests = self._manifests(root)
         pairs: list[tuple[str, dict, dict, float]] = []  # where, supervision, recording, offset
         if "cuts" in manifests:
