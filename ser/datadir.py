@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # One value per utterance. spk2utt, emotions, language and partial have other shapes.
 TABLES = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur")
-GENDERS = ("f", "m")
+UNKNOWN_GENDER = "u"
+GENDERS = ("f", "m", UNKNOWN_GENDER)
 _USER_TABLE = re.compile(r"utt2\w+")
 PROBLEMS_SHOWN = 5
 
@@ -173,7 +174,7 @@ def _wrong_values(
             problems.append(f"{directory}/utt2emo: {utt} is {emotion!r}, not in {emotions}")
     for utt, gender in tables["utt2gender"].items():
         if gender not in GENDERS:
-            problems.append(f"{directory}/utt2gender: {utt} is {gender!r}, expected f or m")
+            problems.append(f"{directory}/utt2gender: {utt} is {gender!r}, expected f, m or u")
     for utt, duration in tables["utt2dur"].items():
         if not _is_positive(duration):
             problems.append(f"{directory}/utt2dur: {utt} is {duration!r}, expected seconds > 0")

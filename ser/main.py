@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": ("ser.commands.predict", "the emotions in recordings, and when they change"),
     "pack": ("ser.commands.pack", "a trained model as one folder to share"),
     "export": ("ser.commands.export", "a model as ONNX"),
+    "manifest": ("ser.commands.manifest", "a corpus and its folds for lhotse and EmoBox"),
     "report": ("ser.commands.report", "an experiment as one HTML page"),
     "completion": ("ser.commands.completion", "let the shell complete these commands"),
 }

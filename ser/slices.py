@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ser.audio import SAMPLE_RATE
-from ser.datadir import read_lines, read_table
+from ser.datadir import UNKNOWN_GENDER, read_lines, read_table
 from ser.errors import UserError
 from ser.experiment import Experiment
 from ser.metrics import absent, accuracy, confusion_matrix, unweighted_accuracy
@@ -22,7 +22,7 @@ from ser.predictions import Prediction, some
 # IEMOCAP's dialogs are Ses01F_impro01 or Ses01F_script01_1; other corpora have no such part.
 STYLES = {"impro": "improvised", "script": "scripted"}
 _STYLE = re.compile(rf"_({'|'.join(STYLES)})\d")
-GENDERS = {"f": "women", "m": "men"}
+GENDERS = {"f": "women", "m": "men", UNKNOWN_GENDER: "unknown"}
 TEXTS = SEEN, UNSEEN, WORDLESS = ("also in training", "not in training", "no words")
 
 Slices = dict[str, dict[str, list[str]]]  # kind -> value -> utterances
@@ -44,10 +44,11 @@ def find_slices(
         read_utterance_table(experiment.dump_dir / name, utts)
         for name in ("utt2gender", "utt2num_samples", "utt2session")
     )
+    known = set(genders.values()) != {UNKNOWN_GENDER}  # of somebody
     slices = {
         "style": _group(utts, _styles(utts), tuple(STYLES.values())),
         "text": _group(utts, _texts(experiment, folds, data_dir / "lang" / "text.words"), TEXTS),
-        "gender": _group(utts, {u: GENDERS.get(g, g) for u, g in genders.items()}),
+        "gender": _group(utts, {u: GENDERS.get(g, g) for u, g in genders.items() if known}),
         "duration": _group(utts, *_durations(num_samples)),
         "session": _group(utts, sessions),
     }

@@ -51,6 +51,8 @@ def test_every_corpus_of_egs_has_what_it_needs():
         spec = prepare.load_spec(path.parent.name)
         assert spec["name"] == path.parent.name
         assert set(spec["emotions"]) <= set(spec["label_map"].values())
+        if spec["reader"] in prepare.ANY_CORPUS:  # somebody's own: nothing more is asked of it
+            continue
         assert spec["licence"] and (path.parent / "README.md").is_file()
         for counts in spec.get("editions", {"": spec.get("counts")}).values():
             for emotions in spec.get("emotion_sets", {}).values():

@@ -72,6 +72,19 @@ def test_a_corpus_without_any_words_has_no_slices_by_text(toy):
     assert "text" not in slices_of(toy) and "gender" in slices_of(toy)
 
 
+def test_genders_that_nobody_knows_are_no_slice_and_some_are_one_of_their_own(toy):
+    _, dump, _ = toy
+    genders = read_table(dump / "utt2gender")
+    mixed = {u: "u" if g == "m" else g for u, g in genders.items()}
+    write_table(dump / "utt2gender", mixed)
+    assert {value: len(utts) for value, utts in slices_of(toy)["gender"].items()} == {
+        "unknown": 5,
+        "women": 10,
+    }
+    write_table(dump / "utt2gender", dict.fromkeys(genders, "u"))
+    assert "gender" not in slices_of(toy)
+
+
 def test_a_text_is_seen_only_if_the_folds_own_training_has_it(toy):
     exp, dump, data = toy
     words = {u: f"WORDS {u}" for u in read_table(dump / "utt2spk")}

@@ -1,13 +1,16 @@
 """Corpora: what a reader returns and how a new corpus is added.
 
 To add a corpus, write ``egs/<name>/corpus.yaml`` (labels, speakers, counts that must hold; the
-existing ones explain the keys). If its layout on disk is new, add one module here that has
+existing ones explain the keys). With a table, lhotse's manifests or a Hugging Face dataset that is
+all (docs/corpora.md). If its layout on disk is new, add one module here that has
 
 - ``find(directory) -> Path``: the corpus root, given what the user typed;
 - ``fingerprint_files(root) -> iterable of Path``: the files that decide the result;
 - ``read(root, spec, emotions) -> Reading``: its utterances in the chosen emotions;
 
-and name it in READERS. ``prepare.py`` does everything else.
+and name it in READERS. ``prepare.py`` does everything else. Where the first two need corpus.yaml,
+the module has a class ``Reader(spec, egs, home)`` with these three as methods instead; ``egs`` is
+the folder of corpus.yaml, ``home`` is data/<corpus>, and ``find`` gets None without --corpus-dir.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +21,13 @@ READERS = {
     "iemocap": "ser.corpora.iemocap",
     "emodb": "ser.corpora.emodb",
     "casia": "ser.corpora.casia",
+    "table": "ser.corpora.table",
+    "lhotse": "ser.corpora.lhotse",
+    "huggingface": "ser.corpora.huggingface",
 }
+# Those that read any corpus: its corpus.yaml need not state counts, nor a label_map that changes
+# nothing, and may say where it lies.
+ANY_CORPUS = ("table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini"}
 
@@ -36,7 +45,7 @@ class Utterance:
     text: str
     speaker: str
     emotion: str
-    gender: str  # f or m
+    gender: str  # f, m, or u where it is not known
     session: str
     duration: float = 0.0
     sentence: str = ""

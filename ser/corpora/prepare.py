@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
 
-from ser.audio import probe
+from ser.audio import AudioInfo, probe
 from ser.cli import progress
-from ser.corpora import MAKERS, READERS, Reading, Utterance
+from ser.corpora import ANY_CORPUS, MAKERS, READERS, Reading, Utterance
 from ser.corpora.texts import add_texts
 from ser.datadir import join_problems, read_table, write_data_dir
 from ser.errors import UserError
@@ -49,10 +48,13 @@ def prepare(
     chosen = choose_emotions(spec, emotions)
     text_settings = _text_settings(text)
     target = data_dir / corpus / "all"
+    home = (data_dir / corpus).absolute()
     reader = importlib.import_module(READERS[spec["reader"]])
-    root = _find_root(spec, reader, corpus_dir, data_dir / corpus / "corpus", seed)
+    if hasattr(reader, "Reader"):
+        reader = reader.Reader(spec, egs / corpus, home)
+    root = _find_root(spec, reader, corpus_dir, home / "corpus", seed)
     settings = {
-        "corpus_dir": str(root),
+        "corpus_dir": "" if corpus_dir is None and "maker" not in spec else str(root),
         "emotions": chosen,
         "spec": _digest(json.dumps(spec, sort_keys=True)),
         "files": fingerprint(reader.fingerprint_files(root)),
@@ -111,6 +113,10 @@ def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(spec, dict):
         spec = {}
+    if spec.get("reader") in ANY_CORPUS:
+        spec.setdefault("counts", {})
+        if isinstance(spec.get("emotions"), list):
+            spec.setdefault("label_map", {name: name for name in spec["emotions"]})
     missing = [key for key in REQUIRED_KEYS if key not in spec]
     if not {"counts", "editions"} & spec.keys():
         missing.append("counts")
@@ -281,28 +287,37 @@ def format_table(utterances: Sequence[Utterance], emotions: Sequence[str]) -> st
 def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
     """The utterances with ``duration`` in seconds, from the headers of their files.
 
-    Headers are read by ``nj`` threads, which hides the latency of a network disk.
     Raises UserError that lists the unreadable files.
     """
-    timed = []
+    headers = probe_files([u.wav for u in utterances], nj)
+    return [replace(u, duration=h.duration) for u, h in zip(utterances, headers, strict=True)]
+
+
+def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
+    """What the headers of ``paths`` say, in their order.
+
+    They are read by ``nj`` threads, which hides the latency of a network disk.
+    Raises UserError that lists the unreadable files.
+    """
+    headers = []
     problems = []
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        for number, result in enumerate(pool.map(_duration, utterances), start=1):
+        for number, result in enumerate(pool.map(_probe, paths), start=1):
             if isinstance(result, UserError):
                 problems.append(str(result))
             else:
-                timed.append(replace(utterances[number - 1], duration=result))
+                headers.append(result)
             if number % 500 == 0:
-                progress(f"durations: {number} of {len(utterances)} files")
+                progress(f"durations: {number} of {len(paths)} files")
     if problems:
-        head = f"{len(problems)} of {len(utterances)} files cannot be used"
+        head = f"{len(problems)} of {len(paths)} files cannot be used"
         raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
-    return timed
+    return headers
 
 
-def _duration(utterance: Utterance) -> float | UserError:
+def _probe(path: Path | str) -> AudioInfo | UserError:
     try:
-        return probe(utterance.wav).duration
+        return probe(path)
     except UserError as err:
         return err
 
@@ -330,18 +345,21 @@ def _digest(text: str) -> str:
 
 
 def _find_root(
-    spec: Mapping[str, Any], reader: ModuleType, corpus_dir: Path | None, home: Path, seed: int
+    spec: Mapping[str, Any], reader: Any, corpus_dir: Path | None, home: Path, seed: int
 ) -> Path:
     if "maker" in spec:
         made = (corpus_dir or home).absolute()
         importlib.import_module(MAKERS[spec["maker"]]).make(made, seed)
         return made
+    any_corpus = spec["reader"] in ANY_CORPUS
+    if corpus_dir is None and any_corpus:
+        return reader.find(None)
     if corpus_dir is None:
         raise UserError(
             f"--corpus-dir: needed for {spec['name']}; {spec.get('obtain', 'see its README')}"
         )
     given = corpus_dir.absolute()
-    if not given.is_dir():
+    if not given.is_dir() and not (any_corpus and given.is_file()):
         raise UserError(f"--corpus-dir {corpus_dir}: no such folder; give the corpus folder")
     root = reader.find(given)
     if root != given:

@@ -1,0 +1,275 @@
+"""What readers of somebody else's tables share: rows -> utterances, with every fault by its row.
+
+A row is a mapping of column -> value; ``columns`` of corpus.yaml says which column is the audio,
+emotion, speaker, gender, text, session and id. A dot goes into a column: ``custom.emotion``.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ser.cli import progress
+from ser.corpora import Reading, Utterance
+from ser.datadir import UNKNOWN_GENDER, join_problems
+from ser.errors import UserError
+from ser.fileio import atomic_write
+
+REQUIRED = ("audio", "emotion", "speaker")
+FIELDS = (*REQUIRED, "gender", "text", "session", "id")
+AUDIO_COLUMNS = ("audio", "wav", "file_name")  # if corpus.yaml names none
+GENDERS = {
+    **dict.fromkeys(("f", "female", "woman"), "f"),
+    **dict.fromkeys(("m", "male", "man"), "m"),
+    **dict.fromkeys(("", UNKNOWN_GENDER, "unknown"), UNKNOWN_GENDER),
+}
+_NOT_IN_IDS = re.compile(r"[\s/]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance as a table has it: ``values`` by FIELDS, "" where the table has none.
+
+    ``where`` is its file and line, for errors. ``audio`` is a file, or a function that writes the
+    audio as a file named by the utterance into a folder, unless it is there, and returns its path.
+    """
+
+    where: str
+    values: Mapping[str, str]
+    audio: Path | Callable[[Path, str], Path]
+
+
+def choose_columns(
+    spec: Mapping[str, Any], found: Iterable[str], where: str, needs_audio: bool = True
+) -> dict[str, str]:
+    """Field -> column, for the fields that the table has; ``found`` are its columns.
+
+    Raises UserError, with the columns that there are, for a column that is not there.
+    """
+    found = list(dict.fromkeys(found))
+    named = spec.get("columns") or {}
+    odd = sorted(set(named) - set(FIELDS))
+    if odd:
+        raise UserError(
+            f"columns in the corpus.yaml of {spec['name']}: {odd[0]!r}; expected some of "
+            f"{', '.join(FIELDS)}"
+        )
+    defaults = {field: field for field in FIELDS}
+    defaults["audio"] = next((name for name in AUDIO_COLUMNS if name in found), "audio")
+    columns = {}
+    for field, default in defaults.items():
+        column = str(named.get(field, default))
+        if column.split(".")[0] in found:
+            columns[field] = column
+        elif field in named or (field in REQUIRED and (field != "audio" or needs_audio)):
+            why = (
+                "; without knowing who speaks, no speaker can be left out"
+                if field == "speaker"
+                else ""
+            )
+            raise UserError(
+                f"{where}: no column {column!r} for the {field}{why}; it has {', '.join(found)}: "
+                f"name the right one in corpus.yaml, e.g. columns: {{{field}: {found[0]}}}"
+            )
+    return columns
+
+
+def pick(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """The fields of ``record`` as stripped text; what is absent or null is ""."""
+    values = dict.fromkeys(FIELDS, "")
+    for field, column in columns.items():
+        value: Any = record
+        for part in column.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        values[field] = "" if value is None or isinstance(value, Mapping) else str(value).strip()
+    return values
+
+
+def as_id(text: str) -> str:
+    """``text`` as an id of a table: blanks and slashes become _, those at its ends go."""
+    return _NOT_IN_IDS.sub("_", text.strip("/ "))
+
+
+def read_rows(
+    rows: Iterable[Row], spec: Mapping[str, Any], emotions: Sequence[str], folder: Path
+) -> Reading:
+    """The utterances of ``rows`` in ``emotions``; audio that is no file is written to ``folder``.
+
+    Labels go through ``label_map``, those of ``skip_labels`` are left out. Sessions are those of
+    the session column, of ``sessions`` (session -> speakers), or pairs of speakers in C order, of
+    which the last takes three where their number is odd. Genders are those of the column, through
+    ``gender_map`` if there is one, or of ``speakers`` (speaker -> f or m), or unknown.
+
+    Raises UserError that lists rows with an unknown label, no speaker, an id or a file that
+    another row has, a file that is not there, or two sessions or genders for one speaker; nothing
+    is written then.
+    """
+    rows = list(rows)
+    if not rows:
+        raise UserError(f"{spec['name']}: no utterance in it; expected one for each row")
+    problems: list[str] = []
+    reading = Reading([])
+    skipped: Counter[str] = Counter()
+    kept = list(_kept(rows, spec, emotions, reading, skipped, problems))
+    reading.skipped = dict(skipped)
+    problems += _repeated(kept)
+    _one_of_each(kept, "speaker", lambda row: row.values["speaker"], problems)
+    genders = _one_of_each(kept, "gender", lambda row: _gender(row, spec), problems)
+    sessions = _sessions(kept, spec, problems)
+    if problems:
+        raise UserError(join_problems(problems, "correct these rows, or corpus.yaml"))
+    for number, (utt_id, emotion, row) in enumerate(kept, start=1):
+        speaker = as_id(row.values["speaker"])
+        reading.utterances.append(
+            Utterance(
+                utt_id=utt_id,
+                wav=row.audio if isinstance(row.audio, Path) else row.audio(folder, utt_id),
+                text=row.values["text"],
+                speaker=speaker,
+                emotion=emotion,
+                gender=genders[speaker],
+                session=sessions[speaker],
+            )
+        )
+        if number % 500 == 0:
+            progress(f"audio: {number} of {len(kept)} utterances")
+    if not spec["counts"]:
+        total = len(reading.utterances)
+        print(
+            f"corpus.yaml states no counts, so none was checked; to fix: counts: {{total: {total}}}"
+        )
+    return reading
+
+
+def _kept(
+    rows: Sequence[Row],
+    spec: Mapping[str, Any],
+    emotions: Sequence[str],
+    reading: Reading,
+    skipped: Counter[str],
+    problems: list[str],
+) -> Iterator[tuple[str, str, Row]]:
+    """(utterance id, emotion, row) of the rows to keep; the others are counted or faults."""
+    label_map = {str(label): emotion for label, emotion in spec["label_map"].items()}
+    skip_labels = {str(label) for label in spec.get("skip_labels", ())}
+    for row in rows:
+        label, utt_id = row.values["emotion"], as_id(row.values["id"])
+        emotion = label_map.get(label)
+        if label in skip_labels or (emotion is not None and emotion not in emotions):
+            skipped[f"utterances labelled {label}"] += 1
+            reading.left_out.add(utt_id)
+        elif emotion is None:
+            problems.append(
+                f"{row.where}: label {label!r} is not in label_map ({', '.join(label_map)}); add "
+                f"it there, or to skip_labels to leave its utterances out"
+            )
+        elif not row.values["speaker"]:
+            problems.append(f"{row.where}: no speaker; expected who speaks, to be left out as one")
+        elif isinstance(row.audio, Path) and not row.audio.is_file():
+            problems.append(f"{row.where}: no such file: {row.audio}")
+        else:
+            yield utt_id, emotion, row
+
+
+def _repeated(kept: Sequence[tuple[str, str, Row]]) -> list[str]:
+    problems = []
+    ids: dict[str, Row] = {}
+    files: dict[Path, Row] = {}
+    for utt_id, _, row in kept:
+        first = ids.setdefault(utt_id, row)
+        if first is not row:
+            problems.append(f"{row.where}: the id {utt_id} is also that of {first.where}")
+        elif isinstance(row.audio, Path) and files.setdefault(row.audio, row) is not row:
+            problems.append(f"{row.where}: {row.audio} is also in {files[row.audio].where}")
+    return problems
+
+
+def _one_of_each(
+    kept: Sequence[tuple[str, str, Row]],
+    what: str,
+    value: Callable[[Row], str],
+    problems: list[str],
+) -> dict[str, str]:
+    """Speaker id -> ``value``; a speaker with two is a fault."""
+    first: dict[str, tuple[str, Row]] = {}
+    for _, _, row in kept:
+        try:
+            speaker, found = as_id(row.values["speaker"]), value(row)
+        except UserError as err:
+            problems.append(str(err))
+            continue
+        before, other = first.setdefault(speaker, (found, row))
+        if before != found:
+            problems.append(
+                f"{row.where}: {what} {found!r}, but {before!r} for the same speaker ({speaker}) "
+                f"in {other.where}"
+            )
+    return {speaker: found for speaker, (found, _) in first.items()}
+
+
+def _gender(row: Row, spec: Mapping[str, Any]) -> str:
+    found = row.values["gender"]
+    if not found:
+        by_speaker = {str(key): value for key, value in (spec.get("speakers") or {}).items()}
+        found = str(by_speaker.get(row.values["speaker"], ""))
+    mapped = {str(key): value for key, value in (spec.get("gender_map") or {}).items()}
+    gender = GENDERS.get(str(mapped.get(found, found)).lower())
+    if gender is None:
+        raise UserError(
+            f"{row.where}: gender {found!r}; expected f or m, nothing where it is not known, or "
+            f"gender_map in corpus.yaml, e.g. gender_map: {{{found}: f}}"
+        )
+    return gender
+
+
+def _sessions(
+    kept: Sequence[tuple[str, str, Row]], spec: Mapping[str, Any], problems: list[str]
+) -> dict[str, str]:
+    """Speaker id -> session."""
+    sessions = spec.get("sessions") or {}
+    named = {as_id(str(s)): name for name, members in sessions.items() for s in members}
+    found = _one_of_each(kept, "session", lambda row: as_id(row.values["session"]), problems)
+    if any(found.values()):
+        problems += [f"speaker {s}: no session in any row" for s, name in found.items() if not name]
+        return found
+    speakers = sorted(found)
+    if named:
+        lacking = [s for s in speakers if s not in named]
+        problems += [f"speaker {s}: in no session of corpus.yaml" for s in lacking]
+        return named
+    last = max(1, len(speakers) // 2)
+    width = max(2, len(str(last)))
+    return {s: f"Ses{min(i // 2 + 1, last):0{width}d}" for i, s in enumerate(speakers)}
+
+
+def write_once(path: Path, data: bytes) -> Path:
+    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
+    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb") as stream:
+            stream.write(data)
+    return path
+
+
+def resolve(path: str | Path, base: Path) -> Path:
+    """``path`` as seen from ``base``, absolute; ~ is the home folder."""
+    return (base / Path(path).expanduser()).absolute()
+
+
+def given_root(spec: Mapping[str, Any], egs: Path, directory: Path | None) -> Path:
+    """--corpus-dir, or ``corpus_dir`` of corpus.yaml as seen from its folder.
+
+    Raises UserError if there is neither, or nothing where it points.
+    """
+    if directory is None and "corpus_dir" not in spec:
+        raise UserError(
+            f"--corpus-dir: needed for {spec['name']}; give it, or corpus_dir in its corpus.yaml"
+        )
+    if directory is not None:
+        return directory
+    root = resolve(str(spec["corpus_dir"]), egs)
+    if not root.exists():
+        raise UserError(f"corpus_dir in the corpus.yaml of {spec['name']}: {root}: no such folder")
+    return root

@@ -1,0 +1,148 @@
+"""Recordings with a table: CSV, TSV or JSON lines, one utterance a line.
+
+corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is),
+``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen; without it
+that is the folder of the table. The first line of CSV and TSV names the columns. The id is a
+column, or the path of the audio without its suffix.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from ser.corpora import Reading
+from ser.corpora.rows import Row, choose_columns, given_root, pick, read_rows, resolve
+from ser.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+
+class Reader:
+    """The reader of one corpus.yaml, which lies in ``egs``; ``home`` is not written to."""
+
+    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
+        self.spec, self.egs, self.home = spec, egs, home
+        self._rows: list[Row] | None = None
+
+    def find(self, directory: Path | None) -> Path:
+        """The table. Raises UserError if it is not there, or cannot be told among several."""
+        root = given_root(self.spec, self.egs, directory)
+        if root.is_file():
+            return root
+        if "table" in self.spec:
+            path = resolve(str(self.spec["table"]), root)
+            if not path.is_file():
+                raise UserError(
+                    f"table in the corpus.yaml of {self.spec['name']}: no such file: {path}"
+                )
+            return path
+        found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+        if len(found) != 1:
+            names = ", ".join(p.name for p in found) or "none"
+            raise UserError(
+                f"--corpus-dir {root}: expected one table ({', '.join(SUFFIXES)}), found {names}; "
+                "name it in corpus.yaml, e.g. table: metadata.csv"
+            )
+        return found[0]
+
+    def fingerprint_files(self, root: Path) -> Iterable[Path]:
+        """The table and the audio files that it names."""
+        files = (row.audio for row in self.rows(root) if isinstance(row.audio, Path))
+        return [root, *(path for path in files if path.is_file())]
+
+    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+        """Its utterances in ``emotions``; UserError with the lines that are at fault."""
+        return read_rows(self.rows(root), spec, emotions, self.home / "audio")
+
+    def rows(self, root: Path) -> list[Row]:
+        """All rows of the table, read once."""
+        if self._rows is None:
+            audio_dir = self.spec.get("audio_dir")
+            base = resolve(str(audio_dir), self.egs) if audio_dir else root.parent
+            self._rows = table_rows(root, self.spec, base)
+        return self._rows
+
+
+def table_rows(path: Path, spec: Mapping[str, Any], base: Path, prefix: str = "") -> list[Row]:
+    """The rows of one table, whose audio paths are seen from ``base``.
+
+    Ids that come from paths begin with ``prefix``.
+    """
+    records = list(read_records(path))
+    if not records:
+        raise UserError(f"{path}: no rows; expected one for each utterance")
+    columns = choose_columns(spec, (key for _, record in records for key in record), str(path))
+    rows = []
+    for number, record in records:
+        values = pick(record, columns)
+        where = f"{path}:{number}"
+        if not values["audio"]:
+            raise UserError(f"{where}: no audio file in column {columns['audio']!r}; fill it in")
+        named = PurePath(values["audio"]).with_suffix("").parts
+        from_path = prefix + "/".join(part for part in named if part not in ("..", "/"))
+        rows.append(
+            Row(
+                where,
+                {**values, "id": values["id"] or from_path},
+                resolve(values["audio"], base),
+            )
+        )
+    return rows
+
+
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, column -> value) of each row.
+
+    Raises UserError for text that is not UTF-8, a line of JSON that is no object, and a line of
+    CSV with more or fewer cells than there are columns.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: not a table; expected a name that ends in {', '.join(SUFFIXES)}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        line = err.object[: err.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; save the table as UTF-8") from err
+    yield from (_json_lines if path.suffix.lower() == ".jsonl" else _csv)(path, text)
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    head = text.split("\n", 1)[0]
+    comma = ";" if ";" in head and "," not in head else ","  # as spreadsheets do in Europe
+    lines = csv.reader(
+        text.splitlines(keepends=True),
+        delimiter="\t" if path.suffix.lower() == ".tsv" else comma,
+        strict=True,
+    )
+    try:
+        names = [name.strip() for name in next(lines, [])]
+        if len(set(names)) != len(names):
+            raise UserError(f"{path}:1: two columns have the same name; rename one")
+        for cells in lines:
+            if not any(cells):
+                continue
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{path}:{lines.line_num}: {len(cells)} cells, but {len(names)} columns; put "
+                    "cells that hold the separator in double quotes"
+                )
+            yield lines.line_num, dict(zip(names, cells, strict=True))
+    except csv.Error as err:
+        raise UserError(f"{path}:{lines.line_num}: not valid CSV ({err}); mend the line") from err
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as err:
+            raise UserError(
+                f"{path}:{number}: not JSON ({err}); expected an object a line"
+            ) from err
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, such as {{...}}, a line")
+        yield number, record
