@@ -50,8 +50,8 @@ def say(message: str) -> None:
 def fingerprint(root: Path) -> str:
     """SHA-256 over everything that decides what is installed, as hex."""
     digest = hashlib.sha256("{}.{}".format(*sys.version_info[:2]).encode())
-    for path in (root / "requirements.txt", root / LOCK_FILE, root / "pyproject.toml", Path(__file__)):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for name in ("requirements.txt", LOCK_FILE, "pyproject.toml", Path(__file__)):
+        digest.update(hashlib.sha256((root / name).read_bytes()).digest())
     return digest.hexdigest()
 
 
