@@ -105,8 +105,13 @@ LAYOUT: dict[str, Any] = {
 }
 
 
-def read_all_scores(exp_root: Path, needed: bool = True) -> list[Run]:
+def read_all_scores(
+    exp_root: Path, needed: bool = True, asked_for: Path | None = None
+) -> list[Run]:
     """Every <corpus>/<tag>/scores.json below ``exp_root``, in the order of their paths.
+
+    Where one experiment is ``asked_for``, those of others that cannot be read are named and left
+    out.
 
     Raises:
         UserError: a file that ``read_scores`` refuses, or none although one is ``needed``.
@@ -114,7 +119,15 @@ def read_all_scores(exp_root: Path, needed: bool = True) -> list[Run]:
     files = sorted(exp_root.glob("*/*/scores.json"))
     if needed and not files:
         raise UserError(f"{exp_root}: no <corpus>/<tag>/scores.json in it; {SCORE_FIRST}")
-    return [(path.parent, read_scores(path)) for path in files]
+    runs = []
+    for path in files:
+        try:
+            runs.append((path.parent, read_scores(path)))
+        except UserError as err:
+            if asked_for is None or path.parent == asked_for:
+                raise
+            print(f"warning: left out of the table: {err}", flush=True)
+    return runs
 
 
 def read_all_records(records: Path) -> list[Run]:

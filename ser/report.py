@@ -149,10 +149,12 @@ def make_report(
     from ser.figures import draw_figures
 
     exp_root, results = Path(exp_root), Path(results)
-    runs = read_all_scores(exp_root, needed=records is None)
+    exp_dir = None if exp_dir is None else Path(exp_dir)
+    # what is kept must be whole; one experiment's report must not fail for an old one of another
+    asked_for = exp_dir if records is None else None
+    runs = read_all_scores(exp_root, needed=records is None, asked_for=asked_for)
     drawn = runs
     if exp_dir is not None:
-        exp_dir = Path(exp_dir)
         if not (exp_dir / "scores.json").is_file():
             raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
         drawn = [(exp_dir, read_scores(exp_dir / "scores.json"))]

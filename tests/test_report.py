@@ -358,6 +358,19 @@ def test_scores_that_cannot_be_read_are_named_and_nothing_is_written(tmp_path, c
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+def test_an_old_file_of_another_experiment_is_left_out_and_named(tmp_path, capsys):
+    good = put(tmp_path, make_scores())
+    bad = put(tmp_path, make_scores(seed=2))
+    (bad / "scores.json").write_text('{"schema": 1}')
+    full_report(tmp_path, exp_dir=good)
+    said = capsys.readouterr().out
+    assert f"warning: left out of the table: {bad}/scores.json: schema 1" in said
+    assert good.name in (tmp_path / "RESULTS.md").read_text()
+    assert bad.name not in (tmp_path / "RESULTS.md").read_text()
+    with pytest.raises(UserError, match="schema 1"):
+        full_report(tmp_path, exp_dir=bad)
+
+
 def test_the_command_line_prints_where_everything_is(tmp_path):
     put(tmp_path, make_scores())
     done = subprocess.run(
