@@ -472,7 +472,7 @@ def test_an_example_can_be_asked_again_and_again(browser, server):
 @needs_chromium
 def test_what_is_recorded_is_answered(browser, server):
     show(browser, server)
-    browser.ask("document.querySelector('#speech [aria-label*=icrophone]').click()")
+    browser.ask("document.querySelector('#speech [aria-label^=Record]').click()")
     browser.wait("return !!document.querySelector('#speech .record-button')")
     time.sleep(0.5)
     browser.ask("document.querySelector('#speech .record-button').click()")
