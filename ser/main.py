@@ -11,6 +11,7 @@ from ser.cli import run
 # name -> (module with add_arguments(parser) and run(args), one line of help)
 COMMANDS = {
     "predict": ("ser.commands.predict", "the emotions in recordings, and when they change"),
+    "demo": ("ser.commands.demo", "a page on which to drop or record speech and see its emotions"),
     "pack": ("ser.commands.pack", "a trained model as one folder to share"),
     "export": ("ser.commands.export", "a model as ONNX"),
     "manifest": ("ser.commands.manifest", "a corpus and its folds for lhotse and EmoBox"),

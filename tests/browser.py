@@ -43,6 +43,21 @@ class Browser:
         """The value that ``script`` returns; elements are asked for what they are made of."""
         return self.call("execute/sync", script=script, args=list(args))
 
+    def wait(self, script: str, *args, seconds: float = PATIENCE):
+        """The first value of ``script`` that is true in JavaScript."""
+        until = time.monotonic() + seconds
+        while not (value := self.ask(script, *args)):
+            if time.monotonic() > until:
+                raise TimeoutError(f"after {seconds:g} s: {script}")
+            time.sleep(0.05)
+        return value
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Give ``path`` to the <input type=file> that ``selector`` finds, as a person would."""
+        found = self.call("element", using="css selector", value=selector)
+        (element,) = found.values()
+        self.call(f"element/{element}/value", text=str(path.resolve()))
+
     def screenshot(self, whole: bool = False) -> bytes:
         """The window, or the whole page, as a PNG file."""
         found = self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)
@@ -74,8 +89,11 @@ class Browser:
 
 
 @contextlib.contextmanager
-def chromium(directory: Path):
-    """A ``Browser``, whose files are in ``directory``; it ends with the block."""
+def chromium(directory: Path, *more: str):
+    """A ``Browser``, whose files are in ``directory``; it ends with the block.
+
+    ``more`` are further arguments of Chromium.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -98,6 +116,7 @@ def chromium(directory: Path):
             "--disable-dev-shm-usage",
             "--disable-background-networking",
             f"--user-data-dir={directory / 'profile'}",
+            *more,
         ]
         options = {"binary": CHROMIUM, "args": arguments}
         wanted = {

@@ -44,19 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="recordings; - reads standard input")
-    add(
-        "--model",
-        metavar="DIR|ZIP|HUB_ID|EXPERIMENT",
-        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
-        "experiment under exp/, if there is only one",
-    )
-    add(
-        "--folds",
-        type=str.split,
-        metavar="'NAME NAME'",
-        help="ask the models of these folds only, and average them; default: all folds",
-    )
-    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
+    add_model_options(parser)
     add(
         "--format",
         choices=["text", "json", "csv", "textgrid"],
@@ -72,6 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without overlap",
     )
     add("--output", type=Path, metavar="FILE", help="write there; default: standard output")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, which of its folds, and where it runs; ``ser demo`` has them too."""
+    add = parser.add_argument
+    add(
+        "--model",
+        metavar="DIR|ZIP|HUB_ID|EXPERIMENT",
+        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+        "experiment under exp/, if there is only one",
+    )
+    add(
+        "--folds",
+        type=str.split,
+        metavar="'NAME NAME'",
+        help="ask the models of these folds only, and average them; default: all folds",
+    )
+    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
 
 
 def _segments(text: str) -> str | float:

@@ -329,11 +329,11 @@ def layers_chart(
 
 
 def probabilities_chart(
-    labels: Sequence[str], probs: Sequence[float], ref: str, title: str
+    labels: Sequence[str], probs: Sequence[float], ref: str | None, title: str
 ) -> Markup:
-    """What a model gives every emotion; the reference has a mark."""
+    """What a model gives every emotion; the reference, where it is known, has a mark."""
     names = [shorten(name) for name in labels]
-    left = 10 + LETTER * (max(map(len, names)) + len(" (reference)"))
+    left = 10 + LETTER * (max(map(len, names)) + (len(" (reference)") if ref else 0))
     right, step = WIDTH - 44, 22
     best = max(probs)
     parts = []
@@ -351,7 +351,8 @@ def probabilities_chart(
         )
     parts.append(line(left, 2, left, step * len(labels), "axis"))
     each = ", ".join(f"{n} {percent(p)} %" for n, p in zip(labels, probs, strict=True))
-    return chart(title, f"{each}; the reference is {ref}.", (WIDTH, step * len(labels) + 4), parts)
+    desc = f"{each}; the reference is {ref}." if ref else f"{each}."
+    return chart(title, desc, (WIDTH, step * len(labels) + 4), parts)
 
 
 def sparkline(history: History, best_epoch: int | None, fold: str) -> Markup | None:

@@ -1,4 +1,4 @@
-"""What happens over time in one utterance: waveform, spectrogram, posteriors, one time axis.
+"""What happens over time: waveform, spectrogram, posteriors, emotions, units, one time axis.
 
 Tracks are as wide as the column: positions across are percentages, heights and text are pixels.
 """
@@ -14,9 +14,12 @@ from ser.audio import SAMPLE_RATE
 from ser.decisions import unit_tags
 from ser.page.charts import chart, label, ticks
 from ser.page.markup import Markup, data_uri, tag
+from ser.score_table import percent
+from ser.timeline import Segment, Unit, merge
 
 SIDE = 96  # px; the names to the left
 ROW = 13  # px; the height of a unit
+EMOTION_ROW = 22  # px; of an emotion in the timeline
 WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms, 10 ms
 DYNAMICS = 70.0  # dB below the loudest that are told apart
 FAINTEST = 1e-3  # the posterior that is drawn as nothing
@@ -45,6 +48,28 @@ def tracks(
         rows += _units(posteriors, units, emotions)
     rows += _axis(seconds)
     return tag("div", rows, class_="tracks")
+
+
+def timeline(
+    segments: Sequence[Segment],
+    track: Sequence[Unit],
+    units: Sequence[str],
+    emotions: Sequence[str],
+    seconds: float,
+) -> Markup:
+    """When the emotion changes, and which unit is the most probable when.
+
+    Args:
+        segments: their probabilities are the shades; where there is none, nothing is drawn.
+        track: the units of the best path.
+        units: the inventory they come from, the blank first; empty without a CTC head.
+        emotions: in class order, which the tags of units refer to.
+        seconds: the length of the recording.
+    """
+    rows = [*_probabilities(segments, emotions, seconds)]
+    if track:
+        rows += _best_path(track, units, emotions, seconds)
+    return tag("div", [*rows, *_axis(seconds)], class_="tracks")
 
 
 def color_key() -> Markup:
@@ -181,16 +206,7 @@ def _units(
 ) -> Iterator[Markup]:
     order, tags = unit_rows(posteriors, units, len(emotions))
     level = 1 - np.log10(np.maximum(posteriors[:, order], FAINTEST)) / math.log10(FAINTEST)  # (T,N)
-    names, separators, previous = [], [], None
-    for i, unit in enumerate(order):
-        y, name = ROW * i + 10, "blank" if unit == 0 else units[unit]
-        names.append((name, y, "small"))
-        emotion = None if tags is None or unit == 0 else int(tags[unit])
-        if i and (emotion != previous or unit == 0):
-            separators.append(ROW * i)
-        if emotion is not None and emotion != previous:
-            names.append((emotions[emotion], y, "block"))
-        previous = emotion
+    names, separators = _unit_names(order, tags, units, emotions)
     height = ROW * len(order)
     best = ", ".join(f"{units[u]} {posteriors[:, u].max():.2f}" for u in order)
     yield _side(names, height)
@@ -201,6 +217,84 @@ def _units(
         _picture(level.T, height),
         [_across(y) for y in separators],
     )
+
+
+def _probabilities(
+    segments: Sequence[Segment], emotions: Sequence[str], seconds: float
+) -> Iterator[Markup]:
+    height = EMOTION_ROW * len(emotions)
+    cells = [
+        tag(
+            "g",
+            tag("title", f"{s.start:.1f} to {s.end:.1f} s: {e} {percent(s.probabilities[e])} %"),
+            tag(
+                "rect",
+                x=f"{100 * s.start / seconds:.3f}%",
+                width=f"{100 * (s.end - s.start) / seconds:.3f}%",
+                y=EMOTION_ROW * i + 1,
+                height=EMOTION_ROW - 2,
+                class_="span",
+                fill_opacity=round(s.probabilities[e], 3),
+            ),
+        )
+        for s in segments
+        for i, e in enumerate(emotions)
+    ]
+    changes = "; ".join(f"{s.emotion} from {s.start:.1f} to {s.end:.1f} s" for s in merge(segments))
+    yield _side([(e, EMOTION_ROW * (i + 0.5) + 4, None) for i, e in enumerate(emotions)], height)
+    yield _track("Emotions over time", f"Dark is probable: {changes}", height, cells)
+
+
+def _best_path(
+    track: Sequence[Unit], units: Sequence[str], emotions: Sequence[str], seconds: float
+) -> Iterator[Markup]:
+    index = {unit: i for i, unit in enumerate(units)}
+    counts = np.zeros((1, len(units)))
+    for unit in track:
+        counts[0, index[unit.unit]] += 1
+    order, tags = unit_rows(counts, units, len(emotions))
+    order.remove(0)  # the blank is where there is none
+    names, separators = _unit_names(order, tags, units, emotions)
+    height = ROW * len(order)
+    shapes = []
+    for row, unit in enumerate(order):
+        spans = [u for u in track if index[u.unit] == unit]
+        d = "".join(
+            f"M{1000 * u.start:.0f} {ROW * row + 2}h{1000 * (u.end - u.start):.0f}v{ROW - 4}"
+            f"H{1000 * u.start:.0f}z"
+            for u in spans
+        )
+        shapes.append(tag("path", tag("title", f"{units[unit]}: {len(spans)}"), d=d, class_="wave"))
+    drawn = tag(
+        "svg",
+        shapes,
+        viewBox=f"0 0 {1000 * seconds:.0f} {height}",
+        width="100%",
+        height=height,
+        preserveAspectRatio="none",
+    )
+    lines = [tag("line", x1="0", x2="100%", y1=y, y2=y, class_="grid") for y in separators]
+    total = ", ".join(f"{units[u]} {counts[0, u]:.0f}" for u in order if counts[0, u])
+    yield _side(names, height)
+    yield _track("Units over time", f"The most probable; how many of each: {total}", height, lines,
+                 drawn)  # fmt: skip
+
+
+def _unit_names(
+    order: Sequence[int], tags: np.ndarray | None, units: Sequence[str], emotions: Sequence[str]
+) -> tuple[list[tuple[str, float, str]], list[float]]:
+    """The names beside rows of units in ``order``, and the heights of the lines between blocks."""
+    names, separators, previous = [], [], None
+    for i, unit in enumerate(order):
+        y, name = ROW * i + 10, "blank" if unit == 0 else units[unit]
+        names.append((name, y, "small"))
+        emotion = None if tags is None or unit == 0 else int(tags[unit])
+        if i and (emotion != previous or unit == 0):
+            separators.append(ROW * i)
+        if emotion is not None and emotion != previous:
+            names.append((emotions[emotion], y, "block"))
+        previous = emotion
+    return names, separators
 
 
 def _axis(seconds: float) -> Iterator[Markup]:
