@@ -16,8 +16,7 @@
 #   --corpus NAME         a folder of egs/
 #   --corpus-dir DIR      where the corpus lies on disk (mini is made by the recipe)
 #   --text FILE           transcripts, "<utterance id> words" a line, in place of the corpus' own
-#   --config FILE         the system; default: <corpus>_s1.yaml of conf/ for mini and emodb,
-#                         train_s4_cgru_attention.yaml for casia, else train_s1_mtl_phoneme.yaml
+#   --config FILE         the system; default: S1 (conf/<corpus>_s1.yaml if there is one), casia: S4
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
 #   --stop-stage N        last stage to run
@@ -28,6 +27,7 @@
 #   --seed N              of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep's
 #   --sweep FILE          run all points of a file of conf/sweeps, variations of the config
 #   --ngpu N              GPUs, each trains a fold (Slurm: on each node of one fold); 0: the CPU
+#   --folds-per-gpu N     folds that share each GPU of this machine
 #   --nj N                processes at a time (default: 2); on Slurm: folds (default: no limit)
 #   --max-epoch N         replaces max_epoch of the config
 #   --ssl MODEL           hub id or folder of the speech encoder; replaces that of the config
@@ -55,7 +55,6 @@
 #   ./run.sh --corpus iemocap --corpus-dir ~/IEMOCAP_full_release --ngpu 1
 #   ./run.sh --stage 3 --stop-stage 5             # everyday use
 #   ./run.sh --sweep conf/sweeps/lambda.yaml      # five weights of the phoneme head, three seeds
-#   ./run.sh --compare mini_s1_strict_seed1 mini_s2_strict_seed1
 #   ./run.sh --backend slurm --seed "1 2 3"       # thirty folds as one job array
 
 # For sbatch run.sh: a warning before the time limit, and one log over all restarts.
@@ -85,6 +84,7 @@ select=protocol
 seed=auto
 sweep=
 ngpu=0
+folds_per_gpu=1
 nj=
 max_epoch=
 ssl=
@@ -134,7 +134,7 @@ for inputs in "${all_inputs[@]}"; do # those of a sweep's points may differ
 done
 run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed" \
   --config "$config" --experiments="$experiments" --protocol "$protocol" --select "$select" \
-  --folds="$folds" --ngpu "$ngpu" --nj="$nj" \
+  --folds="$folds" --ngpu "$ngpu" --folds-per-gpu "$folds_per_gpu" --nj="$nj" \
   --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
   --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
   ${extra_args[@]+-- "${extra_args[@]}"}

@@ -53,6 +53,7 @@ fi
 [[ -z $nj ]] || require_integer nj 1
 require_integer ngpu 0
 require_integer num_nodes 1
+require_integer folds_per_gpu 1
 [[ -z $max_epoch ]] || require_integer max_epoch 1
 folds=${folds//,/ }
 

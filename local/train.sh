@@ -16,8 +16,9 @@
 #   --seed N           of weights and batches; several: "1 2 3"
 #   --ngpu N           local: GPUs, each trains one fold at a time; slurm: GPUs of one fold on each
 #                      of its nodes; 0 trains on the CPU
+#   --folds-per-gpu N  local: folds that share each GPU at a time
 #   --nj N             folds trained at a time; empty: 2 on this machine, which divide its cores
-#                      among them (or one for each GPU), and no limit on Slurm
+#                      among them (GPUs decide instead if there are any), and no limit on Slurm
 #   --max-epoch N      replaces max_epoch of the YAML
 #   --ssl MODEL        hub id or folder of the encoder; replaces frontend_conf.model
 #   --overwrite BOOL   train anew if settings or data have changed under the same tag
@@ -40,6 +41,7 @@ select=protocol
 folds=
 seed=1
 ngpu=0
+folds_per_gpu=1
 nj=
 max_epoch=
 ssl=
@@ -78,10 +80,12 @@ elif ((num_folds == 0)); then
 fi
 tasks=$((num_folds * ${#seeds[@]}))
 
+devices=0
 if [[ $backend == local ]]; then
   nj=${nj:-2}
-  ((ngpu == 0)) || nj=$ngpu
+  ((ngpu == 0)) || nj=$((ngpu * folds_per_gpu))
   tasks=$((nj < tasks ? nj : tasks))
+  devices=$ngpu
   ngpu=$((ngpu > 0))
 fi
 trainer=("$python" -m ser.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
@@ -105,7 +109,8 @@ if [[ $backend == slurm ]]; then
   submission=(--num-nodes "$num_nodes" ${after:+--after "$after"} ${id_file:+--id-file "$id_file"})
   [[ $detach == false ]] || submission+=(--detach)
 fi
-exec "${train_cmd[@]}" --name stage4 --nj "${nj:-0}" --gpu "$ngpu" --num-threads 0 \
+exec "${train_cmd[@]}" --name stage4 --nj "${nj:-0}" --num-threads 0 \
+  --gpu "$ngpu" --devices "$devices" \
   ${submission[@]+"${submission[@]}"} "${locks[@]}" --show '^\[(fold|progress)\] ' \
   "JOB=1:$tasks" "$log.worker.JOB.log" \
   "${trainer[@]}" "--share=JOB/$tasks" ${espnet[@]+"${espnet[@]}"}

@@ -45,6 +45,7 @@ class Tasks:
     first: int = 1
     last: int = 1
     gpu: int = 0  # of one task, on each of its nodes
+    devices: int = 0  # GPUs of this machine that the tasks share; 0: all it shows
     num_threads: int = 0  # 0: this machine's cores are divided, on a cluster it is Slurm's business
     num_nodes: int = 1
     nj: int = 0  # tasks at a time; 0: all
@@ -101,7 +102,7 @@ def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
     name = name or re.sub(r"[^\w.-]", "_", ".".join(p.strip(".") for p in tasks.split(_stem(log))))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name.strip(".")):
         raise UserError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
-    for option, least in (("gpu", 0), ("num_threads", 0), ("nj", 0), ("num_nodes", 1)):
+    for option, least in (("gpu", 0), ("devices", 0), ("num_threads", 0), ("nj", 0), ("num_nodes", 1)):
         if getattr(tasks, option) < least:
             raise UserError(f"--{option.replace('_', '-')}: expected a number from {least} on")
     return Tasks(log, command, name.strip("."), word, first, last, **options)
@@ -237,7 +238,7 @@ def run_local(tasks: Tasks) -> int:
     slots = min(tasks.nj or len(tasks.numbers), len(tasks.numbers))
     threads = tasks.num_threads or max(1, _cores() // slots)
     with hold(tasks), Signals() as signals:
-        return _run_processes(tasks, threads, slots, _devices(tasks.gpu, slots), signals)
+        return _run_processes(tasks, threads, slots, _devices(tasks, slots), signals)
 
 
 def _run_processes(
@@ -320,8 +321,9 @@ def _cores() -> int:
     return int(limit) if limit.isdecimal() and int(limit) > 0 else cores
 
 
-def _devices(gpu: int, slots: int) -> list[str]:
+def _devices(tasks: Tasks, slots: int) -> list[str]:
     """The GPUs to be handed out, as CUDA_VISIBLE_DEVICES names them; empty if none is wanted."""
+    gpu = tasks.gpu
     if gpu == 0:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -332,7 +334,7 @@ def _devices(gpu: int, slots: int) -> list[str]:
             f"--gpu {gpu}: this machine shows {len(devices)} GPUs "
             f"(CUDA_VISIBLE_DEVICES={visible or 'unset'}); ask for fewer"
         )
-    return devices
+    return devices[: tasks.devices or None]
 
 
 def _count_gpus() -> list[str]:

@@ -207,6 +207,14 @@ def test_each_task_has_gpus_of_its_own(run):
     assert sorted(re.findall(r"gpus (\S+)", done.out)) == ["3,1", "7,5"]
 
 
+def test_tasks_share_as_many_gpus_as_they_may_have(run):
+    script = "touch here.JOB; until [[ $(ls here.* | wc -l) == 3 ]]; do sleep 0.05; done"
+    script += "; echo gpu $CUDA_VISIBLE_DEVICES"
+    options = ("--gpu", 1, "--devices", 2, "JOB=1:3", "t.JOB.log")
+    done = run(*options, "timeout", "20", "bash", "-c", script, CUDA_VISIBLE_DEVICES="4,6,8")
+    assert sorted(re.findall(r"gpu (\d)", done.out)) == ["4", "4", "6"]
+
+
 def test_a_task_takes_over_the_gpu_of_one_that_has_ended(run):
     script = "echo gpu $CUDA_VISIBLE_DEVICES"
     command = ("--gpu", 1, "--nj", 1, "JOB=1:3", "t.JOB.log", "bash", "-c", script)

@@ -345,6 +345,16 @@ def test_each_gpu_trains_folds_of_its_own(recipe):
     assert all(args[args.index("--ngpu") + 1] == "1" for _, args in recipe.calls)
 
 
+def test_several_folds_share_the_gpus_that_were_asked_for_and_no_others(recipe):
+    write_folds(recipe, "A", "B", "C", "D", "E")
+    options = ["--stage=4", "--stop-stage=4", "--ngpu=2", "--folds-per-gpu=2"]
+    done = recipe.run(*options, CUDA_VISIBLE_DEVICES="3,5,7")
+    assert done.returncode == 0, done.stderr
+    assert shares(recipe) == ["1/4", "2/4", "3/4", "4/4"]
+    lines = (recipe.dir / "environment").read_text().splitlines()
+    assert sorted(line.split()[-1] for line in lines) == ["3", "3", "5", "5"]
+
+
 def test_a_failing_worker_fails_the_stage_after_the_others_have_ended(recipe):
     write_folds(recipe, "A", "B")
     recipe.python.write_text(

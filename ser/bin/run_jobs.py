@@ -13,7 +13,7 @@ from ser.errors import UserError
 from ser.jobs import parse_tasks, run_local
 from ser.slurm import run_slurm
 
-FIELDS = ("gpu", "num_threads", "num_nodes", "nj", "show", "name", "hold")
+FIELDS = ("gpu", "devices", "num_threads", "num_nodes", "nj", "show", "name", "hold")
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     add = parser.add_argument
     add("--backend", choices=("local", "slurm"), default="local", help="where the tasks run")
     add("--gpu", type=int, default=0, help="GPUs of a task, on each of its nodes")
+    add("--devices", type=int, default=0, help="GPUs that tasks share here (local); 0: all")
     add(
         "--num-threads", type=int, default=0, help="of a task; 0: cores divided, or Slurm's default"
     )
