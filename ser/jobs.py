@@ -102,7 +102,8 @@ def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
     name = name or re.sub(r"[^\w.-]", "_", ".".join(p.strip(".") for p in tasks.split(_stem(log))))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name.strip(".")):
         raise UserError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
-    for option, least in (("gpu", 0), ("devices", 0), ("num_threads", 0), ("nj", 0), ("num_nodes", 1)):
+    least_of = {"gpu": 0, "devices": 0, "num_threads": 0, "nj": 0, "num_nodes": 1}
+    for option, least in least_of.items():
         if getattr(tasks, option) < least:
             raise UserError(f"--{option.replace('_', '-')}: expected a number from {least} on")
     return Tasks(log, command, name.strip("."), word, first, last, **options)

@@ -13,7 +13,8 @@ from ser.score_table import others_like, partial_notes, percent
 if TYPE_CHECKING:
     from ser.report import Row
 
-HEADS = ("point", "seeds", "WA", "95% WA", "UA", "95% UA", "valid UA", "PER", "stated WA / UA")
+HEADS = ("point", "seeds", "WA", "95% WA", "UA", "95% UA", "valid UA", "PER")
+STATED = "stated by the paper for its corpus (WA / UA)"
 
 
 def sweep_table(
@@ -24,12 +25,12 @@ def sweep_table(
     *valid UA* is the mean over folds and seeds on validation speakers, ``-`` without any. Below
     the table stands what is partial.
     """
-    lines = [f"| {' | '.join(HEADS)} |", "|" + " --- |" * len(HEADS)]
+    heads = [*HEADS, STATED] if any(stated for *_, stated in points) else [*HEADS]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     notes = []
     for name, row, stated in points:
-        said = f"{stated['wa']:.1f} / {stated['ua']:.1f}" if stated else ""
         if row is None:
-            cells = [name, "not run", *[""] * 6, said]
+            cells = [name, "not run", *[""] * 6]
         else:
             measured = [
                 cell
@@ -38,12 +39,13 @@ def sweep_table(
             ]
             seeds = row.joined([scores["seed"] for _, scores in row.runs])
             cells = [name, seeds, *measured, percent(_valid_ua(row)), row.cell("units", "per")]
-            cells.append(said)
             notes += [
                 f"- {name}, seed {scores['seed']}: PARTIAL: {note}"
                 for _, scores in row.runs
                 for note in partial_notes(scores)
             ]
+        if STATED in heads:
+            cells.append(f"{stated['wa']:.1f} / {stated['ua']:.1f}" if stated else "")
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, *([""] if notes else []), *notes]
 
@@ -53,7 +55,8 @@ def sweep_legend(protocol: str) -> str:
     return (
         "Percent; mean ± standard deviation over seeds; the intervals are for "
         f"{others_like(protocol)}. *valid UA* is that of validation speakers: what a choice "
-        "between points may look at."
+        "between points may look at. It is the highest of a training's epochs, except for the mean "
+        "of several epochs' weights, which was not chosen by it."
     )
 
 
