@@ -38,7 +38,7 @@ from ser.labels import fold_labels
 from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
-from ser.stage import MARKER, is_done, mark_done, require_done
+from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
 from ser.task import SERTask, check_network
 from ser.trainer import HISTORY, PARAMETERS
 from ser.units import token_tables
@@ -184,6 +184,9 @@ def _train_fold(
 ) -> bool:
     """Train one fold unless it is trained; False if that failed, which its log explains."""
     output_dir, fold = Path(args.output_dir), args.run_label
+    trained_with = read_marker(output_dir)
+    if trained_with is not None and _deciding(trained_with) == _plain(settings) != trained_with:
+        mark_done(output_dir, settings)  # an earlier version noted more than decides
     if is_done(output_dir, settings) and (_names_model(output_dir) or _named_again(args)):
         if processes.first and not args.keep_checkpoints:
             discard_checkpoints(output_dir)
@@ -357,7 +360,7 @@ def register_run(exp_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
             settings = old["settings"]
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as err:
             raise _damaged(path, err) from None
-        changes = differences(settings, run["settings"])
+        changes = differences(_deciding(settings), run["settings"])
         if changes:
             raise UserError(
                 f"{path}: this experiment was run with other settings:\n  "
@@ -379,7 +382,7 @@ def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-            changes = differences(old, _plain(settings))
+            changes = differences(_deciding(old), _plain(settings))
         except (ValueError, AttributeError) as err:
             if not overwrite:
                 raise _damaged(path, err) from None
@@ -426,6 +429,11 @@ def _damaged(path: Path, err: Exception) -> UserError:
     return UserError(
         f"{path}: damaged ({what}); choose another --tag, or train it anew with --overwrite true"
     )
+
+
+def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` without what earlier versions counted among them and this one does not."""
+    return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,25 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
         train(corpus, trained, seed=2)
 
 
+def test_what_earlier_versions_noted_besides_is_no_other_setting(corpus, trained, tmp_path, capfd):
+    exp_dir = tmp_path / "old"
+    shutil.copytree(trained, exp_dir, symlinks=True)
+    run = yaml.safe_load((exp_dir / "run.yaml").read_text())
+    now = dict(run["settings"])
+    run["settings"]["max_cache_size"] = 1e9
+    (exp_dir / "run.yaml").write_text(yaml.safe_dump(run))
+    for name in ("settings.json", ".done"):
+        (exp_dir / "Ses01F" / name).write_text(json.dumps(run["settings"]))
+    train(corpus, exp_dir)
+    assert "Ses01F: already trained" in capfd.readouterr().out
+    # stage 5 compares the two
+    assert yaml.safe_load((exp_dir / "run.yaml").read_text())["settings"] == now
+    assert read_marker(exp_dir / "Ses01F") == now
+    (exp_dir / "Ses01F/.done").unlink()  # not finished yet: goes on from its checkpoint
+    train(corpus, exp_dir)
+    assert read_marker(exp_dir / "Ses01F") == now
+
+
 def test_where_a_training_comes_from_is_noted_and_what_began_it_stays(corpus, trained, tmp_path):
     exp_dir = tmp_path / "copy"
     shutil.copytree(trained, exp_dir, symlinks=True)
