@@ -11,13 +11,15 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.tasks.abs_task import AbsTask, optim_classes
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str_or_none
 
+from ser.batches import JitteredSampler
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder
 from ser.datadir import read_table
 from ser.encoders.identity import IdentityEncoder
@@ -124,6 +126,13 @@ class SERTask(AbsTask):
             help="Factors on the learning rate: heads, fusion, layer_decay (see ser/optim.py)",
         )
         group.add_argument(
+            "--length_jitter",
+            type=float,
+            default=0.0,
+            help="With batch_type sorted, cut the training's batches anew in every epoch, from "
+            "lengths disturbed by this share (see ser/batches.py)",
+        )
+        group.add_argument(
             "--class_counts",
             type=str_or_none,
             help="Training utterances of each class, blank separated; set by stage 4",
@@ -224,6 +233,26 @@ class SERTask(AbsTask):
             class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
             **args.model_conf,
         )
+
+    @classmethod
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> AbsIterFactory:
+        """ESPnet's, with batches that change from epoch to epoch if ``length_jitter`` says so."""
+        factory = super().build_sequence_iter_factory(args, iter_options, mode)
+        if iter_options.train and args.length_jitter:
+            (shape_file,) = iter_options.shape_files
+            shapes = read_table(shape_file)
+            lengths = {utt: int(shape.split(",")[0]) for utt, shape in shapes.items()}
+            shard = (0, 1)
+            if iter_options.distributed:
+                shard = torch.distributed.get_rank(), torch.distributed.get_world_size()
+                # a process needs every utterance by and by, not those of its first epoch only
+                factory.dataset = cls.build_dataset(args, iter_options, set(lengths))
+            factory.sampler = JitteredSampler(
+                lengths, iter_options.batch_size, args.length_jitter, shard
+            )
+        return factory
 
     @classmethod
     def build_optimizers(

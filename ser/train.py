@@ -255,6 +255,11 @@ def resolve(
         )
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
+    if args.length_jitter < 0 or (args.length_jitter and args.batch_type != "sorted"):
+        raise UserError(
+            f"{config}: length_jitter: found {args.length_jitter} with batch_type "
+            f"{args.batch_type}; it is a share from 0.0 on, and needs batch_type: sorted"
+        )
     if "best_model_criterion" in content:
         _check_criterion(config, content["best_model_criterion"][0], list(args.aux_conf))
     return args
