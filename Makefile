@@ -10,7 +10,7 @@ SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh eg
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
-.PHONY: help install demo test test-slurm lint format results bench bench-peers bench-gpu bench-means bench-data \
+.PHONY: help install demo test test-slurm lint format results docs bench bench-peers bench-gpu bench-means bench-data \
 	lock clean
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,9 @@ format: install ## rewrite sources as make lint wants them
 
 results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
 	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md --records results
+
+docs: install ## write docs/reference.md, the list of every option, from the code
+	. ./path.sh && $(PYTHON_BIN) -m ser.bin.reference --output docs/reference.md
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run
