@@ -21,10 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Slurm."""
+    """Mark what needs Slurm; keep a file's tests, and those of the one cluster, in one process."""
     for item in items:
-        if slurm_installed.__name__ in getattr(item, "fixturenames", ()):
+        slurm = slurm_installed.__name__ in getattr(item, "fixturenames", ())
+        if slurm:
             item.add_marker("slurm")
+        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else item.path.name))
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
