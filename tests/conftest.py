@@ -16,7 +16,8 @@ __all__ = ["cluster", "running_cluster", "slurm_installed"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that ``make test-slurm`` selects by."""
+    """Declare the marker that ``make test-slurm`` selects by, and that of ``make test``."""
+    config.addinivalue_line("markers", "xdist_group(name): in one process (pytest-xdist)")
     config.addinivalue_line("markers", "slurm: runs on a real Slurm cluster, which it starts")
 
 
