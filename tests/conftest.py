@@ -21,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slurm: runs on a real Slurm cluster, which it starts")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for its groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Slurm; keep a file's tests, and those of the one cluster, in one process."""
     for item in items:
