@@ -16,19 +16,15 @@ __all__ = ["cluster", "running_cluster", "slurm_installed"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that ``make test-slurm`` selects by, and that of ``make test``."""
-    config.addinivalue_line("markers", "xdist_group(name): in one process (pytest-xdist)")
+    """Declare the marker that ``make test-slurm`` selects by."""
     config.addinivalue_line("markers", "slurm: runs on a real Slurm cluster, which it starts")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for its groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Slurm; keep a file's tests, and those of the one cluster, in one process."""
+    """Mark what needs Slurm."""
     for item in items:
-        slurm = slurm_installed.__name__ in getattr(item, "fixturenames", ())
-        if slurm:
+        if slurm_installed.__name__ in getattr(item, "fixturenames", ()):
             item.add_marker("slurm")
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else item.path.name))
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
