@@ -63,4 +63,6 @@ def progress(message: str) -> None:
     The line goes to stdout, so that it lands in the stage's log; the launcher shows the
     newest one on the user's terminal.
     """
-    print(f"[progress] {message}", flush=True)
+    # in one piece: unbuffered, print writes the end of the line apart, and tasks share an output
+    sys.stdout.write(f"[progress] {message}\n")
+    sys.stdout.flush()
