@@ -73,7 +73,6 @@ class SERTrainer(Trainer):
             default=False,
             help="Keep a finished fold's checkpoint.pth and all models that inference does not use",
         )
-
         parser.add_argument(
             "--layer_cache",
             type=str_or_none,

@@ -8,19 +8,18 @@ a column, or the split and the number of the row. The package datasets is needed
 audiofolder, which is a table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from ser.corpora import Reading
 from ser.corpora.rows import (
     Row,
+    RowsReader,
     as_id,
     choose_columns,
     given_root,
     pick,
-    read_rows,
     resolve,
     write_once,
 )
@@ -31,11 +30,11 @@ SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-class Reader:
-    """The reader of one corpus.yaml, which lies in ``egs``; audio is written into ``home``."""
+class Reader(RowsReader):
+    """A dataset; audio inside of it is written into ``home``."""
 
     def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
-        self.spec, self.egs, self.home = spec, egs, home
+        super().__init__(spec, egs, home)
         self._loaded: dict[str, Any] = {}
 
     def find(self, directory: Path | None) -> Path:
@@ -58,11 +57,7 @@ class Reader:
         parts = self._load(root).values()
         return sorted({Path(f["filename"]) for part in parts for f in part.cache_files})
 
-    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; UserError with the rows that are at fault."""
-        return read_rows(self.rows(root), spec, emotions, self.home / "audio")
-
-    def rows(self, root: Path) -> list[Row]:
+    def _read(self, root: Path) -> list[Row]:
         """A row for each row of each split."""
         if root.is_dir() and _metadata(root) and not _files(root):
             rows = []

@@ -19,8 +19,7 @@ from typing import Any
 import soundfile
 
 from ser.audio import open_sound, probe
-from ser.corpora import Reading
-from ser.corpora.rows import Row, choose_columns, given_root, pick, read_rows, resolve
+from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick, resolve
 from ser.errors import UserError
 from ser.fileio import atomic_write
 
@@ -29,12 +28,8 @@ TOLERANCE = 0.01  # s by which a supervision of the whole recording may be short
 WAV_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")  # kept; others become PCM_16
 
 
-class Reader:
-    """The reader of one corpus.yaml, which lies in ``egs``; segments are cut into ``home``."""
-
-    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
-        self.spec, self.egs, self.home = spec, egs, home
-        self._rows: list[Row] | None = None
+class Reader(RowsReader):
+    """Manifests; segments are cut into ``home``."""
 
     def find(self, directory: Path | None) -> Path:
         """The folder of the manifests; UserError if it has none."""
@@ -50,17 +45,8 @@ class Reader:
         audio = {r.audio if isinstance(r.audio, Path) else r.audio.args[0] for r in self.rows(root)}
         return [*manifests, *sorted(path for path in audio if path.is_file())]
 
-    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; UserError with the lines that are at fault."""
-        return read_rows(self.rows(root), spec, emotions, self.home / "audio")
-
-    def rows(self, root: Path) -> list[Row]:
-        """A row for each supervision, read once."""
-        if self._rows is None:
-            self._rows = self._read(root)
-        return self._rows
-
     def _read(self, root: Path) -> list[Row]:
+        """A row for each supervision."""
         manifests = self._manifests(root)
         pairs: list[tuple[str, dict, dict, float]] = []  # where, supervision, recording, offset
         if "cuts" in manifests:

@@ -5,6 +5,7 @@ emotion, speaker, gender, text, session and id. A dot goes into a column: ``cust
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,31 @@ class Row:
     where: str
     values: Mapping[str, str]
     audio: Path | Callable[[Path, str], Path]
+
+
+class RowsReader(ABC):
+    """The reader of one corpus.yaml, which lies in ``egs``; audio that is no file goes to ``home``.
+
+    A subclass has ``find`` and ``fingerprint_files``, as every reader, and ``_read``.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
+        self.spec, self.egs, self.home = spec, egs, home
+        self._rows: list[Row] | None = None
+
+    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+        """Its utterances in ``emotions``; UserError with the rows that are at fault."""
+        return read_rows(self.rows(root), spec, emotions, self.home / "audio")
+
+    def rows(self, root: Path) -> list[Row]:
+        """All rows of what ``find`` has found, read once."""
+        if self._rows is None:
+            self._rows = self._read(root)
+        return self._rows
+
+    @abstractmethod
+    def _read(self, root: Path) -> list[Row]:
+        """The rows, each with its file and line."""
 
 
 def choose_columns(

@@ -8,23 +8,18 @@ column, or the path of the audio without its suffix.
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from ser.corpora import Reading
-from ser.corpora.rows import Row, choose_columns, given_root, pick, read_rows, resolve
+from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick, resolve
 from ser.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
-class Reader:
-    """The reader of one corpus.yaml, which lies in ``egs``; ``home`` is not written to."""
-
-    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
-        self.spec, self.egs, self.home = spec, egs, home
-        self._rows: list[Row] | None = None
+class Reader(RowsReader):
+    """One table; ``home`` is not written to."""
 
     def find(self, directory: Path | None) -> Path:
         """The table. Raises UserError if it is not there, or cannot be told among several."""
@@ -52,17 +47,11 @@ class Reader:
         files = (row.audio for row in self.rows(root) if isinstance(row.audio, Path))
         return [root, *(path for path in files if path.is_file())]
 
-    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; UserError with the lines that are at fault."""
-        return read_rows(self.rows(root), spec, emotions, self.home / "audio")
-
-    def rows(self, root: Path) -> list[Row]:
-        """All rows of the table, read once."""
-        if self._rows is None:
-            audio_dir = self.spec.get("audio_dir")
-            base = resolve(str(audio_dir), self.egs) if audio_dir else root.parent
-            self._rows = table_rows(root, self.spec, base)
-        return self._rows
+    def _read(self, root: Path) -> list[Row]:
+        """A row for each line."""
+        audio_dir = self.spec.get("audio_dir")
+        base = resolve(str(audio_dir), self.egs) if audio_dir else root.parent
+        return table_rows(root, self.spec, base)
 
 
 def table_rows(path: Path, spec: Mapping[str, Any], base: Path, prefix: str = "") -> list[Row]:
