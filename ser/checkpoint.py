@@ -1,8 +1,9 @@
 """Checkpoints: whole or absent, complete enough that nobody can tell where a training was cut.
 
 ESPnet writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its number. Added
-here: checkpoints *within* an epoch, ``<N>epoch.step.pth``, written when the process is asked to
-stop and every few minutes, and the state of the random number generators.
+here: writing it while the next epoch trains; checkpoints *within* an epoch, ``<N>epoch.step.pth``,
+written when the process is asked to stop and every few minutes; and the state of the random number
+generators.
 """
 
 import logging
@@ -10,14 +11,15 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from espnet2.train.reporter import SubReporter
+from espnet2.train.reporter import Reporter, SubReporter
+from torch.utils._pytree import tree_map_only
 
 from ser import preemption
 from ser.fileio import atomic_write
@@ -45,34 +47,111 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
 
 
-@contextmanager
-def atomic_checkpoints() -> Iterator[None]:
-    """Within the block, torch.save to a path writes a temporary file and renames it.
+class EpochFiles:
+    """ESPnet's files within a ``with`` block: written whole, in order, and beside the training.
 
-    ESPnet saves straight to ``checkpoint.pth``; a process killed while doing so would leave a
-    file that cannot be resumed from. To that file the random state is added.
+    Within the block, torch.save to a path writes a temporary file and renames it: a process
+    killed meanwhile leaves no file that cannot be resumed from. ``checkpoint.pth`` gets the
+    random state as well.
+
+    In the background a thread writes copies of ``checkpoint.pth`` and ``<N>epoch.pth`` while
+    training goes on; whoever reads a file, and the files of the next epoch, wait for it. Until its
+    checkpoint is written, an epoch can be lost to a kill, and is then trained again. Meanwhile
+    ESPnet removes models that are no longer among the best. If the new epoch ousts one that the
+    checkpoint before does not hold either, training waits: trained again, the epoch could turn out
+    worse than the model that is gone.
+
+    Args:
+        background: False lets training wait for every file.
+        criteria: ``best_model_criterion`` of the training.
+        keep: How many of the best models ESPnet keeps for each criterion.
     """
-    save = torch.save
 
-    def save_atomically(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(f, str | Path):
-            if Path(f).name == CHECKPOINT and isinstance(obj, dict):
-                obj = {**obj, "random": random_state()}
-            with atomic_write(f, "wb") as stream:
-                try:
-                    save(obj, stream, *args, **kwargs)
-                except RuntimeError as err:
-                    if isinstance(err.__context__, OSError):  # which torch stumbles over once more
-                        raise err.__context__ from None
-                    raise
-        else:
-            save(obj, f, *args, **kwargs)
+    def __init__(self, background: bool, criteria: Sequence[Sequence[str]], keep: int):
+        self.background, self.criteria, self.keep = background, criteria, keep
+        self.pending: list[Future] = []
+        self._model: tuple[Any, Any] | None = None  # of the checkpoint being written, and its copy
 
-    torch.save = save_atomically
-    try:
-        yield
-    finally:
-        torch.save = save
+    def __enter__(self) -> "EpochFiles":
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.torch_save, self.torch_load = torch.save, torch.load
+        torch.save, torch.load = self.save, self.load
+        return self
+
+    def __exit__(self, *_) -> None:
+        torch.save, torch.load = self.torch_save, self.torch_load
+        self.thread.shutdown()
+        self.wait()
+
+    def save(self, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        """In place of torch.save."""
+        if not isinstance(f, str | Path):
+            self.torch_save(obj, f, *args, **kwargs)
+            return
+        path = Path(f)
+        if path.name == CHECKPOINT and isinstance(obj, dict):
+            self.wait()
+            obj = {**obj, "random": random_state()}
+            self._model = None
+            if self.background and not displaces(obj["reporter"], self.criteria, self.keep):
+                copied = on_cpu(obj)
+                self._model = obj["model"], copied["model"]
+                self._submit(copied, path)
+                return
+        elif self._model is not None and obj is self._model[0]:  # <N>epoch.pth, right after it
+            self._submit(self._model[1], path)
+            self._model = None
+            return
+        self.wait()
+        self._write(obj, path, *args, **kwargs)
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        """In place of torch.load."""
+        self.wait()
+        return self.torch_load(*args, **kwargs)
+
+    def wait(self) -> None:
+        """Until everything is written; raises what kept it from being."""
+        while self.pending:
+            self.pending.pop(0).result()
+
+    def _submit(self, obj: Any, path: Path) -> None:
+        self.pending.append(self.thread.submit(self._write, obj, path))
+
+    def _write(self, obj: Any, path: Path, *args: Any, **kwargs: Any) -> None:
+        with atomic_write(path, "wb") as stream:
+            try:
+                self.torch_save(obj, stream, *args, **kwargs)
+            except RuntimeError as err:
+                if isinstance(err.__context__, OSError):  # which torch stumbles over once more
+                    raise err.__context__ from None
+                raise
+
+
+def displaces(state: dict[str, Any], criteria: Sequence[Sequence[str]], keep: int) -> bool:
+    """Whether the last epoch ousts a model from the best that the checkpoint before lacks.
+
+    Args:
+        state: Of ESPnet's reporter at the end of an epoch.
+        criteria, keep: As in EpochFiles.
+    """
+    reporter = Reporter()
+    reporter.load_state_dict(state)
+    epoch = reporter.get_epoch()
+    for phase, key, mode in criteria:
+        if reporter.has(phase, key):
+            order = reporter.sort_epochs(phase, key, mode)
+            before = [e for e in order if e != epoch][:keep]
+            if set(before) - set(order[:keep]) - {epoch - 1}:
+                return True
+    return False
+
+
+def on_cpu(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A copy that training does not change any more, its tensors in main memory."""
+    copied = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), checkpoint)
+    copied["model"]._metadata = checkpoint["model"]._metadata  # the modules' versions
+    return copied
 
 
 class StepCheckpoints:
@@ -90,6 +169,8 @@ class StepCheckpoints:
         distributed: Whether torch.distributed is initialised; then all processes call the same
             methods at the same batches.
         device: Of the model.
+        settle: Waits until the files of the epoch before are written, without which a checkpoint
+            within the next epoch is of no use.
     """
 
     def __init__(
@@ -102,8 +183,9 @@ class StepCheckpoints:
         seconds: float,
         distributed: bool = False,
         device: str = "cpu",
+        settle: Callable[[], None] = lambda: None,
     ):
-        self.directory, self.model = directory, model
+        self.directory, self.model, self.settle = directory, model, settle
         self.optimizers, self.schedulers = optimizers, schedulers
         self.accum_grad, self.seconds = accum_grad, seconds
         self.distributed, self.device = distributed, device
@@ -123,6 +205,9 @@ class StepCheckpoints:
         """
         asked, _ = self._agree(due=False)
         if asked:
+            self.settle()
+            if self.distributed:  # srun ends all processes as soon as one of them has stopped
+                torch.distributed.barrier()
             raise preemption.Stopped(signal.Signals(asked))
         self.epoch, self.reporter, self.scaler = reporter.get_epoch(), reporter, scaler
         self.last = time.monotonic()
@@ -165,9 +250,11 @@ class StepCheckpoints:
 
     def remove(self, keep: int = 0) -> None:
         """Delete the checkpoints within epochs, except that of epoch ``keep``."""
-        for path in self.directory.glob("*epoch.step.pth"):
-            if path != self._path(keep):
-                path.unlink(missing_ok=True)
+        stale = set(self.directory.glob("*epoch.step.pth")) - {self._path(keep)}
+        if stale:
+            self.settle()
+        for path in stale:
+            path.unlink(missing_ok=True)
 
     def _path(self, epoch: int) -> Path:
         return self.directory / f"{epoch}epoch.step.pth"
@@ -199,6 +286,7 @@ class StepCheckpoints:
             torch.distributed.all_gather_object(ranks, mine)
         if self.rank != 0:
             return
+        self.settle()
         state = {
             "batches": batches,
             "trained": trained,

@@ -65,6 +65,7 @@ NOT_SETTINGS = (
     "wandb_entity",
     "wandb_name",
     "wandb_model_log_interval",
+    "background_checkpoints",
     "checkpoint_seconds",
     "keep_checkpoints",
     "layer_cache",

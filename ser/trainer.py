@@ -25,7 +25,7 @@ from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.types import str2bool, str_or_none
 
 from ser import preemption
-from ser.checkpoint import CHECKPOINT, StepCheckpoints, atomic_checkpoints, set_random_state
+from ser.checkpoint import CHECKPOINT, EpochFiles, StepCheckpoints, set_random_state
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
@@ -44,6 +44,7 @@ class SERTrainerOptions(TrainerOptions):
     has_valid: bool = True
     run_label: str = ""
     checkpoint_seconds: float = 600.0
+    background_checkpoints: bool = True
     layer_cache: str | None = None
 
 
@@ -66,6 +67,13 @@ class SERTrainer(Trainer):
             type=float,
             default=600.0,
             help="Between two checkpoints within an epoch; what a killed process loses at most",
+        )
+        parser.add_argument(
+            "--background_checkpoints",
+            type=str2bool,
+            default=True,
+            help="Write an epoch's checkpoint and model while the next epoch trains; takes the "
+            "memory of a copy",
         )
         parser.add_argument(
             "--keep_checkpoints",
@@ -110,6 +118,13 @@ class SERTrainer(Trainer):
             complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
         if distributed:
             torch.distributed.barrier()
+        keep = trainer_options.keep_nbest_models
+        files = EpochFiles(
+            # what is sent to Weights & Biases at the end of an epoch is read there and then
+            trainer_options.background_checkpoints and trainer_options.wandb_model_log_interval < 1,
+            trainer_options.best_model_criterion,
+            keep if isinstance(keep, int) else max(keep, default=1),
+        )
         trainer_options.steps = StepCheckpoints(
             output_dir,
             model,
@@ -119,8 +134,9 @@ class SERTrainer(Trainer):
             trainer_options.checkpoint_seconds,
             distributed,
             "cuda" if trainer_options.ngpu > 0 else "cpu",
+            files.wait,
         )
-        with preemption.listening(), atomic_checkpoints():
+        with preemption.listening(), files:
             super().run(
                 model=model,
                 optimizers=optimizers,

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -16,7 +17,14 @@ import torch
 import yaml
 
 from ser import preemption
-from ser.checkpoint import CHECKPOINT, atomic_checkpoints, random_state, set_random_state
+from ser.checkpoint import (
+    CHECKPOINT,
+    EpochFiles,
+    StepCheckpoints,
+    displaces,
+    random_state,
+    set_random_state,
+)
 from ser.stage import read_marker
 from ser.trainer import SERTrainer
 from tests.training import SYSTEM, forked_processes, make_corpus, same, train, weights
@@ -187,12 +195,111 @@ def test_random_numbers_go_on_where_they_were():
 
 def test_a_resumed_run_takes_up_the_random_state_of_the_checkpoint(tmp_path, monkeypatch):
     torch.manual_seed(5)
-    with atomic_checkpoints():
+    with EpochFiles(False, (), 1):
         torch.save({"model": {}}, tmp_path / CHECKPOINT)
     expected = torch.rand(1).item()
     monkeypatch.setattr("espnet2.train.trainer.Trainer.resume", staticmethod(lambda *a, **k: None))
     SERTrainer.resume(tmp_path / CHECKPOINT)
     assert torch.rand(1).item() == expected
+
+
+CRITERIA = (("valid", "UA", "max"),)
+
+
+def epoch_state(*values: float) -> dict:
+    """Of ESPnet's reporter after epochs with these validation UAs."""
+    stats = {n: {"valid": {"UA": value}} for n, value in enumerate(values, start=1)}
+    return {"epoch": len(values), "stats": stats}
+
+
+def whole_checkpoint(model: torch.nn.Module, *values: float) -> dict:
+    return {"model": model.state_dict(), "reporter": epoch_state(*values)}
+
+
+@pytest.fixture
+def slow_disk(monkeypatch) -> threading.Event:
+    """Nothing is written before it is set."""
+    save, ready = torch.save, threading.Event()
+
+    def save_slowly(*args, **kwargs):
+        assert ready.wait(60), "nobody let the disk go on"
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", save_slowly)
+    return ready
+
+
+def test_the_files_of_an_epoch_are_written_while_training_goes_on(tmp_path, slow_disk):
+    model = torch.nn.BatchNorm1d(3)
+    checkpoint = whole_checkpoint(model, 0.5)
+    saved = {key: value.clone() for key, value in checkpoint["model"].items()}
+    with EpochFiles(True, CRITERIA, 1):
+        torch.save(checkpoint, tmp_path / CHECKPOINT)
+        torch.save(checkpoint["model"], tmp_path / "1epoch.pth")
+        assert not list(tmp_path.glob("*.pth"))
+        with torch.no_grad():
+            model.weight += 1.0  # the next epoch's first step
+        slow_disk.set()
+        written = torch.load(tmp_path / CHECKPOINT, weights_only=False)["model"]  # waits for it
+    assert same(written, saved)
+    assert same(torch.load(tmp_path / "1epoch.pth"), saved)
+    assert written._metadata == checkpoint["model"]._metadata
+
+
+def test_what_could_not_be_written_beside_training_stops_it_at_the_next_epoch(tmp_path):
+    model = torch.nn.Linear(3, 3)
+    missing = tmp_path / "removed by somebody" / CHECKPOINT
+    with pytest.raises(OSError, match="removed by somebody"), EpochFiles(True, CRITERIA, 1):
+        torch.save(whole_checkpoint(model, 0.5), missing)
+        with pytest.raises(OSError, match="removed by somebody"):
+            torch.save(whole_checkpoint(model, 0.5, 0.4), missing)
+        torch.save(whole_checkpoint(model, 0.5, 0.4), missing)
+
+
+@pytest.mark.parametrize(
+    ("values", "keep", "expected"),
+    [
+        ([0.5], 1, False),
+        ([0.5, 0.6], 1, False),  # the first epoch's model can be made from its checkpoint
+        ([0.5, 0.4, 0.6], 1, True),  # the checkpoint before is the second epoch's
+        ([0.5, 0.4, 0.3], 1, False),
+        ([0.5, 0.4, 0.5], 1, False),  # the earlier of two equals stays
+        ([0.5, 0.6, 0.4, 0.55], 2, True),
+        ([0.5, 0.6, 0.4, 0.55], 3, False),  # ousts the third, which is in its checkpoint
+    ],
+)
+def test_a_model_is_displaced_that_the_checkpoint_before_does_not_hold(values, keep, expected):
+    assert displaces(epoch_state(*values), CRITERIA, keep) is expected
+
+
+def test_training_waits_where_a_kill_could_cost_one_of_the_best_models(tmp_path):
+    model = torch.nn.Linear(3, 3)
+    with EpochFiles(True, CRITERIA, 1) as files:
+        checkpoint = whole_checkpoint(model, 0.5, 0.4, 0.6)
+        torch.save(checkpoint, tmp_path / CHECKPOINT)
+        torch.save(checkpoint["model"], tmp_path / "3epoch.pth")
+        assert not files.pending
+        assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, "3epoch.pth"}
+
+
+def test_a_checkpoint_within_an_epoch_is_kept_until_that_of_its_end_is_written(tmp_path):
+    within = tmp_path / "1epoch.step.pth"
+    within.touch()
+    seen = []
+    steps = StepCheckpoints(
+        tmp_path, None, (), (), 1, 600.0, settle=lambda: seen.append(within.exists())
+    )
+    steps.remove(keep=2)
+    assert seen == [True]
+    assert not within.exists()
+
+
+def test_training_ends_with_the_same_models_whoever_writes_them(
+    corpus, system, undisturbed, tmp_path
+):
+    train(corpus, tmp_path, config=system, extra_args=["--background_checkpoints", "false"])
+    for name in (LAST, "valid.UA.best.pth"):
+        assert same(weights(tmp_path / "Ses01F", name), weights(undisturbed, name)), name
 
 
 def test_a_signal_to_all_processes_leaves_the_data_loader_to_finish_the_step(

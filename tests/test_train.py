@@ -16,7 +16,7 @@ import torch
 import yaml
 from espnet2.tasks import abs_task
 
-from ser.checkpoint import atomic_checkpoints
+from ser.checkpoint import EpochFiles
 from ser.errors import UserError
 from ser.provenance import run_command
 from ser.stage import read_marker
@@ -353,7 +353,7 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
         def __reduce__(self):
             raise RuntimeError("the disk is full")
 
-    with atomic_checkpoints():
+    with EpochFiles(False, (), 1):
         torch.save({"epoch": 1}, path)
         with pytest.raises(RuntimeError, match="the disk is full"):
             torch.save({"epoch": 2, "bad": Poison()}, path)
@@ -364,11 +364,11 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
 def test_a_full_disk_is_told_from_a_defect_when_a_checkpoint_does_not_fit(tmp_path):
     program = f"""
 import resource, signal, torch
-from ser.trainer import atomic_checkpoints
+from ser.checkpoint import EpochFiles
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
-    with atomic_checkpoints():
+    with EpochFiles(False, (), 1):
         torch.save([torch.zeros(3000), torch.zeros(300000)], {str(tmp_path / "checkpoint.pth")!r})
 except OSError as err:
     print(err.strerror, err.filename)
