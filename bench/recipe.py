@@ -10,7 +10,8 @@ import yaml
 from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, UNITS, System
-from bench.workload import durations, random_batches, representative, sorted_batches
+from bench.workload import Batch, durations, random_batches, representative
+from ser.batches import JitteredSampler
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends.hf import HFFrontend
 from ser.heads import read_heads
@@ -18,15 +19,18 @@ from ser.model import SERModel
 from ser.pooling import MeanPooling
 
 CONFIG = Path(__file__).parent.parent / "conf/train_s1_mtl_phoneme.yaml"
-BATCHES = 8  # of a round
+UTTERANCES = 16  # of a round
 OFF = {  # switch -> what replaces it in the YAML
     "convolutions": {"frontend_conf": {"fast": ["dropout", "attention"]}},
     "dropout": {"frontend_conf": {"fast": ["convolutions", "attention"]}},
     "attention": {"frontend_conf": {"fast": ["convolutions", "dropout"]}},
     "bfloat16": {"model_conf": {"amp_dtype": "float32"}},
     "batches by length": {"batch_type": "unsorted"},
+    "length jitter": {"length_jitter": 0.0},
+    "accumulation": {"batch_size": 16, "accum_grad": 1},
     "fused optimiser": {"optim_conf": {"fused": False}},
 }
+ON_CPU = {"convolutions", "dropout", "attention"}  # on a GPU frontend_conf.fast changes nothing
 FROZEN = {  # what is frozen, and whether its outputs are kept
     "convolutions frozen": {"frontend_conf": {"freeze": "cnn"}},
     "convolutions frozen, kept": {"frontend_conf": {"freeze": "cnn"}, "layer_cache": True},
@@ -81,10 +85,14 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
             model.train()
 
     by_length = config["batch_type"] == "sorted"
-    epoch = (sorted_batches if by_length else random_batches)(durations(), config["batch_size"])
+    epoch = (
+        jittered_batches(config["batch_size"], config["length_jitter"])
+        if by_length
+        else random_batches(durations(), config["batch_size"])
+    )
     return System(
         name=f"this recipe, S1{', ' if name else ''}{name}",
-        batches=representative(epoch, BATCHES),
+        batches=representative(epoch, UTTERANCES // config["batch_size"]),
         epoch=epoch,
         step=step,
         update=update,
@@ -93,9 +101,17 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
         warm_up="layer_cache" in config,
         notes=f"{config['model_conf']['amp_dtype']}, "
         f"{'' if by_length else 'random '}batches of {config['batch_size']}"
-        f"{' by length' if by_length else ''}, Adam after every {accumulate}"
+        f"{' by length' if by_length else ''}, an update (Adam) after every "
+        f"{accumulate * config['batch_size']} utterances"
         f"{', ' if name else ''}{name}",
     )
+
+
+def jittered_batches(size: int, jitter: float) -> list[Batch]:
+    """The first epoch of a training in batches of similar length."""
+    seconds = {str(i): value for i, value in enumerate(durations())}
+    batches = JitteredSampler(seconds, size, jitter).generate(0)
+    return [tuple(seconds[utt] for utt in batch) for batch in batches]
 
 
 def build_frozen(device: str) -> System:

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.flops import forward_flops, training_flops
+from bench.flops import forward_flops, matmul_size, training_flops
 from bench.workload import MEAN, durations, padding_share, random_batches, sorted_batches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,12 +152,12 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
 
 def measure_means(args: argparse.Namespace, device: str) -> list[dict]:
     """Rounds of the recipe and of each variant in turn; two processes at a time."""
-    from bench.recipe import FROZEN, OFF
+    from bench.recipe import FROZEN, OFF, ON_CPU
 
     recipe = Worker("recipe", Path(sys.executable), args.threads, device)
     say(recipe.ask()["notes"])
     rows = []
-    for name in (*OFF, *FROZEN):
+    for name in (*(OFF if device == "cpu" else OFF.keys() - ON_CPU), *FROZEN):
         variant = Worker(name, Path(sys.executable), args.threads, device)
         row = {"name": name, "frozen": name in FROZEN, "recipe": [], "variant": []}
         row.update(variant.ask())
@@ -205,12 +205,20 @@ def means_report(rows: list[dict], args: argparse.Namespace, device: str) -> str
             "",
             "Training of S1 as in bench/RESULTS.md, everything fine-tuned, with one switch turned "
             "off at a time; each is measured in turn with the recipe as it is, "
-            f"{args.rounds} round{'s' if args.rounds > 1 else ''} of both. Below, what is frozen "
-            "and whether its outputs are kept, in epochs after the first.",
+            f"{args.rounds} round{'s' if args.rounds > 1 else ''} of both. {spread(rows)}Below, "
+            "what is frozen and whether its outputs are kept, in epochs after the first.",
             *tables,
             "",
         ]
     )
+
+
+def spread(rows: list[dict]) -> str:
+    """How far apart rounds of the same work were: what is worth less than that is not told."""
+    rates = [rate([done]) for row in rows for done in row["recipe"]]
+    if len(rates) < 2:
+        return ""
+    return f"The recipe's own {len(rates)} rounds gave {min(rates):.2f} to {max(rates):.2f}. "
 
 
 def rate(rounds: list[dict]) -> float:
@@ -233,7 +241,8 @@ def report(state: dict) -> str:
         f"{MEAN} s, up to 34 s). Rate: seconds of audio trained in a second, the median of the "
         "rounds, which all systems did in turn.",
         "",
-        "| system | audio s/s | this recipe is faster by | peak memory | padding | how |",
+        "| system | audio s/s | this recipe is faster by | peak memory of these batches "
+        "| padding of an epoch | how |",
         "|---|---|---|---|---|---|",
     ]
     for name, about in state["systems"].items():
@@ -260,6 +269,7 @@ def floor(state: dict) -> list[str]:
     forward = {key: sum(p[key] for p in parts) / total / 1e9 for key in parts[0]}
     training = sum(training_flops(s) for s in seconds) / total / 1e9
     epoch = sorted_batches(seconds, 4), random_batches(seconds, 4)
+    size = matmul_size(state["settings"]["device"])
     lines = [
         "## The floor",
         "",
@@ -272,12 +282,13 @@ def floor(state: dict) -> list[str]:
     matmul = state.get("matmul", {})
     if "bfloat16" in matmul:
         lines[2] += (
-            f" Products of 2048 x 2048 matrices run at {matmul['bfloat16'] / 1e12:.2f} TFLOP/s in "
-            f"bfloat16 and {matmul['float32'] / 1e12:.2f} in float32 here."
+            f" Products of {size} x {size} matrices run at {matmul['bfloat16'] / 1e12:.2f} TFLOP/s "
+            f"in bfloat16 and {matmul['float32'] / 1e12:.2f} in float32 here."
         )
         if state["rounds"].get("recipe"):
-            share = rate(state["rounds"]["recipe"]) * training * 1e9 / matmul["bfloat16"]
-            lines[2] += f" This recipe's training reaches {share:.0%} of the former."
+            fastest = max(matmul.values())
+            share = rate(state["rounds"]["recipe"]) * training * 1e9 / fastest
+            lines[2] += f" This recipe's training reaches {share:.0%} of the faster."
     return lines
 
 

@@ -7,12 +7,14 @@ Commands: round, infer, longest, matmul. Each is answered by one line of JSON.
 import ctypes
 import gc
 import importlib
+import itertools
 import json
 import os
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 SYSTEMS = {
     "recipe": "bench.recipe:build",
@@ -23,6 +25,7 @@ SYSTEMS = {
     "s3prl": "bench.peers.s3prl_ser:build",
 }
 LONGEST = 34.1  # seconds
+GPU_REPEATS = 20  # of the batches in a round
 
 
 def main() -> None:
@@ -59,13 +62,16 @@ def main() -> None:
         torch=torch.__version__,
     )
     batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
-    if system.warm_up:
-        one_round(system, batches)
+    count = itertools.count(1)
+    if system.warm_up or device != "cpu":
+        one_round(system, batches, count)
+    # a round on a GPU takes a fraction of a second
+    repeats = 1 if device == "cpu" else GPU_REPEATS
     for line in sys.stdin:
         command = line.strip()
         if command == "round":
-            seconds, cpu = timed(lambda: one_round(system, batches), device)
-            audio = sum(sum(batch) for batch in system.batches)
+            seconds, cpu = timed(lambda: one_round(system, batches * repeats, count), device)
+            audio = repeats * sum(sum(batch) for batch in system.batches)
             answer(audio=audio, seconds=seconds, cpu=cpu, memory=peak_memory(device))
         elif command == "longest":
             batch = make_batch((LONGEST,) * len(system.batches[0]), device)
@@ -79,13 +85,14 @@ def main() -> None:
 
             rates = {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
             answer(**rates)
-        trim()
+        trim(device)
 
 
-def one_round(system, batches) -> None:
-    for i, batch in enumerate(batches, 1):
+def one_round(system, batches, count: Iterator[int]) -> None:
+    """A step for each batch, and the updates that are due; ``count`` goes on between rounds."""
+    for batch in batches:
         system.step(batch)
-        if i % system.accumulate == 0:
+        if next(count) % system.accumulate == 0:
             system.update()
 
 
@@ -109,13 +116,19 @@ def inference(system, device: str) -> dict[str, float]:
 def timed(work, device: str) -> tuple[float, float]:
     """Seconds on the wall and of the processor."""
     gc.collect()
+    wait(device)
     start, cpu = time.perf_counter(), time.process_time()
     work()
+    wait(device)
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def wait(device: str) -> None:
+    """Until the device has done all that it was given."""
     if device != "cpu":
         import torch
 
         torch.cuda.synchronize()
-    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def peak_memory(device: str) -> int:
@@ -127,9 +140,13 @@ def peak_memory(device: str) -> int:
     return torch.cuda.max_memory_reserved()
 
 
-def trim() -> None:
+def trim(device: str) -> None:
     """Give freed memory back, so that a waiting process does not press the one at work."""
     gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
 

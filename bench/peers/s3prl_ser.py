@@ -2,7 +2,7 @@
 
 As ``run_downstream.py -u hf_wav2vec2_custom -d emotion -f``: the weighted sum of all hidden states,
 the projector and UtteranceLevel model of its downstream, batches of 4 in random order, float32,
-an update after every 8 batches (here after every round).
+an update after every 8 batches.
 """
 
 import tempfile
@@ -25,7 +25,8 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model  # noqa: E402
 from bench.system import EMOTIONS, System, wav2vec2_config  # noqa: E402
 from bench.workload import durations, random_batches, representative  # noqa: E402
 
-BATCH, BATCHES = 4, 2
+BATCH, BATCHES = 4, 2  # of a round
+ACCUMULATE = 8
 PROJECTOR = 256
 
 
@@ -48,7 +49,7 @@ def build(device: str) -> System:
         lengths = torch.tensor([len(f) for f in features], device=device)
         frames = projector(torch.nn.utils.rnn.pad_sequence(features, batch_first=True))
         logits, _ = downstream(frames, lengths)
-        (F.cross_entropy(logits, batch["emotion"][:, 0]) / BATCHES).backward()
+        (F.cross_entropy(logits, batch["emotion"][:, 0]) / ACCUMULATE).backward()
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
@@ -62,6 +63,7 @@ def build(device: str) -> System:
         epoch=epoch,
         step=step,
         update=update,
-        accumulate=BATCHES,
-        notes=f"float32, random batches of {BATCH}, Adam after every {BATCHES}",
+        accumulate=ACCUMULATE,
+        notes=f"float32, random batches of {BATCH}, an update (Adam) after every "
+        f"{ACCUMULATE * BATCH} utterances",
     )

@@ -43,6 +43,8 @@ def build(device: str) -> System:
             freeze_feature_extractor=True,
         ).to(device)
     encoder.train()
+    # As its recipe does: train() has put the gradients of the convolutions on again.
+    encoder.model.feature_extractor._freeze_parameters()
     pooling = StatisticsPooling(return_std=False)
     head = Linear(input_size=768, n_neurons=EMOTIONS, bias=False).to(device)
     optimizers = [
@@ -68,5 +70,6 @@ def build(device: str) -> System:
         step=step,
         update=update,
         accumulate=1,
-        notes=f"float32, random batches of {BATCH}, two Adams after every batch",
+        notes=f"float32, random batches of {BATCH}, an update (two Adams) after every {BATCH} "
+        "utterances",
     )

@@ -7,6 +7,10 @@ its own frames, and of long ones only what the weights can be computed from is k
 Where there is none, torch's fused kernel has a backward pass without the processor's products of
 bfloat16 matrices: over 150 frames it takes a quarter of a training step. There the weights of short
 utterances are written out.
+
+In bfloat16 either way rounds the scores before the softmax, as attention by single operations under
+autocast does; a fused kernel would not. For scores of standard deviation 1 the output is off by
+less than 1%, for 9, which are large, by less than 2% (tests/test_switches.py).
 """
 
 import numpy as np

@@ -33,6 +33,8 @@ UNUSED_WEIGHTS = ("masked_spec_embed",)
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
 # What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
 FAST = ("convolutions", "dropout", "attention")
+# Of what a cache holds: raised with every change of what a frontend computes, but for rounding.
+CACHE_VERSION = 1
 # Keys of a model's configuration that say what it was made for, by what and where.
 NOT_ARCHITECTURE = (
     "architectures",
@@ -229,7 +231,9 @@ class HFFrontend(AbsFrontend):
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
         if (kind, dtype) not in self._caches:
+            # Rounding depends on the last three, and what is computed on the version.
             facts = [kind, self.normalize, self.encoder.config.to_dict()]
+            facts += [CACHE_VERSION, device.type, self.fast]
             facts += [self.layers, self.low_level] if kind == "layers" else []
             name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
             self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
