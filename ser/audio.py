@@ -31,6 +31,7 @@ MAX_FLOAT_PEAK = 8.0
 # 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
 # where the size of the data chunk belongs.
 STREAMING_SIZE = 0x7FFFF000
+W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 
 
 class NotAudioError(UserError):
@@ -67,6 +68,7 @@ def probe(path: Path | str) -> AudioInfo:
     if size == 0:
         raise UserError(f"{path}: empty (0 bytes); copy it again from where it came")
     _check_data_chunk(path, size)
+    _check_container(path, size)
     try:
         with open_sound(path) as header:
             frames, rate, channels = header.frames, header.samplerate, header.channels
@@ -212,6 +214,27 @@ def _check_data_chunk(path: Path | str, size: int) -> None:
         )
     if held < length < STREAMING_SIZE:
         raise _truncated(path, f"{length} bytes of samples", f"{held}")
+
+
+def _check_container(path: Path | str, size: int) -> None:
+    """Raise UserError if an AIFF, AU, RF64 or W64 file ends before its header says it does.
+
+    libsndfile shortens these without a word, too; a size that was not known passes.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(28)
+    promised = 0
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        promised = int.from_bytes(head[4:8], "big") + 8
+    elif head[:4] == b".snd":
+        promised = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    elif head[:4] == b"RF64" and head[12:16] == b"ds64":
+        promised = int.from_bytes(head[20:28], "little") + 8
+    elif head[:16] == W64_RIFF:
+        promised = int.from_bytes(head[16:24], "little")
+    streaming = head[:4] in (b"FORM", b".snd") and promised >= STREAMING_SIZE
+    if size < promised and not streaming:
+        raise _truncated(path, f"{promised} bytes", f"{size}")
 
 
 def _truncated(path: Path | str, promised: str, found: str) -> UserError:

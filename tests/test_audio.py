@@ -94,6 +94,14 @@ def test_a_length_that_the_writer_could_not_know_is_taken_from_the_file(tmp_path
     assert len(read_16k_mono(path)) == 8000
 
 
+def test_an_au_file_of_unknown_length_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.au"
+    soundfile.write(path, tone(), 16000, format="AU", subtype="PCM_16")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:8] + b"\xff" * 4 + raw[12:])
+    assert len(read_16k_mono(path)) == len(tone())
+
+
 def test_a_path_with_blanks_quotes_and_umlauts_is_read(tmp_path):
     assert probe(write(tmp_path / 'Käse \'n "x" |.wav', tone())).num_samples == 8000
 
@@ -121,6 +129,14 @@ class TestRefusedByTheHeader:
     def test_truncated(self, tmp_path, function, kept):
         path = write(tmp_path / "a.wav", tone())
         path.write_bytes(path.read_bytes()[:kept])
+        assert "truncated" in refused(path, function)
+
+    @pytest.mark.parametrize("container", ["AIFF", "AU", "RF64", "W64"])
+    def test_truncated_in_another_container(self, tmp_path, function, container):
+        path = tmp_path / "a.wav"
+        soundfile.write(path, tone(), 16000, format=container, subtype="PCM_16")
+        function(path)
+        path.write_bytes(path.read_bytes()[:-1000])
         assert "truncated" in refused(path, function)
 
     @pytest.mark.parametrize("content", [b"version https://git-lfs", b"x", b"<html>" * 50])
