@@ -41,13 +41,31 @@ def _main(argv: Sequence[str]) -> None:
         sys.exit(EXIT_USAGE)
     name = parser.parse_args(argv[:1]).command
     # Only now, and only that one: ser --help must not wait for the imports of all commands.
-    args = command_parser(name).parse_intermixed_args(argv[1:])
+    args = _parse(command_parser(name), argv[1:])
     try:
         _module(name).run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # ser predict ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """``argv`` with options anywhere before ``--``; what follows it are names, dashes or not."""
+    argv = list(argv)
+    if "--" in argv:  # which parse_intermixed_args loses
+        at = argv.index("--")
+        argv[at:] = [_plain(name) for name in argv[at + 1 :]]
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        files = [name for name in unknown if os.path.exists(name)]
+        hint = f"; a file whose name begins with a dash is given as ./{files[0]}" if files else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
+def _plain(name: str) -> str:
+    return f"./{name}" if name.startswith("-") and name != "-" else name
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -79,6 +79,20 @@ def test_options_may_stand_between_files():
     assert args.files == ["a.wav", "b.wav"]
 
 
+def test_names_may_begin_with_a_dash_after_two_of_them(tmp_path, monkeypatch, capsys):
+    parser = main.command_parser("predict")
+    args = main._parse(parser, ["a.wav", "--format", "json", "--", "-b.wav", "-", "--format"])
+    assert args.files == ["a.wav", "./-b.wav", "-", "./--format"]
+    (tmp_path / "-b.wav").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main._parse(parser, ["a.wav", "-b.wav"])
+    assert stop.value.code == 2
+    assert "-b.wav; a file whose name begins with a dash is given as ./-b.wav" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_mistake_of_the_user_is_one_line_and_status_1(tmp_path):
     done = call("predict", "a.wav", "--output", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")

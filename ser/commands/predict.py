@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``ser predict``."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="recordings; - reads standard input")
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="recordings; - reads standard input; -- comes before names that begin with a dash",
+    )
     add_model_options(parser)
     add(
         "--format",
