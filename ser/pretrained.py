@@ -194,8 +194,9 @@ def build_network_model(
             write_units(args.units, units[1:])
         try:
             return SERTask.build_model(args)
-        except (UserError, TypeError, ValueError, KeyError, AttributeError) as err:
+        except Exception as err:  # a configuration from anywhere can make any part of it fail
             what = str(err) if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
+            what = " ".join(what.split())[:300]
             raise UserError(
                 f"{where}: this version of the recipe cannot build its network ({what}); use the "
                 f"version that packed it, or {AGAIN}"
@@ -338,7 +339,7 @@ def _read_config(files: _Folder | _Zip) -> dict[str, Any]:
     where = f"{files.where}: {CONFIG}"
     try:
         config = json.loads(_read(files, CONFIG).decode("utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise UserError(f"{where}: not JSON ({err}); {AGAIN}") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != MODEL_TYPE:
@@ -388,7 +389,7 @@ def _read_network(files: _Folder | _Zip, emotions: list[str]) -> dict[str, Any]:
     where = f"{files.where}: {NETWORK}"
     try:
         content = yaml.safe_load(_read(files, NETWORK).decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise UserError(f"{where}: not YAML ({' '.join(str(err).split())}); {AGAIN}") from None
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in NETWORK_KEYS if key not in content]
@@ -453,7 +454,7 @@ def _read_header(files: _Folder | _Zip, name: str) -> dict[str, list[int]]:
         header = {key: entry for key, entry in json.loads(text).items() if key != "__metadata__"}
         shapes = {key: list(entry["shape"]) for key, entry in header.items()}
         end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise UserError(
             f"{where}: not a safetensors file, or cut short ({size} bytes); {AGAIN}"
         ) from None

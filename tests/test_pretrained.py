@@ -169,6 +169,31 @@ def test_a_network_that_this_version_lacks_is_refused(folder):
     assert "this version of the recipe cannot build its network" in complaint(folder)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("_attn_implementation", "somebody/kernel"),  # code of the hub
+        ("hidden_size", -4),
+        ("hidden_size", 10**7),  # more than there is memory
+        ("hidden_size", "wide"),
+        ("conv_kernel", [20, 8]),
+    ],
+)
+def test_an_encoder_that_cannot_be_built_is_refused(folder, setting, value):
+    network = yaml.safe_load((folder / "config.yaml").read_text())
+    network["frontend_conf"]["config"][setting] = value
+    edit_yaml(folder / "config.yaml", frontend_conf=network["frontend_conf"])
+    message = complaint(folder)
+    assert "cannot build its network" in message
+    assert setting != "_attn_implementation" or f"has no setting '{setting}'" in message
+
+
+@pytest.mark.parametrize("name", ["config.json", "config.yaml"])
+def test_a_config_nested_without_end_is_refused(folder, name):
+    (folder / name).write_text("[" * 20000)
+    assert f"{name}: not " in complaint(folder)
+
+
 def test_a_packed_model_may_not_send_for_another_model(folder):
     edit_yaml(folder / "config.yaml", frontend_conf={"model": "somebody/else"})
     assert "frontend_conf refers to another model" in complaint(folder)

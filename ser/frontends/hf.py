@@ -403,7 +403,8 @@ def _load_config(
     if default.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
         raise _unsupported(default.model_type)
     for key in overrides:
-        if not hasattr(default, key):
+        # such as _attn_implementation, which may name code of the hub
+        if key.startswith("_") or not hasattr(default, key):
             raise UserError(f"frontend_conf.config: {default.model_type} has no setting {key!r}")
     settings = {key: value for key, value in OFF.items() if hasattr(default, key)}
     try:
