@@ -62,8 +62,10 @@ def probe(path: Path | str) -> AudioInfo:
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; correct the path, or put the file back")
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder, not a file; name the audio files in it")
     if not os.path.isfile(path):
-        raise UserError(f"{path}: not a file; expected an audio file")
+        raise UserError(f"{path}: a device or a pipe, not a file; save the audio in a file")
     size = os.path.getsize(path)
     if size == 0:
         raise UserError(f"{path}: empty (0 bytes); copy it again from where it came")

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 import tracemalloc
 import types
 from pathlib import Path
@@ -436,6 +438,15 @@ def test_standard_input_is_read(wavs, capsys, monkeypatch):
     assert status == 1 and "can be read once only" in err[0]
 
 
+def test_a_named_pipe_is_read_like_standard_input(packed, tmp_path, capsys):
+    wav = Path(write(tmp_path / "a.wav", said_like("happy")))
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[wav.read_bytes()]).start()
+    status, out, err = ser_predict(capsys, tmp_path / "pipe")
+    assert (status, err) == (0, [])
+    assert out.startswith(f"{tmp_path / 'pipe'} (0:06.0): happy")
+
+
 def test_bad_files_are_reported_each_in_a_sentence_and_the_others_are_done(tmp_path, wavs, capsys):
     good = said_like("sad", seconds=2)
     high = said_like("sad", seconds=2, rate=192000)
@@ -460,7 +471,8 @@ def test_bad_files_are_reported_each_in_a_sentence_and_the_others_are_done(tmp_p
         str(tmp_path / "text.wav"): "not an audio file .* convert it .* or copy it again",
         str(tmp_path / "empty.wav"): "empty .* copy it again",
         str(tmp_path / "missing.wav"): "no such file; correct the path",
-        str(tmp_path): "not a file; expected an audio file",
+        str(tmp_path): "a folder, not a file; name the audio files in it",
+        "/dev/null": "a device or a pipe, not a file; save the audio in a file",
     }
     (tmp_path / "cut.wav").write_bytes(Path(fine[1]).read_bytes()[:9999])
     write(tmp_path / "cut.flac", np.random.default_rng(0).uniform(-0.5, 0.5, RATE))

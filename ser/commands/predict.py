@@ -150,12 +150,14 @@ def _predict(model: "SpeechEmotion", name: str, segments: str | float, place: st
 
 @contextlib.contextmanager
 def _file(name: str) -> Iterator[str]:
-    """``name``, or a temporary file with what comes on standard input, which cannot be sought."""
-    if name != STDIN:
+    """``name``, or a temporary file with what comes through a pipe, which cannot be sought."""
+    if name != STDIN and not Path(name).is_fifo():
         yield name
         return
-    with tempfile.NamedTemporaryFile(prefix="ser-") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
+    with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="ser-"))
+        pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
+        shutil.copyfileobj(pipe, copy)
         copy.flush()
         yield copy.name
 
