@@ -285,6 +285,10 @@ def export_onnx(
     path = Path(path)
     if not path.parent.is_dir():
         raise UserError(f"--onnx {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(
+            f"--onnx {path}: a folder; give the name of a file, such as {path}/ser.onnx"
+        )
     packed = open_model(source)
     fold = fold or packed.folds[0]
     model = packed.load(fold)

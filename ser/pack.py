@@ -262,7 +262,7 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
     if not (fold_dir / FILE_NAME).is_file() or any(tested.get(k) != v for k, v in present.items()):
         raise UserError(
             f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
-            f"{SCORE_FIRST}"
+            f"{SCORE_FIRST}, or copy the experiment with the times of its files (cp -a, rsync -a)"
         )
 
 

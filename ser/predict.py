@@ -162,7 +162,10 @@ class SpeechEmotion:
         probs, posteriors = 0.0, 0.0
         with _memory(self.device), torch.inference_mode():
             for model in self.models:
-                out = model.infer(speech.to(self.device), lengths.to(self.device))
+                try:
+                    out = model.infer(speech.to(self.device), lengths.to(self.device))
+                except UserError as err:
+                    raise UserError(f"{name}: {err}") from None
                 probs += out["emotion_logp"].double().exp().cpu().numpy() / len(self.models)
                 frames = out["lengths"].tolist()
                 if self.units:

@@ -184,7 +184,7 @@ def build_network_model(
     import torch
 
     with _on_stderr():
-        from ser.task import SERTask
+        from ser.task import SERTask, check_network
 
     with tempfile.TemporaryDirectory() as directory, torch.random.fork_rng(devices=[]):
         args = Namespace(**network, class_counts=None, units=None)
@@ -193,6 +193,7 @@ def build_network_model(
             args.units = str(Path(directory) / UNITS)
             write_units(args.units, units[1:])
         try:
+            check_network(args)
             return SERTask.build_model(args)
         except Exception as err:  # a configuration from anywhere can make any part of it fail
             what = str(err) if isinstance(err, UserError) else f"{type(err).__name__}: {err}"

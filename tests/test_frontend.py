@@ -188,6 +188,15 @@ def test_frame_lengths_are_those_of_the_encoder(name):
         assert frames == frontend.encoder._get_feat_extract_output_lengths(samples)
 
 
+def test_an_utterance_of_which_the_encoder_makes_no_frame_is_refused():
+    frontend = build("wav2vec2-base-like")
+    shortest = next(n for n in range(1, 2000) if frontend.output_lengths(torch.tensor([n])) > 0)
+    speech, lengths = padded_batch([9000, shortest])
+    assert frontend(speech, lengths)[1].tolist()[1] == 1
+    with pytest.raises(UserError, match="ms is too short for this encoder"):
+        frontend(speech, lengths - torch.tensor([0, 1]))
+
+
 def test_whisper_on_thirty_seconds_equals_transformers():
     frontend = build("whisper")
     speech, lengths = padded_batch([480000])

@@ -169,6 +169,12 @@ def test_a_network_that_this_version_lacks_is_refused(folder):
     assert "this version of the recipe cannot build its network" in complaint(folder)
 
 
+@pytest.mark.parametrize("feats_type", ["fbank", "nope"])
+def test_features_that_the_network_does_not_read_are_refused(folder, feats_type):
+    edit_yaml(folder / "config.yaml", feats_type=feats_type)
+    assert f"feats_type: found {feats_type}; frontend hf reads raw" in complaint(folder)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

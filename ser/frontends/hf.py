@@ -255,6 +255,12 @@ class HFFrontend(AbsFrontend):
             mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
             return whisper_layers(self.encoder, mels, frames)
         lengths = self.output_lengths(speech_lengths)
+        if not torch.compiler.is_exporting() and lengths.min() < 1:
+            shortest = 1000 * speech_lengths.min().item() / 16000
+            raise UserError(
+                f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes no "
+                "frame of it; leave it out, or give more of the recording"
+            )
         low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
