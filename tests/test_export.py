@@ -214,7 +214,7 @@ def test_missing_packages_are_named_with_how_to_install_them(tmp_path, monkeypat
 def test_a_folder_that_does_not_exist_is_named(runtime, tmp_path):
     with pytest.raises(UserError, match="there is no folder .*; make it first"):
         export_onnx(tmp_path, tmp_path / "none/model.onnx")
-    with pytest.raises(UserError, match="a folder; give a file's name, such as .*/ser.onnx"):
+    with pytest.raises(UserError, match="a folder; give the name of a file, such as .*/ser.onnx"):
         export_onnx(tmp_path, tmp_path)
 
 
