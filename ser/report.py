@@ -32,9 +32,11 @@ from ser.records import (
 from ser.score_table import (
     CLASS_SCORES,
     decision_rows,
+    duration,
     interval,
     mark,
     marked,
+    parameter_count,
     partial_notes,
     percent,
 )
@@ -312,8 +314,8 @@ def _table(rows: Sequence[tuple[int, Row]]) -> str:
                 row.cell("units", "per"),
                 row.cell("units", "uer"),
                 _range([e for e in epochs if e]),
-                row.joined([_parameters(s["parameters"]) for _, s in row.runs]),
-                _duration([s["train_seconds"] for _, s in row.runs]),
+                row.joined([parameter_count(s["parameters"]) for _, s in row.runs]),
+                duration([s["train_seconds"] for _, s in row.runs]),
                 _stated(scores),
                 row.joined([s["commit"] for _, s in row.runs]),
             ]
@@ -394,7 +396,7 @@ def _sweeps(points: Sequence[Row], directory: Path) -> str:
             lines += ["", f"![WA and UA of the points]({_relative(figure, directory)})"]
         commits = rows[0].joined([scores["commit"] for scores in runs])
         machines = rows[0].joined([scores["hardware"] for scores in runs])
-        seconds = _duration([sum(s["train_seconds"] or 0 for s in runs)])
+        seconds = duration([sum(s["train_seconds"] or 0 for s in runs)])
         lines += ["", f"Trained by {commits} on {machines}, {seconds} of training in all."]
     return "\n".join(lines) + "\n"
 
@@ -454,21 +456,6 @@ def _stated_numbers(stated: Mapping[str, Any]) -> str:
     if "part" in stated:
         numbers += f" ({stated['part']} utterances only)"
     return f"{numbers} (**{found}**)" if found else numbers
-
-
-def _parameters(found: Mapping[str, int] | None) -> str:
-    if found is None:
-        return "-"
-    trained = f" ({found['trained']:,})" if found["trained"] != found["total"] else ""
-    return f"{found['total']:,}{trained}"
-
-
-def _duration(seconds: Sequence[float | None]) -> str:
-    """The mean as h:mm:ss; ``-`` where one is not known."""
-    if any(value is None for value in seconds):
-        return "-"
-    minutes, rest = divmod(round(mean_sd(seconds)[0]), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _range(epochs: Sequence[int]) -> str:

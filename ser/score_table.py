@@ -66,6 +66,22 @@ def interval(bounds: Sequence[float] | None) -> str:
     return "-" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
+def parameter_count(found: Mapping[str, int] | None) -> str:
+    """All, and in brackets those that are trained if not all; ``-`` if not known."""
+    if found is None:
+        return "-"
+    trained = f" ({found['trained']:,})" if found["trained"] != found["total"] else ""
+    return f"{found['total']:,}{trained}"
+
+
+def duration(seconds: Sequence[float | None]) -> str:
+    """The mean as h:mm:ss; ``-`` where one is not known."""
+    if any(value is None for value in seconds):
+        return "-"
+    minutes, rest = divmod(round(mean_sd(seconds)[0]), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def format_scores(scores: Mapping[str, Any]) -> str:
     """The readable table of scores.txt, in percent."""
     summary, labels = scores["summary"], scores["labels"]

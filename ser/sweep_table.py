@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser.folds import caveat
-from ser.score_table import others_like, partial_notes, percent
+from ser.score_table import duration, others_like, parameter_count, partial_notes, percent
 
 if TYPE_CHECKING:
     from ser.report import Row
 
-HEADS = ("point", "seeds", "WA", "95% WA", "UA", "95% UA", "valid UA", "PER")
+HEADS = (
+    *("point", "seeds", "WA", "95% WA", "UA", "95% UA", "valid UA", "PER"),
+    *("parameters", "training"),
+)
 STATED = "stated by the paper for its corpus (WA / UA)"
 
 
@@ -30,7 +33,7 @@ def sweep_table(
     notes = []
     for name, row, stated in points:
         if row is None:
-            cells = [name, "not run", *[""] * 6]
+            cells = [name, "not run", *[""] * (len(HEADS) - 2)]
         else:
             measured = [
                 cell
@@ -39,6 +42,8 @@ def sweep_table(
             ]
             seeds = row.joined([scores["seed"] for _, scores in row.runs])
             cells = [name, seeds, *measured, percent(_valid_ua(row)), row.cell("units", "per")]
+            cells.append(row.joined([parameter_count(s["parameters"]) for _, s in row.runs]))
+            cells.append(duration([s["train_seconds"] for _, s in row.runs]))
             notes += [
                 f"- {name}, seed {scores['seed']}: PARTIAL: {note}"
                 for _, scores in row.runs
@@ -56,7 +61,8 @@ def sweep_legend(protocol: str) -> str:
         "Percent; mean ± standard deviation over seeds; the intervals are for "
         f"{others_like(protocol)}. *valid UA* is that of validation speakers: what a choice "
         "between points may look at. It is the highest of a training's epochs, except for the mean "
-        "of several epochs' weights, which was not chosen by it."
+        "of several epochs' weights, which was not chosen by it. *training* (h:mm:ss) is the time "
+        "of all folds; that of points compares only where they were trained side by side."
     )
 
 

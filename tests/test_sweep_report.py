@@ -28,6 +28,8 @@ def swept(tmp_path):
         directory = tmp_path / "exp/toy" / tag
         directory.mkdir(parents=True)
         scores = make_scores(correct=correct, seed=seed, tag=tag)
+        scores["parameters"] = {"total": 1234, "trained": 1000}
+        scores["train_seconds"] = 60.0 * seed
         for fold, ua in zip(scores["per_fold"].values(), (0.5, 0.7), strict=True):
             fold["valid_ua"] = ua
         (directory / "scores.json").write_text(json.dumps(scores))
@@ -50,6 +52,10 @@ def test_the_table_has_a_row_for_every_point_and_says_what_was_not_run(swept):
     assert cells["1"][0] == "not run"
     # on validation speakers: the mean of the folds' 50 and 70
     assert cells["0.1"][5] == "60.0"
+    # of seeds that took 60 and 120 seconds, the mean
+    assert cells["point"][7:9] == ["parameters", "training"]
+    assert cells["0"][7:9] == ["1,234 (1,000)", "0:01:30"]
+    assert cells["1"][1:] == [""] * 9
 
 
 def test_a_sweep_over_known_speakers_is_marked_and_claims_nothing_for_others(swept, tmp_path):
