@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import logging as transformers_logging
 
+from ser.audio import SAMPLE_RATE
 from ser.config import check_arguments
 from ser.errors import UserError
 from ser.frontends.attention import NAME as FAST_ATTENTION
@@ -231,9 +232,8 @@ class HFFrontend(AbsFrontend):
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
         if (kind, dtype) not in self._caches:
-            # Rounding depends on the last three, and what is computed on the version.
-            facts = [kind, self.normalize, self.encoder.config.to_dict()]
-            facts += [CACHE_VERSION, device.type, self.fast]
+            facts = [kind, self.normalize, self.encoder.config.to_dict(), CACHE_VERSION]
+            facts += [device.type, self.fast]  # on which rounding depends
             facts += [self.layers, self.low_level] if kind == "layers" else []
             name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
             self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
@@ -256,7 +256,7 @@ class HFFrontend(AbsFrontend):
             return whisper_layers(self.encoder, mels, frames)
         lengths = self.output_lengths(speech_lengths)
         if not torch.compiler.is_exporting() and lengths.min() < 1:
-            shortest = 1000 * speech_lengths.min().item() / 16000
+            shortest = 1000 * speech_lengths.min().item() / SAMPLE_RATE
             raise UserError(
                 f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes no "
                 "frame of it; leave it out, or give more of the recording"
