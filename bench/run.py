@@ -84,7 +84,7 @@ def main() -> None:
         return
     suffix = "-gpu" if args.gpu else ""
     if args.means:
-        text = means_report(measure_means(args, device), args, device)
+        text = means_report(*measure_means(args, device), args, device)
         (ROOT / f"bench/MEANS{suffix}.md").write_text(text, encoding="utf-8")
         print("\n" + text)
         return
@@ -150,75 +150,64 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
     )
 
 
-def measure_means(args: argparse.Namespace, device: str) -> list[dict]:
-    """Rounds of the recipe and of each variant in turn; two processes at a time."""
+def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], list[dict]]:
+    """Rounds of the recipe as it is, and a row for each variant with its rounds, in turn."""
     from bench.recipe import FROZEN, OFF, ON_CPU
 
     recipe = Worker("recipe", Path(sys.executable), args.threads, device)
     say(recipe.ask()["notes"])
-    rows = []
+    whole, rows = [], []
     for name in (*(OFF if device == "cpu" else OFF.keys() - ON_CPU), *FROZEN):
         variant = Worker(name, Path(sys.executable), args.threads, device)
-        row = {"name": name, "frozen": name in FROZEN, "recipe": [], "variant": []}
-        row.update(variant.ask())
+        row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
         rows.append(row)
         for _ in range(args.rounds if "error" not in row else 0):
-            for key, worker in (("recipe", recipe), ("variant", variant)):
-                row[key].append(worker.ask("round"))
+            whole.append(recipe.ask("round"))
+            row["rounds"].append(variant.ask("round"))
         variant.stop()
-        failed = [r["error"] for r in row["variant"] if "error" in r]
+        failed = [r["error"] for r in row["rounds"] if "error" in r]
         if failed:
             row["error"] = failed[0]
-        say(f"{name}: {row.get('error') or format(rate(row['variant']), '.2f') + ' s/s'}")
+        say(f"{name}: {row.get('error') or format(rate(row['rounds']), '.2f') + ' s/s'}")
     recipe.stop()
-    return rows
+    return whole, rows
 
 
-def means_report(rows: list[dict], args: argparse.Namespace, device: str) -> str:
+def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace, device: str) -> str:
     """bench/MEANS.md."""
-    switched, frozen = ([row for row in rows if row["frozen"] is kind] for kind in (False, True))
-    tables = []
-    for chosen, heads in (
-        (
-            switched,
-            ["Without", "with it, audio s/s", "without it", "worth", "memory without"],
-        ),
-        (frozen, ["With", "all trained, audio s/s", "with it", "worth", "memory with it"]),
+    rates = sorted(rate([done]) for done in whole)
+    memory = max(done["memory"] for done in whole) / 1e9
+    lines = [
+        "# What each means is worth",
+        "",
+        f"Written by `make bench-means{' GPU=1' if device != 'cpu' else ''}`; do not edit. "
+        f"Machine: {machine()}; {args.threads} threads. Commit {commit()}; {versions()}.",
+        "",
+        "Training of S1 as in bench/RESULTS.md, with everything fine-tuned: "
+        f"{rate(whole):.2f} s of audio a second, the median of {len(whole)} rounds, and "
+        f"{memory:.1f} GB. Half of the rounds lie between {rates[len(rates) // 4]:.2f} and "
+        f"{rates[-1 - len(rates) // 4]:.2f}, all between {rates[0]:.2f} and {rates[-1]:.2f}; what "
+        "is worth less than that cannot be told from noise. Beside each of them ran a round of a "
+        f"variant, {args.rounds} of each: with one switch off, and below with something frozen and "
+        "its outputs kept or not, in epochs after the first.",
+    ]
+    for frozen, heads in (
+        (False, ["Without", "audio s/s", "the switch is worth", "memory"]),
+        (True, ["With", "audio s/s", "faster than all trained by", "memory"]),
     ):
-        tables += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for row in chosen:
+        lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for row in (row for row in rows if row["frozen"] is frozen):
             if "error" in row:
-                tables.append(f"| {row['name']} | not measured: {row['error']} | | | |")
+                lines.append(f"| {row['name']} | not measured: {row['error']} | | |")
                 continue
-            whole, other = rate(row["recipe"]), rate(row["variant"])
-            worth = other / whole if row["frozen"] else whole / other
-            memory = max(r["memory"] for r in row["variant"]) / 1e9
-            tables.append(
-                f"| {row['name']} | {whole:.2f} | {other:.2f} | {worth:.2f} x | {memory:.1f} GB |"
+            ratio = rate(row["rounds"]) / rate(whole)
+            memory = max(r["memory"] for r in row["rounds"]) / 1e9
+            lines.append(
+                f"| {row['name'].removeprefix('this recipe, S1, ').removeprefix('without ')} | "
+                f"{rate(row['rounds']):.2f} | {ratio if frozen else 1 / ratio:.2f} x | "
+                f"{memory:.1f} GB |"
             )
-    return "\n".join(
-        [
-            "# What each means is worth",
-            "",
-            f"Written by `make bench-means{' GPU=1' if device != 'cpu' else ''}`; do not edit. "
-            f"Machine: {machine()}; {args.threads} threads. Commit {commit()}; {versions()}.",
-            "",
-            "Training of S1 as in bench/RESULTS.md, everything fine-tuned, with one switch turned "
-            "off at a time; each is measured in turn with the recipe as it is, "
-            f"{args.rounds} round{'s' if args.rounds > 1 else ''} of both. {spread(rows)}Below, "
-            "what is frozen and whether its outputs are kept, in epochs after the first.",
-            *tables,
-            "",
-        ]
-    )
-
-
-def spread(rows: list[dict]) -> str:
-    """How far apart rounds of the same work were: what is worth less than that is not told."""
-    rates = [rate([done]) for row in rows for done in row["recipe"]]
-    if len(rates) < 2:
-        return ""
-    return f"The recipe's own {len(rates)} rounds gave {min(rates):.2f} to {max(rates):.2f}. "
+    return "\n".join([*lines, ""])
 
 
 def rate(rounds: list[dict]) -> float:

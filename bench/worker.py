@@ -15,6 +15,10 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.system import System
 
 SYSTEMS = {
     "recipe": "bench.recipe:build",
@@ -40,18 +44,9 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-        if name in SYSTEMS:
-            module, function = SYSTEMS[name].split(":")
-            system = getattr(importlib.import_module(module), function)(device)
-        else:
-            from bench.recipe import build_variant
-
-            system = build_variant(device, name)
+        system, batches, count = load(name, device)
         from bench.system import make_batch
         from bench.workload import padding_share
-
-        system.step(make_batch((1.0, 0.8), device))  # what happens once only
-        system.update()
     except Exception as err:  # a peer may fail to import in any way
         answer(error=f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
         return
@@ -61,10 +56,6 @@ def main() -> None:
         padding=padding_share(system.epoch),
         torch=torch.__version__,
     )
-    batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
-    count = itertools.count(1)
-    if system.warm_up or device != "cpu":
-        one_round(system, batches, count)
     # a round on a GPU takes a fraction of a second
     repeats = 1 if device == "cpu" else GPU_REPEATS
     for line in sys.stdin:
@@ -88,7 +79,30 @@ def main() -> None:
         trim(device)
 
 
-def one_round(system, batches, count: Iterator[int]) -> None:
+def load(name: str, device: str) -> tuple["System", list[dict[str, Any]], Iterator[int]]:
+    """A system, its batches and a counter of steps, after all that happens once only.
+
+    Whoever hears that a system is loaded may begin to time another one, so nothing is left to do.
+    """
+    if name in SYSTEMS:
+        module, function = SYSTEMS[name].split(":")
+        system = getattr(importlib.import_module(module), function)(device)
+    else:
+        from bench.recipe import build_variant
+
+        system = build_variant(device, name)
+    from bench.system import make_batch
+
+    system.step(make_batch((1.0, 0.8), device))
+    system.update()
+    batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
+    count = itertools.count(1)
+    if system.warm_up or device != "cpu":
+        one_round(system, batches, count)
+    return system, batches, count
+
+
+def one_round(system: "System", batches: list[dict[str, Any]], count: Iterator[int]) -> None:
     """A step for each batch, and the updates that are due; ``count`` goes on between rounds."""
     for batch in batches:
         system.step(batch)

@@ -10,7 +10,7 @@ import yaml
 
 from bench import data, recipe, run, worker
 from bench.flops import forward_flops, training_flops
-from bench.system import make_batch
+from bench.system import System, make_batch
 from bench.workload import (
     durations,
     padding_share,
@@ -103,20 +103,42 @@ def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
     assert f"reaches {10.0 * flops / 1e12:.0%} of the faster" in run.report(STATE)
 
 
-def test_a_switch_is_worth_the_rate_with_it_over_that_without():
-    def rounds(seconds: float) -> list[dict]:
-        return [{"audio": 10.0, "seconds": seconds, "memory": 2e9}]
+def rounds(*seconds: float) -> list[dict]:
+    return [{"audio": 10.0, "seconds": s, "memory": 2e9} for s in seconds]
 
+
+def test_a_switch_is_worth_the_median_with_it_over_that_without():
     rows = [
-        {"name": "dropout", "frozen": False, "recipe": rounds(2.0), "variant": rounds(5.0)},
-        {"name": "all kept", "frozen": True, "recipe": rounds(2.0), "variant": rounds(1.0)},
-        {"name": "bfloat16", "frozen": False, "recipe": [], "variant": [], "error": "no memory"},
+        {"name": "this recipe, S1, without dropout", "frozen": False, "rounds": rounds(5.0)},
+        {"name": "this recipe, S1, all kept", "frozen": True, "rounds": rounds(1.0)},
+        {"name": "bfloat16", "frozen": False, "rounds": [], "error": "no memory"},
     ]
     args = argparse.Namespace(threads=2, rounds=1)
-    text = run.means_report(rows, args, "cpu")
-    assert "| dropout | 5.00 | 2.00 | 2.50 x | 2.0 GB |" in text
-    assert "| all kept | 5.00 | 10.00 | 2.00 x | 2.0 GB |" in text
+    text = run.means_report(rounds(2.0, 40.0, 2.0), rows, args, "cpu")
+    assert "5.00 s of audio a second, the median of 3 rounds" in text
+    assert "all between 0.25 and 5.00" in text
+    assert "| dropout | 2.00 | 2.50 x | 2.0 GB |" in text
+    assert "| all kept | 10.00 | 2.00 x | 2.0 GB |" in text
     assert "| bfloat16 | not measured: no memory |" in text
+
+
+def test_a_loaded_system_has_warmed_up(monkeypatch):
+    """Else it would do so while another one is timed."""
+    calls = []
+    system = System(
+        name="fake",
+        batches=[(0.1, 0.1)] * 4,
+        epoch=[(0.1, 0.1)],
+        step=lambda batch: calls.append("step"),
+        update=lambda: calls.append("update"),
+        accumulate=2,
+        notes="",
+        warm_up=True,
+    )
+    monkeypatch.setattr(recipe, "build", lambda device: system)
+    _, batches, count = worker.load("recipe", "cpu")
+    assert calls == ["step", "update", *["step", "step", "update"] * 2]
+    assert len(batches) == 4 and next(count) == 5
 
 
 def test_every_switch_changes_what_it_names_and_nothing_else():
