@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -20,6 +21,7 @@ import soxr
 from ser.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz; what every frontend and feature of the recipe expects
+MIN_SAMPLE_RATE = 4000  # Hz; a header that says less is damaged, or its file holds no speech
 FRAME_SAMPLES = 400  # one 25-ms analysis frame at SAMPLE_RATE: the shortest usable input
 FULL_SCALE = 32768  # int16 units per 1.0
 BLOCK_SECONDS = 5  # decoded at once
@@ -57,8 +59,8 @@ class AudioInfo:
 def probe(path: Path | str) -> AudioInfo:
     """Read the header of ``path`` and check the file against it, without decoding.
 
-    Raises UserError when the file is missing, a directory, empty, cut short, not audio or
-    shorter than one 25-ms frame.
+    Raises UserError when the file is missing, a directory, empty, cut short, not audio, of a
+    sample rate too low for speech or shorter than one 25-ms frame.
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; correct the path, or put the file back")
@@ -82,6 +84,11 @@ def probe(path: Path | str) -> AudioInfo:
             f"{path}: not an audio file (it starts with {start!r}); expected WAV, FLAC, MP3, Ogg "
             "or another format of libsndfile; convert it (ffmpeg -i FILE NEW.wav) or copy it again"
         ) from err
+    if rate < MIN_SAMPLE_RATE:
+        raise UserError(
+            f"{path}: its header says {rate} samples a second, too few for speech (at least "
+            f"{MIN_SAMPLE_RATE}); write it again with its true rate (sox -r RATE FILE NEW.wav)"
+        )
     if frames * SAMPLE_RATE < FRAME_SAMPLES * rate:
         raise too_short(path, frames, rate)
     return AudioInfo(frames, rate, channels, subtype, frames / rate)
@@ -219,13 +226,13 @@ def _check_data_chunk(path: Path | str, size: int) -> None:
 
 
 def _check_container(path: Path | str, size: int) -> None:
-    """Raise UserError if an AIFF, AU, RF64 or W64 file ends before its header says it does.
+    """Raise UserError if an AIFF, AU, RF64, W64 or CAF file ends before its header says it does.
 
     libsndfile shortens these without a word, too; a size that was not known passes.
     """
     with open(path, "rb") as stream:
         head = stream.read(28)
-    promised = 0
+        promised = _end_of_caf(stream) if head[:4] == b"caff" else 0
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         promised = int.from_bytes(head[4:8], "big") + 8
     elif head[:4] == b".snd":
@@ -237,6 +244,20 @@ def _check_container(path: Path | str, size: int) -> None:
     streaming = head[:4] in (b"FORM", b".snd") and promised >= STREAMING_SIZE
     if size < promised and not streaming:
         raise _truncated(path, f"{promised} bytes", f"{size}")
+
+
+def _end_of_caf(stream: BinaryIO) -> int:
+    """Where the data chunk of a Core Audio file ends, in bytes; 0 if it does not say."""
+    start = 8
+    while True:
+        stream.seek(start)
+        chunk = stream.read(12)
+        if len(chunk) < 12:
+            return 0
+        name, length = struct.unpack(">4sq", chunk)
+        if name == b"data" or length < 0:
+            return start + 12 + length if length >= 0 else 0
+        start += 12 + length
 
 
 def _truncated(path: Path | str, promised: str, found: str) -> UserError:
@@ -257,6 +278,7 @@ def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError
 def silent(path: Path | str, num_samples: int) -> UserError:
     """What to say of a recording without sound."""
     return UserError(
-        f"{path}: silent (all {num_samples} samples are equal), so there is nothing to hear; "
+        f"{path}: silent (all {num_samples} samples of the mean of its channels are equal), so "
+        "there is nothing to hear; "
         "replace the file or leave it out"
     )

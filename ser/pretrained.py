@@ -301,7 +301,9 @@ def _open_packed(files: _Folder | _Zip) -> Packed:
             copy.write_bytes(_read(files, UNITS))
             try:
                 units = read_units(copy)
-            except (UserError, UnicodeDecodeError) as err:
+            except UnicodeDecodeError as err:
+                raise UserError(f"{where}: {UNITS}: not UTF-8 ({err}); {AGAIN}") from None
+            except UserError as err:
                 what = str(err).partition("; make")[0].replace(f"{directory}/", "")
                 raise UserError(f"{where}: {what}; {AGAIN}") from None
     members = {}

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser.audio import BLOCK_SECONDS, Converter, NotAudioError, probe, read_blocks
+from ser.audio import (
+    BLOCK_SECONDS,
+    MIN_SAMPLE_RATE,
+    Converter,
+    NotAudioError,
+    probe,
+    read_blocks,
+)
 from ser.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +77,7 @@ def open_recording(
 
 def _from_array(audio: Any, sampling_rate: int | None) -> Recording:
     samples = np.asarray(audio.detach().cpu() if hasattr(audio, "detach") else audio)
-    if not sampling_rate or sampling_rate <= 0:
+    if not sampling_rate or sampling_rate < MIN_SAMPLE_RATE:
         raise UserError(f"{ARRAY}: sampling_rate is {sampling_rate}; give it in Hz, e.g. 16000")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
         raise UserError(

@@ -131,7 +131,7 @@ class TestRefusedByTheHeader:
         path.write_bytes(path.read_bytes()[:kept])
         assert "truncated" in refused(path, function)
 
-    @pytest.mark.parametrize("container", ["AIFF", "AU", "RF64", "W64"])
+    @pytest.mark.parametrize("container", ["AIFF", "AU", "RF64", "W64", "CAF"])
     def test_truncated_in_another_container(self, tmp_path, function, container):
         path = tmp_path / "a.wav"
         soundfile.write(path, tone(), 16000, format=container, subtype="PCM_16")
@@ -158,6 +158,13 @@ class TestRefusedByTheHeader:
         path.write_bytes(raw[:40] + struct.pack("<I", 0) + raw[44:])
         assert "says 0 samples, but 16000 bytes follow" in refused(path, function)
 
+    def test_a_rate_that_no_speech_has(self, tmp_path, function):
+        path = write(tmp_path / "a.wav", tone())
+        raw = path.read_bytes()
+        path.write_bytes(raw[:24] + struct.pack("<I", 1) + raw[28:])
+        assert "says 1 samples a second, too few for speech" in refused(path, function)
+        function(write(path, tone(1, 4000), 4000))
+
     def test_no_samples_at_all(self, tmp_path, function):
         path = write(tmp_path / "a.wav", np.zeros(0))
         assert "shorter than one 25-ms frame" in refused(path, function)
@@ -166,6 +173,11 @@ class TestRefusedByTheHeader:
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_U8", "FLOAT"])
 def test_silence_is_refused(tmp_path, subtype):
     assert "silent" in refused(write(tmp_path / "a.wav", np.zeros(800), subtype=subtype))
+
+
+def test_channels_that_cancel_are_said_to_be_averaged(tmp_path):
+    stereo = np.stack([tone(), -tone()], axis=1)
+    assert "of the mean of its channels are equal" in refused(write(tmp_path / "a.wav", stereo))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

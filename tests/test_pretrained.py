@@ -159,6 +159,11 @@ def test_a_damaged_inventory_is_refused(folder):
     assert str(folder) in message
 
 
+def test_an_inventory_in_another_encoding_is_refused(folder):
+    (folder / "units.txt").write_bytes(b"<blank> 0\nS\xe9 1\n")
+    assert "units.txt: not UTF-8" in complaint(folder)
+
+
 def test_weights_of_another_network_are_refused(folder):
     edit_yaml(folder / "config.yaml", encoder="conv_recurrent")
     assert "the weights do not fit the network that config.yaml describes" in complaint(folder)
@@ -183,6 +188,7 @@ def test_features_that_the_network_does_not_read_are_refused(folder, feats_type)
         ("hidden_size", 10**7),  # more than there is memory
         ("hidden_size", "wide"),
         ("conv_kernel", [20, 8]),
+        ("conv_stride", [5, 0]),
     ],
 )
 def test_an_encoder_that_cannot_be_built_is_refused(folder, setting, value):

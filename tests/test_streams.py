@@ -89,6 +89,8 @@ def test_integers_are_of_full_scale_whatever_their_width():
 def test_an_array_needs_its_rate_and_a_shape():
     with pytest.raises(UserError, match="sampling_rate is None; give it in Hz"):
         open_recording(np.zeros(800))
+    with pytest.raises(UserError, match="sampling_rate is 16; give it in Hz"):
+        open_recording(np.zeros(800), 16)
     with pytest.raises(UserError, match=r"shape \(1, 2, 3\); expected samples"):
         open_recording(np.zeros((1, 2, 3)), 16000)
     with pytest.raises(UserError, match="expected samples as numbers"):

@@ -414,9 +414,13 @@ def _load_config(
             raise UserError(f"frontend_conf.config: {default.model_type} has no setting {key!r}")
     settings = {key: value for key, value in OFF.items() if hasattr(default, key)}
     try:
-        return load(**{**settings, **overrides})
+        config = load(**{**settings, **overrides})
     except (TypeError, ValueError) as err:
         raise UserError(f"frontend_conf.config: {str(err).splitlines()[0]}") from err
+    for key in ("conv_kernel", "conv_stride"):  # PyTorch would notice at the first utterance
+        if min(getattr(config, key, [1]), default=1) < 1:
+            raise UserError(f"frontend_conf.config: {key}: {getattr(config, key)}; 1 is the least")
+    return config
 
 
 def embedded_conf(
