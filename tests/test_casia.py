@@ -1,5 +1,7 @@
 """CASIA's reader, and stages 1 to 3 on a fabricated CASIA with and without transcripts."""
 
+from pathlib import Path
+
 import pytest
 
 from ser.corpora import casia, prepare
@@ -45,6 +47,13 @@ def _counted(root):
     spec, edition = prepare.choose_edition(SPEC, reading.utterances)
     differences = prepare.check_counts(reading, spec, SPEC["emotions"])
     return len(reading.utterances), edition, reading.short + differences
+
+
+def test_the_corpus_is_found_from_within(tmp_path, corpus, egs, monkeypatch):
+    monkeypatch.chdir(corpus / "liuchanhg/angry")
+    for inside in (".", "..", "../.."):
+        data = _prepare(tmp_path, Path(inside), egs=egs)
+        assert len(read_table(data / "utt2spk")) == 4 * 6 * len(SENTENCES)
 
 
 def test_folders_and_file_names_give_id_speaker_emotion_and_pseudo_session(tmp_path, corpus, egs):

@@ -446,3 +446,59 @@ def test_counts_that_contradict_the_table_are_found_on_loading(egs):
     path.write_text(path.read_text().replace("total: 136", "total: 137"))
     with pytest.raises(UserError, match="counts.total is 137, but counts.speaker sums to 136"):
         prepare.load_spec("iemocap", egs)
+
+
+PART = """
+name: part
+based_on: iemocap
+part: {ids: "*_impro*", total: TOTAL}
+"""
+
+
+@pytest.fixture
+def part(tmp_path, root, egs):
+    """Stage 1 of the improvised dialogs, of which TOTAL are said to be there."""
+
+    def run(total=76, text=PART, **options):
+        (egs / "part").mkdir(exist_ok=True)
+        (egs / "part/corpus.yaml").write_text(text.replace("TOTAL", str(total)))
+        prepare.prepare("part", tmp_path / "data", root, egs=egs, **options)
+        return read_table(tmp_path / "data/part/all/utt2spk")
+
+    return run
+
+
+def test_a_part_of_a_corpus_is_a_corpus(part, stage1, capsys):
+    whole = read_table(stage1() / "utt2spk")
+    expected = {utt: speaker for utt, speaker in whole.items() if "_impro" in utt}
+    assert 0 < len(expected) < len(whole)
+    assert part(len(expected)) == expected
+    assert f"part: {len(expected)} of 136 utterances, *_impro*" in capsys.readouterr().out
+
+
+def test_the_whole_corpus_behind_a_part_is_checked(part, root):
+    _wav(root, "Ses02F_script01_3_M000").unlink()
+    with pytest.raises(UserError, match="not the whole corpus .*part/corpus.yaml describes"):
+        part()
+    part(1, allow_partial=True)  # says so, and does not insist on the number
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("TOTAL", "5", r"part: \d+ utterances are called \*_impro\*, 5 expected"),
+        ("_impro", "_impr0", r"part: 0 utterances are called \*_impr0\*"),
+        ('ids: "*_impro*", ', "", "part.ids: give a pattern of utterance ids"),
+        ("based_on: iemocap", "based_on: part", "based_on: names the corpus itself"),
+        ("based_on: iemocap", "based_on: other", "--corpus other: there is no .*; corpora that"),
+    ],
+)
+def test_a_part_that_cannot_be_taken_is_refused(part, old, new, message):
+    with pytest.raises(UserError, match=message):
+        part(text=PART.replace(old, new))
+
+
+def test_the_improvised_dialogs_are_those_of_iemocap():
+    spec = prepare.load_spec("iemocap_improvised")
+    assert spec["counts"] == prepare.load_spec("iemocap")["counts"]
+    assert spec["part"]["total"] == 2943  # as published

@@ -50,6 +50,9 @@ KEYS = {
     "sessions": "session -> its speakers, who validate for each other; for iemocap and mini a list",
     "dialogs": "iemocap: the dialogs of each half session",
     "sentences": "emodb: sentence -> its words",
+    "based_on": "another corpus of egs/, whose keys hold here too unless they are stated",
+    "part": "of that corpus: ids, a pattern of utterance ids such as *_impro*, and total, how many "
+    "there are",
     "corpus_dir": "a reader of any corpus: where it lies, in place of --corpus-dir",
     "audio_dir": "a reader of any corpus: from where relative audio paths are seen",
     "columns": "a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, text, "

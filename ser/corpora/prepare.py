@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def prepare(
     home = (data_dir / corpus).absolute()
     reader = importlib.import_module(READERS[spec["reader"]])
     if hasattr(reader, "Reader"):
-        reader = reader.Reader(spec, egs / corpus, home)
+        reader = reader.Reader(spec, egs / spec.get("based_on", corpus), home)
     root = _find_root(spec, reader, corpus_dir, home / "corpus", seed)
     settings = {
         "corpus_dir": "" if corpus_dir is None and "maker" not in spec else str(root),
@@ -89,6 +90,9 @@ def prepare(
         raise UserError(join_problems(lines, cure))
     for line in short:
         print(f"warning: {line}")
+    if "part" in spec:
+        _take_part(reading, spec, chosen, complete=not short)
+        print(format_table(reading.utterances, chosen))
     if text is not None:
         reading.utterances = add_texts(text, reading)
     utterances = add_durations(sorted(reading.utterances, key=lambda u: u.utt_id), nj)
@@ -99,6 +103,8 @@ def prepare(
 
 def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
     """``egs/<corpus>/corpus.yaml`` as a dict.
+
+    A corpus that is ``based_on`` another has its keys too, but for those that it states itself.
 
     Raises UserError for an unknown corpus, unreadable YAML, missing keys, and counts that
     contradict each other.
@@ -113,6 +119,10 @@ def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(spec, dict):
         spec = {}
+    if "based_on" in spec:
+        if spec["based_on"] == corpus:
+            raise UserError(f"{path}: based_on: names the corpus itself; name another of egs/")
+        spec = {**load_spec(str(spec["based_on"]), egs), **spec}
     if spec.get("reader") in ANY_CORPUS:
         spec.setdefault("counts", {})
         if isinstance(spec.get("emotions"), list):
@@ -125,6 +135,8 @@ def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
     for key, table in {"reader": READERS, "maker": MAKERS}.items():
         if key in spec and spec[key] not in table:
             raise UserError(f"{path}: {key} {spec[key]!r}: expected one of {', '.join(table)}")
+    if "part" in spec and not isinstance((spec["part"] or {}).get("ids"), str):
+        raise UserError(f"{path}: part.ids: give a pattern of utterance ids, such as '*_impro*'")
     contradictions = [
         f"{path}: {name}.{where} is {number}, but {name}.speaker sums to {total}"
         for name, counts in _all_counts(spec).items()
@@ -219,6 +231,27 @@ def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[s
             for name in names:
                 short += _differs(f"{where} {name}", found[where][name], expected.get(name, 0))
     return short
+
+
+def _take_part(
+    reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str], complete: bool
+) -> None:
+    """Leave in ``reading`` the utterances that ``spec["part"]`` asks for.
+
+    Raises UserError if there is none, or, of a complete corpus in the default emotions, not as
+    many as stated.
+    """
+    part, whole = spec["part"], reading.utterances
+    reading.utterances = [u for u in whole if fnmatchcase(u.utt_id, part["ids"])]
+    found = len(reading.utterances)
+    reading.left_out |= {u.utt_id for u in whole} - {u.utt_id for u in reading.utterances}
+    print(f"{spec['name']}: {found} of {len(whole)} utterances, {part['ids']}")
+    default = set(emotions) == set(spec["emotions"])
+    if not found or (complete and default and found != part.get("total", found)):
+        raise UserError(
+            f"egs/{spec['name']}/corpus.yaml: part: {found} utterances are called {part['ids']}, "
+            f"{part.get('total', 'some')} expected; correct the pattern or the number"
+        )
 
 
 def _without(spec: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
@@ -359,6 +392,8 @@ def _find_root(
             f"--corpus-dir: needed for {spec['name']}; {spec.get('obtain', 'see its README')}"
         )
     given = corpus_dir.absolute()
+    if ".." in given.parts:  # readers look at the names of parents
+        given = given.resolve()
     if not given.is_dir() and not (any_corpus and given.is_file()):
         raise UserError(f"--corpus-dir {corpus_dir}: no such folder; give the corpus folder")
     root = reader.find(given)
