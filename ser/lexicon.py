@@ -8,7 +8,7 @@ a word is then the same wherever it stands, and can be looked up and corrected i
 Mandarin is written without blanks, and a character's reading depends on its neighbours (行 is xíng,
 but 银行 yínháng). So all that stands between two blanks or punctuation marks is one "word", and
 espeak-ng, which has a dictionary of phrases, finds the words in it; blanks in the transcript are
-kept and may help it.
+kept and may help it. Transcripts in pinyin are words like those of other languages.
 """
 
 import re
@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser import espeak, g2p, ipa
+from ser import espeak, g2p, ipa, pinyin
 from ser.errors import UserError
 from ser.units import ARPABET_TO_CLASS
 
@@ -28,6 +28,9 @@ _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`\x91\x92", "'"))
 # "b-but": the cut-off consonant is no word of its own, and CMUdict would read the letter's name.
 _STUTTER = re.compile(r"\b([^\W\d_aeiou])-+(?=\1)", re.IGNORECASE)
 _WORD = re.compile(r"'?[^\W_]+(?:'[^\W_]+)*'?")
+_LETTERS = re.compile(r"[A-Z']+")
+_PINYIN = re.compile(r"(?:[a-z]+[0-5])+")  # as split_words writes it
+_PINYIN_VOICE = "cmn-latn-pinyin"  # of espeak-ng
 _LATIN_OR_HAN = re.compile(r"[a-z']+|[^a-z']+")
 _SUFFIX_R = ("儿", "兒")
 # In espeak-ng's reading of Han characters: a switch to English, and what it says for one it lacks.
@@ -71,13 +74,17 @@ def split_words(
     Punctuation goes; hyphens and dashes separate words, so a word broken off ("wh-") stays as
     far as it was spoken. Apostrophes stay inside words (DON'T) and at their edges only where
     ``known`` (lower-case words) has the word so: 'CAUSE, but not 'HELLO'. English numbers are
-    spelled out and accents removed; elsewhere digits stay for espeak-ng to read.
+    spelled out and accents removed; elsewhere digits stay for espeak-ng to read. A Mandarin
+    transcript without Han characters whose words carry tones is pinyin, whose syllables are written
+    with digits (XIA4YU3); syllables without a tone have the neutral one.
     """
     tags = [tag.strip().upper() for tag in _TAG.findall(text)]
     # NFKC also folds the wide forms of letters and digits that Chinese fonts have.
     form = "NFKC" if language == MANDARIN else "NFC"
     text = unicodedata.normalize(form, _TAG.sub(" ", text)).translate(_QUOTES)
-    if language != MANDARIN:
+    if language == MANDARIN:
+        text = re.sub(r"(?<=[ln])u:(?=e?[0-5])", "ü", text, flags=re.IGNORECASE)
+    else:
         text = _STUTTER.sub("", text)
     if language == "en":
         text = text.replace("&", " and ").replace("%", " percent ")
@@ -85,8 +92,21 @@ def split_words(
             text = g2p.spell_out_numbers(text)
         decomposed = unicodedata.normalize("NFD", text)
         text = "".join(char for char in decomposed if not unicodedata.combining(char))
-    words = (_settle_edges(token, known) for token in _WORD.findall(text))
+    words = [_settle_edges(token, known) for token in _WORD.findall(text)]
+    if language == MANDARIN and not any(map(_has_han, words)):
+        words = _write_pinyin(words)
     return [_upper(word) for word in words], tags
+
+
+def _has_han(word: str) -> bool:
+    return any(unicodedata.name(char, "").startswith("CJK") for char in word)
+
+
+def _write_pinyin(words: list[str]) -> list[str]:
+    read = [pinyin.syllables(word) for word in words]
+    if not any(of and pinyin.has_tone(word) for word, of in zip(words, read, strict=True)):
+        return words  # a foreign sentence
+    return ["".join(of) if of else word for word, of in zip(words, read, strict=True)]
 
 
 def _settle_edges(token: str, known: Container[str]) -> str:
@@ -108,8 +128,11 @@ def build_lexicon(
     """Pronounce every word once; ``words`` maps utterances to theirs. The lexicon is in C order.
 
     Raises UserError naming ``origin`` (the file that the words come from), the utterance and
-    the word if a word cannot be pronounced in ``language``.
+    the word if a word cannot be pronounced in ``language``, and for Mandarin in Latin letters
+    without tones.
     """
+    if language == MANDARIN:
+        _require_mandarin(words, origin)
     if language == "en":
         pronounce = _English()
     else:
@@ -133,6 +156,17 @@ def build_lexicon(
         source=pronounce.source,
         predicted=sorted(word.upper() for word in pronounce.predicted),
     )
+
+
+def _require_mandarin(words: Mapping[str, Sequence[str]], origin: Path | str) -> None:
+    spoken = [(utt, word) for utt, target in words.items() for word in target]
+    if spoken and all(_LETTERS.fullmatch(word) for _, word in spoken):
+        utt, word = spoken[0]
+        raise UserError(
+            f"{origin}: utterance {utt}: {word!r}, and so are all words: Latin letters without "
+            "tones, which cannot be told from English; write Han characters, or pinyin with its "
+            "tones (xia4 yu3 or xià yǔ), and run stage 1 again"
+        )
 
 
 class _English:
@@ -182,12 +216,14 @@ class _Espeak:
 
 
 class _Mandarin(_Espeak):
-    """espeak-ng for Han characters and digits, and in English for Latin letters among them."""
+    """espeak-ng for Han characters, digits and pinyin, and in English for other Latin letters."""
 
     def __init__(self) -> None:
         super().__init__(MANDARIN)
 
     def __call__(self, word: str) -> list[str]:
+        if _PINYIN.fullmatch(word):
+            return self._pinyin(pinyin.syllables(word) or [])
         result: list[str] = []
         for part in _LATIN_OR_HAN.findall(word):
             if part[0].isascii() and not part[0].isdigit():
@@ -196,6 +232,21 @@ class _Mandarin(_Espeak):
                 result += self._han(part)
         if not result:
             raise ValueError("espeak-ng is silent about it")
+        return result
+
+    def _pinyin(self, syllables: Sequence[str]) -> list[str]:
+        result: list[str] = []
+        for syllable in syllables:
+            name, tone = syllable[:-1], syllable[-1]
+            plain = name.removesuffix("r") if name != "er" else name  # huar1 is hua1 and the suffix
+            if plain:
+                reading = espeak.phonemize(plain + tone, _PINYIN_VOICE, True)
+                reading = ipa.mend_mandarin(reading)
+                if any(mark in reading for mark in _UNREAD):
+                    raise ValueError(f"espeak-ng has no reading of the pinyin {plain + tone!r}")
+                result += ipa.phones(reading, MANDARIN)
+            if plain != name:
+                result = ipa.add_r(result) if result else ipa.phones("ˈər1", MANDARIN)
         return result
 
     def _han(self, text: str) -> list[str]:

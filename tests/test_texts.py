@@ -58,6 +58,13 @@ def test_files_from_windows_blank_lines_and_wide_blanks_are_read(words):
     assert found["s1_sad_202"] == "今天 天气"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_line_ends_and_marked_encodings_are_read(words, encoding, end):
+    found = words(f"201 就是{end}202 今天{end}".encode(encoding))
+    assert (found["s1_sad_201"], found["s1_sad_202"]) == ("就是", "今天")
+
+
 def test_lines_of_utterances_that_the_chosen_emotions_leave_out_are_no_mistake(words):
     assert words("201 就\ns1_fear_201 就\n")["s1_sad_201"] == "就"
 
@@ -69,7 +76,8 @@ def test_lines_of_utterances_that_the_chosen_emotions_leave_out_are_no_mistake(w
         ("201 a\n201 b\n", r"sentences.txt:2: 201 stands here a second time"),
         ("s1_sad_21 a\n", r"'s1_sad_201 \.\.\.', or '<sentence> words', e.g. '201 \.\.\.'"),
         ("201 a\n202 就".encode("gb18030"), r"sentences.txt:2: not UTF-8; .*iconv -f GB18030"),
-        ("201 a\n".encode("utf-16"), r"sentences.txt:1: not UTF-8"),
+        ("201 a\n".encode("utf-16-le"), r"sentences.txt: holds zero bytes.*iconv -f UTF-16LE"),
+        ("201 a\n".encode("utf-16") + b"\n", r"sentences.txt:2: not UTF-8"),
         ("\n \n", r"sentences.txt: the file is empty; expected lines '<utterance id> words'"),
     ],
 )

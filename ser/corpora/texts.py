@@ -1,5 +1,7 @@
 """Transcripts that the user gives: the file of --text."""
 
+import codecs
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,8 @@ def add_texts(path: Path, reading: Reading) -> list[Utterance]:
     ``<sentence> words`` for all utterances of it that have no line of their own. Who has no line
     has no words. How many got some is printed.
 
-    Raises UserError, with the lines, for a file that is empty or not UTF-8, a key that stands
-    twice and one that the corpus does not have.
+    Raises UserError, with the lines, for a file that is empty or in another encoding than UTF-8
+    or marked UTF-16, a key that stands twice and one that the corpus does not have.
     """
     lines = _read_lines(path)
     utterances = reading.utterances
@@ -46,19 +48,31 @@ def add_texts(path: Path, reading: Reading) -> list[Utterance]:
 
 def _read_lines(path: Path) -> list[tuple[int, str, str]]:
     """(line number, key, words) of every line that is not blank."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows begin files with a mark
-    except UnicodeDecodeError as err:
-        number = err.object[: err.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Chinese encoding: "
-            f"iconv -f GB18030 -t UTF-8 {path.name} > utf8.txt"
-        ) from err
     lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", _decode(path)), start=1):
         key, *words = line.split(maxsplit=1)[:2] or [""]
         if key:
             lines.append((number, key, " ".join(words).strip()))
     if not lines:
         raise UserError(f"--text {path}: the file is empty; expected lines '<utterance id> words'")
     return lines
+
+
+def _decode(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows' "Unicode"
+            return content.decode("utf-16")
+        text = content.decode("utf-8-sig")  # editors on Windows begin files with a mark
+    except UnicodeDecodeError as err:
+        number = err.object[: err.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Chinese encoding: "
+            f"iconv -f GB18030 -t UTF-8 {path.name} > utf8.txt"
+        ) from err
+    if "\0" in text:
+        raise UserError(
+            f"{path}: holds zero bytes, as UTF-16 does; convert it: iconv -f UTF-16LE -t UTF-8 "
+            f"{path.name} > utf8.txt"
+        )
+    return text
