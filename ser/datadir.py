@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TABLES = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur")
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
-_USER_TABLE = re.compile(r"utt2\w+")
+USER_TABLE = re.compile(r"utt2[\w-]+")
 PROBLEMS_SHOWN = 5
 
 
@@ -87,7 +87,7 @@ def user_tables(directory: Path | str) -> list[Path]:
     return [
         path
         for path in sorted(Path(directory).glob("utt2*"))
-        if _USER_TABLE.fullmatch(path.name) and path.name not in TABLES and path.is_file()
+        if USER_TABLE.fullmatch(path.name) and path.name not in TABLES and path.is_file()
     ]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ser.audio import SAMPLE_RATE, probe, read_16k_mono
 from ser.cli import progress
+from ser.datadir import TABLES as DATA_TABLES
 from ser.datadir import (
     join_problems,
     read_lines,
@@ -149,8 +150,14 @@ def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
 
 
 def _check_user_tables(source: Path, utts: Collection[str]) -> None:
-    problems = []
-    for path in user_tables(source):
+    problems, tables = [], user_tables(source)
+    for path in sorted(source.glob("utt2*")):
+        if path not in tables and path.name not in DATA_TABLES:
+            print(
+                f"warning: {path}: not copied to dump/, so no head can name it; call it "
+                "utt2<name>, of letters, digits, _ and -"
+            )
+    for path in tables:
         if path.name in OWN_TABLES:
             problems.append(f"{path}: stage 3 writes a table of this name itself; rename yours")
         for number, utt in enumerate(read_table(path), start=1):

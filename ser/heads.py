@@ -100,12 +100,26 @@ class CTCHead(AuxHead):
     batch's loss is the sum divided by the batch size. An utterance without units (no words), or
     with fewer frames than U + R (U units, R of them equal to their left neighbour), has no
     alignment: it adds nothing here and still counts in the batch size.
+
+    Args:
+        per_unit: Whether to divide by the number of units. Without, a long utterance counts for
+            more, and the same ``weight`` for as many times more as utterances have units.
     """
 
     targets = UNITS
 
-    def __init__(self, frame_size: int, pooled_size: int, inventory: Sequence[str]):
+    def __init__(
+        self,
+        frame_size: int,
+        pooled_size: int,
+        inventory: Sequence[str],
+        *,
+        per_unit: bool = True,
+    ):
         super().__init__(frame_size, pooled_size, inventory)
+        if not isinstance(per_unit, bool):
+            raise UserError(f"per_unit: {per_unit!r}; give true or false")
+        self.per_unit = per_unit
         self.linear = torch.nn.Linear(frame_size, len(inventory))
 
     def log_probs(self, encoded: Encoded) -> torch.Tensor:
@@ -126,7 +140,9 @@ class CTCHead(AuxHead):
                 blank=0,
                 reduction="none",
             )  # (B',)
-            loss = (loss / target_lengths[usable]).sum() / len(usable)
+            if self.per_unit:
+                loss = loss / target_lengths[usable]
+            loss = loss.sum() / len(usable)
         else:
             loss = log_probs.sum() * 0.0  # keeps the head in the graph
         return loss, {"skipped": 1.0 - usable.float().mean()}
@@ -242,9 +258,16 @@ def read_heads(aux_conf: Mapping[str, Any]) -> dict[str, HeadConf]:
 
     Raises:
         UserError: naming ``aux_conf.<name>.<key>``, for a name that cannot be one, an unknown
-            type or option, or a value out of range.
+            type or option, a value out of range, or a second head of units.
     """
-    return {name: _read_head(name, entry) for name, entry in aux_conf.items()}
+    heads = {name: _read_head(name, entry) for name, entry in aux_conf.items()}
+    of_units = [name for name, head in heads.items() if head.cls.targets == UNITS]
+    if len(of_units) > 1:
+        raise UserError(
+            f"aux_conf.{of_units[1]}.type: {aux_conf[of_units[1]]['type']} would learn the same "
+            f"units as {of_units[0]}, since token_type is one; take one of them out"
+        )
+    return heads
 
 
 def label_tables(aux_conf: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.datadir import read_lines, read_table
+from ser.datadir import TABLES, UNKNOWN_GENDER, USER_TABLE, read_lines, read_table
 from ser.errors import UserError
 
 
@@ -16,17 +16,14 @@ def label_path(table: str, dump_dir: Path) -> Path:
 def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
     """The value of each utterance that ``table`` has, for the head of this name.
 
+    A gender that is not known, ``u`` in utt2gender, is left out like one that is not there.
+
     Raises:
         UserError: no such table, or a line that is not an utterance and one word.
     """
     path, where = label_path(table, dump_dir), f"aux_conf.{head}.table"
     if not path.is_file():
-        known = ", ".join(sorted(p.name for p in dump_dir.glob("utt2*"))) or "no tables"
-        raise UserError(
-            f"{where}: {path}: no such file; {dump_dir} has {known}. Write `<utterance> <value>` "
-            f"lines to data/<corpus>/all/{path.name}, which ./run.sh --stage 3 --stop-stage 3 "
-            "copies there, or give the path of such a table"
-        )
+        raise UserError(f"{where}: {_no_table(table, path, dump_dir)}")
     try:
         labels = read_table(path)
     except UserError as err:
@@ -37,7 +34,30 @@ def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
                 f"{where}: {path}: {utt_id} has the value {value!r}; expected one word, so write "
                 "it without blanks"
             )
+    if path.name == "utt2gender":
+        return {utt: value for utt, value in labels.items() if value != UNKNOWN_GENDER}
     return labels
+
+
+def _no_table(table: str, path: Path, dump_dir: Path) -> str:
+    lines = "`<utterance> <value>` lines"
+    if path.is_dir():
+        return f"{path}: a folder; give the path of a file of {lines}"
+    if "/" in table:
+        return f"{path}: no such file; give the path of one of {lines}"
+    known = ", ".join(sorted(p.name for p in dump_dir.glob("utt2*"))) or "no tables"
+    found = f"{path}: no such file; {dump_dir} has {known}"
+    if table in TABLES:  # of data/, which stage 3 does not copy
+        return f"{found}. If you mean that of data/<corpus>/all, give its path"
+    if not USER_TABLE.fullmatch(table):
+        return (
+            f"{found}. Tables are called utt2<name>, of letters, digits, _ and -; rename yours, or "
+            "give its path, with a slash in it"
+        )
+    return (
+        f"{found}. Write {lines} to data/<corpus>/all/{table}, which ./run.sh --stage 3 "
+        "--stop-stage 3 copies there, or give the path of such a table"
+    )
 
 
 def fold_labels(

@@ -59,6 +59,32 @@ def test_a_missing_table_lists_those_there_are_and_how_to_add_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("dialect", r"dialect: no such file; .* has utt2spk\. Tables are called utt2<name>"),
+        ("utt2my table", "rename yours, or give its path"),
+        ("utt2dur", "If you mean that of data/<corpus>/all, give its path"),
+        (
+            "./utt2age",
+            r"utt2age: no such file; give the path of one of `<utterance> <value>` lines",
+        ),
+        ("/", "/: a folder; give the path of a file"),
+    ],
+)
+def test_a_table_that_stage_3_would_not_copy_gets_other_advice(tmp_path, table, message):
+    (tmp_path / "utt2spk").write_text("u1 s1\n")
+    with pytest.raises(UserError, match=f"aux_conf.age.table: .*{message}"):
+        read_labels("age", table, tmp_path)
+
+
+def test_a_gender_that_is_not_known_is_no_class(tmp_path):
+    for name in ("utt2gender", "utt2age"):
+        (tmp_path / name).write_text("u1 f\nu2 u\nu3 m\n")
+    assert read_labels("gender", "utt2gender", tmp_path) == {"u1": "f", "u3": "m"}
+    assert read_labels("age", "utt2age", tmp_path)["u2"] == "u"
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("u1 old\nu2\n", r"utt2age:2: u2 has no value.*mend that line"),

@@ -260,8 +260,10 @@ def test_reading_the_heads_draws_no_random_numbers():
         (
             "pr",
             {"type": "ctc", "weight": 1, "table": "utt2spk"},
-            "aux_conf.pr.table: a head of type ctc has no such option; it takes: type, weight$",
+            "aux_conf.pr.table: a head of type ctc has no such option; it takes: "
+            "type, weight, per_unit$",
         ),
+        ("pr", {"type": "ctc", "weight": 1, "per_unit": 0}, "aux_conf.pr.per_unit: 0; give true"),
         (
             "gender",
             {"type": "label", "weight": 1, "gradient_reversal": -1},
@@ -277,6 +279,24 @@ def test_reading_the_heads_draws_no_random_numbers():
 def test_an_unfit_entry_is_refused_with_its_key_and_the_cure(name, entry, message):
     with pytest.raises(UserError, match=message):
         read_heads({name: entry})
+
+
+def test_a_second_head_of_units_is_refused():
+    entry = {"type": "ctc", "weight": 0.1}
+    with pytest.raises(UserError, match=r"aux_conf.pr.type: ctc would learn the same units as asr"):
+        read_heads({"asr": entry, "gender": AUX_CONF["gender"], "pr": entry})
+
+
+def test_without_per_unit_a_ctc_loss_is_the_sum_over_the_units():
+    """Two frames, uniform over V = 3, target (1, 2): one path, -log p = 2 log 3; one unit 1: paths
+    1b, b1 and 11, -log p = 2 log 3 - log 3 = log 3."""
+    encoded = Encoded(torch.zeros(2, 2, 5), torch.tensor([2, 2]), torch.zeros(2, 5))
+    target, lengths = torch.tensor([[1, 2], [1, -1]]), torch.tensor([2, 1])
+    for per_unit, expected in ((True, (2 / 2 + 1) / 2), (False, (2 + 1) / 2)):
+        head = CTCHead(5, 5, ["<blank>", "a", "b"], per_unit=per_unit)
+        torch.nn.init.zeros_(head.linear.bias)
+        loss, _ = head(encoded, target, lengths)
+        assert loss.item() == pytest.approx(expected * np.log(3))
 
 
 def test_labels_go_into_the_batch_as_they_are_and_unknown_ones_as_ignored():

@@ -242,12 +242,14 @@ def test_other_labels_take_away_every_fold_and_target_made_from_the_old_ones(cor
 AGES = {"Ses01F_angry": "30", "Ses02M_happy": "about 60"}
 
 
-def test_tables_of_the_user_come_along_and_may_lack_utterances(corpus):
+def test_tables_of_the_user_come_along_and_may_lack_utterances(corpus, capsys):
     write_table(corpus / "data/all/utt2age", AGES)
     (corpus / "data/all/utt2age~").write_text("a leftover of an editor\n")
     directory = dump(corpus)
     assert read_table(directory / "utt2age") == AGES
     assert not (directory / "utt2age~").exists() and not (directory / "utt2dur").exists()
+    out = capsys.readouterr().out
+    assert out.count("not copied") == 1 and "utt2age~: not copied to dump/, so no head" in out
 
 
 def test_a_table_of_the_user_that_comes_changes_or_goes_leaves_all_else_alone(corpus):
