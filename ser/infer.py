@@ -66,7 +66,8 @@ def infer_folds(
         folds: infer these only; all of the protocol's when empty.
         ngpu: use the GPU when above 0.
         nj: CPU threads; 0 leaves torch's default.
-        batch_seconds: padded audio in a batch, in seconds. Predictions do not depend on it.
+        batch_seconds: padded audio in a batch, in seconds. Predictions do not depend on it, but
+            for a pooling that takes in the padding (``mask: false``).
         build_model: makes a model without trained weights from (config.yaml, device); the
             recipe's own when None.
 

@@ -1,9 +1,10 @@
 """Formulae: confusion matrix, accuracy, precision, recall, F1, unit error rate; fractions.
 
-What would divide by nothing is undefined, None, and left out of a mean: recall of a class that
-nobody expressed, precision of one that is never decided for, F1 of one that is neither. (That is
-scikit-learn with ``zero_division=np.nan``.) F1 of a class that is expressed and never decided for
-is 0: it is 2 TP / (2 TP + FP + FN), which needs no precision.
+What would divide by nothing is undefined, None: recall of a class that nobody expressed, precision
+of one that is never decided for, F1 of one that is neither. (That is scikit-learn with
+``zero_division=np.nan``.) Means leave it out, but for the precision of a class that is expressed
+and never decided for: it counts as 0, as in scikit-learn's default, or whoever decides for fewer
+classes would gain by it. F1 of such a class is 0 anyway: it is 2 TP / (2 TP + FP + FN).
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,13 @@ def recalls(counts: np.ndarray) -> list[float | None]:
 def precisions(counts: np.ndarray) -> list[float | None]:
     """Each class's precision from a confusion matrix (C, C); None for one never decided for."""
     return recalls(counts.T)
+
+
+def macro_precision(counts: np.ndarray) -> float:
+    """Mean precision over the classes in a row or column of a confusion matrix (C, C)."""
+    totals = counts.sum(axis=1) + counts.sum(axis=0)  # (C,)
+    by_class = zip(precisions(counts), totals, strict=True)
+    return mean_defined([value or 0.0 for value, total in by_class if total])
 
 
 def f1_scores(counts: np.ndarray) -> list[float | None]:

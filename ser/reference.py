@@ -6,6 +6,8 @@ from constructors and from the ``Args`` of their docstrings. The text does not d
 of the terminal, the Python version or where the recipe lies.
 """
 
+import ser.espnet_offline  # noqa: F401, I001 (has to come first)
+
 import argparse
 import inspect
 import re

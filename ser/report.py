@@ -58,7 +58,9 @@ emotion tag, **UER** that of the units as trained. **Parameters** are those of o
 in brackets those that were trained if not all. **Training** (h:mm:ss) is the time that all folds
 took together; it depends on the machine and on what else ran there, so that only rows trained side
 by side compare. With several seeds, a cell is the mean ± standard deviation over seeds (of the
-training, the mean), and the interval is that of the mean over these seeds.
+training, the mean), and the interval is that of the mean over these seeds. Where there is nothing
+to divide by stands -; *macro* leaves it out, but for the precision of a class never decided for,
+which counts as 0.
 """
 FROM_EXPERIMENTS = """\
 Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
@@ -196,8 +198,7 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
     """What the papers state: each configuration's ``stated`` entry, with the file as ``config``.
 
     An entry has ``corpus``, ``wa`` and ``ua`` (percent; null where the paper says nothing) and
-    optionally ``source``; ``protocol``, that of the paper if it is not ``paper``; ``part``, which
-    utterances the numbers are for if not all.
+    optionally ``source``, and ``protocol``, that of the paper if it is not ``paper``.
     """
     found = []
     for path in sorted(conf_dir.glob("*.yaml")):
@@ -343,6 +344,9 @@ def _details(number: int, row: Row, directory: Path | None) -> str:
         of = [f"{label} {row.cell('per_class', label, name)}" for label in scores["labels"]]
         macro = row.cell("macro", name)
         lines.append(f"- {title.capitalize()}, pooled: {', '.join(of)}; macro {macro}.")
+    for name, head in scores["auxiliary"].items():
+        accuracy = row.cell("auxiliary", name, "accuracy")
+        lines.append(f"- Auxiliary head {name}: accuracy {accuracy} ({head['n']}).")
     if all(
         s["decisions"] and s["decisions"].keys() == scores["decisions"].keys() for _, s in row.runs
     ):
@@ -453,8 +457,6 @@ def _stated(scores: Mapping[str, Any]) -> str:
 def _stated_numbers(stated: Mapping[str, Any]) -> str:
     found = caveat(stated.get("protocol", "paper"))
     numbers = " / ".join("-" if stated[key] is None else str(stated[key]) for key in ("wa", "ua"))
-    if "part" in stated:
-        numbers += f" ({stated['part']} utterances only)"
     return f"{numbers} (**{found}**)" if found else numbers
 
 

@@ -9,6 +9,10 @@ from ser.metrics import mean_sd
 from ser.uncertainty import Difference
 
 CLASS_SCORES = {"precision": "precision", "recall": "recall", "f1": "F1"}
+UNDEFINED = (
+    "undefined, nothing to divide by; left out of macro, but for the precision of a class never "
+    "decided for, which counts as 0"
+)
 KNOWN_SPEAKERS = (
     "SPEAKER-DEPENDENT: the speakers tested are among those trained on; not comparable with "
     "leave-one-speaker-out"
@@ -116,7 +120,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     rows.append(["macro", *[""] * len(labels), *means])
     lines += columns(rows)
     if any(of[name] is None for of in scores["per_class"].values() for name in CLASS_SCORES):
-        lines.append("-: undefined, nothing to divide by; left out of the mean (macro)")
+        lines.append(f"-: {UNDEFINED}")
     if scores["decisions"]:
         lines += ["", *columns(decision_rows([scores]))]
         lines.append(f"95% and p: of WA minus that of the emotion head, {paired_over([scores])}")

@@ -41,6 +41,7 @@ from ser.metrics import (
     accuracy,
     confusion_matrix,
     f1_scores,
+    macro_precision,
     mean_defined,
     mean_sd,
     precisions,
@@ -113,7 +114,10 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
             label: {"n": int(rows[i, 0]), **{name: of[i] for name, of in by_class.items()}}
             for i, label in enumerate(labels)
         },
-        "macro": {name: mean_defined(of) for name, of in by_class.items()},
+        "macro": {
+            **{name: mean_defined(of) for name, of in by_class.items()},
+            "precision": macro_precision(pooled),
+        },
         "confusion": {"counts": pooled.tolist(), "row_normalised": normalised},
     }
 

@@ -211,6 +211,12 @@ def test_precision_recall_and_f1_of_each_class_are_listed_with_each_row(tmp_path
     assert "- F1, pooled: angry 80.0, happy 100.0, sad 100.0, neutral 66.7; macro 86.7.\n" in text
 
 
+def test_heads_of_labels_are_listed_with_each_row(tmp_path):
+    gender = {"accuracy": 0.875, "n": 8, "unknown": 0}
+    put(tmp_path, make_scores(auxiliary={"gender": gender}))
+    assert "- Auxiliary head gender: accuracy 87.5 (8).\n" in report(tmp_path)
+
+
 def test_a_row_says_what_trained_and_what_scored_it(tmp_path):
     put(tmp_path, make_scores())
     line = next(x for x in report(tmp_path).splitlines() if x.startswith("- Seed 1: "))
@@ -242,13 +248,6 @@ def test_the_papers_numbers_stand_in_their_own_column_for_their_corpus_only(tmp_
     text = report(tmp_path)
     assert cells(text, 1)["Stated by the paper (WA / UA)"] == "76.0 / 76.9"  # iemocap sorts first
     assert cells(text, 2)["Stated by the paper (WA / UA)"] == ""
-
-
-def test_numbers_that_are_stated_for_a_part_of_the_corpus_say_so(tmp_path):
-    stated = {"corpus": "iemocap", "part": "improvised", "wa": 81.6, "ua": 82.8}
-    put(tmp_path, make_scores(stated=stated, corpus="iemocap"))
-    cell = cells(report(tmp_path))["Stated by the paper (WA / UA)"]
-    assert cell == "81.6 / 82.8 (improvised utterances only)"
 
 
 LEAKY_STATED = {"corpus": "toy", "protocol": "prefix", "wa": 78.15, "ua": None, "source": "Cai"}
