@@ -33,6 +33,7 @@ MAX_FLOAT_PEAK = 8.0
 # 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
 # where the size of the data chunk belongs.
 STREAMING_SIZE = 0x7FFFF000
+OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most: header, lengths, pieces
 W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 
 
@@ -170,15 +171,15 @@ class Converter:
         elif not np.isfinite(samples).all():
             bad = int((~np.isfinite(samples)).sum())
             raise UserError(
-                f"{self.name}: {bad} samples are NaN or infinite; write the file again with finite "
-                "values, or leave it out"
+                f"{self.name}: {bad} samples are NaN or infinite; give finite values, or leave it "
+                "out"
             )
         samples = samples.astype(np.float64, copy=False)
         peak = np.abs(samples).max(initial=0.0)
         if peak > MAX_FLOAT_PEAK:
             raise UserError(
                 f"{self.name}: float samples reach {peak:g}, but full scale is 1.0; if they are in "
-                "16-bit units, divide them by 32768 and write the file again"
+                "16-bit units, divide them by 32768"
             )
         mono = samples.mean(axis=1)  # (N,); the mean of channels cannot leave full scale
         return _to_int16(mono if self.resampler is None else self.resampler.resample_chunk(mono))
@@ -226,13 +227,16 @@ def _check_data_chunk(path: Path | str, size: int) -> None:
 
 
 def _check_container(path: Path | str, size: int) -> None:
-    """Raise UserError if an AIFF, AU, RF64, W64 or CAF file ends before its header says it does.
+    """Raise UserError if an AIFF, AU, RF64, W64, CAF or Ogg file ends before its header says so.
 
     libsndfile shortens these without a word, too; a size that was not known passes.
     """
     with open(path, "rb") as stream:
         head = stream.read(28)
-        promised = _end_of_caf(stream) if head[:4] == b"caff" else 0
+        if head[:4] == b"OggS":
+            promised = _end_of_ogg(stream, size)
+        else:
+            promised = _end_of_caf(stream) if head[:4] == b"caff" else 0
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         promised = int.from_bytes(head[4:8], "big") + 8
     elif head[:4] == b".snd":
@@ -260,6 +264,21 @@ def _end_of_caf(stream: BinaryIO) -> int:
         start += 12 + length
 
 
+def _end_of_ogg(stream: BinaryIO, size: int) -> int:
+    """Where the last page of an Ogg file ends, in bytes."""
+    stream.seek(max(0, size - 2 * OGG_PAGE))
+    start = stream.tell()
+    tail = stream.read()
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return 0
+    header = tail[page : page + 27]
+    if len(header) < 27 or len(tail) < page + 27 + header[26]:
+        return start + page + 27 + (header[26] if len(header) == 27 else 1)
+    lengths = tail[page + 27 : page + 27 + header[26]]  # of the pieces in the page
+    return start + page + 27 + len(lengths) + sum(lengths)
+
+
 def _truncated(path: Path | str, promised: str, found: str) -> UserError:
     return UserError(
         f"{path}: truncated: its header promises {promised}, the file holds {found}; "
@@ -280,5 +299,5 @@ def silent(path: Path | str, num_samples: int) -> UserError:
     return UserError(
         f"{path}: silent (all {num_samples} samples of the mean of its channels are equal), so "
         "there is nothing to hear; "
-        "replace the file or leave it out"
+        "replace it or leave it out"
     )

@@ -106,3 +106,11 @@ def _beside(path: Path, kind: str) -> Path:
             else:
                 leftover.unlink(missing_ok=True)
     return path.with_name(f"{stem}{os.getpid()}")
+
+
+def expand_home(path: Path | str) -> Path:
+    """``path`` with ``~`` or ``~user`` as the home folder; as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

@@ -6,11 +6,12 @@ from typing import Any
 
 from ser.datadir import TABLES, UNKNOWN_GENDER, USER_TABLE, read_lines, read_table
 from ser.errors import UserError
+from ser.fileio import expand_home
 
 
 def label_path(table: str, dump_dir: Path) -> Path:
     """Where ``table`` lies: a name in ``dump_dir``, or a path, which holds a slash."""
-    return Path(table).expanduser() if "/" in table else dump_dir / table
+    return expand_home(table) if "/" in table else dump_dir / table
 
 
 def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:

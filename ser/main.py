@@ -44,7 +44,8 @@ def _main(argv: Sequence[str]) -> None:
     args = _parse(command_parser(name), argv[1:])
     try:
         _module(name).run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
     except BrokenPipeError:  # ser predict ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)
@@ -56,11 +57,12 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
     if "--" in argv:  # which parse_intermixed_args loses
         at = argv.index("--")
         argv[at:] = [_plain(name) for name in argv[at + 1 :]]
+    for name in argv:
+        if name.startswith("-") and name.strip("-") and os.path.exists(name):
+            parser.error(f"{name}: a file whose name begins with a dash is given as ./{name}")
     args, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        files = [name for name in unknown if os.path.exists(name)]
-        hint = f"; a file whose name begins with a dash is given as ./{files[0]}" if files else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 

@@ -17,7 +17,7 @@ from ser.audio import AudioInfo
 from ser.corpora.prepare import probe_files
 from ser.datadir import TABLES, UNKNOWN_GENDER, read_lines, read_table, validate_data_dir
 from ser.errors import UserError
-from ser.fileio import atomic_dir
+from ser.fileio import atomic_dir, expand_home
 from ser.folds import Folds, assign, caveat
 from ser.stage import mark_done, read_marker, require_done
 
@@ -108,7 +108,7 @@ def _require_own(output: Path) -> None:
 def _seen_from(base: Path | None, path: str) -> str:
     if base is None:
         return path
-    relative = os.path.relpath(path, base.expanduser().absolute())
+    relative = os.path.relpath(path, expand_home(base).absolute())
     if relative.split(os.sep)[0] == os.pardir:
         raise UserError(f"--relative-to {base}: {path} is not in it; give a folder above all audio")
     return relative

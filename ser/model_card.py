@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ser.corpora.prepare import load_spec
 from ser.errors import UserError
 from ser.folds import caveat, num_parts
 from ser.provenance import EGS
@@ -20,6 +21,7 @@ from ser.score_table import partial_notes
 # What kind of speech the numbers are about; the second half of a sentence.
 SPEECH = {
     "iemocap": "ten actors in English dialogues, in part from a script, recorded in a laboratory",
+    "iemocap_improvised": "ten actors who improvise English dialogues in a laboratory",
     "emodb": "ten actors who speak ten German sentences in a laboratory",
     "casia": "four actors who speak the same Mandarin sentences with every emotion in a studio",
     "mini": "synthetic voices whose emotions are settings of a synthesiser: this model is there to "
@@ -45,14 +47,13 @@ python -m ser predict recording.wav --model DIR
 ```
 
 ```python
-import torch
-from ser.pretrained import open_model
+from ser.predict import SpeechEmotion
 
-packed = open_model("DIR")
-model = packed.load({fold!r})
-with torch.no_grad():
-    said = model.infer(speech, speech_lengths)  # {inputs}
-probabilities = said["emotion_logp"].exp()  # (B, {count}): {emotions}
+model = SpeechEmotion.from_pretrained("DIR")  # the mean of all folds; folds={fold!r} asks one
+said = model("recording.wav")                 # or model(samples, sampling_rate)
+print(said.emotion, said.probabilities)       # of {emotions}
+for segment in said.segments:                 # where it changes
+    print(segment.start, segment.end, segment.probabilities)
 ```
 """
 LIMITS = (
@@ -169,9 +170,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         "",
         USE.format(
             fold=folds[0],
-            count=len(emotions),
             emotions=", ".join(emotions),
-            inputs=_inputs(config["feats_type"]),
         ),
         "## Limits\n",
     ]
@@ -254,15 +253,8 @@ def _contents(folds: Sequence[str], scored: int, protocol: str) -> str:
     )
 
 
-def _inputs(feats_type: str) -> str:
-    if feats_type == "raw":
-        return "(B, L) samples in [-1, 1] at 16 kHz, (B,)"
-    return f"(B, T, F) of ser.features.{feats_type}, (B,)"
-
-
 def _corpus(name: str) -> Mapping[str, Any]:
-    path = EGS / name / "corpus.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return load_spec(name) if (EGS / name / "corpus.yaml").is_file() else {}
 
 
 def _language(corpus: str) -> str:

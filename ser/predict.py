@@ -7,9 +7,10 @@ said.emotion, said.probabilities, said.segments, said.units
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +75,18 @@ class SpeechEmotion:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: str = "cpu", folds: Sequence[str] | None = None
+        cls,
+        source: str | Path,
+        device: str = "cpu",
+        folds: str | Sequence[str] | None = None,
     ) -> SpeechEmotion:
         """Load a model.
 
         Args:
             source: a packed model's folder, zip or hub id, or exp/<corpus>/<tag>.
             device: cpu, cuda, cuda:1, mps...; auto takes a GPU if there is one.
-            folds: the folds whose models are asked; all when None. Each is kept in memory.
+            folds: the folds whose models are asked, or "NAME NAME"; all when None. Each is kept
+                in memory.
 
         Raises:
             UserError: no such model, a damaged one, unknown folds, no such device.
@@ -90,6 +95,7 @@ class SpeechEmotion:
         from ser.pretrained import open_model
 
         packed = open_model(source)
+        folds = folds.split() if isinstance(folds, str) else folds
         unknown = [fold for fold in folds or () if fold not in packed.folds]
         if unknown:
             raise UserError(
@@ -101,7 +107,7 @@ class SpeechEmotion:
 
     def __call__(
         self,
-        audio: str | Path | np.ndarray | torch.Tensor,
+        audio: str | Path | np.ndarray | torch.Tensor | Mapping[str, Any],
         sampling_rate: int | None = None,
         segments: str | float = AUTO,
         on_progress: Callable[[float, float], None] | None = None,
@@ -110,7 +116,7 @@ class SpeechEmotion:
 
         Args:
             audio: a file, or samples (L,), (L, channels) or (channels, L): floats in [-1, 1] or
-                integers of full scale.
+                integers of full scale; or {"array": samples, "sampling_rate": Hz}.
             sampling_rate: of samples, Hz.
             segments: ``auto`` (see ser/timeline.py), ``none`` for the whole recording as one
                 utterance, or the length of windows in seconds.
@@ -190,21 +196,20 @@ def check_segments(segments: str | float) -> None:
     """Raise UserError unless ``segments`` is auto, none, or a number of seconds that can be."""
     if segments in (AUTO, NONE):
         return
-    if not isinstance(segments, int | float) or not (
-        SHORTEST_SECONDS <= segments <= LONGEST_SECONDS
-    ):
+    if not isinstance(segments, Real) or not (SHORTEST_SECONDS <= segments <= LONGEST_SECONDS):
         raise UserError(
             f"--segments {segments}: expected {AUTO}, {NONE}, or seconds from {SHORTEST_SECONDS:g} "
             f"to {LONGEST_SECONDS:g}"
         )
 
 
-def find_device(name: str) -> str:
-    """``name`` if it is a device of this machine, else UserError; ``auto`` prefers a GPU."""
+def find_device(name: str | None) -> str:
+    """``name`` if it is a device of this machine, else UserError; ``auto``, or None, prefers a
+    GPU."""
     import torch
 
     gpu = torch.cuda.is_available()
-    if name == "auto":
+    if name is None or name == "auto":
         name = "cuda" if gpu else "cpu"
     try:
         device = torch.device(name)

@@ -32,6 +32,7 @@ import yaml
 
 from ser.errors import UserError
 from ser.experiment import read_fold_run, read_run
+from ser.fileio import expand_home
 from ser.stage import MARKER, read_marker
 from ser.units import read_units, write_units
 
@@ -59,6 +60,7 @@ NETWORK_KEYS = (
     "pooling_conf",
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LFS_POINTER = b"version https://git-lfs"  # how the files begin that Git LFS leaves in place
 TEXT_LIMIT = 16 << 20  # bytes of a file that is read as text, or of a header of weights
 ZIP_LIMIT = 100  # unpacked bytes for each byte of the archive; weights hardly compress
 AGAIN = "copy or download it again, or pack it again: ser pack exp/<corpus>/<tag>"
@@ -128,7 +130,7 @@ def open_model(source: str | Path, cache_dir: str | Path | None = None) -> Packe
         UserError: nothing there, no network, or not a sound model: which file, what is wrong with
             it and how to go on.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.is_dir():
         if (path / CONFIG).is_file():
             return _open_packed(_Folder(path))
@@ -240,17 +242,23 @@ class _Zip:
             ) from None
         self.members = {info.filename: info for info in self.file.infolist()}
         refuse_members(path, self.file.infolist())
+        if any(name.endswith("/data.pkl") for name in self.members):
+            raise UserError(f"{path}: a checkpoint of PyTorch, which is not unpickled; give {WHAT}")
+        within = [name for name in self.members if name.endswith(f"/{CONFIG}")]
+        # the zip of a folder, not of what is in it
+        nested = CONFIG not in self.members and len(within) == 1
+        self.folder = within[0].removesuffix(CONFIG) if nested else ""
 
     def has(self, name: str) -> bool:
-        return name in self.members
+        return self.folder + name in self.members
 
     def size(self, name: str) -> int:
-        return self.members[name].file_size
+        return self.members[self.folder + name].file_size
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         try:
-            with self.file.open(name) as stream:
+            with self.file.open(self.folder + name) as stream:
                 yield stream
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as err:
             raise UserError(f"{self.where}: {name}: damaged ({err}); {AGAIN}") from None
@@ -334,7 +342,17 @@ def _read(files: _Folder | _Zip, name: str) -> bytes:
     if files.size(name) > TEXT_LIMIT:
         raise UserError(f"{files.where}: {name} has {files.size(name)} bytes of text; {AGAIN}")
     with files.open(name) as stream:
-        return stream.read()
+        content = stream.read()
+    if content.startswith(LFS_POINTER):
+        raise _is_pointer(files, name)
+    return content
+
+
+def _is_pointer(files: _Folder | _Zip, name: str) -> UserError:
+    return UserError(
+        f"{files.where}: {name} is a pointer of Git LFS, not the file itself; get the file with "
+        "`git lfs pull` in the cloned folder, and pack the zip again if it is one"
+    )
 
 
 def _read_config(files: _Folder | _Zip) -> dict[str, Any]:
@@ -451,8 +469,11 @@ def _read_header(files: _Folder | _Zip, name: str) -> dict[str, list[int]]:
         raise UserError(f"{where} is missing, which {CONFIG} names; {AGAIN}")
     size = files.size(name)
     with files.open(name) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(min(length, TEXT_LIMIT))
+        start = stream.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise _is_pointer(files, name)
+        length = int.from_bytes(start[:8], "little")
+        text = (start[8:] + stream.read(min(length, TEXT_LIMIT)))[:length]
     try:
         header = {key: entry for key, entry in json.loads(text).items() if key != "__metadata__"}
         shapes = {key: list(entry["shape"]) for key, entry in header.items()}
@@ -581,10 +602,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except OSError:
         raise
     except Exception as err:  # damaged bytes make the unpickler fail in any way
-        what = f"{err.__class__.__name__}: {' '.join(str(err).split())}"
         raise UserError(
-            f"{path}: not a readable model file ({what}); remove {path.parent} and train the fold "
-            "again with --stage 4"
+            f"{path}: not a readable model file ({err.__class__.__name__}: damaged, or with more "
+            f"than tensors); remove {path.parent} and train the fold again with --stage 4"
         ) from err
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ser.fileio import expand_home
 
 PACKAGES = ("espnet", "torch", "transformers", "numpy", "scipy")
 # "make results" writes these itself: its own row must not mark the next row as changed code.
@@ -136,10 +136,12 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
     if corpus.get("text"):
         words += ["--text", public_path(corpus["text"])]
     emotions = list(corpus.get("emotions") or [])
-    spec = EGS / name / "corpus.yaml"
-    if emotions and spec.is_file():
-        default = yaml.safe_load(spec.read_text(encoding="utf-8")).get("emotions")
-        if emotions != default:
+    if emotions and (EGS / name / "corpus.yaml").is_file():
+        from ser.corpora.prepare import (
+            load_spec,  # not for everyone who only wants to know a commit
+        )
+
+        if emotions != load_spec(name, EGS)["emotions"]:
             words += ["--emotions", ",".join(emotions)]
     if corpus.get("allow_partial"):
         words += ["--allow-partial", "true"]
@@ -152,6 +154,6 @@ def public_path(word: Any) -> str:
     if not text.startswith(("/", "..", "~")):
         return text
     try:
-        return str(Path(text).expanduser().resolve().relative_to(Path.cwd()))
+        return str(expand_home(text).resolve().relative_to(Path.cwd()))
     except ValueError:
         return f"PATH/TO/{Path(text).name}"

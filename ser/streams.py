@@ -6,8 +6,9 @@ is installed. Whatever is refused is refused as in training (ser/audio.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ser.audio import (
     NotAudioError,
     probe,
     read_blocks,
+    too_short,
 )
 from ser.errors import UserError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 ARRAY = "the array"  # what messages call audio that does not come from a file
+QUIETEST_PEAK = 128  # of full scale: wider integers below belong to a narrower scale
 # How files begin that libsndfile does not read: (offset, bytes, what it is).
 OTHER_CONTAINERS = (
     (4, b"ftyp", "MP4 or M4A"),
@@ -52,13 +55,15 @@ class Recording:
 
 
 def open_recording(
-    audio: str | Path | np.ndarray | torch.Tensor, sampling_rate: int | None = None
+    audio: str | Path | np.ndarray | torch.Tensor | Mapping[str, Any],
+    sampling_rate: int | None = None,
 ) -> Recording:
     """Check what can be checked before decoding.
 
     Args:
         audio: a file; or samples (L,), (L, channels) or (channels, L), of two axes the longer
-            being time: integers, or floats in [-1, 1].
+            being time: 8 or 16-bit integers, wider ones of full scale, or floats in [-1, 1]; or
+            what datasets and transformers pass round, {"array": samples, "sampling_rate": Hz}.
         sampling_rate: of an array, Hz. A file says its own.
 
     Raises:
@@ -66,8 +71,10 @@ def open_recording(
             rate, of another shape or of no numbers. Reading the blocks raises it for samples that
             cannot be decoded, are not finite or far outside full scale.
     """
+    if isinstance(audio, Mapping) and "array" in audio:
+        audio, sampling_rate = audio["array"], sampling_rate or audio.get("sampling_rate")
     if not isinstance(audio, str | Path):
-        return _from_array(audio, sampling_rate)
+        return _from_array(_as_array(audio), sampling_rate)
     try:
         info = probe(audio)
     except NotAudioError as err:
@@ -75,9 +82,22 @@ def open_recording(
     return Recording(str(audio), info.duration, lambda: read_blocks(audio))
 
 
-def _from_array(audio: Any, sampling_rate: int | None) -> Recording:
-    samples = np.asarray(audio.detach().cpu() if hasattr(audio, "detach") else audio)
-    if not sampling_rate or sampling_rate < MIN_SAMPLE_RATE:
+def _as_array(audio: Any) -> np.ndarray:
+    try:
+        if hasattr(audio, "detach"):  # a tensor, of whatever kind
+            audio = audio.detach().cpu().resolve_neg()
+            audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+        return np.asarray(audio)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as err:
+        raise UserError(
+            f"{ARRAY}: {type(audio).__name__} that gives no samples ({str(err).splitlines()[0]}); "
+            "give a NumPy array, a dense tensor, or the path of a file"
+        ) from None
+
+
+def _from_array(samples: np.ndarray, sampling_rate: Any) -> Recording:
+    number = isinstance(sampling_rate, Real) and np.isfinite(sampling_rate)
+    if not number or sampling_rate < MIN_SAMPLE_RATE:
         raise UserError(f"{ARRAY}: sampling_rate is {sampling_rate}; give it in Hz, e.g. 16000")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
         raise UserError(
@@ -88,7 +108,11 @@ def _from_array(audio: Any, sampling_rate: int | None) -> Recording:
         samples = samples[:, None]
     elif samples.shape[0] < samples.shape[1]:
         samples = samples.T
-    rate, size = int(sampling_rate), max(1, int(BLOCK_SECONDS * sampling_rate))
+    rate = int(sampling_rate)
+    if not samples.size:
+        raise too_short(ARRAY, 0, rate)
+    _require_full_scale(samples)
+    size = BLOCK_SECONDS * rate
 
     def blocks() -> Iterator[np.ndarray]:
         convert = Converter(ARRAY, rate)
@@ -97,6 +121,19 @@ def _from_array(audio: Any, sampling_rate: int | None) -> Recording:
         yield convert.end()
 
     return Recording(ARRAY, len(samples) / rate, blocks)
+
+
+def _require_full_scale(samples: np.ndarray) -> None:
+    """Refuse 16 or 24-bit values in wider integers, which would be heard as next to silence."""
+    if samples.dtype.kind != "i" or samples.dtype.itemsize <= 2:
+        return
+    peak = max(int(samples.max()), -int(samples.min()))
+    bits = 8 * samples.dtype.itemsize
+    if 0 < peak < 2 ** (bits - 1) // QUIETEST_PEAK:
+        raise UserError(
+            f"{ARRAY}: {samples.dtype} samples reach {peak} of a full scale of 2**{bits - 1}; give "
+            "16-bit values as int16, others as floats in [-1, 1]"
+        )
 
 
 def _full_scale(samples: np.ndarray) -> np.ndarray:
@@ -123,10 +160,11 @@ def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
     except (RuntimeError, OSError) as err:  # its libraries look for FFmpeg's when loaded
         if kind is None:
             raise refused from None
+        what = str(err).partition(" Likely causes")[0].splitlines()[0]
         raise UserError(
             f"{path}: {kind} is read by torchcodec, which does not load here "
-            f"({str(err).splitlines()[0]}); it needs FFmpeg (Debian: apt install ffmpeg) and a "
-            f"build for this torch, {convert_it}"
+            f"({what}); it needs FFmpeg (Debian: apt install ffmpeg) and a build for this torch, "
+            f"{convert_it}"
         ) from err
     try:
         decoder = AudioDecoder(path)

@@ -139,6 +139,16 @@ class TestRefusedByTheHeader:
         path.write_bytes(path.read_bytes()[:-1000])
         assert "truncated" in refused(path, function)
 
+    @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+    @pytest.mark.parametrize("share", [0.3, 0.6, 0.97, 0.9999])
+    def test_truncated_ogg(self, tmp_path, function, subtype, share):
+        path = tmp_path / "a.ogg"
+        soundfile.write(path, tone(20), 16000, format="OGG", subtype=subtype)
+        function(path)
+        raw = path.read_bytes()
+        path.write_bytes(raw[: int(share * len(raw))])
+        assert "truncated" in refused(path, function)
+
     @pytest.mark.parametrize("content", [b"version https://git-lfs", b"x", b"<html>" * 50])
     def test_text_called_wav(self, tmp_path, function, content):
         (tmp_path / "a.wav").write_bytes(content)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ser import provenance
 from ser.corpora import iemocap, prepare
 from ser.datadir import read_lines, read_table
 from ser.errors import UserError
@@ -502,3 +503,5 @@ def test_the_improvised_dialogs_are_those_of_iemocap():
     spec = prepare.load_spec("iemocap_improvised")
     assert spec["counts"] == prepare.load_spec("iemocap")["counts"]
     assert spec["part"]["total"] == 2943  # as published
+    corpus = {"name": "iemocap_improvised", "emotions": spec["emotions"]}
+    assert "--emotions" not in provenance._corpus_options(corpus["name"], corpus, None)

@@ -85,12 +85,13 @@ def test_names_may_begin_with_a_dash_after_two_of_them(tmp_path, monkeypatch, ca
     assert args.files == ["a.wav", "./-b.wav", "-", "./--format"]
     (tmp_path / "-b.wav").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main._parse(parser, ["a.wav", "-b.wav"])
-    assert stop.value.code == 2
-    assert "-b.wav; a file whose name begins with a dash is given as ./-b.wav" in (
-        capsys.readouterr().err
-    )
+    for argv in (["a.wav", "-b.wav"], ["-b.wav"]):
+        with pytest.raises(SystemExit) as stop:
+            main._parse(parser, argv)
+        assert stop.value.code == 2
+        assert "-b.wav: a file whose name begins with a dash is given as ./-b.wav" in (
+            capsys.readouterr().err
+        )
 
 
 def test_a_mistake_of_the_user_is_one_line_and_status_1(tmp_path):

@@ -123,6 +123,12 @@ def test_segments_that_make_no_sense_are_refused(segments):
         fake()(said_like("sad"), RATE, segments=segments)
 
 
+@pytest.mark.parametrize("seconds", [np.float32(2), np.int64(2)])
+def test_numbers_of_numpy_are_numbers_of_seconds(packed, seconds):
+    said = SpeechEmotion.from_pretrained("x", device=None)(said_like("sad"), RATE, seconds)
+    assert [segment.start for segment in said.segments] == [0, 2, 4]
+
+
 def test_folds_are_averaged_and_can_be_chosen(packed):
     samples = said_like("happy", seconds=1)
     alone = [
@@ -426,6 +432,49 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(wavs, t
     assert Path(wavs[0]).read_bytes() == before
 
 
+def test_an_older_output_stays_until_there_is_something_to_write(packed, tmp_path, capsys):
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    for name, before in {"kept.csv": "as it was", "new.csv": None}.items():
+        output = tmp_path / name
+        if before:
+            output.write_text(before)
+        status, _, err = ser_predict(capsys, bad, "--format", "csv", "--output", output)
+        assert status == 1 and "not an audio file" in err[0]
+        assert (output.read_text() if output.exists() else None) == before
+
+
+def test_a_recording_is_never_overwritten(wavs, tmp_path, capsys):
+    other = write(tmp_path / "other.wav", said_like("sad"))
+    before = Path(other).read_bytes()
+    status, _, err = ser_predict(capsys, *wavs, "--format", "csv", "--output", other)
+    assert status == 1 and "other.wav: a recording, which would be lost" in err[0]
+    assert Path(other).read_bytes() == before
+
+
+def test_a_textgrid_that_cannot_be_written_costs_no_other(wavs, tmp_path, capsys):
+    (tmp_path / "grids/one, two.TextGrid").mkdir(parents=True)
+    args = ("--format", "textgrid", "--output", tmp_path / "grids")
+    status, _, err = ser_predict(capsys, *wavs, *args)
+    assert status == 1 and "one, two.TextGrid: cannot be written (Is a directory)" in err[0]
+    assert err[1] == "error: 1 of 2 files failed, see above"
+    assert (tmp_path / 'grids/ü "b".TextGrid').is_file()
+
+
+def test_streams_that_are_closed_are_said(wavs, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdin", None)
+        status, _, err = ser_predict(capsys, "-")
+    assert status == 1 and "standard input: closed; give audio through a pipe" in err[0]
+    output = tmp_path / "o.csv"
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        with pytest.raises(UserError, match="standard output is closed; name a file"):
+            main._main(["predict", wavs[0], "--model", "x"])
+        main._main(["predict", wavs[0], "--model", "x", "--output", str(output)])
+    assert output.read_text().startswith(wavs[0])
+
+
 def test_standard_input_is_read(wavs, capsys, monkeypatch):
     data = io.BytesIO(Path(wavs[1]).read_bytes())
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=data))
@@ -464,7 +513,7 @@ def test_bad_files_are_reported_each_in_a_sentence_and_the_others_are_done(tmp_p
         write(tmp_path / "none.wav", good[:0]): "0 samples .* shorter than one 25-ms frame; leave",
         write(tmp_path / "short.wav", good[:300]): "300 samples .* shorter than one 25-ms frame",
         write(tmp_path / "silent.wav", 0 * good): "silent .* nothing to hear; replace",
-        write(tmp_path / "nan.wav", nan, subtype="FLOAT"): "1 samples are NaN .* write the file",
+        write(tmp_path / "nan.wav", nan, subtype="FLOAT"): "1 samples are NaN .*; give finite",
         write(tmp_path / "loud.wav", 9999 * good, subtype="FLOAT"): "full scale is 1.0; if they",
         str(tmp_path / "cut.wav"): "truncated: its header promises .* copy it again",
         str(tmp_path / "cut.flac"): "cannot be decoded .* copy it again",

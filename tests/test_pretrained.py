@@ -164,6 +164,30 @@ def test_an_inventory_in_another_encoding_is_refused(folder):
     assert "units.txt: not UTF-8" in complaint(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "config.yaml", "fold_Ses01M.safetensors"])
+def test_a_pointer_of_git_lfs_is_told_from_the_file(folder, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    assert (folder / name).is_file()
+    (folder / name).write_text(pointer)
+    assert f"{name} is a pointer of Git LFS" in complaint(folder)
+
+
+def test_the_zip_of_a_folder_is_as_good_as_that_of_its_files(folder, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", folder.parent, folder.name)
+    assert equal(said(open_model(archive).load("Ses01M")), said(make_model("Ses01M")))
+
+
+def test_a_checkpoint_is_told_from_a_packed_model(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth")
+    assert "model.pth: a checkpoint of PyTorch, which is not unpickled" in complaint(
+        tmp_path / "model.pth"
+    )
+
+
+def test_a_home_that_is_not_there_is_no_traceback():
+    assert "~nosuchuser/x: no such file or folder" in complaint("~nosuchuser/x")
+
+
 def test_weights_of_another_network_are_refused(folder):
     edit_yaml(folder / "config.yaml", encoder="conv_recurrent")
     assert "the weights do not fit the network that config.yaml describes" in complaint(folder)

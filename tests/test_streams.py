@@ -86,6 +86,38 @@ def test_integers_are_of_full_scale_whatever_their_width():
         np.testing.assert_array_equal(whole(open_recording(array, 16000)), expected)
 
 
+@pytest.mark.parametrize("bits", [16, 24])
+def test_a_narrow_scale_in_wide_integers_is_refused_and_not_heard_as_silence(bits):
+    samples = (tone(0.5, 16000) * 2 ** (bits - 1)).astype(np.int64)
+    peak = np.abs(samples).max()
+    for array in (samples, samples.astype(np.int32), samples.tolist(), torch.from_numpy(samples)):
+        with pytest.raises(UserError, match=rf"samples reach {peak} of a full scale of 2\*\*"):
+            open_recording(array, 16000)
+
+
+def test_whatever_gives_samples_is_an_array():
+    samples = tone(0.5, 16000).astype(np.float32)
+    expected = whole(open_recording(samples, 16000))
+    tensor = torch.from_numpy(samples)
+    for array in (samples.tolist(), tensor.requires_grad_(), tensor.double()):
+        np.testing.assert_array_equal(whole(open_recording(array, 16000)), expected)
+    kept = {"array": samples, "sampling_rate": 16000, "path": None}  # as datasets has it
+    np.testing.assert_array_equal(whole(open_recording(kept)), expected)
+    rounded = whole(open_recording(tensor.bfloat16(), np.int16(16000)))
+    np.testing.assert_allclose(rounded, expected, atol=2**15 / 2**8)
+    for odd in ([[1.0, 2.0], [3.0]], (16000, samples), open, torch.eye(800).to_sparse()):
+        with pytest.raises(UserError, match=r"the array: .*; (give a NumPy|expected samples)"):
+            open_recording(odd, 16000)
+    with pytest.raises(UserError, match="0 samples .* shorter than one"):
+        open_recording(np.zeros((2, 0)), 16000)
+
+
+@pytest.mark.parametrize("rate", ["16000", [16000], float("nan"), float("inf"), 0, -1])
+def test_a_rate_that_is_no_number_of_hertz_is_refused(rate):
+    with pytest.raises(UserError, match="sampling_rate is .*; give it in Hz"):
+        open_recording(np.zeros(800), rate)
+
+
 def test_an_array_needs_its_rate_and_a_shape():
     with pytest.raises(UserError, match="sampling_rate is None; give it in Hz"):
         open_recording(np.zeros(800))

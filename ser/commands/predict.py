@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from ser.cli import EXIT_ERROR, explain
 from ser.errors import UserError
+from ser.fileio import naming
 
 if TYPE_CHECKING:
     from ser.predict import Prediction, SpeechEmotion
@@ -116,7 +117,11 @@ def run(args: argparse.Namespace) -> None:
                 about = "" if isinstance(err, UserError) else f"{name}: "
                 print(f"error: {about}{explain(err)}", file=sys.stderr)
                 continue
-            write(name, said)
+            try:
+                write(name, said)
+            except UserError as err:
+                failed += 1
+                print(f"error: {err}", file=sys.stderr)
     if failed:
         if len(args.files) > 1:
             print(f"error: {failed} of {len(args.files)} files failed, see above", file=sys.stderr)
@@ -154,6 +159,8 @@ def _file(name: str) -> Iterator[str]:
     if name != STDIN and not Path(name).is_fifo():
         yield name
         return
+    if name == STDIN and sys.stdin is None:
+        raise UserError(f"{STDIN_NAME}: closed; give audio through a pipe, or name a file")
     with contextlib.ExitStack() as stack:
         copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="ser-"))
         pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
@@ -194,6 +201,10 @@ def _targets(files: Sequence[str], form: str, output: Path | None) -> dict[str, 
             raise UserError(f"--output {output}: {what}; expected the name of a file to write")
         if any(name != STDIN and _same(Path(name), output) for name in files):
             raise UserError(f"--output {output}: is one of the recordings; choose another name")
+        if _is_recording(output):
+            raise UserError(
+                f"--output {output}: a recording, which would be lost; choose another name"
+            )
         return {}
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: a file; expected a folder for {len(files)} TextGrids")
@@ -213,34 +224,67 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
+def _is_recording(path: Path) -> bool:
+    from ser.audio import probe
+
+    try:
+        return path.is_file() and bool(probe(path))
+    except UserError:
+        return False
+
+
 @contextlib.contextmanager
 def _writer(
     form: str, output: Path | None, targets: dict[str, Path], emotions: Sequence[str]
 ) -> Iterator[Callable[[str, "Prediction"], None]]:
-    """A function that writes a prediction at once, so that what is done stays if more is not."""
+    """A function that writes a prediction at once, so that what is done stays if more is not.
+
+    An older ``output`` stays until there is a prediction to take its place.
+    """
     from ser.prediction_formats import FORMATS, csv_header
 
-    with contextlib.ExitStack() as stack:
-        stream: IO[str] = sys.stdout
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
-        if targets:
-            output.mkdir(parents=True, exist_ok=True)
-        elif output is not None:
-            stream = stack.enter_context(_create(output))
-        if form == "csv":
-            stream.write(csv_header(emotions))
+    head = csv_header(emotions) if form == "csv" else ""
+    if targets:
+        output.mkdir(parents=True, exist_ok=True)
 
         def write(name: str, said: "Prediction") -> None:
-            text = FORMATS[form](name, said)
-            if targets:
-                with _create(targets[name]) as file:
-                    file.write(text)
-            else:
-                stream.write(text)
-                stream.flush()
+            try:
+                with _open(targets[name], "w") as file:
+                    file.write(FORMATS[form](name, said))
+            except OSError as err:
+                raise UserError(
+                    f"{targets[name]}: cannot be written ({err.strerror}); rename {name}, or "
+                    "choose another --output"
+                ) from None
 
         yield write
+        return
+    if output is None and sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --output")
+    fresh = output is not None and not output.exists()
+    wrote = False
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            stream: IO[str] = sys.stdout
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
+        else:
+            stack.enter_context(naming(output))
+            stream = stack.enter_context(_open(output, "a"))
+
+        def write(name: str, said: "Prediction") -> None:
+            nonlocal wrote
+            if not wrote:
+                if output is not None and output.is_file():
+                    stream.truncate(0)
+                stream.write(head)
+                wrote = True
+            stream.write(FORMATS[form](name, said))
+            stream.flush()
+
+        yield write
+    if fresh and not wrote:
+        output.unlink()
 
 
-def _create(path: Path) -> IO[str]:
-    return open(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n")
+def _open(path: Path, mode: str) -> IO[str]:
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")

@@ -16,7 +16,7 @@ from ser.cli import progress
 from ser.corpora import Reading, Utterance
 from ser.datadir import UNKNOWN_GENDER, join_problems
 from ser.errors import UserError
-from ser.fileio import atomic_write
+from ser.fileio import atomic_write, expand_home
 
 REQUIRED = ("audio", "emotion", "speaker")
 FIELDS = (*REQUIRED, "gender", "text", "session", "id")
@@ -281,7 +281,7 @@ def write_once(path: Path, data: bytes) -> Path:
 
 def resolve(path: str | Path, base: Path) -> Path:
     """``path`` as seen from ``base``, absolute; ~ is the home folder."""
-    return (base / Path(path).expanduser()).absolute()
+    return (base / expand_home(path)).absolute()
 
 
 def given_root(spec: Mapping[str, Any], egs: Path, directory: Path | None) -> Path:

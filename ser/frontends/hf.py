@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from ser.audio import SAMPLE_RATE
 from ser.config import check_arguments
 from ser.errors import UserError
+from ser.fileio import expand_home
 from ser.frontends.attention import NAME as FAST_ATTENTION
 from ser.frontends.cache import FrameCache, fingerprint
 from ser.frontends.conv_stack import conv_features
@@ -459,7 +460,7 @@ def _unsupported(model_type: str) -> UserError:
 
 def check_folder(model: str) -> None:
     """A name that can only be a folder must be one; hub ids have the form [owner/]name."""
-    path = Path(model).expanduser()
+    path = expand_home(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
