@@ -104,7 +104,9 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
     if summary["wa_ci"]:
         for name, end in (("95% from", 0), ("95% to", 1)):
-            rows.append([name, "", percent(summary["wa_ci"][end]), percent(summary["ua_ci"][end])])
+            # UA has none where all decisions are for one class, whose share WA still depends on
+            bounds = [summary[key] for key in ("wa_ci", "ua_ci")]
+            rows.append([name, "", *("-" if b is None else percent(b[end]) for b in bounds)])
     pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]
     rows.append(["pooled", str(summary["n"]), *pooled])
     lines += columns(rows)

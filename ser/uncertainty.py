@@ -151,8 +151,8 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
     """95% intervals of WA and UA, mean over folds and pooled: (V, 2) each, as fractions.
 
     None for all where there is a single speaker (or, of known speakers, a single utterance each),
-    and for a score where every decision is right or every one wrong: what others would do is then
-    not known, which is not the same as certain.
+    for a score where every decision is right or every one wrong, and for UA where all decisions are
+    for one class: what others would do is then not known, which is not the same as certain.
     """
     names = ("wa", "ua", "wa_pooled", "ua_pooled")
     if trials.degrees < 1:

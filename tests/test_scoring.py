@@ -25,6 +25,7 @@ from ser.predictions import Prediction, header, read_predictions, write_predicti
 from ser.provenance import git_commit, public_path, run_command, settings_digest
 from ser.score_table import format_scores, partial_notes
 from ser.scoring import (
+    add_intervals,
     decisions_by_speaker,
     score_experiment,
     score_folds,
@@ -384,6 +385,28 @@ def test_precision_and_f1_are_in_the_table_with_their_means(toy):
     assert table[start + 2].split() == ["angry", "3", "0", "1", "0", "100.0", "75.0", "85.7"]
     assert table[start + 4].split() == ["sad", "0", "0", "4", "0", "80.0", "100.0", "88.9"]
     assert table[start + 6].split() == ["macro", "95.0", "93.8", "93.7"]
+
+
+def test_ua_has_no_interval_where_all_decisions_are_for_one_class():
+    """Its value is then 1 of C classes, whoever is drawn; WA is the share of that class."""
+    counts = {"S1": (3, 1, 1, 1), "S2": (2, 2, 1, 1), "S3": (1, 3, 1, 1), "S4": (2, 1, 3, 1)}
+    folds = {
+        speaker: [
+            Prediction(f"{speaker}_{label}{k}", label, "angry", (0.7, 0.1, 0.1, 0.1))
+            for label, n in zip(LABELS, of, strict=True)
+            for k in range(20 * n)
+        ]
+        for speaker, of in counts.items()
+    }
+    utt2spk = {p.utt_id: speaker for speaker, rows in folds.items() for p in rows}
+    scores = make_scores(units=None) | score_folds(folds, LABELS)
+    scores["speakers"] = decisions_by_speaker(folds, utt2spk, LABELS)
+    scores = add_intervals(scores)
+    assert scores["summary"]["ua_ci"] is None
+    low, high = scores["summary"]["wa_ci"]
+    lines = format_scores(scores).splitlines()
+    (start,) = (line.split() for line in lines if line.startswith("95% from"))
+    assert start == ["95%", "from", f"{100 * low:.1f}", "-"]
 
 
 def test_the_size_of_the_model_is_that_of_the_largest_fold_if_all_folds_say(toy):
