@@ -48,10 +48,10 @@ def explain(err: Exception) -> str:
     where = f"{err.filename}: " if err.filename else ""
     what = err.strerror or str(err)
     cure = {
-        errno.ENOSPC: "free some space (or point --data-dir, --dump-dir, --exp-dir at another "
-        "disk) and run the same command again",
+        errno.ENOSPC: "free some space, or write to another disk, and run the same command again",
         errno.EDQUOT: "free some of your quota and run the same command again",
         errno.EACCES: "check who owns it and its permissions",
+        errno.EISDIR: "give the name of a file",
         errno.EROFS: "choose a directory on a writable disk",
     }.get(err.errno)
     return f"{where}{what}" + (f"; {cure}" if cure else "")

@@ -23,24 +23,33 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     temporary = _beside(path, "tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with naming(path), open(temporary, mode, **text) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            with open(temporary, mode, **text) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # which would hide what happened
+            temporary.unlink()
         raise
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Give an OSError of the block the file name that a failing write (disk full) lacks."""
+def naming(path: Path | str, temporary: Path | str | None = None) -> Iterator[None]:
+    """Let an OSError of the block name ``path`` where it names nothing, or ``temporary``.
+
+    A failing write (disk full) has no file name. A file in ``temporary`` becomes one in ``path``.
+    """
     try:
         yield
     except OSError as err:
         if err.filename is None:
             err.filename = str(path)
+        name, own = str(err.filename), str(temporary)
+        if name == own or name.startswith(f"{own}/"):
+            target = f"{path}{name.removeprefix(own)}"
+            raise OSError(err.errno, err.strerror, target) from err
         raise
 
 
@@ -53,13 +62,15 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _beside(path, "tmp"), _beside(path, "old")
-    temporary.mkdir()
+    with naming(path, temporary):
+        temporary.mkdir()
     try:
-        yield temporary
-        with locked(path.parent, ""):  # two processes must not swap at the same time
-            if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
+        with naming(path, temporary):
+            yield temporary
+            with locked(path.parent, ""):  # two processes must not swap at the same time
+                if path.exists():
+                    os.replace(path, old)
+                os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not path.exists():

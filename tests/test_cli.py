@@ -36,6 +36,13 @@ def test_an_error_is_one_line_below_what_was_printed_before_it(statement, line):
     assert outcome(f"    print('a table')\n    {statement}") == (1, ["a table", line])
 
 
+def test_a_full_disk_asks_for_what_every_command_can_do():
+    status, (line,) = outcome("    open('/dev/full', 'w', buffering=1).write('x\\n')")
+    assert status == 1
+    cure = "free some space, or write to another disk, and run the same command again"
+    assert line.endswith(f"No space left on device; {cure}")
+
+
 def test_a_defect_keeps_its_traceback():
     status, lines = outcome("    raise KeyError('x')")
     assert status == 1

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ser.cli import explain
 from ser.fileio import atomic_dir, atomic_write, locked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +68,45 @@ def test_a_full_disk_is_reported_with_the_file(tmp_path):
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() raises it
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("manager", [atomic_write, atomic_dir])
+def test_an_error_names_the_target_and_not_the_temporary_file(tmp_path, manager, monkeypatch):
+    real = os.replace
+
+    def denied(source, target):  # as os.replace() raises it
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(PermissionError) as raised, manager(tmp_path / "table"):
+        pass
+    assert explain(raised.value).startswith(f"{tmp_path}/table: Permission denied; ")
+    monkeypatch.setattr(os, "replace", real)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as raised, manager(tmp_path / "file/table"):
+        pass
+    assert ".tmp-" not in explain(raised.value)
+
+
+def test_an_error_inside_a_temporary_directory_names_the_file_in_the_target(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, atomic_dir(tmp_path / "all") as temporary:
+        (temporary / "no/text").write_text("")
+    assert raised.value.filename == f"{tmp_path}/all/no/text"
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "table"):
+        (tmp_path / "absent").read_text()
+    assert raised.value.filename == str(tmp_path / "absent")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "exp").mkdir()
+    with pytest.raises(IsADirectoryError) as raised, atomic_write(tmp_path / "exp"):
+        pass
+    expected = f"{tmp_path}/exp: Is a directory; give the name of a file"
+    assert explain(raised.value) == expected
+    assert os.listdir(tmp_path) == ["exp"]
 
 
 def test_a_lock_is_waited_for_and_ends_with_its_process(tmp_path):
