@@ -12,11 +12,13 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from ser.cli import progress
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder, MaskedBatchNorm
 from ser.errors import UserError
 from ser.features import FEATS_SIZES
+from ser.fileio import naming
 from ser.frontends.hf import HFFrontend
 from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import HOP, N_FFT, LogMel
@@ -274,13 +277,13 @@ def export_onnx(
         UserError: packages are missing, no such fold or opset, a model that cannot be exported, or
             a graph that differs from PyTorch.
     """
-    onnx, runtime = (_import(name) for name in ("onnx", "onnxruntime"))
-    _import("onnxscript")
-    newest = onnx.defs.onnx_opset_version()
+    onnx, onnxscript, runtime = map(_import, ("onnx", "onnxscript", "onnxruntime"))
+    newest = newest_opset(onnx, onnxscript)
     if not OLDEST_OPSET <= opset <= newest:
         raise UserError(
-            f"--opset {opset}: the installed onnx {onnx.__version__} and torch export versions "
-            f"{OLDEST_OPSET} to {newest}; choose one of them"
+            f"--opset {opset}: the installed onnx {onnx.__version__}, onnxscript "
+            f"{onnxscript.__version__} and torch export versions {OLDEST_OPSET} to {newest}; "
+            "choose one of them"
         )
     path = Path(path)
     if not path.parent.is_dir():
@@ -289,6 +292,13 @@ def export_onnx(
         raise UserError(
             f"--onnx {path}: a folder; give the name of a file, such as {path}/ser.onnx"
         )
+    try:
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
+    except OSError as err:  # to be told before a minute of tracing
+        raise UserError(
+            f"--onnx {path}: nothing can be written in {path.parent} ({err.strerror}); choose "
+            "another folder"
+        ) from None
     packed = open_model(source)
     fold = fold or packed.folds[0]
     model = packed.load(fold)
@@ -297,7 +307,7 @@ def export_onnx(
     program = trace(graph, packed.feats_type, opset)
     program.model.metadata_props.update(_metadata(packed, fold, model))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory, naming(path.parent, directory):
         program.save(Path(directory) / path.name, external_data=size > EMBEDDED)
         progress("export: comparing it with PyTorch")
         session = runtime.InferenceSession(
@@ -320,6 +330,12 @@ def export_onnx(
     for mark in packed.card.get("marks") or []:
         print(f"  {mark}")
     return differences
+
+
+def newest_opset(onnx: ModuleType, onnxscript: ModuleType) -> int:
+    """The newest version of ONNX's operators that both packages have."""
+    named = (re.fullmatch(r"opset(\d+)", name) for name in dir(onnxscript))
+    return min(onnx.defs.onnx_opset_version(), max(int(found[1]) for found in named if found))
 
 
 def trace(graph: Graph, feats_type: str, opset: int) -> Any:

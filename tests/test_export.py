@@ -17,6 +17,7 @@ from ser.export import (
     TraceableLogMel,
     compare,
     export_onnx,
+    newest_opset,
     refuse,
 )
 from ser.frontends.masked_norm import MaskedGroupNorm
@@ -199,6 +200,19 @@ def test_a_model_whose_answers_hang_on_padding_is_refused():
         refuse(make_model(pooling_conf={"mask": False}))
 
 
+def test_the_newest_opset_is_one_that_both_packages_have(runtime, tmp_path):
+    import onnx
+    import onnxscript
+
+    newest = newest_opset(onnx, onnxscript)
+    assert newest <= onnx.defs.onnx_opset_version() and hasattr(onnxscript, f"opset{newest}")
+    with pytest.raises(UserError, match=rf"--opset {newest + 1}: .* {OLDEST_OPSET} to {newest};"):
+        export_onnx(tmp_path, tmp_path / "model.onnx", opset=newest + 1)
+    path = tmp_path / "gru.onnx"
+    export_onnx(make_experiment(tmp_path, **NETWORKS["gru"]), path, opset=newest)
+    assert path.is_file()
+
+
 @pytest.mark.parametrize("opset", [OLDEST_OPSET - 1, 1000])
 def test_an_opset_that_is_not_there_is_refused(runtime, tmp_path, opset):
     with pytest.raises(UserError, match=rf"--opset {opset}: the installed onnx .* {OLDEST_OPSET} "):
@@ -216,6 +230,12 @@ def test_a_folder_that_does_not_exist_is_named(runtime, tmp_path):
         export_onnx(tmp_path, tmp_path / "none/model.onnx")
     with pytest.raises(UserError, match="a folder; give the name of a file, such as .*/ser.onnx"):
         export_onnx(tmp_path, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_in_is_named_before_the_model_is_read(runtime, tmp_path):
+    # not even root can make a folder in /proc
+    with pytest.raises(UserError, match="--onnx /proc/a.onnx: nothing can be written in /proc "):
+        export_onnx(tmp_path / "no model", "/proc/a.onnx")
 
 
 def test_a_fold_that_is_not_there_is_named(runtime, tmp_path):
