@@ -7,6 +7,7 @@ one fold or several. Nothing in it depends on this machine: the configuration of
 encoder is written into config.yaml, and no path is.
 """
 
+import contextlib
 import json
 import platform
 import re
@@ -87,6 +88,9 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
             now, unknown folds, or too little space on the disk.
     """
     exp_dir = Path(exp_dir)
+    if not exp_dir.is_dir():
+        what = "a file" if exp_dir.exists() else "no such folder"
+        raise UserError(f"{exp_dir}: {what}; give an experiment: exp/<corpus>/<tag>")
     run = read_run(exp_dir)
     if not (exp_dir / "scores.json").is_file():
         raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
@@ -227,7 +231,10 @@ def without_paths(value: Any) -> Any:
         return value
     if value.startswith(("/", "~")):
         return public_path(value)
-    for root in (Path.cwd(), Path.home()):  # which may hold blanks, unlike what follows
+    roots = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        roots.append(Path.home())
+    for root in roots:  # which may hold blanks, unlike what follows
         if root != Path("/"):
             value = value.replace(f"{root}/", "PATH/TO/")
     return ABSOLUTE_PATH.sub(lambda match: f"PATH/TO/{Path(match[0]).name}", value)
@@ -248,10 +255,12 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
     fold_dir = exp_dir / fold
     trained = read_marker(fold_dir)
     if trained is None or trained != run.get("settings"):
-        state = "not finished" if trained is None else "trained with other settings"
+        state = "trained with other settings than run.yaml says"
+        if trained is None:
+            state = "its training is not finished" if fold_dir.is_dir() else "no such folder"
         raise UserError(
-            f"{fold_dir}: {state} than run.yaml says; finish the training and score it: ./run.sh "
-            "--stage 4 --stop-stage 5 with the same options"
+            f"{fold_dir}: {state}; train and score it: ./run.sh --stage 4 --stop-stage 5 with the "
+            "same options, or pack other folds: --folds NAMES"
         )
     present = model_state(fold_dir)
     try:

@@ -175,6 +175,14 @@ def test_only_absolute_paths_lose_their_folders(text, expected):
     assert without_paths({"a": [text, 1]}) == {"a": [expected, 1]}
 
 
+def test_paths_go_where_there_is_no_home_folder(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert without_paths("see /data/corpora/a.wav") == "see PATH/TO/a.wav"
+
+
 # --- the card ----------------------------------------------------------------------------------
 
 
@@ -250,6 +258,27 @@ def test_a_model_trained_after_it_was_scored_is_not_packed_with_the_old_scores(t
         pack_experiment(exp_dir)
     assert (exp_dir / "packed/fold_Ses01M.safetensors").read_bytes() == before
     pack_experiment(exp_dir, ["Ses01F"])  # which is as it was
+
+
+def test_a_fold_that_is_gone_or_was_not_finished_is_named_with_how_to_go_on(tmp_path):
+    exp_dir = make_experiment(tmp_path)
+    cure = "train and score it: ./run.sh --stage 4 .*, or pack other folds: --folds NAMES$"
+    (exp_dir / "Ses01M/.done").unlink()
+    with pytest.raises(UserError, match=f"Ses01M: its training is not finished; {cure}"):
+        pack_experiment(exp_dir)
+    shutil.rmtree(exp_dir / "Ses01M")
+    with pytest.raises(UserError, match=f"Ses01M: no such folder; {cure}"):
+        pack_experiment(exp_dir)
+    pack_experiment(exp_dir, ["Ses01F"])
+
+
+def test_what_is_no_experiment_is_said_to_be_none(tmp_path):
+    path = tmp_path / "ok.zip"
+    with pytest.raises(UserError, match="ok.zip: no such folder; give an experiment: exp/<corpus>"):
+        pack_experiment(path)
+    path.touch()
+    with pytest.raises(UserError, match="ok.zip: a file; give an experiment: exp/<corpus>/<tag>$"):
+        pack_experiment(path)
 
 
 def test_folds_without_scores_are_named(tmp_path):
