@@ -8,9 +8,11 @@ lie in a temporary folder, are deleted with the answer, and those without one af
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -116,6 +118,32 @@ def delete_abandoned(uploads: Path, seconds: float = ABANDONED_SECONDS) -> None:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Raise UserError if nothing can be served there; Gradio takes every failure for a taken port.
+
+    It would try a hundred ports, each for seconds.
+    """
+    cure = "give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all that it has"
+    try:
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(
+            host.removeprefix("[").removesuffix("]"), port or 0, type=socket.SOCK_STREAM
+        )
+    except (OSError, UnicodeError):
+        raise UserError(f"--host {host}: unknown; {cure}") from None
+    try:
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as err:
+        if err.errno == errno.EADDRINUSE:
+            what, cure = "taken", "choose another one, or leave it out for the next free one"
+        elif err.errno == errno.EACCES:
+            what, cure = "not for ordinary users", "choose one from 1024 on"
+        else:
+            raise UserError(f"--host {host}: not an address of this machine; {cure}") from None
+        raise UserError(f"--port {port}: {what}; {cure}") from None
+
+
 def serve(
     load_model: Callable[[], SpeechEmotion],
     source: str,
@@ -139,6 +167,7 @@ def serve(
     Raises:
         UserError: Gradio is not installed; the address or port cannot be had; no public address.
     """
+    check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="ser-demo-") as folder, _signals():
         uploads, examples = (Path(folder).resolve() / name for name in ("uploads", "examples"))
         uploads.mkdir()

@@ -90,6 +90,25 @@ def test_without_gradio_one_sentence_says_how_to_install_it(monkeypatch, tmp_pat
     assert "\n" not in str(err.value) and not loaded
 
 
+@pytest.mark.parametrize(
+    "host, what",
+    [("nosuchhost.invalid", "unknown"), ("300.1.1.1", "unknown"),
+     ("192.0.2.1", "not an address of this machine")],
+)  # fmt: skip
+def test_a_host_that_cannot_be_had_is_named_before_a_model_is_loaded(monkeypatch, host, what):
+    monkeypatch.setattr(demo, "import_gradio", lambda: None)
+    loaded = []
+    with pytest.raises(UserError, match=f"^--host {re.escape(host)}: {what}; give an address"):
+        demo.serve(lambda: loaded.append(1), "x", host=host)
+    assert not loaded
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_an_address_of_this_machine_with_a_free_port_is_taken(host):
+    demo.check_address(host, None)
+    demo.check_address(host, free_port())
+
+
 def test_the_version_of_gradio_is_pinned_with_a_reason():
     lines = (ROOT / "requirements-apps.txt").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith("gradio")]
@@ -539,5 +558,5 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(experiment, tmp_path):
         )
     assert done.returncode == 1 and done.stdout == ""
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: --host 127.0.0.1 --port {port}: cannot be served on")
+    assert last.startswith(f"error: --port {port}: taken; choose another one")
     assert "Traceback" not in done.stderr
