@@ -46,15 +46,18 @@ def make_html_report(
         The file written.
 
     Raises:
-        UserError: an experiment without scores or named twice, or an utterance that was not
-            tested.
+        UserError: an experiment without scores or named twice, an utterance that was not tested,
+            a ``dump_dir`` or ``data_dir`` that is none, or an ``output`` that is a folder.
     """
     paths = [Path(directory) for directory in exp_dirs]
     if not 1 <= len(paths) <= MOST_EXPERIMENTS:
         raise UserError(f"{len(paths)} experiments; a page is of one, or of two to compare")
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{paths[0]} is given twice; name two experiments, or one")
-    places = [Path(place) if place else None for place in (dump_dir, data_dir)]
+    places = [
+        _given("--dump-dir", dump_dir, "dump/<corpus>", "folds"),
+        _given("--data-dir", data_dir, "data/<corpus>", "all"),
+    ]
     materials = [read_material(path, *places) for path in paths]
     if utterance is not None:
         listening.check_utterance(materials[0], utterance)
@@ -62,6 +65,10 @@ def make_html_report(
         name = "report" if len(paths) == 1 else f"report_{materials[1].name}"
         output = paths[0] / f"{name}.html"
     output = Path(output)
+    if output.is_dir():
+        raise UserError(
+            f"--output {output}: a folder; give the name of a file, such as {output}/report.html"
+        )
     text = build_page(materials, errors, audio, utterance, load_model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as stream:
@@ -110,6 +117,15 @@ def build_page(
     ]
     title = " and ".join(m.name for m in materials)
     return page(f"{title}: speech emotion recognition", body)
+
+
+def _given(option: str, place: Path | str | None, form: str, inside: str) -> Path | None:
+    """A folder that was named, which must not be taken for one without data."""
+    if not place:
+        return None
+    if not Path(place, inside).is_dir():
+        raise UserError(f"{option} {place}: there is no {place}/{inside}; expected {form}")
+    return Path(place)
 
 
 def _errors(material: Material) -> Sequence:

@@ -589,8 +589,30 @@ def test_the_command_line_is_listed_and_takes_its_options():
     parser = command_parser("report")
     args = parser.parse_args(["exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"])
     assert (args.experiment, args.errors, args.no_audio) == (["exp/a/b", "exp/a/c"], 3, True)
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5"])
+def test_a_number_of_errors_that_is_none_is_a_usage_error(count, capsys):
     with pytest.raises(SystemExit):
-        parser.parse_args(["exp/a/b", "--errors", "-1"])
+        command_parser("report").parse_args(["exp/a/b", "--errors", count])
+    assert f"--errors: '{count}': expected a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_a_folder_for_a_page_is_refused(tmp_path):
+    with pytest.raises(UserError, match=f"^--output {tmp_path}: a folder; give the name of a file"):
+        make_html_report([put(tmp_path)], tmp_path, load_model=no_model)
+
+
+def test_folders_of_data_that_were_named_must_be_such(scored, tmp_path):
+    root = scored.parents[2]
+    for option in ("dump_dir", "data_dir"):
+        flag = f"--{option.replace('_', '-')}"
+        with pytest.raises(UserError, match=f"^{flag} {tmp_path}: there is no .*; expected d"):
+            make_html_report([scored], tmp_path / "a.html", **{option: tmp_path})
+    assert not (tmp_path / "a.html").exists()
+    places = {"dump_dir": root / "dump/toy", "data_dir": str(root / "data/toy")}
+    page = make_html_report([scored], tmp_path / "a.html", load_model=no_model, **places)
+    assert "words of " in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("count", [0, 3])
