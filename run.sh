@@ -19,7 +19,7 @@
 #   --config FILE         the system; default: S1 (conf/<corpus>_s1.yaml if there is one), casia: S4
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
-#   --stop-stage N        last stage to run
+#   --stop-stage N        last stage to run; default: 6, or 7 with --stage 7
 #   --protocol NAME       strict, paper or session; kfold is speaker-dependent; prefix is LEAKY
 #   --k N                 folds of --protocol kfold
 #   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
@@ -76,7 +76,7 @@ text=
 config=
 tag=
 stage=1
-stop_stage=6
+stop_stage=
 protocol=strict
 k=
 folds=

@@ -29,10 +29,10 @@ require_integer() { # NAME LOWEST
 }
 
 require_integer stage 1
-require_integer stop_stage 1
 ((stage <= 7)) || option_error "--stage $stage: the stages are 1 to 7"
+[[ -n $stop_stage ]] || stop_stage=$((stage == 7 ? 7 : 6))
+require_integer stop_stage 1
 ((stop_stage <= 7)) || option_error "--stop-stage $stop_stage: the stages are 1 to 7"
-((stage != 7 || stop_stage != 6)) || stop_stage=7 # --stage 7 alone
 ((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
 if [[ $seed == auto && -n $sweep ]]; then
   seed= # ser.bin.sweep reads them from the sweep's file
@@ -162,4 +162,12 @@ if [[ -n $sweep ]]; then
   PYTHONPATH=$root "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" \
     --exp-root "$exp_dir" --corpus "$corpus" --protocol "$protocol" --seed="$seed" >"$experiments"
   read_experiments "$experiments"
+fi
+
+# What begins after the training would otherwise make the folder of an experiment for its log.
+if ((stage > 4)) && [[ $status$leakage == falsefalse && -z $compare ]]; then
+  for directory in "${exp_dirs[@]}"; do
+    [[ -d $directory ]] || option_error "--stage $stage: there is no experiment $directory;" \
+      "train it first, or correct what names it: --tag, --config, --protocol, --seed"
+  done
 fi

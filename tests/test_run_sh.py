@@ -106,6 +106,11 @@ class Recipe:
             i += 1
         return pairs
 
+    def trained(self, *tags):
+        """Let there be experiments of these names."""
+        for tag in tags:
+            (self.exp / "mini" / tag).mkdir(parents=True)
+
     def log(self, stage, tag="mini_s1_strict_seed1"):
         return (self.exp / "mini" / tag / "log" / f"stage{stage}.log").read_text()
 
@@ -134,12 +139,23 @@ def test_stage_and_stop_stage_select_stages(recipe, spelling):
 
 @pytest.mark.parametrize("options", [("--stage=7",), ("--stage=7", "--stop-stage=7")])
 def test_stage_7_packs_the_experiment_of_every_seed_when_it_is_asked_for(recipe, options):
+    tags = [f"mini_s1_strict_seed{seed}" for seed in (1, 2)]
+    recipe.trained(*tags)
     done = recipe.run(*options, "--seed", "1 2", "--folds", "Ses01F,Ses02M")
     assert done.returncode == 0, done.stderr
-    tags = [f"mini_s1_strict_seed{seed}" for seed in (1, 2)]
     folds = "--folds=Ses01F Ses02M"
     assert recipe.calls == [("ser", ["pack", f"{recipe.exp}/mini/{tag}", folds]) for tag in tags]
     assert done.stdout.count("stage 7 (pack): done") == 2
+
+
+@pytest.mark.parametrize("stage", [5, 6, 7])
+def test_a_tag_without_an_experiment_is_a_usage_error_and_leaves_nothing(recipe, stage):
+    recipe.trained("mine")
+    done = recipe.run(f"--stage={stage}", "--tag=mien")
+    assert done.returncode == 2
+    assert f"--stage {stage}: there is no experiment {recipe.exp}/mini/mien; train" in done.stderr
+    assert os.listdir(recipe.exp / "mini") == ["mine"]
+    assert recipe.calls == []
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5, 6])
@@ -539,6 +555,7 @@ def test_several_seeds_are_trained_together_and_scored_one_by_one(recipe):
 
 
 def test_a_tag_gets_the_seed_only_where_there_are_several(recipe):
+    recipe.trained("mine", "mine_seed7", "mine_seed8")
     recipe.run("--stage=5", "--stop-stage=5", "--tag=mine", "--seed=7")
     recipe.run("--stage=5", "--stop-stage=5", "--tag=mine", "--seed=7 8")
     exps = [args[args.index("--exp-dir") + 1] for _, args in recipe.calls]
@@ -764,6 +781,7 @@ def test_the_copy_that_sbatch_makes_of_run_sh_runs_the_original(slurm):
     shown = f"JobId=12\n   Command={ROOT}/run.sh --stage 5\n   WorkDir=/"
     (slurm.dir / "bin/scontrol").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}\nEND\n")
     slurm.options.remove("--backend=slurm")
+    slurm.trained("mini_s1_strict_seed1")
     done = slurm.run("--stage=5", "--stop-stage=5", script=copy, SLURM_JOB_ID="12")
     assert done.returncode == 0, done.stderr
     assert [name for name, _ in slurm.calls] == ["score"]
@@ -799,6 +817,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--stage", "two"], "--stage must be a whole number from 1 on, not 'two'"),
         (["--stop_stage", "8"], "--stop-stage 8: the stages are 1 to 7"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
+        (["--stage", "7", "--stop-stage", "6"], "--stage 7 comes after --stop-stage 6"),
         (["--protocol", "loso"], "expected strict, paper, session or kfold"),
         (["--protocol", "kfold"], "--protocol kfold needs the number of folds, e.g. --k 5"),
         (["--protocol", "kfold", "--k", "1"], "--k must be a whole number from 2 on, not '1'"),
