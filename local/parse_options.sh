@@ -16,7 +16,8 @@
 #
 # The header comment is the help text, and the options are the ones it lists; the variable of the
 # same name (dashes become underscores) holds the default, which --help adds in brackets. So there
-# is one place for each, and an option cannot exist without being documented.
+# is one place for each, and an option cannot exist without being documented. A line that is
+# indented by more than four blanks goes on with the one above and lists nothing.
 #
 # --name value and --name=value are the same, as are dashes and underscores in names. An option
 # whose default is true or false takes only these two, and alone it means true. What follows "--"
@@ -33,12 +34,12 @@ _header() { # FILE
 
 # Print the names of the options that the header of FILE lists, one a line.
 _option_names() { # FILE
-  _header "$1" | sed -n 's/^ \{1,\}--\([a-z][a-z0-9-]*\).*/\1/p'
+  _header "$1" | sed -n 's/^ \{1,4\}--\([a-z][a-z0-9-]*\).*/\1/p'
 }
 
 # Whether the header of FILE gives option NAME as "--name WORD...", several values.
 _takes_list() { # FILE NAME
-  _header "$1" | grep -q "^ \{1,\}--$2 [A-Z]*\.\.\. "
+  _header "$1" | grep -q "^ \{1,4\}--$2 [A-Z]*\.\.\. "
 }
 
 _usage_error() { # FILE MESSAGE...
@@ -53,7 +54,7 @@ _print_help() { # FILE
   local line name var
   while IFS= read -r line; do
     name=
-    if [[ $line =~ ^\ +--([a-z][a-z0-9-]*) ]]; then
+    if [[ $line =~ ^\ {1,4}--([a-z][a-z0-9-]*) ]]; then
       name=${BASH_REMATCH[1]}
     fi
     var=${name//-/_}
@@ -129,7 +130,7 @@ parse_options() { # ARG...
         shift
         # shellcheck disable=SC2034 # read by the script that sources this file
         extra_args=("$@")
-        if (($# > 0)) && ! _header "$script" | grep -q '^ \{1,\}-- '; then
+        if (($# > 0)) && ! _header "$script" | grep -q '^ \{1,4\}-- '; then
           _usage_error "$script" "takes no arguments after --, but got: $*"
         fi
         return 0

@@ -109,7 +109,7 @@ def script_options(path: Path) -> str:
     column = 0
     for line, shown in zip(_header(path), done.stdout.split("\n"), strict=False):
         default = shown.removeprefix(line).strip().removeprefix("[").removesuffix("]")
-        option = re.match(r" +(--(?:[a-z][a-z0-9-]*)?(?: [A-Z_]+(?:\.{3})?)?) +(.*)", line)
+        option = re.match(r" {1,4}(--(?:[a-z][a-z0-9-]*)?(?: [A-Z_]+(?:\.{3})?)?) +(.*)", line)
         if option:
             if not groups or groups[-1][0] != heading:
                 groups.append((heading, []))

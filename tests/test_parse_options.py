@@ -141,6 +141,12 @@ def test_a_listed_option_without_a_default_is_reported(example):
     assert "the header lists --forgotten, but $forgotten has no default" in err
 
 
+def test_a_line_of_the_usage_lists_no_option(example):
+    status, _, err = example("--other", "1", extra="# Or: example.sh \\\n#      --other 1")
+    assert status == 2
+    assert "unknown option '--other'" in err
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_is_the_header_with_the_defaults(example, flag):
     status, lines, _ = example(flag)

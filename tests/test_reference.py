@@ -170,7 +170,8 @@ def test_rows_of_a_parser():
 def test_options_of_a_script(tmp_path):
     script = tmp_path / "example.sh"
     script.write_text(
-        "#!/usr/bin/env bash\n# Does nothing.\n#\n# Usage: example.sh\n"
+        "#!/usr/bin/env bash\n# Does nothing.\n#\n# Usage: example.sh --tags A B \\\n"
+        "#          --much 1 [-- ARGS]\n"
         "#   --data-dir DIR  where the tables are, or would be\n"
         "#                   if there were any\n"
         "#   --tags NAME...  several\n#   --much LONGER one blank\n#   -- ARGS         the rest\n"
