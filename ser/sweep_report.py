@@ -18,6 +18,7 @@ from ser.sweep import Point, Sweep
 from ser.sweep_table import marked_protocol, sweep_legend, sweep_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -75,33 +76,67 @@ def format_sweep(
 
 
 def draw(sweep: Sweep, found: Sequence[Found], title: str) -> Figure:
-    """WA and UA over the points: the mean over seeds with its 95% interval, each seed as a dot."""
+    """WA and UA over the points: the mean over seeds with its 95% interval, each seed as a dot.
+
+    Where points differ in more than ``x``, those that differ in nothing else are a line.
+    """
+    lines, ticks = _lines(sweep, found)
     figure, axes = new_figure(2, (9.0, 3.6), sharey=True)
-    for ax, name, colour in zip(axes, ("wa", "ua"), COLOURS.values(), strict=True):
-        for position, entry in enumerate(found):
-            if entry.row is None:
-                continue
-            values = [100 * scores["summary"][name] for _, scores in entry.row.runs]
-            mean = float(np.mean(values))
-            bounds = entry.row.intervals[name]
-            if bounds is not None:
-                low, high = 100 * bounds[0]
-                reach = [[mean - low], [high - mean]]
-                ax.errorbar(position, mean, yerr=reach, color=colour, capsize=3, fmt="none")
-            ax.plot(position, mean, "o", color=colour)
-            if len(values) > 1:
-                ax.plot([position + 0.15] * len(values), values, ".", color="0.4", markersize=5)
-        ax.set_xticks(range(len(found)), [entry.point.name for entry in found])
-        if max(len(entry.point.name) for entry in found) > 6:
-            ax.tick_params(axis="x", rotation=30)
-        ax.set_xlim(-0.5, len(found) - 0.5)
+    for ax, name, own in zip(axes, ("wa", "ua"), COLOURS.values(), strict=True):
+        for number, (label, entries) in enumerate(lines.items()):
+            colour = own if len(lines) == 1 else f"C{number}"
+            drawn = []
+            for tick, entry in entries:
+                position = tick + 0.1 * (number - (len(lines) - 1) / 2)
+                if entry.row is not None:
+                    drawn.append((position, _draw_point(ax, position, entry.row, name, colour)))
+            if len(lines) > 1 and drawn:
+                ax.plot(*zip(*drawn, strict=True), color=colour, linewidth=1, label=label)
+        ax.set_xticks(range(len(ticks)), ticks)
+        if max(map(len, ticks)) > 6:
+            ax.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_xlim(-0.5, len(ticks) - 0.5)
         ax.set_xlabel(sweep.x or sweep.name)
         ax.set_ylabel(f"{name.upper()} (%)")
         ax.yaxis.set_tick_params(labelleft=True)
         ax.grid(axis="y", color="0.9")
         ax.set_axisbelow(True)
+    if len(lines) > 1:
+        axes[0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"{sweep.about}\n{title}: mean over seeds, 95% interval; grey: each seed")
     return figure
+
+
+def _draw_point(ax: Axes, position: float, row: Row, name: str, colour: str) -> float:
+    """Draw one point; its mean in percent."""
+    values = [100 * scores["summary"][name] for _, scores in row.runs]
+    mean = float(np.mean(values))
+    bounds = row.intervals[name]
+    if bounds is not None:
+        low, high = 100 * bounds[0]
+        ax.errorbar(
+            position, mean, yerr=[[mean - low], [high - mean]], color=colour, capsize=3, fmt="none"
+        )
+    ax.plot(position, mean, "o", color=colour)
+    if len(values) > 1:
+        ax.plot([position + 0.15] * len(values), values, ".", color="0.4", markersize=5)
+    return mean
+
+
+def _lines(
+    sweep: Sweep, found: Sequence[Found]
+) -> tuple[dict[str, list[tuple[int, Found]]], list[str]]:
+    """For each line its points with their places on the axis, and what stands at these places."""
+    lines: dict[str, list[tuple[int, Found]]] = {}
+    values = list(dict.fromkeys(str(f.point.changes.get(sweep.x)) for f in found))
+    for entry in found:
+        others = {key: value for key, value in entry.point.changes.items() if key != sweep.x}
+        label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in others.items())
+        place = values.index(str(entry.point.changes.get(sweep.x)))
+        lines.setdefault(label, []).append((place, entry))
+    if len(lines) == 1 or any(sweep.x not in entry.point.changes for entry in found):
+        return {"": list(enumerate(found))}, [entry.point.name for entry in found]
+    return lines, values
 
 
 def _find(
