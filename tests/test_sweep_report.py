@@ -7,7 +7,7 @@ import yaml
 from fake_scores import make_scores
 
 from ser.sweep import load_sweep
-from ser.sweep_report import report_sweep
+from ser.sweep_report import Found, _lines, report_sweep
 
 BASE = {"optim_conf": {"lr": 0.1}, "aux_conf": {"pr": {"weight": 0.1}}}
 SWEEP = """\
@@ -66,6 +66,38 @@ def test_a_sweep_over_known_speakers_is_marked_and_claims_nothing_for_others(swe
     text = report_sweep(sweep, base, exp_root, "toy", "kfold5", [1]).read_text()
     assert "protocol kfold5 (speaker-dependent). Percent" in text
     assert "for other utterances of these speakers" in text
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A sweep of two keys, of which ``x`` is one or none; what ``_lines`` makes of its points."""
+
+    def read(x):
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump({**BASE, "optim": "adam"}))
+        (tmp_path / "grid.yaml").write_text(
+            f"about: Both\n{x}grid: {{optim: [adam, sgd], optim_conf.lr: [0.1, 0.01]}}\n"
+        )
+        sweep = load_sweep(tmp_path / "grid.yaml", tmp_path / "base.yaml")
+        lines, ticks = _lines(sweep, [Found(point, None) for point in sweep.points])
+        places = {
+            label: [(place, found.point.changes["optim_conf.lr"]) for place, found in entries]
+            for label, entries in lines.items()
+        }
+        return places, ticks
+
+    return read
+
+
+def test_a_grid_over_two_keys_is_a_line_for_each_value_of_the_other_one(grid):
+    places, ticks = grid("x: optim_conf.lr\n")
+    assert ticks == ["0.1", "0.01"]
+    assert places == {label: [(0, 0.1), (1, 0.01)] for label in ("optim adam", "optim sgd")}
+
+
+def test_without_an_axis_every_point_has_its_own_place(grid):
+    places, ticks = grid("")
+    assert places == {"": [(0, 0.1), (1, 0.01), (2, 0.1), (3, 0.01)]}
+    assert len(ticks) == 4 and "adam" in ticks[0] and "sgd" in ticks[3]
 
 
 def test_the_figure_is_drawn_beside_it(swept):
