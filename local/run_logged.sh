@@ -66,22 +66,17 @@ watched_progress() {
 }
 
 # Log what comes in and pass on what the user should see; "on_screen" is true while a progress line stands there.
+# No "read -t 1": a line that comes when its time is up is taken for the beginning of one, and lost.
 display() {
-  local line part='' status on_screen=false erase=$'\r\033[K'
+  local line on_screen=false erase=$'\r\033[K'
   while true; do
-    status=0
-    IFS= read -r -t 1 line || status=$?
-    line=$part$line
-    part=
-    if ((status > 128)); then # a second without a line; "line" may hold the beginning of one
-      part=$line
-      line=
-      [[ $terminal == false || -z $watch ]] || line=$(watched_progress)
+    if [[ $terminal == true && -n $watch ]] && ! read -r -t 0; then # nothing comes
+      sleep 1
+      line=$(watched_progress)
       [[ -n $line ]] || continue
-    elif ((status > 0)) && [[ -z $line ]]; then
-      break
-    else # whole lines, since stderr goes to the log by itself
-      printf '%s\n' "$line" >&3
+    else
+      IFS= read -r line || [[ -n $line ]] || break
+      printf '%s\n' "$line" >&3 # whole lines, since stderr goes to the log by itself
     fi
     if [[ $live == true && $line == "[progress] "* ]]; then
       if [[ $terminal == true ]]; then
