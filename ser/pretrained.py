@@ -60,6 +60,14 @@ NETWORK_KEYS = (
     "pooling_conf",
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ENCODER_SIZES = (  # of its configuration, that a tensor's size or the number of tensors reaches
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "encoder_layers",
+    "d_model",
+    "encoder_ffn_dim",
+)
 LFS_POINTER = b"version https://git-lfs"  # how the files begin that Git LFS leaves in place
 TEXT_LIMIT = 16 << 20  # bytes of a file that is read as text, or of a header of weights
 ZIP_LIMIT = 100  # unpacked bytes for each byte of the archive; weights hardly compress
@@ -459,6 +467,15 @@ def _check_weights(
             raise UserError(
                 f"{where}: the weights ({tensor}) are for {rows or 'no'} {what}, {file} has "
                 f"{count}; these files are not of the same model: {AGAIN}"
+            )
+    encoder = (network.get("frontend_conf") or {}).get("config")
+    most = max([len(shapes), *(size for shape in shapes.values() for size in shape)])
+    for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
+        # which would be built, for minutes or until the memory is full, before it does not fit
+        if isinstance(encoder.get(key), int) and encoder[key] > most:
+            raise UserError(
+                f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, which "
+                f"nothing in {name} comes near; {AGAIN}"
             )
 
 

@@ -209,7 +209,6 @@ def test_features_that_the_network_does_not_read_are_refused(folder, feats_type)
     [
         ("_attn_implementation", "somebody/kernel"),  # code of the hub
         ("hidden_size", -4),
-        ("hidden_size", 10**7),  # more than there is memory
         ("hidden_size", "wide"),
         ("conv_kernel", [20, 8]),
         ("conv_stride", [5, 0]),
@@ -222,6 +221,15 @@ def test_an_encoder_that_cannot_be_built_is_refused(folder, setting, value):
     message = complaint(folder)
     assert "cannot build its network" in message
     assert setting != "_attn_implementation" or f"has no setting '{setting}'" in message
+
+
+@pytest.mark.parametrize("setting", ["hidden_size", "num_hidden_layers", "intermediate_size"])
+def test_an_encoder_that_would_fill_the_memory_is_refused_before_it_is_built(folder, setting):
+    network = yaml.safe_load((folder / "config.yaml").read_text())
+    network["frontend_conf"]["config"][setting] = 10**7
+    edit_yaml(folder / "config.yaml", frontend_conf=network["frontend_conf"])
+    message = complaint(folder)
+    assert f"config.yaml: frontend_conf.config.{setting} is 10000000, which nothing" in message
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.yaml"])
