@@ -222,8 +222,9 @@ class _Mandarin(_Espeak):
         super().__init__(MANDARIN)
 
     def __call__(self, word: str) -> list[str]:
-        if _PINYIN.fullmatch(word):
-            return self._pinyin(pinyin.syllables(word) or [])
+        syllables = pinyin.syllables(word) if _PINYIN.fullmatch(word) else None
+        if syllables:  # and not such as mp3
+            return self._pinyin(syllables)
         result: list[str] = []
         for part in _LATIN_OR_HAN.findall(word):
             if part[0].isascii() and not part[0].isdigit():
