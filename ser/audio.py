@@ -233,10 +233,11 @@ def _check_container(path: Path | str, size: int) -> None:
     """
     with open(path, "rb") as stream:
         head = stream.read(28)
+        promised = 0
         if head[:4] == b"OggS":
             promised = _end_of_ogg(stream, size)
-        else:
-            promised = _end_of_caf(stream) if head[:4] == b"caff" else 0
+        elif head[:4] == b"caff":
+            promised = _end_of_caf(stream)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         promised = int.from_bytes(head[4:8], "big") + 8
     elif head[:4] == b".snd":
@@ -298,6 +299,5 @@ def silent(path: Path | str, num_samples: int) -> UserError:
     """What to say of a recording without sound."""
     return UserError(
         f"{path}: silent (all {num_samples} samples of the mean of its channels are equal), so "
-        "there is nothing to hear; "
-        "replace it or leave it out"
+        "there is nothing to hear; replace it or leave it out"
     )

@@ -115,8 +115,9 @@ def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]
             for i, label in enumerate(labels)
         },
         "macro": {
-            **{name: mean_defined(of) for name, of in by_class.items()},
             "precision": macro_precision(pooled),
+            "recall": unweighted_accuracy(pooled),
+            "f1": mean_defined(by_class["f1"]),
         },
         "confusion": {"counts": pooled.tolist(), "row_normalised": normalised},
     }

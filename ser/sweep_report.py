@@ -92,9 +92,9 @@ def draw(sweep: Sweep, found: Sequence[Found], title: str) -> Figure:
                     drawn.append((position, _draw_point(ax, position, entry.row, name, colour)))
             if len(lines) > 1 and drawn:
                 ax.plot(*zip(*drawn, strict=True), color=colour, linewidth=1, label=label)
-        ax.set_xticks(range(len(ticks)), ticks)
-        if max(map(len, ticks)) > 6:
-            ax.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
+        long = max(map(len, ticks)) > 6
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        ax.set_xticks(range(len(ticks)), ticks, **slanted)
         ax.set_xlim(-0.5, len(ticks) - 0.5)
         ax.set_xlabel(sweep.x or sweep.name)
         ax.set_ylabel(f"{name.upper()} (%)")
