@@ -468,7 +468,8 @@ def _check_weights(
                 f"{where}: the weights ({tensor}) are for {rows or 'no'} {what}, {file} has "
                 f"{count}; these files are not of the same model: {AGAIN}"
             )
-    encoder = (network.get("frontend_conf") or {}).get("config")
+    frontend = network.get("frontend_conf")
+    encoder = frontend.get("config") if isinstance(frontend, dict) else None
     most = max([len(shapes), *(size for shape in shapes.values() for size in shape)])
     for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
         # which would be built, for minutes or until the memory is full, before it does not fit

@@ -137,9 +137,8 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
         words += ["--text", public_path(corpus["text"])]
     emotions = list(corpus.get("emotions") or [])
     if emotions and (EGS / name / "corpus.yaml").is_file():
-        from ser.corpora.prepare import (
-            load_spec,  # not for everyone who only wants to know a commit
-        )
+        # not for everyone who only wants to know a commit
+        from ser.corpora.prepare import load_spec
 
         if emotions != load_spec(name, EGS)["emotions"]:
             words += ["--emotions", ",".join(emotions)]

@@ -78,8 +78,8 @@ def test_pinyin_without_tones_is_refused_since_it_would_be_read_as_english():
 
 def test_letters_with_a_digit_that_are_no_pinyin_are_read_as_before():
     """English letters, and the digit in Mandarin."""
-    assert phones("mp3") == [*"ˌɛ m p ˈiː".split(), *phones("三")]
-    assert phones("b4") == [*"b ˈiː".split(), *phones("四")]
+    assert phones("mp3") == ["ˌɛ", "m", "p", "ˈiː", *phones("三")]
+    assert phones("b4") == ["b", "ˈiː", *phones("四")]
 
 
 def test_a_syllable_that_mandarin_lacks_is_refused():
