@@ -10,7 +10,7 @@ import yaml
 from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, UNITS, System
-from bench.workload import Batch, durations, random_batches, representative
+from bench.workload import Batch, durations, for_round, random_batches
 from ser.batches import JitteredSampler
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends.hf import HFFrontend
@@ -69,12 +69,15 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     accumulate = config["accum_grad"]
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        loss, _, _ = model(**batch)
+        loss, stats, _ = model(**batch)
+        for value in stats.values():
+            value.item()  # ESPnet's reporter; a GPU has to be waited for
         (loss / accumulate).backward()
 
     def update() -> None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-        optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
+        if torch.isfinite(norm):  # which ESPnet's trainer waits for as well
+            optimizer.step()
         optimizer.zero_grad()
 
     def infer(speech: torch.Tensor, lengths: torch.Tensor) -> object:
@@ -92,7 +95,7 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     )
     return System(
         name=f"this recipe, S1{', ' if name else ''}{name}",
-        batches=representative(epoch, UTTERANCES // config["batch_size"]),
+        batches=for_round(epoch, UTTERANCES // config["batch_size"], device),
         epoch=epoch,
         step=step,
         update=update,
@@ -112,6 +115,11 @@ def jittered_batches(size: int, jitter: float) -> list[Batch]:
     seconds = {str(i): value for i, value in enumerate(durations())}
     batches = JitteredSampler(seconds, size, jitter).generate(0)
     return [tuple(seconds[utt] for utt in batch) for batch in batches]
+
+
+def build_16(device: str) -> System:
+    """A step in one batch, as a large GPU likes it."""
+    return build(device, "batches of 16", OFF["accumulation"])
 
 
 def build_frozen(device: str) -> System:

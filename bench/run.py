@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.flops import forward_flops, matmul_size, training_flops
@@ -32,6 +33,14 @@ SYSTEMS = {  # name -> (in the peers' environment, what its ratio refers to)
     "recipe-frozen": (False, None),
     "speechbrain": (True, "recipe-frozen"),
 }
+
+
+ON_GPU = {"recipe-16": (False, None)}  # there as well; FOLDS of them also at once
+FOLDS = 2
+# Ten folds of a hundred epochs, in each of which eight of ten speakers are trained on and one
+# validates, which is a forward pass.
+FORWARD = 1 / 3  # of the work of a training step
+EPOCHS = 10 * 100
 
 
 class Worker:
@@ -68,7 +77,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every system")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=7.5, help="after which no round begins")
-    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--only", nargs="+", choices=[*SYSTEMS, *ON_GPU])
     parser.add_argument(
         "--longest", action="store_true", help="also four utterances of 34 s at once; takes memory"
     )
@@ -79,6 +88,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     device = "cuda" if args.gpu else "cpu"
+    args.only = args.only or [*SYSTEMS, *(ON_GPU if args.gpu else ())]
     if args.gpu and not cuda_available():
         print("bench: torch sees no CUDA device on this machine; nothing measured")
         return
@@ -105,6 +115,9 @@ def main() -> None:
                     continue
                 measure(name, number, worker, state)
                 state_file.write_text(json.dumps(state))
+        if "recipe-16" in workers and "together" not in state:
+            state["together"] = measure_together(workers["recipe-16"], args, device)
+            state_file.write_text(json.dumps(state))
         if "recipe" in workers:
             for command in ("infer", "matmul", *(["longest"] if args.longest else [])):
                 if command not in state:
@@ -124,7 +137,7 @@ def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worke
     """Start the systems one after the other; one that cannot be is reported and left out."""
     workers = {}
     for name in args.only:
-        in_peers, _ = SYSTEMS[name]
+        in_peers, _ = {**SYSTEMS, **ON_GPU}[name]
         python = PEERS_PYTHON if in_peers else Path(sys.executable)
         if not python.exists():
             greeting = {"error": "not installed (make bench-peers)"}
@@ -148,6 +161,31 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
         f"round {number}: {name}: {result['audio']:.0f} s of audio in {result['seconds']:.1f} s = "
         f"{result['audio'] / result['seconds']:.2f} s/s"
     )
+
+
+def measure_together(worker: Worker, args: argparse.Namespace, device: str) -> list[dict]:
+    """Rounds of several processes at once, as several folds on one GPU are; empty if one fails."""
+    others = [
+        Worker("recipe-16", Path(sys.executable), args.threads, device) for _ in range(FOLDS - 1)
+    ]
+    rounds = []
+    try:
+        if any("error" in other.ask() for other in others):
+            return []
+        with ThreadPoolExecutor(FOLDS) as pool:
+            for _ in range(args.rounds):
+                begin = time.perf_counter()
+                done = list(pool.map(lambda w: w.ask("round"), [worker, *others]))
+                seconds = time.perf_counter() - begin
+                if any("error" in result for result in done):
+                    return []
+                audio = sum(result["audio"] for result in done)
+                rounds.append({"audio": audio, "seconds": seconds})
+                say(f"{FOLDS} at once: {audio:.0f} s of audio in {seconds:.1f} s")
+    finally:
+        for other in others:
+            other.stop()
+    return rounds
 
 
 def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], list[dict]]:
@@ -239,14 +277,15 @@ def report(state: dict) -> str:
         if not rounds:
             lines.append(f"| {name} | not measured: {about.get('error', 'no round')} | | | | |")
             continue
-        reference = state["rounds"].get(SYSTEMS[name][1] or "")
+        _, refers_to = {**SYSTEMS, **ON_GPU}[name]
+        reference = state["rounds"].get(refers_to)
         ratio = f"{rate(reference) / rate(rounds):.2f} x" if reference else ""
         memory = max(r["memory"] for r in rounds) / 1e9
         lines.append(
             f"| {about['name']} | {rate(rounds):.2f} ({len(rounds)} rounds) | {ratio} | "
             f"{memory:.1f} GB | {about['padding']:.1%} | {about['notes']} |"
         )
-    lines += ["", *floor(state), *extras(state), ""]
+    lines += ["", *floor(state), *experiment(state), *extras(state), ""]
     return "\n".join(lines)
 
 
@@ -279,6 +318,38 @@ def floor(state: dict) -> list[str]:
             share = rate(state["rounds"]["recipe"]) * training * 1e9 / fastest
             lines[2] += f" This recipe's training reaches {share:.0%} of the faster."
     return lines
+
+
+def experiment(state: dict) -> list[str]:
+    """How long S1 takes on IEMOCAP, by the rates of this recipe with everything fine-tuned."""
+    speech = durations().sum()
+    trained, validated = 0.8 * EPOCHS * speech, 0.1 * EPOCHS * speech
+    rates = {
+        state["systems"][name]["name"]: rate(state["rounds"][name])
+        for name in ("recipe", "recipe-16")
+        if state["rounds"].get(name)
+    }
+    if state.get("together"):
+        rates[f"{FOLDS} folds with batches of 16 at once"] = rate(state["together"])
+    if not rates:
+        return []
+    took = "; ".join(
+        f"{name}: {duration((trained + FORWARD * validated) / value)}"
+        for name, value in rates.items()
+    )
+    return [
+        "## A whole experiment",
+        "",
+        "Worked out from these rates, not run: ten folds of a hundred epochs on IEMOCAP's "
+        f"{len(durations()):,} utterances are {trained / 1e6:.1f} million s of audio to train on "
+        f"and {validated / 1e6:.1f} million to validate on, a second of which takes a third of the "
+        f"time. {took[0].upper()}{took[1:]}. Reading files, checkpoints and scoring come on top.",
+        "",
+    ]
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def extras(state: dict) -> list[str]:

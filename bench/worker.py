@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "recipe": "bench.recipe:build",
+    "recipe-16": "bench.recipe:build_16",
     "recipe-frozen": "bench.recipe:build_frozen",
     "cai-2": "bench.peers.cai:build_2",
     "cai-4": "bench.peers.cai:build_4",
@@ -29,7 +30,6 @@ SYSTEMS = {
     "s3prl": "bench.peers.s3prl_ser:build",
 }
 LONGEST = 34.1  # seconds
-GPU_REPEATS = 20  # of the batches in a round
 
 
 def main() -> None:
@@ -56,13 +56,11 @@ def main() -> None:
         padding=padding_share(system.epoch),
         torch=torch.__version__,
     )
-    # a round on a GPU takes a fraction of a second
-    repeats = 1 if device == "cpu" else GPU_REPEATS
     for line in sys.stdin:
         command = line.strip()
         if command == "round":
-            seconds, cpu = timed(lambda: one_round(system, batches * repeats, count), device)
-            audio = repeats * sum(sum(batch) for batch in system.batches)
+            seconds, cpu = timed(lambda: one_round(system, batches, count), device)
+            audio = sum(sum(batch) for batch in system.batches)
             answer(audio=audio, seconds=seconds, cpu=cpu, memory=peak_memory(device))
         elif command == "longest":
             batch = make_batch((LONGEST,) * len(system.batches[0]), device)

@@ -9,6 +9,8 @@ MEAN, SHORTEST, LONGEST = 4.5, 0.6, 34.1  # seconds
 SPREAD = 0.7  # standard deviation of the logarithm
 SAMPLE_RATE = 16000
 
+GPU_ROUND = 20  # times as many batches in a round, where one takes milliseconds
+
 Batch = tuple[float, ...]  # seconds of each utterance
 
 
@@ -40,6 +42,11 @@ def padding_share(batches: list[Batch]) -> float:
     """Which part of the samples in padded batches is padding."""
     padded = sum(len(batch) * max(batch) for batch in batches)
     return 1.0 - sum(map(sum, batches)) / padded
+
+
+def for_round(batches: list[Batch], count: int, device: str) -> list[Batch]:
+    """What one round on ``device`` trains on, of which a CPU is given ``count`` batches."""
+    return representative(batches, count * (1 if device == "cpu" else GPU_ROUND))
 
 
 def representative(batches: list[Batch], count: int, seed: int = 2) -> list[Batch]:

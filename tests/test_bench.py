@@ -12,7 +12,9 @@ from bench import data, recipe, run, worker
 from bench.flops import forward_flops, training_flops
 from bench.system import System, make_batch
 from bench.workload import (
+    GPU_ROUND,
     durations,
+    for_round,
     padding_share,
     random_batches,
     representative,
@@ -101,6 +103,53 @@ def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
     seconds = durations()
     flops = sum(training_flops(s) for s in seconds) / seconds.sum()
     assert f"reaches {10.0 * flops / 1e12:.0%} of the faster" in run.report(STATE)
+
+
+def test_a_whole_experiment_is_worked_out_from_the_rates():
+    speech = durations().sum()  # s; of each epoch 8 of 10 speakers are trained on, 1 is validated
+    work = 10 * 100 * speech * (8 / 10 + 1 / 10 / 3)
+    text = run.report(STATE)
+    assert f"This recipe, S1: {work / 10.0 / 86400:.0f} days." in text
+    systems = {**STATE["systems"], "recipe-16": {"name": "of 16", "notes": "so", "padding": 0.0}}
+    state = {
+        **STATE,
+        "systems": systems,
+        "rounds": {**STATE["rounds"], "recipe-16": rounds(0.01)},
+        "together": rounds(0.005),
+    }
+    text = run.report(state)
+    assert f"of 16: {work / 1000 / 3600:.1f} hours" in text
+    assert f"2 folds with batches of 16 at once: {work / 2000 / 3600:.1f} hours." in text
+
+
+class Twin:
+    """A worker whose rounds take no time."""
+
+    def __init__(self, *_):
+        self.stopped = False
+
+    def ask(self, command=None):
+        return (
+            {"audio": 5.0, "seconds": 0.1, "memory": 1e9} if command else {"name": "", "notes": ""}
+        )
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_folds_at_once_train_on_the_audio_of_both(monkeypatch):
+    monkeypatch.setattr(run, "Worker", Twin)
+    args = argparse.Namespace(threads=1, rounds=2)
+    done = run.measure_together(Twin(), args, "cuda")
+    assert [result["audio"] for result in done] == [10.0, 10.0]
+    monkeypatch.setattr(Twin, "ask", lambda *_: {"error": "out of memory"})
+    assert run.measure_together(Twin(), args, "cuda") == []
+
+
+def test_a_round_on_a_gpu_has_more_batches_and_no_batch_twice():
+    epoch = random_batches(durations(), 4)
+    assert len(for_round(epoch, 2, "cpu")) == 2
+    assert len(set(for_round(epoch, 2, "cuda"))) == 2 * GPU_ROUND
 
 
 def rounds(*seconds: float) -> list[dict]:

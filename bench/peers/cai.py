@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import Wav2Vec2Model
 
 from bench.system import EMOTIONS, UNITS, System, wav2vec2_config
-from bench.workload import durations, random_batches, representative
+from bench.workload import durations, for_round, random_batches
 
 UTTERANCES = 8  # of a round, and to an update
 
@@ -58,7 +58,7 @@ def build(device: str, size: int) -> System:
     epoch = random_batches(durations(), size)
     return System(
         name=f"Cai et al. in Hugging Face's Trainer, batches of {size}",
-        batches=representative(epoch, accumulate),
+        batches=for_round(epoch, accumulate, device),
         epoch=epoch,
         step=step,
         update=update,

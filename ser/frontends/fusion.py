@@ -34,25 +34,26 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weights, *layers):
-        ctx.save_for_backward(weights, *layers)
+        ctx.save_for_backward(*layers)
+        ctx.weights, ctx.weights_dtype = weights.tolist(), weights.dtype  # a GPU is waited for once
         dtype = torch.promote_types(weights.dtype, layers[0].dtype)
         fused = torch.zeros_like(layers[0], dtype=dtype)
-        for weight, layer in zip(weights.tolist(), layers, strict=True):
+        for weight, layer in zip(ctx.weights, layers, strict=True):
             fused.add_(layer, alpha=weight)
         return fused
 
     @staticmethod
     def backward(ctx, grad):
-        weights, *layers = ctx.saved_tensors
+        layers = ctx.saved_tensors
         grad_weights = None
         if ctx.needs_input_grad[0]:
             flat = grad.flatten()
             products = [torch.dot(flat, layer.flatten().to(grad.dtype)) for layer in layers]
-            grad_weights = torch.stack(products).to(weights.dtype)
+            grad_weights = torch.stack(products).to(ctx.weights_dtype)
         grad_layers = [
             (grad * weight).to(layer.dtype) if needed else None
             for weight, layer, needed in zip(
-                weights.tolist(), layers, ctx.needs_input_grad[1:], strict=True
+                ctx.weights, layers, ctx.needs_input_grad[1:], strict=True
             )
         ]
         return grad_weights, *grad_layers
