@@ -241,14 +241,18 @@ def resolve(
     if ssl and content.get("frontend_conf", {}).get("init") == "random":
         for key in ("model_type", "config"):  # of the untrained encoder that --ssl replaces
             args.frontend_conf.pop(key, None)
-    for choices in SERTask.class_choices_list:
-        cls = choices.get_class(getattr(args, choices.name))
-        check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
     if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
         check_folder(args.frontend_conf["model"])  # once, not fold by fold
-    check_network(args)
-    read_heads(args.aux_conf)
-    check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
+    try:
+        for choices in SERTask.class_choices_list:
+            cls = choices.get_class(getattr(args, choices.name))
+            check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
+        check_network(args)
+        read_heads(args.aux_conf)
+        check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
+    except UserError as err:
+        where = f"{config} with the options after --" if extra_args else config
+        raise UserError(f"{where}: {err}") from None
     if args.use_wandb and abs_task.wandb is None:
         raise UserError(
             "--use_wandb true: Weights & Biases (wandb) is not installed here; pip install -r "

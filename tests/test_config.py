@@ -66,7 +66,11 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("content", "extra", "message"),
     [
-        ({"frontend_conf": {"modle": "x"}}, [], "frontend_conf: HFFrontend has no option 'modle'"),
+        (
+            {"frontend_conf": {"modle": "x"}},
+            [],
+            "x.yaml: frontend_conf: HFFrontend has no option 'modle'",
+        ),
         ({"optim_conf": {"learning_rate": 1.0}}, [], "optim_conf: .* no option 'learning_rate'"),
         ({"seed": 3}, [], "seed is set by run.sh"),
         ({"optim_conf": {"lr": "high"}}, [], "optim_conf.lr: found 'high'; expected a number"),
@@ -77,7 +81,16 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
             [],
             r"best_model_criterion: found .*'UAR'.*; expected train or valid, one of loss, ",
         ),
-        ({"aux_conf": {"sex": {"type": "label"}}}, [], "aux_conf.sex.weight: None; give a number"),
+        (
+            {"aux_conf": {"sex": {"type": "label"}}},
+            [],
+            "x.yaml: aux_conf.sex.weight: None; give a number",
+        ),
+        (
+            {},
+            ["--aux_conf", "sex.type=labels"],
+            "x.yaml with the options after --: aux_conf.sex.type: 'labels'; choose one of ctc",
+        ),
         ({"aux_labels": {"sex": {}}}, [], "aux_labels is set by run.sh"),
         ({}, ["--max_epochx", "3"], "unrecognized arguments"),
         ({}, ["--max_epoch", "three"], "invalid int value"),
