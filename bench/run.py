@@ -193,14 +193,21 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
     from bench.recipe import FROZEN, OFF, ON_CPU
 
     recipe = Worker("recipe", Path(sys.executable), args.threads, device)
-    say(recipe.ask()["notes"])
+    greeting = recipe.ask()
+    if "error" in greeting:
+        raise SystemExit(f"bench: this recipe cannot be measured: {greeting['error']}")
+    say(greeting["notes"])
     whole, rows = [], []
-    for name in (*(OFF if device == "cpu" else OFF.keys() - ON_CPU), *FROZEN):
+    for name in (*(n for n in OFF if device == "cpu" or n not in ON_CPU), *FROZEN):
         variant = Worker(name, Path(sys.executable), args.threads, device)
         row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
         rows.append(row)
         for _ in range(args.rounds if "error" not in row else 0):
-            whole.append(recipe.ask("round"))
+            done = recipe.ask("round")
+            if "error" in done:  # a variant beside it may have left no memory
+                row["error"] = f"beside it, this recipe: {done['error']}"
+                break
+            whole.append(done)
             row["rounds"].append(variant.ask("round"))
         variant.stop()
         failed = [r["error"] for r in row["rounds"] if "error" in r]
@@ -208,6 +215,8 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
             row["error"] = failed[0]
         say(f"{name}: {row.get('error') or format(rate(row['rounds']), '.2f') + ' s/s'}")
     recipe.stop()
+    if not whole:
+        raise SystemExit("bench: no round of this recipe ended; see above")
     return whole, rows
 
 

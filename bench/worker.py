@@ -45,7 +45,6 @@ def main() -> None:
 
         torch.set_num_threads(int(threads))
         system, batches, count = load(name, device)
-        from bench.system import make_batch
         from bench.workload import padding_share
     except Exception as err:  # a peer may fail to import in any way
         answer(error=f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
@@ -57,24 +56,42 @@ def main() -> None:
         torch=torch.__version__,
     )
     for line in sys.stdin:
-        command = line.strip()
-        if command == "round":
-            seconds, cpu = timed(lambda: one_round(system, batches, count), device)
-            audio = sum(sum(batch) for batch in system.batches)
-            answer(audio=audio, seconds=seconds, cpu=cpu, memory=peak_memory(device))
-        elif command == "longest":
-            batch = make_batch((LONGEST,) * len(system.batches[0]), device)
-            seconds, cpu = timed(lambda b=batch: system.step(b), device)
-            system.update()
-            answer(seconds=seconds, memory=peak_memory(device))
-        elif command == "infer":
-            answer(**inference(system, device))
-        elif command == "matmul":
-            from bench.flops import matmul_rate
-
-            rates = {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
-            answer(**rates)
+        try:
+            said = perform(line.strip(), system, batches, count, device)
+        except torch.OutOfMemoryError as err:  # of a GPU; out of main memory the process is killed
+            said = {"error": str(err).splitlines()[0]}
+        answer(**said)
         trim(device)
+
+
+def perform(
+    command: str,
+    system: "System",
+    batches: list[dict[str, Any]],
+    count: Iterator[int],
+    device: str,
+) -> dict[str, float]:
+    """The answer to one command."""
+    import torch
+
+    from bench.flops import matmul_rate
+    from bench.system import make_batch
+
+    if command == "round":
+        seconds, cpu = timed(lambda: one_round(system, batches, count), device)
+        audio = sum(sum(batch) for batch in system.batches)
+        return {"audio": audio, "seconds": seconds, "cpu": cpu, "memory": peak_memory(device)}
+    if command == "longest":
+        batch = make_batch((LONGEST,) * len(system.batches[0]), device)
+        seconds, cpu = timed(lambda: system.step(batch), device)
+        system.update()
+        return {"seconds": seconds, "memory": peak_memory(device)}
+    if command == "infer":
+        torch.backends.cudnn.allow_tf32 = False  # as inference has it
+        return inference(system, device)
+    if command == "matmul":
+        return {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
+    raise ValueError(command)
 
 
 def load(name: str, device: str) -> tuple["System", list[dict[str, Any]], Iterator[int]]:

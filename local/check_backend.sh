@@ -4,7 +4,7 @@
 
 count_gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]' || true
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[[:space:]]*[^-[:space:]]' || true # -1: none
   else
     { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
   fi
@@ -17,7 +17,8 @@ case $backend in
     ((num_nodes == 1)) || option_error "--num-nodes $num_nodes: needs --backend slurm"
     if ((ngpu > 0 && ngpu > $(count_gpus))) && [[ $status == false ]]; then
       option_error "--ngpu $ngpu: this machine shows $(count_gpus) GPUs (nvidia-smi -L;" \
-        "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}); --ngpu 0 runs on the CPU"
+        "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}); --ngpu 0 runs on the CPU. Where" \
+        "there is no nvidia-smi, CUDA_VISIBLE_DEVICES=0 names the first GPU"
     fi
     ;;
   slurm)

@@ -22,6 +22,7 @@ from ser.auxiliary import LabelDecision, write_label_decisions
 from ser.cli import progress
 from ser.datadir import read_table
 from ser.decisions import Evidence, gather, unit_tags, write_evidence
+from ser.devices import require_gpu
 from ser.errors import UserError
 from ser.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment
 from ser.labels import read_labels
@@ -316,11 +317,7 @@ def _device(ngpu: int, nj: int) -> str:
         torch.set_num_threads(nj)
     if ngpu <= 0:
         return "cpu"
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"--ngpu {ngpu}: torch {torch.__version__} finds no CUDA GPU on this machine; "
-            "use --ngpu 0, or check nvidia-smi and the driver"
-        )
+    require_gpu(ngpu)
     torch.backends.cudnn.allow_tf32 = False  # convolutions in 32 bits, as on the CPU
     return "cuda"
 

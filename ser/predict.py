@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, silent, too_short
+from ser.devices import find_device
 from ser.errors import UserError
 from ser.features import FEATS_TYPES
 from ser.infer import pad, units_head
@@ -201,27 +202,6 @@ def check_segments(segments: str | float) -> None:
             f"--segments {segments}: expected {AUTO}, {NONE}, or seconds from {SHORTEST_SECONDS:g} "
             f"to {LONGEST_SECONDS:g}"
         )
-
-
-def find_device(name: str | None) -> str:
-    """``name`` if it is a device of this machine, else UserError; ``auto``, or None, prefers a
-    GPU."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-    if name is None or name == "auto":
-        name = "cuda" if gpu else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and not gpu:
-            raise RuntimeError(f"torch {torch.__version__} finds no CUDA GPU on this machine")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError) as err:
-        what = str(err).splitlines()[0]
-        raise UserError(f"--device {name}: {what}; use cpu, or auto for what there is") from None
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # convolutions in 32 bits, as on the CPU
-    return name
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ser.checkpoint import CHECKPOINT
 from ser.cli import explain
 from ser.config import check_arguments, check_config, differences, load_config, read_numbers
 from ser.datadir import read_lines, read_table
+from ser.devices import lacks_bfloat16, require_gpu
 from ser.distributed import Processes, this_process
 from ser.dump import require_current
 from ser.errors import UserError
@@ -144,6 +145,8 @@ def train_folds(
         )
     pairs = [(training, fold) for training in trainings for fold in folds or known]
     pairs = pairs[share[0] - 1 :: share[1]]
+    if not check_only:  # which may run where jobs are submitted
+        require_gpu(ngpu)
     processes = Processes(num_nodes, 0) if check_only else this_process(num_nodes)
     failed: list[Path] = []
     for training in trainings:
@@ -160,6 +163,11 @@ def train_folds(
             register_run(training.exp_dir, run, overwrite)
         if check_only:
             continue
+        if ngpu > 0 and args.model_conf.get("amp_dtype") == "bfloat16" and lacks_bfloat16():
+            processes.say(
+                "warning: this GPU only emulates bfloat16, which is slower than float32; "
+                "-- --model_conf amp_dtype=float32 trains without"
+            )
         processes.set_arguments(args)
         for fold in mine:
             preemption.check()
@@ -305,6 +313,13 @@ def describe(
     }
     settings["seed"] = args.seed
     processes = num_nodes * max(args.ngpu, 1)
+    if args.batch_size < processes:  # which divide every batch
+        raise UserError(
+            f"{config}: batch_size: found {args.batch_size} for {processes} processes "
+            f"(--num-nodes {num_nodes} --ngpu {args.ngpu}), each of which takes a part of every "
+            f"batch; give {processes} or more and fewer batches to a step, such as "
+            f"-- --batch_size {2 * processes} --accum_grad 1"
+        )
     if processes > 1:  # how a batch is divided decides the order of additions and the dropout
         settings["processes"] = processes
     settings = _plain(settings)

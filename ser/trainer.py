@@ -148,9 +148,11 @@ class SERTrainer(Trainer):
             trainer_options.steps.remove()
 
     @classmethod
-    def resume(cls, checkpoint, *args, **kwargs) -> None:
+    def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
         """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
-        super().resume(checkpoint, *args, **kwargs)
+        super().resume(checkpoint, optimizers=optimizers, **kwargs)
+        for optimizer in optimizers:
+            place_step_counts(optimizer)
         # mapped, since of this file only the random state is read a second time
         state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
         if "random" in state:
@@ -214,6 +216,21 @@ class SERTrainer(Trainer):
             f"{options.run_label} epoch {epoch}/{options.max_epoch} {phase} "
             f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
         )
+
+
+def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
+    """Put Adam's counts of steps where a training that was not resumed has them.
+
+    Unless the optimizer is fused that is the CPU. ESPnet loads them to the GPU, which would then be
+    waited for at every step, once and again for each parameter.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused") or group.get("capturable"):
+            continue
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].cpu()
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
@@ -302,7 +319,7 @@ def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[s
     WA, UA, the accuracies of label heads over known values, and fusion weights.
     """
     model = _unwrap(model)
-    counts = model.counts.clone()
+    counts = model.counts.to("cuda" if options.ngpu > 0 else "cpu", copy=True)  # as nccl needs it
     if distributed_option.distributed:
         torch.distributed.all_reduce(counts)
     if counts.sum() > 0:

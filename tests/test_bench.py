@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -144,6 +145,51 @@ def test_folds_at_once_train_on_the_audio_of_both(monkeypatch):
     assert [result["audio"] for result in done] == [10.0, 10.0]
     monkeypatch.setattr(Twin, "ask", lambda *_: {"error": "out of memory"})
     assert run.measure_together(Twin(), args, "cuda") == []
+
+
+class Scarce(Twin):
+    """Beside the first variant the recipe has too little memory."""
+
+    def __init__(self, name, *_):
+        super().__init__()
+        self.short = name == "recipe"
+
+    def ask(self, command=None):
+        short, self.short = self.short and command == "round", self.short and command is None
+        return {"error": "CUDA out of memory"} if short else super().ask(command)
+
+
+def test_a_variant_that_leaves_no_memory_costs_its_own_row_only(monkeypatch):
+    monkeypatch.setattr(run, "Worker", Scarce)
+    args = argparse.Namespace(threads=1, rounds=1)
+    whole, rows = run.measure_means(args, "cuda")
+    assert rows[0]["error"] == "beside it, this recipe: CUDA out of memory"
+    assert not any("error" in row for row in rows[1:]) and len(whole) == len(rows) - 1
+    names = [name for name in recipe.OFF if name not in recipe.ON_CPU]
+    assert len(rows) == len(names) + len(recipe.FROZEN)
+    monkeypatch.setattr(Scarce, "ask", lambda *_: {"error": "no GPU"})
+    with pytest.raises(SystemExit, match="cannot be measured: no GPU"):
+        run.measure_means(args, "cuda")
+
+
+def test_a_gpu_without_memory_left_is_an_answer_and_not_the_end():
+    script = """
+import sys, torch
+from bench import worker
+def fail(*_): raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\\nMore")
+system = type("System", (), {"name": "", "notes": "", "epoch": [(1.0,)]})
+worker.load = lambda *_: (system, [], None)
+worker.perform = fail
+worker.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "recipe", "1", "cpu"],
+        input="round\nround\n",
+        capture_output=True,
+        text=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers[1:] == [{"error": "CUDA out of memory. Tried 2 GiB."}] * 2
 
 
 def test_a_round_on_a_gpu_has_more_batches_and_no_batch_twice():

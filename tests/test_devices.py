@@ -8,9 +8,12 @@ import torch
 import yaml
 from torch.nn.utils.rnn import PackedSequence
 
+from ser.devices import find_device
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder
+from ser.errors import UserError
 from ser.features import FEATS_SIZES
 from ser.pretrained import build_network_model
+from ser.trainer import place_step_counts
 from tests.elsewhere import NAME, Elsewhere, process
 from tests.packable import UNITS, make_network
 from tests.tiny import EMOTIONS, ENCODERS
@@ -127,6 +130,33 @@ def in_process():
 def test_a_model_trains_and_scores_on_another_device_as_on_the_cpu(name, in_process):
     there, here = in_process(step_and_scores, CASES[name])
     assert torch.allclose(there, here, atol=1e-5)
+
+
+def test_counts_of_steps_are_put_on_the_cpu_unless_the_step_is_fused(in_process):
+    assert in_process(resumed_counts) == ["cpu", NAME]
+
+
+def resumed_counts() -> list[str]:
+    """Devices of the step counts of a plain and a fused Adam, loaded to the parameter's device."""
+    found = []
+    with Elsewhere():
+        for fused in (False, True):
+            parameter = torch.nn.Parameter(torch.zeros(2).to(NAME))
+            optimizer = torch.optim.Adam([parameter])
+            optimizer.param_groups[0]["fused"] = fused
+            optimizer.state[parameter]["step"] = torch.tensor(3.0).to(NAME)
+            place_step_counts(optimizer)
+            found.append(optimizer.state[parameter]["step"].device.type)
+    return found
+
+
+def test_a_gpu_that_computes_nothing_is_left_alone(monkeypatch, capsys):
+    """One that this build of torch has no kernels for, or no CUDA at all as here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto") == "cpu"
+    assert "warning: the GPU does not compute" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--device cuda: .*; use cpu, or auto"):
+        find_device("cuda")
 
 
 @pytest.mark.parametrize("freeze", ["all", "cnn"])

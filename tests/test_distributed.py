@@ -204,6 +204,13 @@ def test_settings_are_checked_where_there_is_only_one_node(corpus, tmp_path):
     assert not (tmp_path / "Ses01F").exists()
 
 
+def test_a_batch_too_small_for_all_processes_is_refused_before_anything_is_queued(corpus, tmp_path):
+    size = SYSTEM["batch_size"]
+    train(corpus, tmp_path / "fits", num_nodes=size, check_only=True)
+    with pytest.raises(UserError, match=rf"batch_size: found {size} for {2 * size} processes"):
+        train(corpus, tmp_path, num_nodes=size, ngpu=2, check_only=True)
+
+
 def test_the_first_node_is_found_in_a_list_with_hyphens(monkeypatch, tmp_path):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModel, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -178,6 +179,17 @@ def test_masked_group_norm_is_group_norm_when_nothing_is_padded():
     assert torch.allclose(masked(x)[1, :, :20], norm(x[1:2, :, :20])[0])
     assert masked(x)[2, :, 7:].abs().max() == 0
     assert masked.weight is norm.weight
+
+
+def test_masked_group_norm_keeps_the_precision_of_its_input(monkeypatch):
+    """On CUDA autocast computes group norm in float32."""
+    norm = MaskedGroupNorm(4, 8)
+    group_norm = F.group_norm
+    monkeypatch.setattr(F, "group_norm", lambda x, *rest: group_norm(x.float(), *rest))
+    x = torch.randn(2, 8, 50).bfloat16()
+    assert norm(x).dtype == torch.bfloat16
+    norm.lengths = torch.tensor([50, 20])
+    assert norm(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", WAV2VEC2_LIKE)

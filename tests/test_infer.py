@@ -210,10 +210,15 @@ def test_an_utterance_without_audio_is_named_before_a_model_is_built(toy):
     assert builder.calls == []
 
 
-def test_a_gpu_that_is_not_there_is_said(toy, monkeypatch):
+@pytest.mark.parametrize(
+    ("cuda", "message"),
+    [("13.0", "no CUDA GPU .* new enough for CUDA 13.0"), (None, "for the CPU; make TORCH=cuda")],
+)
+def test_a_gpu_that_is_not_there_is_said(toy, monkeypatch, cuda, message):
     exp, dump, _ = toy
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"--ngpu 1: .*no CUDA GPU"):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(UserError, match=rf"--ngpu 1: torch .* {message}"):
         infer_folds(exp, dump, ngpu=1, build_model=Builder())
 
 

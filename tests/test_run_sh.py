@@ -856,6 +856,12 @@ def test_a_wrong_option_is_a_usage_error_before_anything_runs(recipe, args, mess
     assert not recipe.exp.exists()
 
 
+def test_a_device_of_minus_one_is_no_gpu(recipe):
+    done = recipe.run("--ngpu", "1", CUDA_VISIBLE_DEVICES="-1")
+    assert done.returncode == 2
+    assert "--ngpu 1: this machine shows 0 GPUs" in done.stderr
+
+
 def test_the_unknown_corpus_error_lists_every_corpus(recipe):
     listed = recipe.run("--corpus=x").stderr.split("egs/ has:")[1].split()
     assert listed == sorted(path.parent.name for path in ROOT.glob("egs/*/corpus.yaml"))

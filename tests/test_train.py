@@ -16,6 +16,7 @@ import torch
 import yaml
 from espnet2.tasks import abs_task
 
+from ser import train as train_module
 from ser.checkpoint import EpochFiles
 from ser.errors import UserError
 from ser.provenance import run_command
@@ -419,3 +420,24 @@ def test_wa_and_ua_of_a_hand_worked_confusion():
     # recalls 3/4, 0/1 and (third class absent) nothing
     counts = torch.tensor([[3, 1, 0], [1, 0, 0], [0, 0, 0]])
     assert wa_ua(counts) == pytest.approx((3 / 5, 3 / 8))
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_gpu_that_only_emulates_bfloat16_is_said(corpus, tmp_path, monkeypatch, capsys, emulated):
+    trained = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not emulated)
+    monkeypatch.setattr(train_module, "_train_fold", lambda args, *_: trained.append(args) or True)
+    config = tmp_path / "bfloat16.yaml"
+    config.write_text(yaml.safe_dump({**SYSTEM, "model_conf": {"amp_dtype": "bfloat16"}}))
+    train(corpus, tmp_path / "exp", config=config, ngpu=1)
+    assert [args.ngpu for args in trained] == [1]
+    assert ("warning: this GPU only emulates bfloat16" in capsys.readouterr().out) is emulated
+
+
+def test_a_gpu_that_is_not_there_is_said_before_any_fold_is_touched(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--ngpu 1: torch .*; --ngpu 0 uses the CPU"):
+        train(corpus, tmp_path / "exp", ngpu=1)
+    assert not (tmp_path / "exp").exists()

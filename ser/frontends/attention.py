@@ -23,6 +23,9 @@ from transformers.masking_utils import sdpa_mask
 from ser.frontends.dropout import draw_seed, keep, keep_mask, keep_scale
 
 NAME = "ser"  # among transformers' implementations of attention
+# On recent GPUs torch would prefer cuDNN's attention, which prepares a plan, for tens of
+# milliseconds or more, for every new size and length of a batch; here most batches bring one.
+torch.backends.cuda.enable_cudnn_sdp(False)
 # Weights of utterances up to so many frames are kept for the backward pass; of longer ones, where
 # they are most of the memory, they are computed again.
 KEPT_FRAMES = 600

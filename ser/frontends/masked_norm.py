@@ -10,7 +10,9 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
     wav2vec 2.0 base (and HuBERT, WavLM base) normalises its first convolution over time. Plain
     group norm takes the zero padding into the statistics, so that an utterance's features
     depend on how long its batch mates are. Here each utterance is normalised over its own
-    frames, which gives exactly what it would get alone; padded frames come out as zeros.
+    frames, which gives exactly what it would get alone; padded frames come out as zeros. The
+    output has the precision of the input, where CUDA's autocast would double this largest of all
+    maps from here on.
 
     Set ``lengths`` ((B,) frame counts) before the call; None means no padding.
     """
@@ -28,9 +30,9 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
         """(B, C, T) -> (B, C, T)."""
         frames = input.size(-1)
         if self.lengths is None or bool((self.lengths >= frames).all()):
-            return super().forward(input)
+            return super().forward(input).to(input.dtype)
         normalised = []
         for utterance, length in zip(input.split(1), self.lengths.tolist(), strict=True):
-            real = super().forward(utterance[..., :length])  # (1, C, length)
+            real = super().forward(utterance[..., :length]).to(input.dtype)  # (1, C, length)
             normalised.append(F.pad(real, (0, frames - length)))
         return torch.cat(normalised)

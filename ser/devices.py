@@ -1,0 +1,63 @@
+"""GPUs: whether there is one that computes, said before anything is spent on it."""
+
+import sys
+
+from ser.errors import UserError
+
+
+def require_gpu(ngpu: int) -> None:
+    """See to it that torch has a GPU if ``ngpu`` is not 0.
+
+    Raises:
+        UserError: it has none; whether the build of torch or the driver is why.
+    """
+    import torch
+
+    if ngpu <= 0 or torch.cuda.is_available():
+        return
+    if torch.version.cuda is None:
+        why = "is a build for the CPU; make TORCH=cuda install brings the one for GPUs"
+    else:
+        why = (
+            "finds no CUDA GPU on this machine; check nvidia-smi, and that its driver is new "
+            f"enough for CUDA {torch.version.cuda}"
+        )
+    raise UserError(f"--ngpu {ngpu}: torch {torch.__version__} {why}; --ngpu 0 uses the CPU")
+
+
+def lacks_bfloat16() -> bool:
+    """Whether the GPU computes with bfloat16 only by emulation, as those before Ampere do."""
+    import torch
+
+    return not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def find_device(name: str | None) -> str:
+    """``name`` if it is a device of this machine that computes.
+
+    ``auto``, or None, is a GPU if there is one, and the CPU, with a warning, if that one is of no
+    use to this build of torch. On a GPU convolutions are then computed in 32 bits, as on the CPU.
+
+    Raises:
+        UserError: no such device, or it computes nothing.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    automatic = name is None or name == "auto"
+    if automatic:
+        name = "cuda" if gpu else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and not gpu:
+            raise RuntimeError(f"torch {torch.__version__} finds no CUDA GPU on this machine")
+        (torch.ones(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError, ImportError) as err:
+        what = str(err).splitlines()[0]
+        if automatic and name != "cpu":
+            print(f"warning: the GPU does not compute ({what}); using the CPU", file=sys.stderr)
+            return "cpu"
+        raise UserError(f"--device {name}: {what}; use cpu, or auto for what there is") from None
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return name
