@@ -47,13 +47,13 @@ docs: install ## write docs/reference.md, the list of every option, from the cod
 	. ./path.sh && $(PYTHON_BIN) -m ser.bin.reference --output docs/reference.md
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
-	$(PYTHON_BIN) -m bench.run
+	$(PYTHON_BIN) -m bench.run --longest
 
 bench-gpu: install ## the same on a CUDA device; bench/RESULTS-gpu.md
-	$(PYTHON_BIN) -m bench.run --gpu
+	$(PYTHON_BIN) -m bench.run --longest --gpu
 
-bench-means: install ## what each switch is worth, about ten minutes; bench/MEANS.md
-	$(PYTHON_BIN) -m bench.run --means --rounds 1 $(if $(GPU),--gpu)
+bench-means: install ## what each switch is worth, under fifteen minutes; bench/MEANS.md
+	$(PYTHON_BIN) -m bench.run --means --rounds 2 $(if $(GPU),--gpu)
 
 bench-data: install ## time and memory of stages 1 to 3 for 10,039 and 100,000 utterances
 	$(PYTHON_BIN) -m bench.data

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Where jobs run: local is this machine, slurm a cluster (docs/cluster.md). A lab writes its choice
-# here; ./run.sh --backend wins. What Slurm needs to know stands in conf/slurm.conf.
+# in the place of local; ./run.sh --backend wins. What Slurm needs to know stands in conf/slurm.conf.
 backend=${backend:-local}
 
 # Kaldi's calling convention, the same for both:

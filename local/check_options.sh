@@ -94,11 +94,12 @@ if [[ $tag == */* || $tag == -* || $tag == . || $tag == .. ]]; then
 fi
 
 if [[ -z $config ]]; then
-  case $corpus in
-    mini | emodb) config=$root/conf/${corpus}_s1.yaml ;;
-    casia) config=$root/conf/train_s4_cgru_attention.yaml ;;
-    *) config=$root/conf/train_s1_mtl_phoneme.yaml ;;
-  esac
+  config=$root/conf/${corpus}_s1.yaml
+  if [[ $corpus == casia ]]; then
+    config=$root/conf/train_s4_cgru_attention.yaml
+  elif [[ ! -f $config ]]; then
+    config=$root/conf/train_s1_mtl_phoneme.yaml
+  fi
 elif [[ ! -e $config && -f $root/$config ]]; then
   config=$root/$config
 fi

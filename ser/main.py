@@ -20,7 +20,7 @@ COMMANDS = {
 }
 WHAT_FOR = "Predict the emotions in recordings, share models and look at results."
 EXAMPLES = """examples:
-  ser predict recording.wav --model exp/iemocap/train_s1_strict_seed1
+  ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
   ser COMMAND --help          all options of a command, with examples
 
 Training and scoring: ./run.sh --help

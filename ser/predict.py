@@ -1,6 +1,6 @@
 """Predict the emotions in any recording with a trained model, or with the models of all its folds.
 
-model = SpeechEmotion.from_pretrained("exp/iemocap/train_s1_strict_seed1")
+model = SpeechEmotion.from_pretrained("exp/iemocap/s1_mtl_phoneme_strict_seed1")
 said = model("recording.mp3")
 said.emotion, said.probabilities, said.segments, said.units
 """

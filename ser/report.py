@@ -48,19 +48,19 @@ INTRODUCTION = """\
 
 {source}
 
-Scores are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and
-mean per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an
-interval for other speakers like these, from a bootstrap that draws speakers and then their
-utterances (ser/uncertainty.py says how, and how often it holds). Two rows with the same speakers
-may differ clearly although their intervals overlap: `python -m ser.bin.compare` tests the
-difference. **PER** is the error rate of the decoded phonemes or phoneme classes without their
-emotion tag, **UER** that of the units as trained. **Parameters** are those of one fold's model, and
-in brackets those that were trained if not all. **Training** (h:mm:ss) is the time that all folds
-took together; it depends on the machine and on what else ran there, so that only rows trained side
-by side compare. With several seeds, a cell is the mean ± standard deviation over seeds (of the
-training, the mean), and the interval is that of the mean over these seeds. Where there is nothing
-to divide by stands -; *macro* leaves it out, but for the precision of a class never decided for,
-which counts as 0.
+Scores are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and mean
+per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an interval
+for other speakers like these, from a bootstrap that draws speakers and then their utterances
+(ser/uncertainty.py says how, and how often it holds). Two rows with the same speakers may differ
+clearly although their intervals overlap: `./run.sh --compare TAG TAG` tests the difference.
+**PER** is the error rate of the decoded phonemes or phoneme classes without their emotion tag,
+**UER** that of the units as trained. **Parameters** are those of one fold's model, and in brackets
+those that were trained if not all. **Training** (h:mm:ss) is the sum over the folds; it depends on
+the machine and on what else ran there, so that only rows trained side by side compare. With
+several seeds, a cell is the mean ± standard deviation over seeds (of the training, the mean), and
+the interval is that of the mean over these seeds. Where there is nothing to divide by, or an
+earlier version recorded nothing, stands -; *macro* leaves it out, but for the precision of a class
+never decided for, which counts as 0.
 """
 FROM_EXPERIMENTS = """\
 Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:

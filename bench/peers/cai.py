@@ -57,7 +57,7 @@ def build(device: str, size: int) -> System:
 
     epoch = random_batches(durations(), size)
     return System(
-        name=f"Cai et al. in Hugging Face's Trainer, batches of {size}",
+        name=f"Cai et al.'s step as Hugging Face's Trainer takes it, batches of {size}",
         batches=for_round(epoch, accumulate, device),
         epoch=epoch,
         step=step,

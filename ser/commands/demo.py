@@ -12,7 +12,7 @@ import math
 from ser.commands.predict import EXPERIMENTS, add_model_options, default_model
 
 EXAMPLES = """examples:
-  ser demo --model exp/iemocap/train_s1_strict_seed1
+  ser demo --model exp/iemocap/s1_mtl_phoneme_strict_seed1
   ser demo --model packed.zip --folds "Ses01F Ses01M" --port 8080
   ser demo --host 0.0.0.0 --max-minutes 5      for all who can reach this machine
 """

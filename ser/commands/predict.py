@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ser.predict import Prediction, SpeechEmotion
 
 EXAMPLES = """examples:
-  ser predict recording.wav --model exp/iemocap/train_s1_strict_seed1
+  ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
   ser predict calls/*.mp3 --format csv --output calls.csv
   ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
   ffmpeg -i film.mkv -f wav - | ser predict - --format json
