@@ -130,17 +130,22 @@ trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
 trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
 
 # A signal ends "wait" before the command has ended; a command that has ended meanwhile is still
-# known to the next "wait", unless several signals came at once. Then the log knows.
+# known to the next "wait", unless several signals came at once. What the log says is right.
 signalled=true
 while [[ $signalled == true ]] || kill -0 "$job" 2>/dev/null; do
   signalled=false
   status=0
   wait "$job" || status=$?
 done
+trap '' TERM INT HUP USR1 # they would end the programs that read the log, too
 untie
-((status >= 0)) || status=$(this_run | sed -n 's/^# exit status: //p' | tail -n 1)
-status=${status:-137}
-[[ $(tail -n 1 "$log") == "# exit status: "* ]] || log_end "$status" # all were killed
+last=$(tail -n 1 "$log")
+if [[ $last == "# exit status: "* ]]; then
+  status=${last##* }
+else # all were killed
+  ((status >= 0)) || status=137
+  log_end "$status"
+fi
 
 this_run | grep '^warning: ' || true
 if ((status == 75)); then

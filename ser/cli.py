@@ -35,7 +35,8 @@ def run(main: Callable[[], None]) -> None:
 def _fail(message: str) -> NoReturn:
     with contextlib.suppress(OSError):  # in a log the error belongs below what was printed
         sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    # in one piece: print writes the end apart, and what is on its way to the log could come between
+    print(f"error: {message}\n", end="", file=sys.stderr)
     sys.exit(EXIT_ERROR)
 
 

@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+
+from ser import cli
+from ser.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,3 +51,17 @@ def test_a_defect_keeps_its_traceback():
     status, lines = outcome("    raise KeyError('x')")
     assert status == 1
     assert lines[0].startswith("Traceback")
+
+
+def test_an_error_reaches_stderr_in_one_piece(monkeypatch):
+    """Else what is on its way to the log could come between its lines and their end."""
+    pieces = []
+    stream = types.SimpleNamespace(write=pieces.append, flush=lambda: None)
+    monkeypatch.setattr(sys, "stderr", stream)
+
+    def fail():
+        raise UserError("no such file:\n  a.wav")
+
+    with pytest.raises(SystemExit):
+        cli.run(fail)
+    assert [piece for piece in pieces if piece] == ["error: no such file:\n  a.wav\n"]
