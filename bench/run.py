@@ -27,15 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PEERS_PYTHON = ROOT / "bench/.venvs/peers/bin/python"
 SYSTEMS = {  # name -> (in the peers' environment, what its ratio refers to)
     "recipe": (False, None),
+    "recipe-16": (False, None),
     "cai-2": (False, "recipe"),
     "cai-4": (False, "recipe"),
     "s3prl": (True, "recipe"),
     "recipe-frozen": (False, None),
     "speechbrain": (True, "recipe-frozen"),
 }
-
-
-ON_GPU = {"recipe-16": (False, None)}  # there as well; FOLDS of them also at once
+ON_GPU = ("recipe-16",)  # there only, and FOLDS of them at once as well
 FOLDS = 2
 # Ten folds of a hundred epochs, in each of which eight of ten speakers are trained on and one
 # validates, which is a forward pass.
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every system")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=7.5, help="after which no round begins")
-    parser.add_argument("--only", nargs="+", choices=[*SYSTEMS, *ON_GPU])
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS)
     parser.add_argument(
         "--longest", action="store_true", help="also four utterances of 34 s at once; takes memory"
     )
@@ -88,7 +87,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     device = "cuda" if args.gpu else "cpu"
-    args.only = args.only or [*SYSTEMS, *(ON_GPU if args.gpu else ())]
+    args.only = args.only or [name for name in SYSTEMS if args.gpu or name not in ON_GPU]
     if args.gpu and not cuda_available():
         print("bench: torch sees no CUDA device on this machine; nothing measured")
         return
@@ -137,7 +136,7 @@ def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worke
     """Start the systems one after the other; one that cannot be is reported and left out."""
     workers = {}
     for name in args.only:
-        in_peers, _ = {**SYSTEMS, **ON_GPU}[name]
+        in_peers, _ = SYSTEMS[name]
         python = PEERS_PYTHON if in_peers else Path(sys.executable)
         if not python.exists():
             greeting = {"error": "not installed (make bench-peers)"}
@@ -286,8 +285,7 @@ def report(state: dict) -> str:
         if not rounds:
             lines.append(f"| {name} | not measured: {about.get('error', 'no round')} | | | | |")
             continue
-        _, refers_to = {**SYSTEMS, **ON_GPU}[name]
-        reference = state["rounds"].get(refers_to)
+        reference = state["rounds"].get(SYSTEMS[name][1] or "")
         ratio = f"{rate(reference) / rate(rounds):.2f} x" if reference else ""
         memory = max(r["memory"] for r in rounds) / 1e9
         lines.append(

@@ -79,8 +79,11 @@ class SERModel(AbsESPnetModel):
         self.counts = torch.zeros(len(emotions), len(emotions))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget the counts of the last pass; freeze or release layers as due in ``epoch``."""
-        self.counts.zero_()
+        """Forget the counts of the last pass; freeze or release layers as due in ``epoch``.
+
+        Call it when the model is on its device: the counts are kept there.
+        """
+        self.counts = torch.zeros_like(self.counts, device=self.class_weights.device)
         set_epoch = getattr(self.frontend, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
@@ -176,6 +179,5 @@ class SERModel(AbsESPnetModel):
         return (losses * self.class_weights[emotion]).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
-        self.counts = self.counts.to(reference.device)
         ones = torch.ones_like(reference, dtype=self.counts.dtype)
         self.counts.index_put_((reference, hypothesis), ones, accumulate=True)

@@ -319,7 +319,7 @@ def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[s
     WA, UA, the accuracies of label heads over known values, and fusion weights.
     """
     model = _unwrap(model)
-    counts = model.counts.to("cuda" if options.ngpu > 0 else "cpu", copy=True)  # as nccl needs it
+    counts = model.counts.clone()
     if distributed_option.distributed:
         torch.distributed.all_reduce(counts)
     if counts.sum() > 0:

@@ -73,10 +73,11 @@ def step_and_scores(
     if kept is not None:
         model.frontend.cache_dir = kept
     model.train()
-    model.begin_epoch(1)
     batch = utterances(*SIZES[network["feats_type"]])
     with Elsewhere():
         model.to(NAME)
+        model.begin_epoch(1)
+        assert model.counts.device.type == NAME  # where nccl can sum them, also before any batch
         batch = {key: value.to(NAME) for key, value in batch.items()}
         model(**batch)[0].backward()
         trained = [p for p in model.parameters() if p.requires_grad]
