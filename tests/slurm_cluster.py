@@ -319,8 +319,10 @@ def slurm_installed() -> None:
 @pytest.fixture(scope="session")
 def running_cluster(slurm_installed: None) -> Iterator[Cluster]:
     """One cluster for all tests."""
-    # Whoever ends the tests before their time should not leave jobs behind.
+    # Whoever ends the tests before their time should not leave jobs behind. Forked processes have
+    # nothing to clean up, and a pool's worker that took the exception for its task's would stay.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     cluster = Cluster()
     try:
         cluster.start()

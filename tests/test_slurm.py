@@ -1,6 +1,7 @@
 """run_jobs on a real Slurm cluster: what users see, what survives, what is said if it does not."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -488,6 +489,25 @@ def test_a_warned_task_of_two_nodes_is_requeued_and_goes_on(recipe):
     recipe.gate.touch()
     finish(process)
     assert process.returncode == 0, process.err
+
+
+# --- the cluster of these tests -----------------------------------------------------------------
+
+
+def _sleep(running):
+    running.set()
+    time.sleep(60)
+
+
+def test_what_the_tests_fork_beside_a_cluster_ends_when_asked(cluster):
+    context = multiprocessing.get_context("fork")
+    running = context.Event()
+    child = context.Process(target=_sleep, args=(running,))
+    child.start()
+    running.wait()
+    child.terminate()
+    child.join()
+    assert child.exitcode == -signal.SIGTERM
 
 
 # --- the time limit, last since it takes more than a minute -------------------------------------
