@@ -329,6 +329,49 @@ def test_an_appended_log_keeps_its_history_and_shows_the_last_run_only(tmp_path)
     assert "the first" not in second.stderr
 
 
+def test_an_exported_tmout_ends_neither_a_command_nor_what_is_shown_of_it(tmp_path):
+    log = tmp_path / "t.log"
+    done = subprocess.run(
+        [ROOT / "local/run_logged.sh", log, "bash", "-c", "sleep 2.5; echo fine"],
+        env=os.environ | {"TMOUT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+    assert log.read_text().endswith("# exit status: 0\n")
+
+
+def test_without_its_helper_a_command_still_ends_with_its_status_in_the_log(tmp_path):
+    log = tmp_path / "t.log"
+    script = "until [[ -e $0/gate || $SECONDS -gt 60 ]]; do sleep 0.05; done; exit 3"
+    process = subprocess.Popen([ROOT / "local/run_logged.sh", log, "bash", "-c", script, tmp_path])
+    wait_until(lambda: log.exists() and "# pid: " in log.read_text())
+    group = os.getpgid(int(re.search(r"# pid: (\d+)", log.read_text())[1]))
+    wait_until(lambda: _helpers(group))
+    wait_until(lambda: not _kill_helpers(group))
+    (tmp_path / "gate").touch()
+    assert process.wait(60) == 3
+    assert log.read_text().endswith("# exit status: 3\n")
+
+
+def _kill_helpers(group):
+    helpers = _helpers(group)
+    for helper in helpers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGKILL)
+    return helpers
+
+
+def _helpers(group):
+    """Processes that would kill ``group`` if the script that runs it were killed."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"kill -KILL -- -{group}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
 # --- conf/slurm.conf ----------------------------------------------------------------------------
 
 
