@@ -134,9 +134,13 @@ class Signals:
     """Notes INT, TERM, HUP and USR1 while the block runs, and lets one wait for the next.
 
     Signals that were ignored before (``nohup``) stay ignored.
+
+    Args:
+        children: Whether the end of a child ends a wait, too; one that has ended already counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, children: bool = True) -> None:
+        self._children = children
         self.received: list[signal.Signals] = []
         self._before: dict[signal.Signals, object] = {}
 
@@ -146,8 +150,8 @@ class Signals:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
-        # The end of a child has to end a wait, too.
-        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        if self._children:
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +162,7 @@ class Signals:
         os.close(self._write)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a signal arrives or a child ends, for ``seconds`` at most."""
+        """Sleep until a signal arrives (or a child ends), for ``seconds`` at most."""
         if select.select([self._read], [], [], seconds)[0]:
             os.read(self._read, 4096)
 

@@ -76,7 +76,8 @@ def run_slurm(
 ) -> int:
     """Submit ``tasks`` and wait for their end; their exit status.
 
-    INT and TERM cancel the job, USR1 does so too and gives 75; HUP leaves it running.
+    INT and TERM cancel the job, USR1 does so too and gives 75; HUP leaves it running. Before there
+    is a job, each of them ends the wait for Slurm's controller.
 
     Args:
         conf: Settings of sbatch; None: those of the recipe.
@@ -95,9 +96,13 @@ def run_slurm(
         )
     settings = read_settings(conf or DEFAULT_CONF, tasks.gpu)
     directory = job_directory(tasks)
-    with hold(tasks) as locks, Signals() as signals:
-        _check_dependencies(after)
-        submission = submit(tasks, settings, after, directory)
+    with hold(tasks) as locks, Signals(children=False) as signals:
+        try:
+            _check_dependencies(after, signals)
+            submission = submit(tasks, settings, after, directory, signals)
+        except _Interrupted as stop:
+            print(f"{stop.signal.name}: {tasks.name} was not submitted", flush=True)
+            return _status_of(stop.signal)
         for lock in locks:
             note_jobs(lock, [submission.job])
         if id_file:
@@ -133,10 +138,21 @@ def read_submission(directory: Path) -> Submission | None:
 # --- submission -----------------------------------------------------------------------------------
 
 
-def submit(tasks: Tasks, settings: Sequence[Setting], after: str, directory: Path) -> Submission:
+class _Interrupted(Exception):
+    """A signal has come before there was a job."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.signal = number
+
+
+def submit(
+    tasks: Tasks, settings: Sequence[Setting], after: str, directory: Path, signals: Signals
+) -> Submission:
     """Give ``tasks`` to sbatch.
 
     Raises:
+        _Interrupted: by one of ``signals``, and nothing was submitted.
         UserError: sbatch refuses, with its words and the line of slurm.conf that may be the cause;
             or a log cannot be written.
     """
@@ -146,7 +162,11 @@ def submit(tasks: Tasks, settings: Sequence[Setting], after: str, directory: Pat
     with atomic_write(script) as stream:
         stream.write(job_script(tasks, directory))
     command = sbatch_command(tasks, settings, after, script)
-    done = _ask(command, "submit the job")
+    try:
+        done = _ask(command, "submit the job", signals)
+    except _Interrupted:
+        script.unlink()
+        raise
     if done.returncode != 0:
         script.unlink()
         raise _refused(tasks, done.stderr, settings, command)
@@ -242,10 +262,11 @@ def _check_logs(tasks: Tasks, directory: Path) -> None:
         raise UserError(f"{err.filename}: {err.strerror}; logs go there: {cure}") from err
 
 
-def _check_dependencies(after: str) -> None:
+def _check_dependencies(after: str, signals: Signals) -> None:
     """UserError if Slurm knows nothing of a job of ``after``: it would not wait for that."""
     for job in filter(None, after.split(":")):
-        done = _ask(["scontrol", "show", "job", "--oneliner", job], "look for a job")
+        command = ["scontrol", "show", "job", "--oneliner", job]
+        done = _ask(command, "look for a job", signals)
         if done.returncode != 0:
             raise UserError(
                 f"--after {job}: {_words(done.stderr)}; Slurm forgets jobs that ended some minutes "
@@ -277,19 +298,27 @@ def _remove_records(directory: Path, keep: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _ask(command: Sequence[str], purpose: str) -> subprocess.CompletedProcess:
-    """Run a command of Slurm; while the controller does not answer, say so once and try again."""
+def _ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.CompletedProcess:
+    """Run a command of Slurm; while the controller does not answer, say so once and try again.
+
+    Raises:
+        _Interrupted: one of ``signals`` has come, and the command did not succeed.
+    """
     said = False
     while True:
         done = _slurm(command)
-        if not _is_silent(done):
+        silent = _is_silent(done)
+        if silent and not said:
+            print(f"waiting for Slurm's controller to {purpose}: {_words(done.stderr)}", flush=True)
+        if silent:
+            signals.wait(_polls()[0])
+        if done.returncode != 0 and signals.last:  # which may also be what ended the command
+            raise _Interrupted(signals.last)
+        if not silent:
             if said:
                 print("Slurm's controller answers again", flush=True)
             return done
-        if not said:
-            print(f"waiting for Slurm's controller to {purpose}: {_words(done.stderr)}", flush=True)
         said = True
-        time.sleep(_polls()[0])
 
 
 def _slurm(command: Sequence[str]) -> subprocess.CompletedProcess:
@@ -353,7 +382,7 @@ class Watch:
     def _status(self) -> int:
         if self._cancelled is None:
             return conclude(self.tasks, self.statuses)
-        return EXIT_RESUME if self._cancelled == signal.SIGUSR1 else 128 + self._cancelled
+        return _status_of(self._cancelled)
 
     def _interrupted(self) -> bool:
         """Act on a signal; whether to stop waiting."""
@@ -482,6 +511,11 @@ class Watch:
         if lines:
             self._shown[number] = self._shown.get(number, 0) + len(lines) + 1
             print(lines.decode("utf-8", "replace"), flush=True)
+
+
+def _status_of(number: signal.Signals) -> int:
+    """The exit status of a run that this signal has ended."""
+    return EXIT_RESUME if number == signal.SIGUSR1 else 128 + number
 
 
 def _accounted(job: str) -> dict[str, str]:

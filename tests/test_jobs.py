@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -534,6 +535,96 @@ def test_without_slurm_the_backend_says_where_to_run(run, tmp_path):
     done = run("--backend", "slurm", "t.log", "true", PATH=str(tmp_path))
     assert done.returncode == 1
     assert "found no program sbatch on PATH" in done.err
+
+
+class Programs:
+    """Programs with the names of Slurm's, first on ``path``, which note that they were called."""
+
+    def __init__(self, directory):
+        self.dir = directory
+        self.dir.mkdir()
+        self.path = f"{self.dir}:{os.environ['PATH']}"
+
+    def add(self, name, script):
+        program = self.dir / name
+        program.write_text(f"#!/bin/sh\necho called >>'{self.dir}/{name}.calls'\n{script}\n")
+        program.chmod(0o755)
+
+    def calls(self, name):
+        path = self.dir / f"{name}.calls"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def programs(tmp_path):
+    return Programs(tmp_path / "bin")
+
+
+AWAY = "echo 'Unable to contact slurm controller' >&2; exit 1"
+
+
+def test_the_queue_is_looked_at_no_more_often_than_was_asked_for(start, programs):
+    programs.add("sbatch", "echo 12")
+    programs.add("squeue", "echo '12|PENDING|None'")
+    programs.add("scancel", "")
+    process = start(
+        *("--backend", "slurm", "t.log", "true"), PATH=programs.path, SER_SLURM_POLL="60"
+    )
+    assert process.stdout.readline().startswith("submitted job 12")
+    assert "1 pending" in process.stdout.readline()
+    time.sleep(1)
+    assert programs.calls("squeue") == 1
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+    assert process.returncode == 129
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 75),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--after", "12")])
+def test_a_signal_ends_the_wait_for_a_controller_that_is_away(
+    start, programs, tmp_path, number, status, options
+):
+    asked = "scontrol" if options else "sbatch"
+    programs.add(asked, AWAY)
+    if options:
+        programs.add("sbatch", "echo 12")
+    process = start(
+        *("--backend", "slurm", *options, "--name", "s", "t.log", "true"),
+        **{"PATH": programs.path, "SER_SLURM_POLL": "60"},
+    )
+    assert "waiting for Slurm's controller" in process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (status, "")
+    assert out == f"{number.name}: s was not submitted\n"
+    assert list((tmp_path / "slurm/s").glob("*")) == []
+    assert (programs.calls(asked), programs.calls("sbatch")) == (1, 0 if options else 1)
+
+
+def test_a_controller_that_comes_back_is_given_the_job(start, programs, tmp_path):
+    programs.add("sbatch", f"[ -e back ] && echo 12 && exit; {AWAY}")
+    process = start(
+        *("--backend", "slurm", "--detach", "--name", "s", "t.log", "true"),
+        **{"PATH": programs.path, "SER_SLURM_POLL": "0.05"},
+    )
+    wait_until(lambda: programs.calls("sbatch") > 2)
+    (tmp_path / "back").touch()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == [
+        "waiting for Slurm's controller to submit the job: Unable to contact slurm controller",
+        "Slurm's controller answers again",
+        "submitted job 12 (s, 1 task)",
+    ]
 
 
 # --- the script on the node, with Slurm's part played -------------------------------------------
