@@ -16,9 +16,10 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
     """Yield ``function(item)`` for every item, in order, from ``nj`` processes.
 
-    ``function`` must be importable (or a functools.partial of such a function). With
-    ``nj`` = 1 everything runs in this process. An exception in a worker is raised here and
-    ends the others; a worker that the system killed becomes a UserError.
+    With ``nj`` = 1 everything runs in this process. Otherwise ``function`` and ``items`` are
+    those of the moment at which the workers are forked, and only results are pickled. An
+    exception in a worker is raised here and ends the others; a worker that the system killed
+    becomes a UserError.
     """
     if nj < 1:
         raise UserError(f"--nj: expected a number of processes of 1 or more, found {nj}")
@@ -28,9 +29,13 @@ def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
         return
     # fork: the children share what is already imported (torch takes seconds to import).
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_die_with_parent)
+    # Workers are sent no more than numbers. Python 3.10 waits for ever if one is killed while
+    # an item that is larger than a pipe (64 KiB) is on its way.
+    pool = ProcessPoolExecutor(
+        nj, mp_context=context, initializer=_begin, initargs=(function, items)
+    )
     try:
-        yield from pool.map(function, items)
+        yield from pool.map(_apply, range(len(items)))
     except BrokenProcessPool as err:
         raise UserError(
             "a worker process was killed, most likely because memory ran out; "
@@ -40,6 +45,16 @@ def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """Keep workers from waiting for ever when their parent was killed with kill -9."""
+_work: tuple[Callable, Sequence]  # of this worker: the function and the items
+
+
+def _begin(function: Callable, items: Sequence) -> None:
+    global _work
+    _work = function, items
+    # Keep workers from waiting for ever when their parent was killed with kill -9.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _apply(number: int) -> Any:
+    function, items = _work
+    return function(items[number])
