@@ -1,5 +1,7 @@
 """Fixtures for all tests, and a word at the end of a run on what Slurm's absence left untested."""
 
+import os
+
 import pytest
 
 from tests.slurm_cluster import (
@@ -13,6 +15,13 @@ from tests.slurm_cluster import (
 )
 
 __all__ = ["cluster", "running_cluster", "slurm_installed"]
+
+# Where these tests run, in a job or with settings of one's own, is no part of what they test.
+KEPT = ("SER_REQUIRE_SLURM", "SER_TEST_EMODB", "SER_TEST_SEED", "SLURM_TEST_PORT")
+DROPPED = ("SLURM_", "SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_", "SER_")
+for name in list(os.environ):
+    if name in ("TMOUT", "CDPATH") or name.startswith(DROPPED) and name not in KEPT:
+        del os.environ[name]
 
 
 def pytest_configure(config: pytest.Config) -> None:
