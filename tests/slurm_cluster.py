@@ -68,8 +68,9 @@ class Cluster:
     """Daemons with their files in ``dir``; ``env`` points Slurm's commands at them."""
 
     def __init__(self) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path is limited
-        self.dir.chmod(0o755)  # munged refuses a socket that others could not reach
+        # Not in TMPDIR: munged refuses a socket that others could not reach, or with a long path.
+        self.dir = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.dir.chmod(0o755)
         self.conf = self.dir / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.conf), "PATH": SEARCH_PATH}
         self.daemons: dict[str, subprocess.Popen] = {}
@@ -89,7 +90,7 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         self._spawn("munged", ["munged", "--foreground", f"--socket={self.dir}/munge.sock", *munge])
-        wait_until((self.dir / "munge.sock").exists, self._explain)
+        wait_until(lambda: self._stay_up() and (self.dir / "munge.sock").exists(), self._explain)
         self.start_controller()
         for node in NODES:
             self.start_node(node)
@@ -164,10 +165,13 @@ class Cluster:
         wait_until(self._ready, self._explain)
 
     def _ready(self) -> bool:
+        return self._stay_up() and self.states() == ["idle"] * len(NODES)
+
+    def _stay_up(self) -> bool:
         ended = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
         if ended:
             raise RuntimeError(f"{', '.join(ended)} did not stay up; {self._explain()}")
-        return self.states() == ["idle"] * len(NODES)
+        return True
 
     def _namespace(self) -> list[str]:
         """A command prefix that gives a daemon a host name of its own; empty if not allowed."""
@@ -321,14 +325,24 @@ def running_cluster(slurm_installed: None) -> Iterator[Cluster]:
     """One cluster for all tests."""
     # Whoever ends the tests before their time should not leave jobs behind. Forked processes have
     # nothing to clean up, and a pool's worker that took the exception for its task's would stay.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, _end_tests)
+    os.register_at_fork(after_in_child=_forget_handler)
     cluster = Cluster()
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+
+
+def _end_tests(*_: object) -> None:
+    pytest.exit("terminated", returncode=143)
+
+
+def _forget_handler() -> None:
+    # For as long as these tests run; by then it may be another's handler, which is to be inherited.
+    if signal.getsignal(signal.SIGTERM) is _end_tests:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture

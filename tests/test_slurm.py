@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import Cluster, missing, wait_until
+from tests.slurm_cluster import START_SECONDS, Cluster, missing, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = "0.2"  # seconds between looks at the queue
@@ -85,8 +86,8 @@ class Recipe:
         path = self.dir / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, text, name, count=1):
-        wait_until(lambda: self.log(name).count(text) >= count, lambda: self.log(name))
+    def wait_for(self, text, name, count=1, seconds=START_SECONDS):
+        wait_until(lambda: self.log(name).count(text) >= count, lambda: self.log(name), seconds)
 
     def submission(self, name):
         return json.loads((self.dir / f"slurm/{name}/submission.json").read_text())
@@ -111,9 +112,9 @@ def time_limited(slurm_installed, tmp_path_factory):
     One listens to the warning, the other does not.
     """
     cluster = Cluster()
+    recipe = Recipe(cluster, tmp_path_factory.mktemp("limit"))
     try:
         cluster.start()
-        recipe = Recipe(cluster, tmp_path_factory.mktemp("limit"))
         recipe.env["SER_SLURM_POLL"] = "1"
         limit = ("--slurm-conf", recipe.conf("time = 1\n"))
         listening = recipe.start(*limit, "--name", "a", recipe.dir / "a.log", *recipe.worker)
@@ -510,12 +511,48 @@ def test_what_the_tests_fork_beside_a_cluster_ends_when_asked(cluster):
     assert child.exitcode == -signal.SIGTERM
 
 
+def _term_is_ignored():
+    sys.exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN else 1)
+
+
+def test_what_the_tests_fork_beside_a_cluster_inherits_any_other_handler(cluster):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        child = multiprocessing.get_context("fork").Process(target=_term_is_ignored)
+        child.start()
+        child.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert child.exitcode == 0
+
+
+@pytest.fixture
+def stopped_cluster(slurm_installed, tmp_path, monkeypatch):
+    """A cluster that has not been started, made where TMPDIR is nobody else's."""
+    (tmp_path / "own").mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+def test_munge_needs_a_directory_that_others_can_reach(stopped_cluster):
+    for directory in stopped_cluster.dir.parents:
+        assert directory.stat().st_mode & 0o001, directory
+
+
+def test_a_munge_that_does_not_stay_up_is_not_waited_for(stopped_cluster, monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda size: b"")  # munged refuses so short a key
+    with pytest.raises(RuntimeError, match="munged did not stay up"):
+        stopped_cluster.start()
+
+
 # --- the time limit, last since it takes more than a minute -------------------------------------
 
 
 def test_at_the_time_limit_what_listens_goes_on_from_where_it_was(time_limited):
     recipe, process, _ = time_limited
-    recipe.wait_for("begins at 1", "a")
+    recipe.wait_for("begins at 1", "a", seconds=180)
     recipe.gate.touch()
     finish(process)
     assert process.returncode == 0, process.err
@@ -524,7 +561,7 @@ def test_at_the_time_limit_what_listens_goes_on_from_where_it_was(time_limited):
 
 def test_at_the_time_limit_what_does_not_listen_fails_with_the_line_to_change(time_limited):
     recipe, _, process = time_limited
-    finish(process)
+    finish(process, seconds=240)
     assert process.returncode == 143
     assert "reached its time limit (TimeLimit=00:01:00); raise time in conf/slurm.conf" in (
         process.out
