@@ -175,10 +175,12 @@ class TestWithoutLocks:
         return path
 
     def test_a_living_process_of_this_host_holds_it(self, tmp_path):
-        path = self.write(tmp_path / "lock", host=locks.socket.gethostname(), pid=os.getppid())
-        with pytest.raises(UserError, match="another run"), held(path, "exp/mini/tag"):
-            pass
-        assert holder(path).pid == os.getppid()
+        with subprocess.Popen(["sleep", "60"]) as other:
+            path = self.write(tmp_path / "lock", host=locks.socket.gethostname(), pid=other.pid)
+            with pytest.raises(UserError, match="another run"), held(path, "exp/mini/tag"):
+                pass
+            assert holder(path).pid == other.pid
+            other.kill()
 
     def test_a_dead_process_of_this_host_does_not(self, tmp_path):
         gone = subprocess.Popen(["true"])

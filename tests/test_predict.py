@@ -490,7 +490,8 @@ def test_standard_input_is_read(wavs, capsys, monkeypatch):
 def test_a_named_pipe_is_read_like_standard_input(packed, tmp_path, capsys):
     wav = Path(write(tmp_path / "a.wav", said_like("happy")))
     os.mkfifo(tmp_path / "pipe")
-    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[wav.read_bytes()]).start()
+    writer = (tmp_path / "pipe").write_bytes  # waits until somebody reads
+    threading.Thread(target=writer, args=[wav.read_bytes()], daemon=True).start()
     status, out, err = ser_predict(capsys, tmp_path / "pipe")
     assert (status, err) == (0, [])
     assert out.startswith(f"{tmp_path / 'pipe'} (0:06.0): happy")

@@ -91,7 +91,7 @@ def test_a_fold_whose_lock_is_held_is_training_whatever_else_lies_there(places):
         status = status_of(places, "Ses01F")
         host = locks.this_process().host
         assert status.state == f"training (on {host}, pid {os.getpid()})"
-        since = locks.this_process().since.replace("T", " ")
+        since = locks.read(exp / ".Ses01F.lock").since.replace("T", " ")
         assert status.cells[4][:16] == since[:16]
     assert status_of(places, "Ses01F").state == "trained"
 
