@@ -62,7 +62,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ -n ${SLURM_JOB_ID:-} && ${0##*/} == slurm_script ]]; then # the copy that sbatch makes
   root=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
   root=${root%%/run.sh*}

@@ -17,7 +17,7 @@ feats_type=raw
 protocol=strict
 nj=2
 python=python3
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 parse_options "$@"
 for name in data_dir dump_dir; do

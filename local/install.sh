@@ -9,7 +9,7 @@
 #              TORCH   cpu, cuda or auto (default: auto, cuda where nvidia-smi finds a GPU)
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   awk 'NR == 1 { next } /^#/ { sub(/^# ?/, ""); print; next } { exit }' "${BASH_SOURCE[0]}"

@@ -18,7 +18,7 @@ token_type=
 bpe_size=
 python=python3
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR
 . "$here/parse_options.sh"
 parse_options "$@"

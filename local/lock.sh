@@ -5,7 +5,7 @@
 # left out of the file: local/install_env.py installs the build that suits the machine.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv=${UV:-.venv/bin/uv}
 
 new=$(mktemp requirements.lock.XXXXXX)

@@ -11,7 +11,7 @@ set -euo pipefail
 exp_dir=
 folds=
 python=python3
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 parse_options "$@"
 if [[ -z $exp_dir ]]; then

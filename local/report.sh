@@ -24,7 +24,7 @@ corpus=
 protocol=strict
 seed=
 python=python3
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 parse_options "$@"
 

@@ -21,7 +21,7 @@ ngpu=0
 nj=0
 batch_seconds=60
 python=python3
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 parse_options "$@"
 if [[ -z $data_dir || -z $dump_dir || -z $exp_dir ]]; then

@@ -9,7 +9,7 @@
 # COMMAND, which saves its work and exits with 75; the job is then requeued. A COMMAND that was killed
 # is run again once. TERM (scancel, preemption) ends COMMAND; whether the job comes back is up to Slurm.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 record=$1/$job
 shift

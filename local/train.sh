@@ -52,7 +52,7 @@ detach=false
 after=
 id_file=
 python=python3
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 slurm_conf=$root/conf/slurm.conf
 . "$root/local/parse_options.sh"
 parse_options "$@"

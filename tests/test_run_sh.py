@@ -901,6 +901,21 @@ def test_every_launcher_explains_itself(launcher, tmp_path):
     assert "--python" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "script", ["run.sh", *(f"local/{name}" for name in [*LAUNCHERS, "pack.sh"])]
+)
+def test_an_exported_cdpath_changes_nothing(script):
+    # through it, cd prints where it goes
+    done = subprocess.run(
+        [f"{ROOT.name}/{script}", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+        env=os.environ | {"CDPATH": "."},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_script_order_stays_readable():
     assert len((ROOT / "run.sh").read_text().splitlines()) <= 150
 
