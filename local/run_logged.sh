@@ -110,6 +110,32 @@ before=$(wc -l <"$log") # lines of earlier runs
 this_run() { tail -n "+$((before + 1))" "$log"; }
 log_end() { printf '# end: %s\n# exit status: %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$1" >>"$log"; }
 
+# Signals that come before the command is tied to this script are passed on then, and none before
+# the command is about to begin: what is around it would ignore them.
+tied=false
+early=()
+pass_on() { # SIGNAL
+  local pid=
+  signalled=true
+  if [[ $tied == false ]]; then
+    early+=("$1")
+    return
+  fi
+  while kill -0 "$job" 2>/dev/null; do
+    pid=$(this_run | sed -n '/^# pid: /{s///p;q}' || true)
+    [[ -z $pid ]] || break
+    sleep 0.05
+  done
+  if [[ $1 == USR1 ]]; then
+    kill -USR1 "$pid" 2>/dev/null || true
+  else
+    kill -s "$1" -- "-$job" 2>/dev/null || true
+  fi
+}
+trap 'pass_on TERM' TERM INT
+trap 'pass_on HUP' HUP
+trap 'pass_on USR1' USR1
+
 # With job control the command and its children are one process group that can be ended as one.
 # What is around the command ignores the signals: its last words have to reach the log, and its end
 # has to be waited for, since it may be saving its work.
@@ -125,9 +151,8 @@ set -m
 job=$!
 set +m
 tie "-$job"
-trap 'signalled=true; kill -TERM -- "-$job" 2>/dev/null || true' TERM INT
-trap 'signalled=true; kill -HUP -- "-$job" 2>/dev/null || true' HUP
-trap 'signalled=true; kill -USR1 "$(this_run | sed -n "/^# pid: /{s///p;q}")" 2>/dev/null || true' USR1
+tied=true
+for signal in ${early[@]+"${early[@]}"}; do pass_on "$signal"; done
 
 # A signal ends "wait" before the command has ended; a command that has ended meanwhile is still
 # known to the next "wait", unless several signals came at once. What the log says is right.

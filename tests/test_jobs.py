@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,6 +319,26 @@ def test_signals_that_come_to_all_processes_at_once_leave_the_status_intact(tmp_
             os.killpg(group, signal.SIGTERM)
     assert [run.wait(20) for run in runs] == [3] * len(runs)
     assert {log.read_text().splitlines()[-1] for log in logs} == {"# exit status: 3"}
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_that_comes_while_a_command_is_started_ends_it(tmp_path, number, status):
+    for name in ("run_logged.sh", "lifeline.sh"):
+        shutil.copy(ROOT / "local" / name, tmp_path)
+    text = (tmp_path / "lifeline.sh").read_text()
+    moment = f"tie() {{\n  kill -{int(number)} $$\n"
+    (tmp_path / "lifeline.sh").write_text(re.sub(r"^tie\(\) \{.*\n", moment, text, flags=re.M))
+    log = tmp_path / "t.log"
+    process = subprocess.Popen(
+        [tmp_path / "run_logged.sh", log, "sleep", "30"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.wait(20) == status
+    assert log.read_text().endswith(f"# exit status: {status}\n")
 
 
 def test_an_appended_log_keeps_its_history_and_shows_the_last_run_only(tmp_path):
