@@ -9,8 +9,9 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import optim_classes
 
+from bench.system import CONFIG as MODEL
 from bench.system import EMOTIONS, UNITS, System
-from bench.workload import Batch, durations, for_round, random_batches
+from bench.workload import Batch, durations, random_batches
 from ser.batches import JitteredSampler
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends.hf import HFFrontend
@@ -42,11 +43,12 @@ FROZEN = {  # what is frozen, and whether its outputs are kept
 def build(device: str, name: str = "", changes: dict[str, Any] | None = None) -> System:
     """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
     torch.manual_seed(0)
+    torch.backends.cudnn.deterministic = True  # as ESPnet sets it
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     for key, value in (changes or {}).items():
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     frontend_conf = {**config["frontend_conf"], "model": None, "init": "random"}
-    frontend = HFFrontend(model_type="wav2vec2", **frontend_conf)
+    frontend = HFFrontend(model_type="wav2vec2", config=MODEL, **frontend_conf)
     if "layer_cache" in config:
         folder = tempfile.TemporaryDirectory(prefix="ser-bench-")
         atexit.register(folder.cleanup)
@@ -95,8 +97,8 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     )
     return System(
         name=f"this recipe, S1{', ' if name else ''}{name}",
-        batches=for_round(epoch, UTTERANCES // config["batch_size"], device),
         epoch=epoch,
+        count=UTTERANCES // config["batch_size"],
         step=step,
         update=update,
         accumulate=accumulate,

@@ -123,6 +123,9 @@ def main() -> None:
                     say(f"this recipe: {command}")
                     state[command] = workers["recipe"].ask(command)
                     state_file.write_text(json.dumps(state))
+        if "recipe-16" in workers and args.longest and "longest-16" not in state:
+            state["longest-16"] = workers["recipe-16"].ask("longest")
+            state_file.write_text(json.dumps(state))
     finally:
         for worker in workers.values():
             worker.stop()
@@ -150,7 +153,7 @@ def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worke
 
 
 def measure(name: str, number: int, worker: Worker, state: dict) -> None:
-    result = worker.ask("round")
+    result = worker.ask(f"round {number}")
     if "error" in result:
         state["systems"][name]["error"] = result["error"]
         say(f"round {number}: {name}: {result['error']}")
@@ -162,22 +165,28 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
     )
 
 
-def measure_together(worker: Worker, args: argparse.Namespace, device: str) -> list[dict]:
-    """Rounds of several processes at once, as several folds on one GPU are; empty if one fails."""
+def measure_together(worker: Worker, args: argparse.Namespace, device: str) -> list[dict] | dict:
+    """Rounds of several processes at once, as several folds on one GPU are; an error if one fails.
+
+    Each process trains on other utterances than the others, and than in its rounds alone.
+    """
     others = [
         Worker("recipe-16", Path(sys.executable), args.threads, device) for _ in range(FOLDS - 1)
     ]
     rounds = []
     try:
-        if any("error" in other.ask() for other in others):
-            return []
+        failed = [said for said in [other.ask() for other in others] if "error" in said]
+        if failed:
+            return failed[0]
         with ThreadPoolExecutor(FOLDS) as pool:
-            for _ in range(args.rounds):
+            for number in range(1, args.rounds + 1):
+                commands = [f"round {args.rounds + FOLDS * number + i}" for i in range(FOLDS)]
                 begin = time.perf_counter()
-                done = list(pool.map(lambda w: w.ask("round"), [worker, *others]))
+                done = list(pool.map(Worker.ask, [worker, *others], commands))
                 seconds = time.perf_counter() - begin
-                if any("error" in result for result in done):
-                    return []
+                failed = [said for said in done if "error" in said]
+                if failed:
+                    return failed[0]
                 audio = sum(result["audio"] for result in done)
                 rounds.append({"audio": audio, "seconds": seconds})
                 say(f"{FOLDS} at once: {audio:.0f} s of audio in {seconds:.1f} s")
@@ -200,18 +209,21 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
     for name in (*(n for n in OFF if device == "cpu" or n not in ON_CPU), *FROZEN):
         variant = Worker(name, Path(sys.executable), args.threads, device)
         row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
+        row["beside"] = []
         rows.append(row)
-        for _ in range(args.rounds if "error" not in row else 0):
-            done = recipe.ask("round")
-            if "error" in done:  # a variant beside it may have left no memory
-                row["error"] = f"beside it, this recipe: {done['error']}"
+        for number in range(1, args.rounds + 1 if "error" not in row else 1):
+            # in turn first and second, so that a drift of the machine falls on both
+            pair = [(recipe, row["beside"]), (variant, row["rounds"])]
+            for worker, rounds in pair if number % 2 else pair[::-1]:
+                said = worker.ask(f"round {number}")
+                rounds.append(said)
+                if "error" in said and "error" not in row:
+                    beside = "beside it, this recipe: " if worker is recipe else ""
+                    row["error"] = beside + said["error"]  # the two may not fit side by side
+            if "error" in row:
                 break
-            whole.append(done)
-            row["rounds"].append(variant.ask("round"))
+        whole += [done for done in row["beside"] if "error" not in done]
         variant.stop()
-        failed = [r["error"] for r in row["rounds"] if "error" in r]
-        if failed:
-            row["error"] = failed[0]
         say(f"{name}: {row.get('error') or format(rate(row['rounds']), '.2f') + ' s/s'}")
     recipe.stop()
     if not whole:
@@ -221,7 +233,6 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
 
 def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace, device: str) -> str:
     """bench/MEANS.md."""
-    rates = sorted(rate([done]) for done in whole)
     memory = max(done["memory"] for done in whole) / 1e9
     lines = [
         "# What each means is worth",
@@ -231,11 +242,10 @@ def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace, 
         "",
         "Training of S1 as in bench/RESULTS.md, with everything fine-tuned: "
         f"{rate(whole):.2f} s of audio a second, the median of {len(whole)} rounds, and "
-        f"{memory:.1f} GB. Half of the rounds lie between {rates[len(rates) // 4]:.2f} and "
-        f"{rates[-1 - len(rates) // 4]:.2f}, all between {rates[0]:.2f} and {rates[-1]:.2f}; what "
-        "is worth less than that cannot be told from noise. Beside each of them ran a round of a "
-        f"variant, {args.rounds} of each: with one switch off, and below with something frozen and "
-        "its outputs kept or not, in epochs after the first.",
+        f"{memory:.1f} GB. Beside each of them ran a round of a variant, {args.rounds} of each: "
+        "with one switch off, and below with something frozen and its outputs kept or not, in "
+        "epochs after the first. What a switch is worth is the median of the ratios within these "
+        "pairs, and the smallest and the largest of them; where 1 lies between, nothing is shown.",
     ]
     for frozen, heads in (
         (False, ["Without", "audio s/s", "the switch is worth", "memory"]),
@@ -246,12 +256,15 @@ def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace, 
             if "error" in row:
                 lines.append(f"| {row['name']} | not measured: {row['error']} | | |")
                 continue
-            ratio = rate(row["rounds"]) / rate(whole)
+            pairs = zip(row["rounds"], row["beside"], strict=True)
+            ratios = sorted(rate([done]) / rate([beside]) for done, beside in pairs)
+            if not frozen:
+                ratios = [1 / ratio for ratio in reversed(ratios)]
             memory = max(r["memory"] for r in row["rounds"]) / 1e9
             lines.append(
                 f"| {row['name'].removeprefix('this recipe, S1, ').removeprefix('without ')} | "
-                f"{rate(row['rounds']):.2f} | {ratio if frozen else 1 / ratio:.2f} x | "
-                f"{memory:.1f} GB |"
+                f"{rate(row['rounds']):.2f} | {statistics.median(ratios):.2f} x "
+                f"({ratios[0]:.2f} to {ratios[-1]:.2f}) | {memory:.1f} GB |"
             )
     return "\n".join([*lines, ""])
 
@@ -273,24 +286,29 @@ def report(state: dict) -> str:
         f"Commit {settings['commit']}; {versions()}.",
         "",
         "Training of wav2vec2-base with random weights on durations like IEMOCAP's (mean "
-        f"{MEAN} s, up to 34 s). Rate: seconds of audio trained in a second, the median of the "
-        "rounds, which all systems did in turn.",
+        f"{MEAN} s, up to 34 s): forward, backward and optimizer alone, without reading files or "
+        "writing checkpoints. Rate: seconds of audio trained in a second, the median of the "
+        "rounds, which all systems did in turn, each round on utterances of its own; in brackets "
+        "the slowest and the fastest round.",
         "",
         "| system | audio s/s | this recipe is faster by | peak memory of these batches "
-        "| padding of an epoch | how |",
-        "|---|---|---|---|---|---|",
+        "| padding of an epoch | how | versions |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, about in state["systems"].items():
         rounds = state["rounds"].get(name)
         if not rounds:
-            lines.append(f"| {name} | not measured: {about.get('error', 'no round')} | | | | |")
+            lines.append(f"| {name} | not measured: {about.get('error', 'no round')} | | | | | |")
             continue
         reference = state["rounds"].get(SYSTEMS[name][1] or "")
         ratio = f"{rate(reference) / rate(rounds):.2f} x" if reference else ""
         memory = max(r["memory"] for r in rounds) / 1e9
+        rates = [rate([done]) for done in rounds]
+        used = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
         lines.append(
-            f"| {about['name']} | {rate(rounds):.2f} ({len(rounds)} rounds) | {ratio} | "
-            f"{memory:.1f} GB | {about['padding']:.1%} | {about['notes']} |"
+            f"| {about['name']} | {rate(rounds):.2f} ({min(rates):.2f} to {max(rates):.2f}, "
+            f"{len(rounds)} rounds) | {ratio} | {memory:.1f} GB | {about['padding']:.1%} | "
+            f"{about['notes']} | {used} |"
         )
     lines += ["", *floor(state), *experiment(state), *extras(state), ""]
     return "\n".join(lines)
@@ -320,10 +338,13 @@ def floor(state: dict) -> list[str]:
             f" Products of {size} x {size} matrices run at {matmul['bfloat16'] / 1e12:.2f} TFLOP/s "
             f"in bfloat16 and {matmul['float32'] / 1e12:.2f} in float32 here."
         )
-        if state["rounds"].get("recipe"):
-            fastest = max(matmul.values())
-            share = rate(state["rounds"]["recipe"]) * training * 1e9 / fastest
-            lines[2] += f" This recipe's training reaches {share:.0%} of the faster."
+        for name, precision in (("recipe", "bfloat16"), ("cai-2", "float32")):
+            if state["rounds"].get(name):
+                share = rate(state["rounds"][name]) * training * 1e9 / matmul[precision]
+                lines[2] += (
+                    f" {state['systems'][name]['name']}, in {precision}, reaches {share:.0%} of "
+                    "its rate."
+                )
     return lines
 
 
@@ -336,10 +357,14 @@ def experiment(state: dict) -> list[str]:
         for name in ("recipe", "recipe-16")
         if state["rounds"].get(name)
     }
-    if state.get("together"):
+    together = state.get("together", {})
+    if isinstance(together, list) and together:
         rates[f"{FOLDS} folds with batches of 16 at once"] = rate(state["together"])
     if not rates:
         return []
+    failed = ""
+    if "error" in together:
+        failed = f" {FOLDS} folds at once were not measured: {together['error']}."
     took = "; ".join(
         f"{name}: {duration((trained + FORWARD * validated) / value)}"
         for name, value in rates.items()
@@ -350,7 +375,8 @@ def experiment(state: dict) -> list[str]:
         "Worked out from these rates, not run: ten folds of a hundred epochs on IEMOCAP's "
         f"{len(durations()):,} utterances are {trained / 1e6:.1f} million s of audio to train on "
         f"and {validated / 1e6:.1f} million to validate on, a second of which takes a third of the "
-        f"time. {took[0].upper()}{took[1:]}. Reading files, checkpoints and scoring come on top.",
+        f"time. {took[0].upper()}{took[1:]}. Reading files, checkpoints and scoring come on top."
+        f"{failed}",
         "",
     ]
 
@@ -366,13 +392,19 @@ def extras(state: dict) -> list[str]:
             f"Inference in float32: {1000 * state['infer']['latency']:.0f} ms for a file of 5 s, "
             f"{state['infer']['throughput']:.1f} s of audio a second in batches of four."
         )
-    if "memory" in state.get("longest", {}):
-        lines += [
-            "",
-            "Four utterances of 34.1 s at once, the most that a batch of this recipe can be: "
-            f"{state['longest']['seconds']:.1f} s forward and backward, and "
-            f"{state['longest']['memory'] / 1e9:.1f} GB at most in the whole process.",
-        ]
+    for name, count in (("longest", "Four"), ("longest-16", "Sixteen")):
+        said = state.get(name)
+        if said is None:
+            continue
+        what = f"{count} utterances of 34.1 s at once, the most that such a batch can be"
+        if "error" in said:
+            lines += ["", f"{what}: not measured: {said['error']}."]
+        else:
+            lines += [
+                "",
+                f"{what}: {said['seconds']:.1f} s forward and backward, and "
+                f"{said['memory'] / 1e9:.1f} GB at most in the whole process.",
+            ]
     return ["## Inference and memory", "", *lines] if lines else []
 
 

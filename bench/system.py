@@ -10,6 +10,14 @@ from bench.workload import SAMPLE_RATE, Batch
 EMOTIONS = 4
 UNITS = 25  # 24 emotion-tagged classes and the blank
 UNITS_PER_SECOND = 10  # spoken phonemes
+# What differs from the defaults of transformers, as in the published model's config.json; but
+# its masks are left out, which not every system would draw alike.
+CONFIG = {
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.1,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
 
 
 @dataclass
@@ -18,19 +26,20 @@ class System:
 
     Attributes:
         name: For the table.
-        batches: What one round trains on.
-        epoch: All batches of an epoch, for the share of padding.
+        epoch: All batches of an epoch, from which those of a round are drawn.
+        count: Batches of a round on a CPU.
         step: Takes ``make_batch``'s dictionary; adds to the gradients.
         update: One step of the optimiser, and zeroed gradients.
         accumulate: Batches to an update.
         infer: Where it is measured: (B, L) samples, (B,) lengths -> anything.
         notes: What the system is, for the results.
-        warm_up: Whether a round comes first that is not counted: what is kept of it is used.
+        warm_up: Whether a round is done twice, and the second time counts: what is kept of the
+            first is used.
     """
 
     name: str
-    batches: list[Batch]
     epoch: list[Batch]
+    count: int
     step: Callable[[dict[str, torch.Tensor]], None]
     update: Callable[[], None]
     accumulate: int
@@ -68,4 +77,4 @@ def wav2vec2_config():
     """wav2vec2-base with its dropout, without the masks and dropped layers of pre-training."""
     from transformers import Wav2Vec2Config
 
-    return Wav2Vec2Config(apply_spec_augment=False, layerdrop=0.0)
+    return Wav2Vec2Config(**CONFIG)

@@ -1,7 +1,7 @@
 """One system in a process of its own; told by lines on standard input what to do.
 
 Usage: python -m bench.worker SYSTEM|SWITCH THREADS DEVICE
-Commands: round, infer, longest, matmul. Each is answered by one line of JSON.
+Commands: round NUMBER, infer, longest, matmul. Each is answered by one line of JSON.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ SYSTEMS = {
     "s3prl": "bench.peers.s3prl_ser:build",
 }
 LONGEST = 34.1  # seconds
+PACKAGES = ("torch", "transformers", "speechbrain", "s3prl")
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-        system, batches, count = load(name, device)
+        system, steps = load(name, device)
         from bench.workload import padding_share
     except Exception as err:  # a peer may fail to import in any way
         answer(error=f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
@@ -53,11 +55,11 @@ def main() -> None:
         name=system.name,
         notes=system.notes,
         padding=padding_share(system.epoch),
-        torch=torch.__version__,
+        versions={name: version(name) for name in PACKAGES if name in sys.modules},
     )
     for line in sys.stdin:
         try:
-            said = perform(line.strip(), system, batches, count, device)
+            said = perform(line.split(), system, steps, device)
         except torch.OutOfMemoryError as err:  # of a GPU; out of main memory the process is killed
             said = {"error": str(err).splitlines()[0]}
         answer(**said)
@@ -65,37 +67,38 @@ def main() -> None:
 
 
 def perform(
-    command: str,
-    system: "System",
-    batches: list[dict[str, Any]],
-    count: Iterator[int],
-    device: str,
+    command: list[str], system: "System", steps: Iterator[int], device: str
 ) -> dict[str, float]:
-    """The answer to one command."""
+    """The answer to one command; ``steps`` counts batches from round to round."""
     import torch
 
     from bench.flops import matmul_rate
     from bench.system import make_batch
+    from bench.workload import for_round
 
-    if command == "round":
-        seconds, cpu = timed(lambda: one_round(system, batches, count), device)
-        audio = sum(sum(batch) for batch in system.batches)
+    if command[0] == "round":
+        chosen = for_round(system.epoch, system.count, device, int(command[1]))
+        batches = [make_batch(seconds, device, i) for i, seconds in enumerate(chosen)]
+        if system.warm_up:
+            one_round(system, batches, steps)
+        seconds, cpu = timed(lambda: one_round(system, batches, steps), device)
+        audio = sum(map(sum, chosen))
         return {"audio": audio, "seconds": seconds, "cpu": cpu, "memory": peak_memory(device)}
-    if command == "longest":
-        batch = make_batch((LONGEST,) * len(system.batches[0]), device)
+    if command == ["longest"]:
+        batch = make_batch((LONGEST,) * len(system.epoch[0]), device)
         seconds, cpu = timed(lambda: system.step(batch), device)
         system.update()
         return {"seconds": seconds, "memory": peak_memory(device)}
-    if command == "infer":
+    if command == ["infer"]:
         torch.backends.cudnn.allow_tf32 = False  # as inference has it
         return inference(system, device)
-    if command == "matmul":
+    if command == ["matmul"]:
         return {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
     raise ValueError(command)
 
 
-def load(name: str, device: str) -> tuple["System", list[dict[str, Any]], Iterator[int]]:
-    """A system, its batches and a counter of steps, after all that happens once only.
+def load(name: str, device: str) -> tuple["System", Iterator[int]]:
+    """A system and a counter of steps, after all that happens once only.
 
     Whoever hears that a system is loaded may begin to time another one, so nothing is left to do.
     """
@@ -110,24 +113,25 @@ def load(name: str, device: str) -> tuple["System", list[dict[str, Any]], Iterat
 
     system.step(make_batch((1.0, 0.8), device))
     system.update()
-    batches = [make_batch(seconds, device, i) for i, seconds in enumerate(system.batches)]
-    count = itertools.count(1)
-    if system.warm_up or device != "cpu":
-        one_round(system, batches, count)
-    return system, batches, count
+    steps = itertools.count(1)
+    if device != "cpu":
+        perform(["round", "0"], system, steps, device)
+    trim(device)
+    return system, steps
 
 
-def one_round(system: "System", batches: list[dict[str, Any]], count: Iterator[int]) -> None:
-    """A step for each batch, and the updates that are due; ``count`` goes on between rounds."""
+def one_round(system: "System", batches: list[dict[str, Any]], steps: Iterator[int]) -> None:
+    """A step for each batch, and the updates that are due; ``steps`` goes on between rounds."""
     for batch in batches:
         system.step(batch)
-        if next(count) % system.accumulate == 0:
+        if next(steps) % system.accumulate == 0:
             system.update()
 
 
 def inference(system, device: str) -> dict[str, float]:
     """Seconds for one file of 5 s, the median of several, and audio seconds a second in batches."""
     from bench.system import make_batch
+    from bench.workload import for_round
 
     one = make_batch((5.0,), device)
     single = (one["speech"], one["speech_lengths"])
@@ -135,7 +139,7 @@ def inference(system, device: str) -> dict[str, float]:
     latency = statistics.median(timed(lambda: system.infer(*single), device)[0] for _ in range(7))
     audio = 0.0
     total = 0.0
-    for seconds in system.batches:
+    for seconds in for_round(system.epoch, system.count, device, 0):
         batch = make_batch(seconds, device)
         total += timed(lambda b=batch: system.infer(b["speech"], b["speech_lengths"]), device)[0]
         audio += sum(seconds)

@@ -44,12 +44,16 @@ def padding_share(batches: list[Batch]) -> float:
     return 1.0 - sum(map(sum, batches)) / padded
 
 
-def for_round(batches: list[Batch], count: int, device: str) -> list[Batch]:
-    """What one round on ``device`` trains on, of which a CPU is given ``count`` batches."""
-    return representative(batches, count * (1 if device == "cpu" else GPU_ROUND))
+def for_round(batches: list[Batch], count: int, device: str, number: int) -> list[Batch]:
+    """What round ``number`` trains on, of which a CPU is given ``count`` batches.
+
+    Every round has others, as a training hardly sees a length twice: kernels are prepared for a
+    length when it first comes, which takes time on CPUs and GPUs.
+    """
+    return representative(batches, count * (1 if device == "cpu" else GPU_ROUND), number)
 
 
-def representative(batches: list[Batch], count: int, seed: int = 2) -> list[Batch]:
+def representative(batches: list[Batch], count: int, seed: int) -> list[Batch]:
     """The ``count`` batches, of 2,000 draws, that are most like the epoch they are drawn from.
 
     Alike are the means over batches of audio, of padded audio, and of the square of the longest

@@ -47,7 +47,7 @@ def test_every_utterance_is_in_one_batch():
 
 def test_chosen_batches_are_like_the_epoch():
     epoch = random_batches(durations(), 4)
-    chosen = representative(epoch, 2)
+    chosen = representative(epoch, 2, seed=1)
     for measure in (sum, lambda b: len(b) * max(b)):
         whole = np.mean([measure(b) for b in epoch])
         assert np.mean([measure(b) for b in chosen]) == pytest.approx(whole, rel=0.1)
@@ -76,8 +76,18 @@ def test_a_batch_holds_noise_up_to_each_length_and_padding_behind():
 STATE = {
     "settings": {"threads": 2, "commit": "abc", "device": "cpu"},
     "systems": {
-        "recipe": {"name": "this recipe, S1", "notes": "how", "padding": 0.001},
-        "cai-2": {"name": "Cai", "notes": "so", "padding": 0.25},
+        "recipe": {
+            "name": "this recipe, S1",
+            "notes": "how",
+            "padding": 0.001,
+            "versions": {"torch": "2.0"},
+        },
+        "cai-2": {
+            "name": "Cai",
+            "notes": "so",
+            "padding": 0.25,
+            "versions": {"torch": "2.1", "s3prl": "0.4"},
+        },
         "s3prl": {"error": "not installed (make bench-peers)"},
     },
     "rounds": {
@@ -93,17 +103,31 @@ STATE = {
 
 def test_the_report_has_medians_ratios_and_what_was_not_measured():
     text = run.report(STATE)
-    assert "| this recipe, S1 | 10.00 (3 rounds) |  | 3.0 GB | 0.1% | how |" in text
-    assert "| Cai | 4.00 (1 rounds) | 2.50 x | 5.0 GB | 25.0% | so |" in text
+    assert "| this recipe, S1 | 10.00 (2.00 to 12.50, 3 rounds) |  | 3.0 GB | 0.1% | how |" in text
+    assert "| torch 2.0 |" in text
+    assert (
+        "| Cai | 4.00 (4.00 to 4.00, 1 rounds) | 2.50 x | 5.0 GB | 25.0% | so | torch 2.1, s3"
+        in (text)
+    )
     assert "| s3prl | not measured: not installed (make bench-peers) |" in text
     assert "250 ms for a file of 5 s, 20.0 s of audio a second" in text
-    assert "6.0 GB at most" in text
+    assert "Four utterances of 34.1 s at once" in text and "6.0 GB at most" in text
+
+
+def test_what_has_too_little_memory_is_said():
+    failed = {"error": "CUDA out of memory"}
+    text = run.report({**STATE, "longest-16": failed, "together": failed})
+    assert "Sixteen utterances of 34.1 s at once" in text
+    assert "can be: not measured: CUDA out of memory." in text
+    assert "2 folds at once were not measured: CUDA out of memory." in text
 
 
 def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
     seconds = durations()
     flops = sum(training_flops(s) for s in seconds) / seconds.sum()
-    assert f"reaches {10.0 * flops / 1e12:.0%} of the faster" in run.report(STATE)
+    text = run.report(STATE)
+    assert f"this recipe, S1, in bfloat16, reaches {10.0 * flops / 1e12:.0%} of its rate" in text
+    assert f"Cai, in float32, reaches {4.0 * flops / 1e11:.0%} of its rate" in text
 
 
 def test_a_whole_experiment_is_worked_out_from_the_rates():
@@ -111,7 +135,8 @@ def test_a_whole_experiment_is_worked_out_from_the_rates():
     work = 10 * 100 * speech * (8 / 10 + 1 / 10 / 3)
     text = run.report(STATE)
     assert f"This recipe, S1: {work / 10.0 / 86400:.0f} days." in text
-    systems = {**STATE["systems"], "recipe-16": {"name": "of 16", "notes": "so", "padding": 0.0}}
+    of_16 = {"name": "of 16", "notes": "so", "padding": 0.0, "versions": {}}
+    systems = {**STATE["systems"], "recipe-16": of_16}
     state = {
         **STATE,
         "systems": systems,
@@ -128,8 +153,10 @@ class Twin:
 
     def __init__(self, *_):
         self.stopped = False
+        self.asked = []
 
     def ask(self, command=None):
+        self.asked.append(command)
         return (
             {"audio": 5.0, "seconds": 0.1, "memory": 1e9} if command else {"name": "", "notes": ""}
         )
@@ -141,10 +168,12 @@ class Twin:
 def test_folds_at_once_train_on_the_audio_of_both(monkeypatch):
     monkeypatch.setattr(run, "Worker", Twin)
     args = argparse.Namespace(threads=1, rounds=2)
-    done = run.measure_together(Twin(), args, "cuda")
+    first = Twin()
+    done = run.measure_together(first, args, "cuda")
     assert [result["audio"] for result in done] == [10.0, 10.0]
+    assert first.asked == ["round 4", "round 6"]  # 1 and 2 were its own, 5 and 7 are the other's
     monkeypatch.setattr(Twin, "ask", lambda *_: {"error": "out of memory"})
-    assert run.measure_together(Twin(), args, "cuda") == []
+    assert run.measure_together(Twin(), args, "cuda") == {"error": "out of memory"}
 
 
 class Scarce(Twin):
@@ -155,7 +184,7 @@ class Scarce(Twin):
         self.short = name == "recipe"
 
     def ask(self, command=None):
-        short, self.short = self.short and command == "round", self.short and command is None
+        short, self.short = self.short and command == "round 1", self.short and command is None
         return {"error": "CUDA out of memory"} if short else super().ask(command)
 
 
@@ -178,13 +207,13 @@ import sys, torch
 from bench import worker
 def fail(*_): raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\\nMore")
 system = type("System", (), {"name": "", "notes": "", "epoch": [(1.0,)]})
-worker.load = lambda *_: (system, [], None)
+worker.load = lambda *_: (system, None)
 worker.perform = fail
 worker.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, "recipe", "1", "cpu"],
-        input="round\nround\n",
+        input="round 1\nround 2\n",
         capture_output=True,
         text=True,
     )
@@ -194,46 +223,67 @@ worker.main()
 
 def test_a_round_on_a_gpu_has_more_batches_and_no_batch_twice():
     epoch = random_batches(durations(), 4)
-    assert len(for_round(epoch, 2, "cpu")) == 2
-    assert len(set(for_round(epoch, 2, "cuda"))) == 2 * GPU_ROUND
+    assert len(for_round(epoch, 2, "cpu", 1)) == 2
+    assert len(set(for_round(epoch, 2, "cuda", 1))) == 2 * GPU_ROUND
+
+
+def test_rounds_train_on_other_utterances_and_of_one_number_on_the_same():
+    epoch = random_batches(durations(), 4)
+    chosen = [for_round(epoch, 4, "cpu", number) for number in (1, 2, 3, 1)]
+    assert chosen[0] == chosen[3]
+    assert len(set(chosen[0] + chosen[1] + chosen[2])) == 12
 
 
 def rounds(*seconds: float) -> list[dict]:
     return [{"audio": 10.0, "seconds": s, "memory": 2e9} for s in seconds]
 
 
-def test_a_switch_is_worth_the_median_with_it_over_that_without():
+def test_a_switch_is_worth_the_median_of_its_pairs_with_it_over_without():
     rows = [
-        {"name": "this recipe, S1, without dropout", "frozen": False, "rounds": rounds(5.0)},
-        {"name": "this recipe, S1, all kept", "frozen": True, "rounds": rounds(1.0)},
-        {"name": "bfloat16", "frozen": False, "rounds": [], "error": "no memory"},
+        {
+            "name": "this recipe, S1, without dropout",
+            "frozen": False,
+            "rounds": rounds(5.0, 40.0, 6.0),
+            "beside": rounds(2.0, 10.0, 2.0),  # slow, when all was slow
+        },
+        {
+            "name": "this recipe, S1, all kept",
+            "frozen": True,
+            "rounds": rounds(1.0),
+            "beside": rounds(2.0),
+        },
+        {"name": "bfloat16", "frozen": False, "rounds": [], "beside": [], "error": "no memory"},
     ]
     args = argparse.Namespace(threads=2, rounds=1)
     text = run.means_report(rounds(2.0, 40.0, 2.0), rows, args, "cpu")
     assert "5.00 s of audio a second, the median of 3 rounds" in text
-    assert "all between 0.25 and 5.00" in text
-    assert "| dropout | 2.00 | 2.50 x | 2.0 GB |" in text
-    assert "| all kept | 10.00 | 2.00 x | 2.0 GB |" in text
+    assert "| dropout | 1.67 | 3.00 x (2.50 to 4.00) | 2.0 GB |" in text
+    assert "| all kept | 10.00 | 2.00 x (2.00 to 2.00) | 2.0 GB |" in text
     assert "| bfloat16 | not measured: no memory |" in text
 
 
-def test_a_loaded_system_has_warmed_up(monkeypatch):
-    """Else it would do so while another one is timed."""
+def test_what_a_round_keeps_is_used_when_it_is_done_again(monkeypatch):
     calls = []
     system = System(
         name="fake",
-        batches=[(0.1, 0.1)] * 4,
-        epoch=[(0.1, 0.1)],
-        step=lambda batch: calls.append("step"),
+        epoch=[(0.1, 0.1), (0.2, 0.2), (0.3, 0.3), (0.4, 0.4)],
+        count=4,
+        step=lambda batch: calls.append(batch["speech"].shape[1]),
         update=lambda: calls.append("update"),
         accumulate=2,
         notes="",
         warm_up=True,
     )
     monkeypatch.setattr(recipe, "build", lambda device: system)
-    _, batches, count = worker.load("recipe", "cpu")
-    assert calls == ["step", "update", *["step", "step", "update"] * 2]
-    assert len(batches) == 4 and next(count) == 5
+    system, steps = worker.load("recipe", "cpu")
+    assert calls.pop() == "update" and len(calls) == 1  # what is the same for all is over
+    calls.clear()
+    result = worker.perform(["round", "1"], system, steps, "cpu")
+    first, second = calls[:6], calls[6:]
+    assert first == second and sorted(first[:2] + first[3:5]) == [1600, 3200, 4800, 6400]
+    assert [first[2], first[5]] == ["update"] * 2
+    assert result["audio"] == pytest.approx(2 * (0.1 + 0.2 + 0.3 + 0.4))
+    assert next(steps) == 9
 
 
 def test_every_switch_changes_what_it_names_and_nothing_else():

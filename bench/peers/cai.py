@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import Wav2Vec2Model
 
 from bench.system import EMOTIONS, UNITS, System, wav2vec2_config
-from bench.workload import durations, for_round, random_batches
+from bench.workload import durations, random_batches
 
 UTTERANCES = 8  # of a round, and to an update
 
@@ -58,8 +58,8 @@ def build(device: str, size: int) -> System:
     epoch = random_batches(durations(), size)
     return System(
         name=f"Cai et al.'s step as Hugging Face's Trainer takes it, batches of {size}",
-        batches=for_round(epoch, accumulate, device),
         epoch=epoch,
+        count=accumulate,
         step=step,
         update=update,
         accumulate=accumulate,

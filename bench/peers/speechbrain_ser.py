@@ -24,7 +24,7 @@ from speechbrain.nnet.pooling import StatisticsPooling  # noqa: E402
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model  # noqa: E402
 
 from bench.system import EMOTIONS, System, wav2vec2_config  # noqa: E402
-from bench.workload import durations, for_round, random_batches  # noqa: E402
+from bench.workload import durations, random_batches  # noqa: E402
 
 BATCH, BATCHES = 4, 2
 
@@ -65,8 +65,8 @@ def build(device: str) -> System:
     epoch = random_batches(durations(), BATCH)
     return System(
         name="SpeechBrain's IEMOCAP recipe, convolutions frozen",
-        batches=for_round(epoch, BATCHES, device),
         epoch=epoch,
+        count=BATCHES,
         step=step,
         update=update,
         accumulate=1,
