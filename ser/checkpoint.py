@@ -25,6 +25,7 @@ from ser import preemption
 from ser.fileio import atomic_write
 
 CHECKPOINT = "checkpoint.pth"
+WRITING = 0.1  # share of the time at most that goes into writing them in the background
 
 
 def random_state() -> dict[str, Any]:
@@ -55,11 +56,13 @@ class EpochFiles:
     random state as well.
 
     In the background a thread writes copies of ``checkpoint.pth`` and ``<N>epoch.pth`` while
-    training goes on; whoever reads a file, and the files of the next epoch, wait for it. Until its
-    checkpoint is written, an epoch can be lost to a kill, and is then trained again. Meanwhile
-    ESPnet removes models that are no longer among the best. If the new epoch ousts one that the
-    checkpoint before does not hold either, training waits: trained again, the epoch could turn out
-    worse than the model that is gone.
+    training goes on; whoever reads a file, and the files of the next epoch, wait for it. No more
+    than ``WRITING`` of the time goes into checkpoints: where epochs take seconds and a disk is
+    slow, that of an epoch is only held, until it is replaced by the next epoch's, asked for by
+    ``settle``, or the block ends. Until its checkpoint is written, an epoch can be lost to a kill,
+    and is then trained again. Meanwhile ESPnet removes models that are no longer among the best. If
+    the new epoch ousts one that the last checkpoint on the disk needs and does not hold itself,
+    training waits: trained again, the epoch could turn out worse than the model that is gone.
 
     Args:
         background: False lets training wait for every file.
@@ -70,7 +73,10 @@ class EpochFiles:
     def __init__(self, background: bool, criteria: Sequence[Sequence[str]], keep: int):
         self.background, self.criteria, self.keep = background, criteria, keep
         self.pending: list[Future] = []
-        self._model: tuple[Any, Any] | None = None  # of the checkpoint being written, and its copy
+        self.written = 0  # the epoch of the checkpoint on the disk
+        self._model: tuple[Any, Any] | None = None  # of the last checkpoint, and its copy
+        self._held: tuple[Any, Path] | None = None
+        self._next = time.monotonic()  # from when on a checkpoint is written again
 
     def __enter__(self) -> "EpochFiles":
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -81,7 +87,7 @@ class EpochFiles:
     def __exit__(self, *_) -> None:
         torch.save, torch.load = self.torch_save, self.torch_load
         self.thread.shutdown()
-        self.wait()
+        self.settle()
 
     def save(self, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         """In place of torch.save."""
@@ -92,11 +98,15 @@ class EpochFiles:
         if path.name == CHECKPOINT and isinstance(obj, dict):
             self.wait()
             obj = {**obj, "random": random_state()}
-            self._model = None
-            if self.background and not displaces(obj["reporter"], self.criteria, self.keep):
+            self._model = self._held = None
+            state = obj["reporter"] if self.background else None
+            if state and not displaces(state, self.criteria, self.keep, self.written):
                 copied = on_cpu(obj)
                 self._model = obj["model"], copied["model"]
-                self._submit(copied, path)
+                if time.monotonic() < self._next:
+                    self._held = copied, path
+                else:
+                    self._submit(copied, path)
                 return
         elif self._model is not None and obj is self._model[0]:  # <N>epoch.pth, right after it
             self._submit(self._model[1], path)
@@ -105,20 +115,31 @@ class EpochFiles:
         self.wait()
         self._write(obj, path, *args, **kwargs)
 
-    def load(self, *args: Any, **kwargs: Any) -> Any:
+    def load(self, f: Any, *args: Any, **kwargs: Any) -> Any:
         """In place of torch.load."""
         self.wait()
-        return self.torch_load(*args, **kwargs)
+        obj = self.torch_load(f, *args, **kwargs)
+        if isinstance(f, str | Path) and Path(f).name == CHECKPOINT:
+            self.written = _epoch(obj)
+        return obj
 
     def wait(self) -> None:
         """Until everything is written; raises what kept it from being."""
         while self.pending:
             self.pending.pop(0).result()
 
+    def settle(self) -> None:
+        """Until everything is written, a checkpoint that was only held too."""
+        self.wait()
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._write(*held)
+
     def _submit(self, obj: Any, path: Path) -> None:
         self.pending.append(self.thread.submit(self._write, obj, path))
 
     def _write(self, obj: Any, path: Path, *args: Any, **kwargs: Any) -> None:
+        begin = time.monotonic()
         with atomic_write(path, "wb") as stream:
             try:
                 self.torch_save(obj, stream, *args, **kwargs)
@@ -126,23 +147,33 @@ class EpochFiles:
                 if isinstance(err.__context__, OSError):  # which torch stumbles over once more
                     raise err.__context__ from None
                 raise
+        if path.name == CHECKPOINT:
+            self.written, ended = _epoch(obj), time.monotonic()
+            self._next = ended + (ended - begin) * (1 / WRITING - 1)
 
 
-def displaces(state: dict[str, Any], criteria: Sequence[Sequence[str]], keep: int) -> bool:
-    """Whether the last epoch ousts a model from the best that the checkpoint before lacks.
+def _epoch(checkpoint: Any) -> int:
+    """That a checkpoint is of; 0 if it is no whole one."""
+    return checkpoint.get("reporter", {}).get("epoch", 0) if isinstance(checkpoint, dict) else 0
+
+
+def displaces(
+    state: dict[str, Any], criteria: Sequence[Sequence[str]], keep: int, written: int
+) -> bool:
+    """Whether a model is no longer among the best that a checkpoint needs and does not hold.
 
     Args:
         state: Of ESPnet's reporter at the end of an epoch.
         criteria, keep: As in EpochFiles.
+        written: The epoch of the checkpoint, 0 if there is none.
     """
     reporter = Reporter()
     reporter.load_state_dict(state)
-    epoch = reporter.get_epoch()
     for phase, key, mode in criteria:
         if reporter.has(phase, key):
             order = reporter.sort_epochs(phase, key, mode)
-            before = [e for e in order if e != epoch][:keep]
-            if set(before) - set(order[:keep]) - {epoch - 1}:
+            needed = [epoch for epoch in order if epoch <= written][:keep]
+            if set(needed) - set(order[:keep]) - {written}:
                 return True
     return False
 

@@ -25,11 +25,20 @@ def require_gpu(ngpu: int) -> None:
     raise UserError(f"--ngpu {ngpu}: torch {torch.__version__} {why}; --ngpu 0 uses the CPU")
 
 
-def lacks_bfloat16() -> bool:
-    """Whether the GPU computes with bfloat16 only by emulation, as those before Ampere do."""
+def lacks_bfloat16(ngpu: int) -> str | None:
+    """The device that computes with bfloat16 only by emulation, in words; None if it is none.
+
+    GPUs before Ampere do, and processors of Intel and AMD without AMX or AVX-512 BF16.
+    """
     import torch
 
-    return not torch.cuda.is_bf16_supported(including_emulation=False)
+    if ngpu > 0:
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return None if real else "GPU"
+    has = torch.cpu.get_capabilities()
+    if has.get("architecture") != "x86_64" or has.get("amx_bf16") or has.get("avx512_bf16"):
+        return None
+    return "processor"
 
 
 def find_device(name: str | None) -> str:

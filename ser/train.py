@@ -163,9 +163,9 @@ def train_folds(
             register_run(training.exp_dir, run, overwrite)
         if check_only:
             continue
-        if ngpu > 0 and args.model_conf.get("amp_dtype") == "bfloat16" and lacks_bfloat16():
+        if args.model_conf.get("amp_dtype") == "bfloat16" and (device := lacks_bfloat16(ngpu)):
             processes.say(
-                "warning: this GPU only emulates bfloat16, which is slower than float32; "
+                f"warning: this {device} only emulates bfloat16, which is slower than float32; "
                 "-- --model_conf amp_dtype=float32 trains without"
             )
         processes.set_arguments(args)

@@ -44,7 +44,7 @@ class SERTrainerOptions(TrainerOptions):
     has_valid: bool = True
     run_label: str = ""
     checkpoint_seconds: float = 600.0
-    background_checkpoints: bool = True
+    background_checkpoints: str = "auto"
     layer_cache: str | None = None
 
 
@@ -70,10 +70,11 @@ class SERTrainer(Trainer):
         )
         parser.add_argument(
             "--background_checkpoints",
-            type=str2bool,
-            default=True,
-            help="Write an epoch's checkpoint and model while the next epoch trains; takes the "
-            "memory of a copy",
+            type=str.lower,
+            default="auto",
+            choices=("auto", "true", "false"),
+            help="Write an epoch's checkpoint and model from copies in main memory while the next "
+            "epoch trains; auto: on GPUs, where epochs are short",
         )
         parser.add_argument(
             "--keep_checkpoints",
@@ -119,9 +120,11 @@ class SERTrainer(Trainer):
         if distributed:
             torch.distributed.barrier()
         keep = trainer_options.keep_nbest_models
+        asked = str(trainer_options.background_checkpoints).lower()  # a YAML's true is no text
+        background = trainer_options.ngpu > 0 if asked == "auto" else asked == "true"
         files = EpochFiles(
             # what is sent to Weights & Biases at the end of an epoch is read there and then
-            trainer_options.background_checkpoints and trainer_options.wandb_model_log_interval < 1,
+            background and trainer_options.wandb_model_log_interval < 1,
             trainer_options.best_model_criterion,
             keep if isinstance(keep, int) else max(keep, default=1),
         )
@@ -134,7 +137,7 @@ class SERTrainer(Trainer):
             trainer_options.checkpoint_seconds,
             distributed,
             "cuda" if trainer_options.ngpu > 0 else "cpu",
-            files.wait,
+            files.settle,
         )
         with preemption.listening(), files:
             super().run(
@@ -184,8 +187,8 @@ class SERTrainer(Trainer):
                 options=options,
                 distributed_option=distributed_option,
             )
-            if batches.served % options.accum_grad and scaler is None:
-                _last_step(model, optimizers, schedulers, reporter, options)
+            if batches.served % options.accum_grad:
+                _last_step(model, optimizers, schedulers, scaler, reporter, options)
             stats = _finish(model, reporter, options, distributed_option)
             cls._announce_epoch("train", epoch, options, stats)
         options.served = batches.served
@@ -294,12 +297,15 @@ def _unwrap(model: torch.nn.Module) -> SERModel:
 
 
 def _last_step(
-    model, optimizers, schedulers, reporter: SubReporter, options: TrainerOptions
+    model, optimizers, schedulers, scaler, reporter: SubReporter, options: TrainerOptions
 ) -> None:
     """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
 
     ESPnet would carry it into the next epoch, where a resumed run no longer has it.
     """
+    if scaler is not None:
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(
         model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
     )
@@ -311,6 +317,8 @@ def _last_step(
             if isinstance(scheduler, AbsBatchStepScheduler):
                 scheduler.step()
         optimizer.zero_grad()
+    if scaler is not None:
+        scaler.update()
 
 
 def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:

@@ -138,6 +138,18 @@ def test_frozen_convolutions_give_from_disk_what_they_give(tmp_path, monkeypatch
         assert torch.allclose(one, other, atol=1e-4 * one.abs().max())
 
 
+def test_a_folder_deleted_while_it_is_filled_is_filled_again(tmp_path, monkeypatch):
+    speech, lengths = padded_batch(LENGTHS)
+    frontend = build("whisper", freeze="all")
+    frontend.cache_dir = tmp_path
+    with monkeypatch.context() as patch:
+        patch.setattr("ser.frontends.cache.os.statvfs", lambda path: os.stat(tmp_path / "gone"))
+        frontend(speech, lengths)
+    assert not list(tmp_path.rglob("*.npy"))
+    frontend(speech, lengths)
+    assert len(list(tmp_path.rglob("*.npy"))) == len(LENGTHS)
+
+
 def test_what_is_trained_or_masked_is_computed_every_time(tmp_path):
     speech, lengths = padded_batch(LENGTHS)
     masks = {"num_mask": 1, "mask_width_ratio_range": [0.1, 0.2]}

@@ -27,7 +27,15 @@ from ser.checkpoint import (
 )
 from ser.stage import read_marker
 from ser.trainer import SERTrainer
-from tests.training import SYSTEM, forked_processes, make_corpus, same, train, weights
+from tests.training import (
+    SYSTEM,
+    forked_processes,
+    make_corpus,
+    same,
+    train,
+    train_where_writing_takes_long,
+    weights,
+)
 
 ROOT = Path(__file__).parent.parent
 EPOCHS, BATCHES = 6, 5  # 16 utterances of training, 3 or 4 in a batch
@@ -150,17 +158,27 @@ def processes() -> BaseContext:
     return forked_processes()
 
 
+@pytest.mark.parametrize(
+    ("target", "extra_args"),
+    [
+        pytest.param(train, ["--checkpoint_seconds", "0"], id="after_every_step"),
+        pytest.param(train, ["--background_checkpoints", "true"], id="in_the_background"),
+        pytest.param(
+            train_where_writing_takes_long, ["--background_checkpoints", "true"], id="only_held"
+        ),
+    ],
+)
 def test_killed_at_random_moments_a_fold_ends_with_the_same_weights(
-    corpus, system, undisturbed, tmp_path, processes
+    corpus, system, undisturbed, tmp_path, processes, target, extra_args
 ):
-    """kill -9, several times, wherever it happens to hit, with a checkpoint after every step."""
+    """kill -9, several times, wherever it happens to hit; checkpoints are written in some way."""
     log = tmp_path / "log/stage4.Ses01F.log"
-    options = {"config": system, "extra_args": ["--checkpoint_seconds", "0"]}
+    options = {"config": system, "extra_args": extra_args}
     moments = random.Random(os.environ.get("SER_TEST_SEED", "kill"))
     kills = 0
     while read_marker(tmp_path / "Ses01F") is None:
         before = log.stat().st_size if log.exists() else 0
-        process = processes.Process(target=train, args=(corpus, tmp_path), kwargs=options)
+        process = processes.Process(target=target, args=(corpus, tmp_path), kwargs=options)
         process.start()
         while process.is_alive() and not (log.exists() and begun(log, before)):
             time.sleep(0.005)
@@ -257,29 +275,84 @@ def test_what_could_not_be_written_beside_training_stops_it_at_the_next_epoch(tm
 
 
 @pytest.mark.parametrize(
-    ("values", "keep", "expected"),
+    ("values", "keep", "written", "expected"),
     [
-        ([0.5], 1, False),
-        ([0.5, 0.6], 1, False),  # the first epoch's model can be made from its checkpoint
-        ([0.5, 0.4, 0.6], 1, True),  # the checkpoint before is the second epoch's
-        ([0.5, 0.4, 0.3], 1, False),
-        ([0.5, 0.4, 0.5], 1, False),  # the earlier of two equals stays
-        ([0.5, 0.6, 0.4, 0.55], 2, True),
-        ([0.5, 0.6, 0.4, 0.55], 3, False),  # ousts the third, which is in its checkpoint
+        ([0.5], 1, 0, False),
+        ([0.5, 0.6], 1, 1, False),  # the first epoch's model can be made from its checkpoint
+        ([0.5, 0.4, 0.6], 1, 2, True),  # the checkpoint before is the second epoch's
+        ([0.5, 0.4, 0.3], 1, 2, False),
+        ([0.5, 0.4, 0.5], 1, 2, False),  # the earlier of two equals stays
+        ([0.5, 0.6, 0.4, 0.55], 2, 3, True),
+        ([0.5, 0.6, 0.4, 0.55], 3, 3, False),  # ousts the third, which is in its checkpoint
+        ([0.5, 0.4, 0.6, 0.7], 1, 1, False),  # all but the first are trained again
+        ([0.5, 0.4, 0.3, 0.7], 1, 2, True),
+        ([0.5, 0.4, 0.6, 0.7], 1, 0, False),
     ],
 )
-def test_a_model_is_displaced_that_the_checkpoint_before_does_not_hold(values, keep, expected):
-    assert displaces(epoch_state(*values), CRITERIA, keep) is expected
+def test_a_model_is_displaced_that_the_checkpoint_before_does_not_hold(
+    values, keep, written, expected
+):
+    assert displaces(epoch_state(*values), CRITERIA, keep, written) is expected
 
 
 def test_training_waits_where_a_kill_could_cost_one_of_the_best_models(tmp_path):
     model = torch.nn.Linear(3, 3)
+    torch.save(whole_checkpoint(model, 0.5, 0.4), tmp_path / CHECKPOINT)
     with EpochFiles(True, CRITERIA, 1) as files:
+        torch.load(tmp_path / CHECKPOINT)  # from which a training goes on
         checkpoint = whole_checkpoint(model, 0.5, 0.4, 0.6)
         torch.save(checkpoint, tmp_path / CHECKPOINT)
         torch.save(checkpoint["model"], tmp_path / "3epoch.pth")
         assert not files.pending
+        assert torch.load(tmp_path / CHECKPOINT, weights_only=False)["reporter"]["epoch"] == 3
         assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, "3epoch.pth"}
+
+
+def test_where_writing_takes_long_a_checkpoint_is_held_until_it_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr("ser.checkpoint.WRITING", 1e-9)
+    path = tmp_path / CHECKPOINT
+
+    def on_disk() -> int:
+        return plain_load(path, weights_only=False)["reporter"]["epoch"]
+
+    plain_load = torch.load
+    model = torch.nn.Linear(3, 3)
+    with EpochFiles(True, CRITERIA, 1) as files:
+        for epoch in (1, 2, 3):
+            torch.save(whole_checkpoint(model, *[0.5] * epoch), path)
+            files.wait()
+            assert on_disk() == 1
+        saved = {key: value.clone() for key, value in model.state_dict().items()}
+        with torch.no_grad():
+            model.weight += 1.0  # the next epoch's first step, in which it is asked to stop
+        files.settle()
+        assert on_disk() == 3
+        assert same(plain_load(path, weights_only=False)["model"], saved)
+        torch.save(whole_checkpoint(model, *[0.5] * 4), path)
+        assert on_disk() == 3
+    assert on_disk() == 4
+
+
+def test_of_ten_seconds_nine_go_into_training(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ser.checkpoint.time.monotonic", lambda: now[0])
+    save = torch.save
+
+    def save_in_two_seconds(*args, **kwargs):
+        now[0] += 2.0
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", save_in_two_seconds)
+    model = torch.nn.Linear(3, 3)
+    written = []
+    with EpochFiles(True, CRITERIA, 1) as files:
+        for epoch in range(1, 8):
+            torch.save(whole_checkpoint(model, *[0.5] * epoch), tmp_path / CHECKPOINT)
+            files.wait()
+            written.append(files.written)
+            now[0] += 7.0
+    # the first at 0 s takes 2, so that the next is due after 18 more
+    assert written == [1, 1, 1, 4, 4, 4, 7]
 
 
 def test_a_checkpoint_within_an_epoch_is_kept_until_that_of_its_end_is_written(tmp_path):
@@ -297,7 +370,7 @@ def test_a_checkpoint_within_an_epoch_is_kept_until_that_of_its_end_is_written(t
 def test_training_ends_with_the_same_models_whoever_writes_them(
     corpus, system, undisturbed, tmp_path
 ):
-    train(corpus, tmp_path, config=system, extra_args=["--background_checkpoints", "false"])
+    train(corpus, tmp_path, config=system, extra_args=["--background_checkpoints", "true"])
     for name in (LAST, "valid.UA.best.pth"):
         assert same(weights(tmp_path / "Ses01F", name), weights(undisturbed, name)), name
 

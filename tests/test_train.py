@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from espnet2.tasks import abs_task
 
 from ser import train as train_module
 from ser.checkpoint import EpochFiles
+from ser.devices import lacks_bfloat16
 from ser.errors import UserError
 from ser.provenance import run_command
 from ser.stage import read_marker
-from ser.trainer import complete_interrupted_epoch, wa_ua
+from ser.trainer import _last_step, complete_interrupted_epoch, wa_ua
 from tests.training import SYSTEM, make_corpus, same, train, weights
 
 ROOT = Path(__file__).parent.parent
@@ -420,6 +422,41 @@ def test_wa_and_ua_of_a_hand_worked_confusion():
     # recalls 3/4, 0/1 and (third class absent) nothing
     counts = torch.tensor([[3, 1, 0], [1, 0, 0], [0, 0, 0]])
     assert wa_ua(counts) == pytest.approx((3 / 5, 3 / 8))
+
+
+def test_a_last_step_of_scaled_gradients_is_that_of_plain_ones():
+    """With use_amp, where ESPnet scales losses so that small gradients survive in float16."""
+    options = SimpleNamespace(grad_clip=1.0, grad_clip_type=2.0)
+    stepped = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model = torch.nn.Linear(2, 1, bias=False)
+        torch.nn.init.ones_(model.weight)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = model(torch.tensor([[3.0, 4.0]])).sum()  # gradient (3, 4), clipped to (0.6, 0.8)
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        reporter = SimpleNamespace(stats={"grad_norm": []})
+        _last_step(model, [optimizer], [None], scaler, reporter, options)
+        assert reporter.stats["grad_norm"][0].value == pytest.approx(5.0)
+        assert model.weight.grad is None
+        stepped.append(model.weight.detach())
+    assert stepped[0].tolist() == [[pytest.approx(0.94), pytest.approx(0.92)]]
+    assert torch.allclose(*stepped)
+    with pytest.raises(AssertionError):  # of a scaler that nothing was scaled with
+        scaler.update()
+
+
+@pytest.mark.parametrize(
+    ("has", "device"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True}, "processor"),
+        ({"architecture": "x86_64", "avx512_bf16": True}, None),
+        ({"architecture": "x86_64", "amx_bf16": True}, None),
+        ({"architecture": "aarch64"}, None),  # not known
+    ],
+)
+def test_a_processor_without_bfloat16_is_known(monkeypatch, has, device):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert lacks_bfloat16(0) == device
 
 
 @pytest.mark.parametrize("emulated", [True, False])

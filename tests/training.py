@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from ser import checkpoint
 from ser.dump import prepare_dump
 from ser.lang import prepare_lang
 from ser.train import Training, train_folds
@@ -67,6 +68,12 @@ def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
         folds=list(folds),
         **settings,
     )
+
+
+def train_where_writing_takes_long(corpus: Path, exp_dir: Path, **options) -> None:
+    """Like train; all checkpoints after the first are only held. For a process of its own."""
+    checkpoint.WRITING = 1e-9
+    train(corpus, exp_dir, **options)
 
 
 def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:

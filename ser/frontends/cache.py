@@ -83,6 +83,8 @@ class FrameCache:
             with atomic_write(path, "wb") as stream:
                 # NumPy has no bfloat16
                 np.save(stream, output.cpu().contiguous().view(_INTEGERS[self.dtype]).numpy())
+        except FileNotFoundError:
+            pass  # somebody deletes the folder, as they may at any time
         except OSError as err:
             self.full = True
             logging.warning(f"{self.directory}: {err}; the rest is computed every time")
