@@ -1,0 +1,61 @@
+"""What preparing kernels costs on a CPU, and what keeping them takes.
+
+oneDNN compiles its products of matrices for each shape and keeps the last 1,024, which are those of
+some dozen batches. Here S1 trains on 30 batches of different lengths twice, with that and with a
+larger ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the second time only the larger still has them.
+
+Usage: python -m bench.kernels
+"""
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import time
+
+BATCHES, LONGEST, SEED = 30, 7.5, 0  # seconds, which leaves out a tenth of the batches
+CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+CAPACITIES = ("1024", "32768")
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        train_twice()
+        return
+    print("kernels kept  first pass  second pass  memory after it")
+    for capacity in CAPACITIES:
+        command = [sys.executable, "-m", "bench.kernels", "here"]
+        env = {**os.environ, CAPACITY: capacity}
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+        first, second, memory = done.stdout.split()[-3:]  # ESPnet prints before
+        print(f"{capacity:>12}  {first:>7} s/s  {second:>8} s/s  {memory:>12} GB", flush=True)
+
+
+def train_twice() -> None:
+    """Print audio seconds trained in a second in each pass, and the resident GB at the end."""
+    import numpy as np
+
+    from bench.recipe import build
+    from bench.system import make_batch
+
+    system = build("cpu")
+    chosen = [batch for batch in system.epoch if max(batch) < LONGEST]
+    order = np.random.default_rng(SEED).permutation(len(chosen))
+    chosen = [chosen[i] for i in order[:BATCHES]]
+    batches = [make_batch(seconds, "cpu") for seconds in chosen]
+    audio = sum(map(sum, chosen))
+    system.step(make_batch((1.0, 0.8), "cpu"))
+    for _ in range(2):
+        begin = time.perf_counter()
+        for batch in batches:
+            system.step(batch)
+        print(f"{audio / (time.perf_counter() - begin):.2f}")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as stream:
+        print(f"{int(stream.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f}")
+
+
+if __name__ == "__main__":
+    main()
