@@ -122,7 +122,7 @@ pass_on() { # SIGNAL
     return
   fi
   while kill -0 "$job" 2>/dev/null; do
-    pid=$(this_run | sed -n '/^# pid: /{s///p;q}' || true)
+    pid=$(this_run | sed -n '/^# pid: /{s///p;q}') || true # a signal to all ends these, too
     [[ -z $pid ]] || break
     sleep 0.05
   done
