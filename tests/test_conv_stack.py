@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel
 
 from ser.frontends.conv_stack import conv_features
@@ -100,3 +101,31 @@ def test_frozen_convolutions_keep_nothing_for_a_backward_pass():
 def test_silence_gives_finite_features():
     module = extractor("wav2vec2-base-like")
     assert conv_features(module, torch.zeros(1, 2000), torch.tensor([2000])).isfinite().all()
+
+
+class Products(TorchDispatchMode):
+    """Notes the sizes of all matrix products, but for those of the first layer's windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_", "aten::linear"):
+            sizes = tuple(tuple(a.shape) for a in args if isinstance(a, torch.Tensor))
+            if not any(10 in size for size in sizes):
+                self.sizes.add(sizes)
+        return func(*args, **(kwargs or {}))
+
+
+def test_batches_of_about_the_same_length_are_products_of_the_same_sizes():
+    """For each new one oneDNN compiles."""
+    module = extractor("wav2vec2-base-like")
+    sizes = []
+    # 29 + 50, 38 + 44 and 65 + 63 strides of 320 samples, all filled up to 128; and one more
+    for lengths in ([9000, 16000], [12000, 14000], [20800, 20160], [20800, 20480]):
+        with Products() as products:
+            conv_features(module, *speech_like(lengths)).sum().backward()
+        sizes.append(products.sizes)
+    assert len(sizes[0]) > 10
+    assert sizes[0] == sizes[1] == sizes[2] != sizes[3]

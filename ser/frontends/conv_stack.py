@@ -6,13 +6,21 @@ so that there is no padding to compute. Each begins at a multiple of the total s
 samples), so that every layer of stride s maps N rows to exactly N / s. A kernel of k taps is
 ceil(k / s) products on views: rows taken s at a time, the second product one group further on.
 The last rows of an utterance see the beginning of the next one; no real frame is computed from
-them, and they are cut off in the end.
+them, and they are cut off in the end. So is the silence behind the last one: batches are filled up
+to a few lengths, since oneDNN compiles a product anew for every number of rows.
 """
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
+
+# Frames, 1.3 s: more would be computed for nothing, fewer would leave more lengths.
+FILLED_TO = 64
+# Of what oneDNN has compiled it would keep 1,024 kernels, which are those of a dozen batches. It
+# looks here when it compiles the first.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
 
 def conv_features(
@@ -38,14 +46,16 @@ def conv_features(
     samples = lengths.tolist()
     slots = [math.ceil(n / total_stride) for n in samples]  # frames' worth of samples
     first_frames, frames = _frames(layers[:1], samples), _frames(layers, samples)
+    filled = -sum(slots) % FILLED_TO
     signal = torch.cat(
         [
             F.pad(wave[:n], (0, slot * total_stride - n))
             for wave, n, slot in zip(speech.detach(), samples, slots, strict=True)
         ]
+        + [speech.new_zeros(filled * total_stride)]
     )
     dtype = _product_dtype(signal)
-    rows = [slot * total_stride // strides[0] for slot in slots]
+    rows = [slot * total_stride // strides[0] for slot in (*slots, filled)]
     hidden = _first_layer(layers[0], signal, rows, first_frames, dtype)
     for layer in layers[1:]:
         kernel, bias = _kernel(layer.conv, dtype)
@@ -54,7 +64,8 @@ def conv_features(
         if norm is not None:
             hidden = norm(hidden).to(dtype)
     hidden = layers[-1].activation(hidden)
-    real = [one[:n] for one, n in zip(hidden.split(slots), frames, strict=True)]
+    *utterances, _ = hidden.split([*slots, filled])
+    real = [one[:n] for one, n in zip(utterances, frames, strict=True)]
     return torch.nn.utils.rnn.pad_sequence(real, batch_first=True)
 
 
@@ -95,15 +106,17 @@ def _first_layer(
     weight, bias = layer.conv.weight.squeeze(1), layer.conv.bias  # (C, k), (C,)
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, torch.nn.GroupNorm):
-        outputs = []
+        *utterances, silence = windows.split(rows)
         with torch.autocast(signal.device.type, enabled=False):
             kernels = [
                 _normalised_kernel(weight, bias, norm, utterance[: max(count, 1)])
-                for utterance, count in zip(windows.split(rows), frames, strict=True)
+                for utterance, count in zip(utterances, frames, strict=True)
             ]
-        for utterance, (scaled, shift) in zip(windows.split(rows), kernels, strict=True):
-            outputs.append(_window_product(utterance, scaled, shift, dtype))
-        return torch.cat(outputs)
+        outputs = [
+            _window_product(utterance, scaled, shift, dtype)
+            for utterance, (scaled, shift) in zip(utterances, kernels, strict=True)
+        ]
+        return torch.cat([*outputs, outputs[0].new_zeros(len(silence), outputs[0].size(1))])
     hidden = _window_product(windows, weight, bias, dtype)
     return hidden if norm is None else norm(hidden).to(dtype)
 
