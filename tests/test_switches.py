@@ -9,6 +9,7 @@ from espnet2.tasks.abs_task import optim_classes
 
 from ser.encoders.identity import IdentityEncoder
 from ser.frontends import attention as attention_module
+from ser.frontends import hf
 from ser.frontends.attention import attention, written_out
 from ser.frontends.hf import HFFrontend
 from ser.heads import CTCHead
@@ -20,12 +21,17 @@ DROPOUTS = ("attention_dropout", "hidden_dropout", "activation_dropout", "feat_p
 UNITS = ["<blank>", *(f"u{i}" for i in range(1, 25))]
 
 
-def s1(fast: bool | list[str], dropout: float = 0.0, amp_dtype: str = "float32") -> SERModel:
-    """S1 over a small wav2vec 2.0 with the group norm of the base model, ready to train."""
+def s1(
+    fast: bool | list[str],
+    dropout: float = 0.0,
+    amp_dtype: str = "float32",
+    name: str = "wav2vec2-base-like",
+) -> SERModel:
+    """S1 over a small encoder, wav2vec 2.0 with the norm of the base model, ready to train."""
     torch.manual_seed(0)
-    _, config = ENCODERS["wav2vec2-base-like"]
+    model_type, config = ENCODERS[name]
     config = {**config, **dict.fromkeys(DROPOUTS, dropout)}
-    frontend = HFFrontend(init="random", model_type="wav2vec2", config=config, fast=fast)
+    frontend = HFFrontend(init="random", model_type=model_type, config=config, fast=fast)
     size = frontend.output_size()
     return SERModel(
         emotions=EMOTIONS,
@@ -109,6 +115,37 @@ def test_a_step_of_s1_is_the_plain_one(fast, nothing_dropped, monkeypatch):
     batch = utterances()
     assert_same(loss_and_gradients(used, batch), loss_and_gradients(s1(False), batch), 1e-4)
     assert bool(calls) is (fast == "attention")
+
+
+@pytest.mark.parametrize(
+    ("name", "fast", "amp_dtype"),
+    [
+        ("wav2vec2-base-like", True, "bfloat16"),
+        ("wav2vec2-base-like", False, "float32"),
+        ("wav2vec2-large-like", True, "float32"),
+        ("wavlm", True, "float32"),
+        ("hubert", True, "float32"),
+        ("data2vec", True, "float32"),
+    ],
+)
+def test_a_long_batch_keeps_less_and_makes_the_same_step(monkeypatch, name, fast, amp_dtype):
+    """With dropout: what is computed again draws what was drawn before."""
+    computed, asked = [], []
+    monkeypatch.setattr(hf, "return_freed_memory", asked.append)
+    batch = utterances()
+    found = []
+    for limit in (batch["speech"].numel(), batch["speech"].numel() - 1):
+        monkeypatch.setattr(hf, "KEPT_SAMPLES", limit)
+        model = s1(fast, 0.1, amp_dtype, name)
+        layers = model.frontend.encoder.encoder.layers
+        layers[0].feed_forward.register_forward_pre_hook(lambda *_: computed.append(1))
+        torch.manual_seed(3)
+        found.append(loss_and_gradients(model, batch))
+    assert len(computed) == 1 + 2
+    assert_same(*found, 1e-6)
+    model(**part(batch, slice(1, 3)))  # a short one again
+    assert asked == [True, False]
+    assert not layers[0].gradient_checkpointing
 
 
 def test_bfloat16_moves_the_loss_by_a_percent_and_is_as_far_off_by_any_way():

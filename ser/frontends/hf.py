@@ -2,12 +2,14 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import logging as transformers_logging
@@ -21,6 +23,7 @@ from ser.frontends.cache import FrameCache, fingerprint
 from ser.frontends.conv_stack import conv_features
 from ser.frontends.dropout import replace_dropout
 from ser.frontends.fusion import WeightedSum
+from ser.frontends.malloc import return_freed_memory
 from ser.frontends.masked_norm import MaskedGroupNorm
 from ser.frontends.whisper import LogMel, whisper_layers
 from ser.masks import frame_mask, none_padded
@@ -35,6 +38,9 @@ UNUSED_WEIGHTS = ("masked_spec_embed",)
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
 # What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
 FAST = ("convolutions", "dropout", "attention")
+# On a CPU a longer batch, padding included, keeps only what enters each transformer layer, and
+# computes the rest again in the backward pass. Four times 16 s, which few batches are.
+KEPT_SAMPLES = 64 * SAMPLE_RATE
 # Of what a cache holds: raised with every change of what a frontend computes, but for rounding.
 CACHE_VERSION = 1
 # Keys of a model's configuration that say what it was made for, by what and where.
@@ -154,6 +160,7 @@ class HFFrontend(AbsFrontend):
                 f"from 0 to {self.num_layers}"
             )
         self.freeze, self.unfreeze_after = freeze, unfreeze_after
+        self._saves_memory = False
         self.cache_dir: Path | None = None
         self._caches: dict[tuple, FrameCache] = {}
         self._frozen: list[torch.nn.Module] = []
@@ -262,6 +269,7 @@ class HFFrontend(AbsFrontend):
                 f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes no "
                 "frame of it; leave it out, or give more of the recording"
             )
+        self._save_memory(speech)
         low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
         if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
             low_level = low_level[0]  # (B, T, D)
@@ -286,6 +294,17 @@ class HFFrontend(AbsFrontend):
                 hook.remove()
         outputs[-1] = final[0]
         return [low_level, *outputs], lengths
+
+    def _save_memory(self, speech: torch.Tensor) -> None:
+        """Trade time for memory where a batch (B, L) is long, see KEPT_SAMPLES."""
+        wanted = speech.numel() > KEPT_SAMPLES and speech.device.type == "cpu"
+        if not self.training or torch.compiler.is_exporting() or wanted == self._saves_memory:
+            return
+        self._saves_memory = wanted
+        for layer in self.encoder.encoder.layers:
+            layer.gradient_checkpointing = wanted
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        return_freed_memory(wanted)
 
     def _mask_time(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T, D) with stretches of time set to 0, in training and where it is asked for."""

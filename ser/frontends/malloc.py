@@ -1,0 +1,21 @@
+"""What the C library does with freed memory."""
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
+MEBIBYTE = 1 << 20
+
+
+def return_freed_memory(at_once: bool) -> None:
+    """Give freed tensors back to the system at once, or keep those of up to 32 MiB for the next.
+
+    Kept ones save a tenth of the time of a step, but leave holes that a long batch does not fit
+    into: a process may then have 2 GB more than it uses. Nothing is done without glibc.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        return
+    libc.mallopt(_MMAP_THRESHOLD, MEBIBYTE if at_once else 32 * MEBIBYTE)
+    libc.mallopt(_TRIM_THRESHOLD, MEBIBYTE if at_once else 64 * MEBIBYTE)
+    if at_once:
+        libc.malloc_trim(0)
