@@ -206,17 +206,21 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
         raise SystemExit(f"bench: this recipe cannot be measured: {greeting['error']}")
     say(greeting["notes"])
     whole, rows = [], []
-    for name in (*(n for n in OFF if device == "cpu" or n not in ON_CPU), *FROZEN):
+    names = (*(n for n in OFF if device == "cpu" or n not in ON_CPU), *FROZEN)
+    for i, name in enumerate(names):
+        begin = 1 + i * (args.rounds + 1)
         variant = Worker(name, Path(sys.executable), args.threads, device)
         row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
         row["beside"] = []
         rows.append(row)
-        for number in range(1, args.rounds + 1 if "error" not in row else 1):
-            # in turn first and second, so that a drift of the machine falls on both
-            pair = [(recipe, row["beside"]), (variant, row["rounds"])]
-            for worker, rounds in pair if number % 2 else pair[::-1]:
+        # in turn first and second, so that a drift of the machine falls on both
+        pair = [(recipe, row["beside"]), (variant, row["rounds"])]
+        for number in range(begin, begin + args.rounds + 1) if "error" not in row else ():
+            pair.reverse()
+            for worker, rounds in pair:
                 said = worker.ask(f"round {number}")
-                rounds.append(said)
+                if number > begin:  # the first is for the variant's kernels, and does not count
+                    rounds.append(said)
                 if "error" in said and "error" not in row:
                     beside = "beside it, this recipe: " if worker is recipe else ""
                     row["error"] = beside + said["error"]  # the two may not fit side by side

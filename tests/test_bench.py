@@ -185,6 +185,7 @@ class Scarce(Twin):
 
     def ask(self, command=None):
         short, self.short = self.short and command == "round 1", self.short and command is None
+        assert command is None or command not in self.asked, "trained on the same again"
         return {"error": "CUDA out of memory"} if short else super().ask(command)
 
 
