@@ -52,7 +52,7 @@ bench: install ## speed and memory beside other recipes', under ten minutes; ben
 bench-gpu: install ## the same on a CUDA device; bench/RESULTS-gpu.md
 	$(PYTHON_BIN) -m bench.run --longest --gpu
 
-bench-means: install ## what each switch is worth, under fifteen minutes; bench/MEANS.md
+bench-means: install ## what each switch is worth, in some twenty minutes; bench/MEANS.md
 	$(PYTHON_BIN) -m bench.run --means --rounds 2 $(if $(GPU),--gpu)
 
 bench-data: install ## time and memory of stages 1 to 3 for 10,039 and 100,000 utterances
