@@ -7,8 +7,6 @@ several ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the largest still has all of them t
 Usage: python -m bench.kernels
 """
 
-import ctypes
-import gc
 import os
 import subprocess
 import sys
@@ -38,6 +36,7 @@ def train_twice() -> None:
 
     from bench.recipe import build
     from bench.system import make_batch
+    from bench.worker import trim
 
     system = build("cpu")
     chosen = [batch for batch in system.epoch if max(batch) < LONGEST]
@@ -51,8 +50,7 @@ def train_twice() -> None:
         for batch in batches:
             system.step(batch)
         print(f"{audio / (time.perf_counter() - begin):.2f}")
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim("cpu")
     with open("/proc/self/statm") as stream:
         print(f"{int(stream.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f}")
 

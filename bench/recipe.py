@@ -9,8 +9,7 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import optim_classes
 
-from bench.system import CONFIG as MODEL
-from bench.system import EMOTIONS, UNITS, System
+from bench.system import EMOTIONS, MODEL, UNITS, System
 from bench.workload import Batch, durations, random_batches
 from ser.batches import JitteredSampler
 from ser.encoders.identity import IdentityEncoder

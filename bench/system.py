@@ -12,7 +12,7 @@ UNITS = 25  # 24 emotion-tagged classes and the blank
 UNITS_PER_SECOND = 10  # spoken phonemes
 # What differs from the defaults of transformers, as in the published model's config.json; but
 # its masks are left out, which not every system would draw alike.
-CONFIG = {
+MODEL = {
     "activation_dropout": 0.0,
     "feat_proj_dropout": 0.1,
     "layerdrop": 0.0,
@@ -77,4 +77,4 @@ def wav2vec2_config():
     """wav2vec2-base with its dropout, without the masks and dropped layers of pre-training."""
     from transformers import Wav2Vec2Config
 
-    return Wav2Vec2Config(**CONFIG)
+    return Wav2Vec2Config(**MODEL)

@@ -99,8 +99,9 @@ class EpochFiles:
             self.wait()
             obj = {**obj, "random": random_state()}
             self._model = self._held = None
-            state = obj["reporter"] if self.background else None
-            if state and not displaces(state, self.criteria, self.keep, self.written):
+            if self.background and not displaces(
+                obj["reporter"], self.criteria, self.keep, self.written
+            ):
                 copied = on_cpu(obj)
                 self._model = obj["model"], copied["model"]
                 if time.monotonic() < self._next:

@@ -160,7 +160,6 @@ class HFFrontend(AbsFrontend):
                 f"from 0 to {self.num_layers}"
             )
         self.freeze, self.unfreeze_after = freeze, unfreeze_after
-        self._saves_memory = False
         self.cache_dir: Path | None = None
         self._caches: dict[tuple, FrameCache] = {}
         self._frozen: list[torch.nn.Module] = []
@@ -297,11 +296,13 @@ class HFFrontend(AbsFrontend):
 
     def _save_memory(self, speech: torch.Tensor) -> None:
         """Trade time for memory where a batch (B, L) is long, see KEPT_SAMPLES."""
-        wanted = speech.numel() > KEPT_SAMPLES and speech.device.type == "cpu"
-        if not self.training or torch.compiler.is_exporting() or wanted == self._saves_memory:
+        if not self.training:  # nor would an exported graph have a use for the comparison
             return
-        self._saves_memory = wanted
-        for layer in self.encoder.encoder.layers:
+        wanted = speech.numel() > KEPT_SAMPLES and speech.device.type == "cpu"
+        layers = self.encoder.encoder.layers
+        if wanted == layers[0].gradient_checkpointing:
+            return
+        for layer in layers:
             layer.gradient_checkpointing = wanted
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         return_freed_memory(wanted)
