@@ -16,6 +16,10 @@ from tests.tiny import ENCODERS
 from tests.training import SYSTEM, make_corpus, train, weights
 
 LENGTHS = [9000, 16000, 4320]
+DROPOUT = (  # of wav2vec 2.0's configuration, of Whisper's
+    ["hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"],
+    ["dropout", "attention_dropout", "activation_dropout"],
+)
 
 
 class Counted:
@@ -101,21 +105,62 @@ def test_a_fingerprint_is_that_of_weights_and_facts():
     assert len({fingerprint(one, "a"), fingerprint(other, "a"), fingerprint(one, "b")}) == 3
 
 
-@pytest.mark.parametrize("options", [{}, {"layers": "last"}, {"layers": 1}, {"low_level": False}])
-@pytest.mark.parametrize("name", ["wav2vec2-base-like", "whisper"])
-def test_a_frozen_encoder_gives_from_disk_what_it_gives(tmp_path, name, options, monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"layers": "last"}, {"layers": 1}, {"low_level": False}, {"layers": [3, 1]}],
+)
+@pytest.mark.parametrize("freeze", [0, 2, 3, "all"])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_frozen_layers_give_from_disk_what_they_give(tmp_path, name, freeze, options, monkeypatch):
     speech, lengths = padded_batch(LENGTHS)
-    frontend = build(name, freeze="all", **options).train()
-    expected, frames = frontend(speech, lengths)
+    model_type, config = ENCODERS[name]
+    config = config | dict.fromkeys(DROPOUT[name == "whisper"], 0.0)
+    torch.manual_seed(0)
+    frontend = HFFrontend(
+        init="random", model_type=model_type, config=config, freeze=freeze, **options
+    ).train()
+    parameters = {n: p for n, p in frontend.named_parameters() if p.requires_grad}
+
+    def outputs() -> tuple[torch.Tensor, list[int], list[torch.Tensor]]:
+        frames, counts = frontend(speech, lengths)
+        real = torch.arange(frames.size(1)) < counts[:, None]
+        if not frames.requires_grad:
+            return frames[real], counts.tolist(), []
+        gradients = torch.autograd.grad(
+            frames[real].sin().sum(), parameters.values(), allow_unused=True
+        )
+        return frames[real].detach(), counts.tolist(), [g for g in gradients if g is not None]
+
+    expected, frames, gradients = outputs()
     frontend.cache_dir = tmp_path
     frontend(speech[[0, 2]], lengths[[0, 2]])
     frontend(speech[[1, 2]], lengths[[1, 2]])
-    unused = lambda *_: pytest.fail("computed again")  # noqa: E731
-    monkeypatch.setattr(HFFrontend, "hidden_states", unused)
-    found, again = frontend(speech, lengths)
-    assert again.tolist() == frames.tolist()
-    for one, other, count in zip(expected, found, frames.tolist(), strict=True):
-        assert torch.allclose(one[:count], other[:count], atol=2e-5)
+    monkeypatch.setattr(HFFrontend, "_lower", lambda *_: pytest.fail("computed again"))
+    found, again, others = outputs()
+    assert again == frames
+    assert torch.allclose(found, expected, atol=2e-5)
+    assert len(gradients) == len(others)
+    for one, other in zip(gradients, others, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * max(1.0, one.abs().max()))
+
+
+def test_of_a_partly_frozen_encoder_only_what_is_read_above_is_kept(tmp_path):
+    kept = {}
+    for layers in ("weighted_sum", "last", [0, 3]):
+        frontend = build("whisper", freeze=2, layers=layers)
+        frontend.cache_dir = tmp_path / str(layers)
+        frontend(*padded_batch([16000]))
+        (path,) = frontend.cache_dir.rglob("*.npy")
+        kept[str(layers)] = np.load(path).shape[0]
+    assert kept == {"weighted_sum": 3, "last": 1, "[0, 3]": 2}
+
+
+def test_what_is_kept_of_other_layers_is_not_taken_for_these(tmp_path):
+    for freeze, layers in ((1, "last"), (2, "last"), (2, "weighted_sum"), ("all", "last")):
+        frontend = build("whisper", freeze=freeze, layers=layers)
+        frontend.cache_dir = tmp_path
+        frontend(*padded_batch([16000]))
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_frozen_convolutions_give_from_disk_what_they_give(tmp_path, monkeypatch):

@@ -235,13 +235,47 @@ def test_whisper_takes_audio_beyond_its_thirty_seconds():
 
 def test_single_layers_can_be_chosen_instead_of_the_sum():
     speech, lengths = padded_batch([8000])
-    frontend = build("hubert", layers=2)
+    frontend, last = build("hubert", layers=2), build("hubert", layers="last")
     with torch.no_grad():
         hidden, _ = frontend.hidden_states(speech, lengths)
         assert torch.equal(frontend(speech, lengths)[0], hidden[2])
-        frontend.layers = "last"
-        assert torch.equal(frontend(speech, lengths)[0], hidden[3])
+        assert torch.equal(last(speech, lengths)[0], last.hidden_states(speech, lengths)[0][3])
     assert frontend.layer_weights() is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "low_level", "expected"),
+    [("concat", True, [0, 1, 2, 3]), ("concat", False, [1, 2, 3]), ([3, 0], True, [3, 0])],
+)
+def test_layers_can_stand_side_by_side(layers, low_level, expected):
+    frontend = build("hubert", layers=layers, low_level=low_level)
+    speech, lengths = padded_batch([8000, 6000])
+    with torch.no_grad():
+        hidden, _ = frontend.hidden_states(speech, lengths)
+        frames, _ = frontend(speech, lengths)
+    assert frames.size(-1) == frontend.output_size()
+    assert torch.equal(frames, torch.cat([hidden[i] for i in expected], dim=-1))
+
+
+@pytest.mark.parametrize("layers", ["weighted_sum", "concat"])
+def test_a_layer_norm_scales_every_frame_of_every_layer_by_itself(layers):
+    speech, lengths = padded_batch([8000])
+    frontend = build("hubert", layers=layers, layer_norm=True)
+    with torch.no_grad():
+        frames, _ = frontend(speech, lengths)
+        frontend.layer_norm = False
+        plain, _ = frontend(speech, lengths)
+    for ours, raw in zip(frames.chunk(4 if layers == "concat" else 1, -1), [plain], strict=False):
+        raw = raw[..., : ours.size(-1)]
+        centred = raw - raw.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        assert torch.allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", ["middle", 0, 4, [], [1, 9]])
+def test_layers_that_the_encoder_lacks_are_refused(layers):
+    with pytest.raises(UserError, match="frontend_conf.layers: .* from 1 to 3, or a list"):
+        build("hubert", layers=layers)
 
 
 def trainable(frontend: HFFrontend) -> set[str]:
@@ -257,7 +291,10 @@ def test_freeze_policies_leave_exactly_their_parameters_untrained():
     two = trainable(build("wav2vec2-base-like", freeze=2))
     assert not any(n.startswith(("feature_", "encoder.pos_conv", "encoder.layers.1")) for n in two)
     assert any(n.startswith("encoder.layers.2") for n in two)
+    assert not any(n.startswith("encoder.layer_norm") for n in two)  # it precedes the layers
     assert trainable(build("wav2vec2-base-like", freeze="all")) == set()
+    stable = trainable(build("wav2vec2-large-like", freeze=2))
+    assert any(n.startswith("encoder.layer_norm") for n in stable)  # it follows them
 
 
 def test_a_frozen_encoder_has_no_dropout_and_no_gradient_but_its_fusion_learns():

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import logging as transformers_logging
 
@@ -25,7 +27,7 @@ from ser.frontends.dropout import replace_dropout
 from ser.frontends.fusion import WeightedSum
 from ser.frontends.malloc import return_freed_memory
 from ser.frontends.masked_norm import MaskedGroupNorm
-from ser.frontends.whisper import LogMel, whisper_layers
+from ser.frontends.whisper import LogMel, whisper_attention_mask, whisper_stem
 from ser.masks import frame_mask, none_padded
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
@@ -42,7 +44,7 @@ FAST = ("convolutions", "dropout", "attention")
 # computes the rest again in the backward pass. Four times 16 s, which few batches are.
 KEPT_SAMPLES = 64 * SAMPLE_RATE
 # Of what a cache holds: raised with every change of what a frontend computes, but for rounding.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Keys of a model's configuration that say what it was made for, by what and where.
 NOT_ARCHITECTURE = (
     "architectures",
@@ -67,11 +69,15 @@ class HFFrontend(AbsFrontend):
             data2vec-audio or whisper.
         config: Overrides of the encoder's own configuration (``hidden_size: 64``,
             ``attention_dropout: 0.0``...).
-        layers: ``weighted_sum`` (eq. 4), ``last``, or the number of one transformer layer.
-        low_level: With ``weighted_sum``, whether H_l, the projected output of the
+        layers: ``weighted_sum`` (eq. 4); ``last``; the number of one transformer layer; or
+            several side by side, D values of a frame each: ``concat``, all of them, or a list of
+            their numbers, such as [2, 4, 6], 0 being H_l.
+        low_level: With ``weighted_sum`` and ``concat``, whether H_l, the projected output of the
             convolutions, takes part (a_0 of eq. 4).
-        freeze: ``none``; ``cnn``, the convolutions; ``all``; or a number N: the convolutions,
-            the projection and the first N transformer layers.
+        layer_norm: Scale every frame that leaves the fusion to zero mean and unit variance over
+            its D values; of layers side by side each by itself. Nothing in it is trained.
+        freeze: ``none``; ``cnn``, the convolutions; ``all``; or a number N: the first N
+            transformer layers and all that lies below them.
         unfreeze_after: With 0 the freezing lasts; with E > 0 everything is tuned from epoch
             E + 1 on.
         time_mask: Options of ESPnet's MaskAlongAxisVariableMaxWidth, e.g. ``{num_mask: 5,
@@ -92,8 +98,9 @@ class HFFrontend(AbsFrontend):
     never depend on padding: the group norm of the first convolution sees real frames only
     (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
 
-    With ``cache_dir`` set, what a frozen encoder, or its frozen convolutions, make of an utterance
-    is kept there and not computed again (ser/frontends/cache.py).
+    With ``cache_dir`` set, what the frozen layers, or the frozen convolutions, make of an utterance
+    is kept there and not computed again (ser/frontends/cache.py): of a partly frozen encoder what
+    enters layer N + 1, and what the fusion reads below.
 
     Raises:
         UserError: no such model, an unsupported architecture, weights that do not fit, or an
@@ -106,8 +113,9 @@ class HFFrontend(AbsFrontend):
         init: str = "pretrained",
         model_type: str | None = None,
         config: dict[str, Any] | None = None,
-        layers: str | int = "weighted_sum",
+        layers: str | int | list[int] = "weighted_sum",
         low_level: bool = True,
+        layer_norm: bool = False,
         freeze: str | int = "none",
         unfreeze_after: int = 0,
         normalize: bool | str = "auto",
@@ -146,14 +154,12 @@ class HFFrontend(AbsFrontend):
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
             self.time_mask = MaskAlongAxisVariableMaxWidth(dim="time", **time_mask)
         self.num_layers = len(self._transformer_layers())
-        self.layers, self.low_level = layers, low_level
+        self.layers, self.layer_norm = layers, layer_norm
+        self.used = _numbers_of_layers(layers, low_level, self.num_layers)
         if layers == "weighted_sum":
-            self.fusion = WeightedSum(self.num_layers + int(low_level))
-        elif layers != "last" and layers not in range(1, self.num_layers + 1):
-            raise UserError(
-                f"frontend_conf.layers: {layers!r}; choose weighted_sum, last, or a layer from 1 "
-                f"to {self.num_layers}"
-            )
+            self.fusion = WeightedSum(len(self.used))
+        else:
+            self._output_size *= len(self.used)
         if freeze not in ("none", "cnn", "all") and freeze not in range(self.num_layers + 1):
             raise UserError(
                 f"frontend_conf.freeze: {freeze!r}; choose none, cnn, all, or a number of layers "
@@ -207,92 +213,168 @@ class HFFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,)."""
-        frozen = self.encoder in self._frozen
-        masked = self.time_mask is not None and self.training
-        if frozen and not masked and self.cache_dir is not None:
-            cache = self._cache("layers", self.encoder, input.device)
-            stacked, lengths = cache(input, input_lengths, self._stacked_layers)
-            used = list(stacked.unbind(1))
+        depth = self._frozen_depth()
+        if depth is None:
+            hidden, lengths = self._lower(input, input_lengths, 0)
         else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-                used, lengths = self._used_layers(input, input_lengths)
-        return self.fusion(used) if self.layers == "weighted_sum" else used[0], lengths
-
-    def _used_layers(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Those of ``hidden_states`` that ``layers`` and ``low_level`` ask for."""
-        hidden, lengths = self.hidden_states(speech, speech_lengths)
-        if self.layers == "weighted_sum":
-            return hidden if self.low_level else hidden[1:], lengths
-        return [hidden[self.num_layers if self.layers == "last" else self.layers]], lengths
-
-    def _stacked_layers(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.no_grad():
-            used, lengths = self._used_layers(speech, speech_lengths)
-            return torch.stack([layer.float() for layer in used], dim=1), lengths
-
-    def _cache(self, kind: str, module: torch.nn.Module, device: torch.device) -> FrameCache:
-        """What is remembered of a frozen module, in the precision that it is computed in."""
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
-        if (kind, dtype) not in self._caches:
-            facts = [kind, self.normalize, self.encoder.config.to_dict(), CACHE_VERSION]
-            facts += [device.type, self.fast]  # on which rounding depends
-            facts += [self.layers, self.low_level] if kind == "layers" else []
-            name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
-            self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
-        return self._caches[kind, dtype]
+            hidden, lengths = self._frozen_layers(input, input_lengths, depth)
+        hidden |= self._upper(hidden[depth or 0], lengths, depth or 0)
+        return self._fuse([hidden[i] for i in self.used]), lengths
 
     def hidden_states(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """H_l and the N layer outputs, each (B, T, D), and their true lengths (B,).
+        """The inputs of eq. 4: H_l and H_{h,1} .. H_{h,N}, each (B, T, D), and lengths (B,).
 
-        H_l is the feature projection's output (wav2vec 2.0 and relatives) or the stem with its
-        positions (Whisper). The last layer includes the encoder's final layer norm if it has
-        one.
+        They are those of transformers' ``output_hidden_states``, but for index 0: there it is the
+        sum with the convolutional positions, here H_l itself.
         """
-        if not torch.compiler.is_exporting():  # an exported graph has no use for values as sizes
-            speech = speech[:, : int(speech_lengths.max())]
+        hidden, lengths = self._lower(speech, speech_lengths, 0)
+        hidden |= self._upper(hidden[0], lengths, 0)
+        return [hidden[i] for i in range(self.num_layers + 1)], lengths
+
+    def _fuse(self, layers: list[torch.Tensor]) -> torch.Tensor:
+        """The layers ``used``, each (B, T, D), as one sequence of frames."""
+        if self.layers == "weighted_sum":
+            layers = [self.fusion(layers)]
+        if self.layer_norm:
+            layers = [F.layer_norm(layer.float(), layer.shape[-1:]) for layer in layers]
+        return layers[0] if len(layers) == 1 else torch.cat(layers, dim=-1)
+
+    def _frozen_depth(self) -> int | None:
+        """How many layers are frozen with all that lies below them; None if the entry is not."""
+        if not self._frozen or self.freeze == "cnn":
+            return None
+        return self.num_layers if self.freeze == "all" else int(self.freeze)
+
+    def _frozen_layers(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """``_lower`` without gradients, of layer ``depth`` and those below that are used."""
+        needed = sorted({i for i in self.used if i < depth} | {depth})
+
+        def compute(
+            speech: torch.Tensor, lengths: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.no_grad():
+                hidden, frames = self._lower(speech, lengths, depth)
+            return torch.stack([hidden[i].float() for i in needed], dim=1), frames
+
+        masked = self.time_mask is not None and self.training  # other frames in every epoch
+        if self.cache_dir is not None and not masked:
+            frozen = torch.nn.ModuleList(self._frozen)
+            cache = self._cache("layers", frozen, speech.device, depth, needed)
+            stacked, lengths = cache(speech, speech_lengths, compute)
+        else:
+            stacked, lengths = compute(speech, speech_lengths)
+        return dict(zip(needed, stacked.unbind(1), strict=True)), lengths
+
+    def _cache(
+        self, kind: str, module: torch.nn.Module, device: torch.device, *facts: Any
+    ) -> FrameCache:
+        """What is remembered of a frozen module, in the precision that it is computed in."""
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+        if (kind, dtype) not in self._caches:
+            facts = (kind, self.normalize, self.encoder.config.to_dict(), CACHE_VERSION, *facts)
+            facts += (device.type, self.fast)  # on which rounding depends
+            name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
+            self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
+        return self._caches[kind, dtype]
+
+    def _lower(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """H_l as number 0 and the first ``depth`` layers' outputs, each (B, T, D); lengths (B,)."""
+        speech = speech[:, : int(speech_lengths.max())]
         if self.is_whisper:
             mels, frames = self.log_mel(speech, speech_lengths)
             mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
-            return whisper_layers(self.encoder, mels, frames)
-        lengths = self.output_lengths(speech_lengths)
-        if not torch.compiler.is_exporting() and lengths.min() < 1:
-            shortest = 1000 * speech_lengths.min().item() / SAMPLE_RATE
-            raise UserError(
-                f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes no "
-                "frame of it; leave it out, or give more of the recording"
-            )
-        self._save_memory(speech)
-        low_level = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
-        if isinstance(low_level, tuple):  # wav2vec 2.0 also returns the unprojected features
-            low_level = low_level[0]  # (B, T, D)
-        low_level = self._mask_time(low_level, lengths)
-        mask = frame_mask(lengths, low_level.size(1))
-        outputs: list[torch.Tensor] = []
-        hooks = [
-            layer.register_forward_hook(
-                lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out)
-            )
-            for layer in self.encoder.encoder.layers
-        ]
+            entry, lengths = whisper_stem(self.encoder, mels, frames)
+        else:
+            lengths = self.output_lengths(speech_lengths)
+            if not torch.compiler.is_exporting() and lengths.min() < 1:
+                shortest = 1000 * speech_lengths.min().item() / SAMPLE_RATE
+                raise UserError(
+                    f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes "
+                    "no frame of it; leave it out, or give more of the recording"
+                )
+            self._save_memory(speech)
+            entry = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
+            if isinstance(entry, tuple):  # wav2vec 2.0 also returns the unprojected features
+                entry = entry[0]  # (B, T, D)
+            entry = self._mask_time(entry, lengths)
+        return {0: entry, **self._run_layers(entry, lengths, 0, depth)}, lengths
+
+    def _upper(
+        self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int
+    ) -> dict[int, torch.Tensor]:
+        """The outputs of the layers above number ``depth``, from that one's; the last normalised.
+
+        What follows the last layer, in Whisper and models with ``do_stable_layer_norm``, is part
+        of H_{h,N}.
+        """
+        outputs = self._run_layers(hidden, lengths, depth, self.num_layers)
+        last = outputs.get(self.num_layers, hidden)
+        if self.is_whisper:
+            last = self.encoder.layer_norm(last)
+        elif self._normalizes_last():
+            last = self.encoder.encoder.layer_norm(last)
+        return {**outputs, self.num_layers: last}
+
+    def _run_layers(
+        self, hidden: torch.Tensor, lengths: torch.Tensor, first: int, last: int
+    ) -> dict[int, torch.Tensor]:
+        """The outputs of layers ``first`` + 1 .. ``last`` by number, from that of ``first``."""
+        if first == last:
+            return {}
+        mask = frame_mask(lengths, hidden.size(1))
+        mask = None if none_padded(mask) else mask
+        options: dict[str, Any] = {}
+        if self.is_whisper:
+            options["attention_mask"] = whisper_attention_mask(mask)
+        else:
+            hidden = self._add_positions(hidden, mask, lengths) if first == 0 else hidden
+            options = self._layer_options(hidden, mask)
+        outputs = {}
+        for number in range(first, last):
+            hidden = self._transformer_layers()[number](hidden, **options)
+            if isinstance(hidden, tuple):
+                hidden = hidden[0]
+            outputs[number + 1] = hidden
+        return outputs
+
+    def _add_positions(
+        self, low_level: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """What enters the first transformer layer of wav2vec 2.0 and its relatives."""
+        encoder = self.encoder.encoder
+        if mask is not None:
+            low_level = low_level * mask.unsqueeze(-1)
         self._lengths = lengths
         try:
-            # a copy, since the encoder zeroes padded frames in place
-            final = self.encoder.encoder(
-                low_level.clone(), attention_mask=None if none_padded(mask) else mask
-            )
+            hidden = low_level + encoder.pos_conv_embed(low_level)
         finally:
             self._lengths = None
-            for hook in hooks:
-                hook.remove()
-        outputs[-1] = final[0]
-        return [low_level, *outputs], lengths
+        if not self._normalizes_last():
+            hidden = encoder.layer_norm(hidden)
+        return encoder.dropout(hidden)
+
+    def _layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
+        """What transformers passes to each layer of wav2vec 2.0 and its relatives."""
+        if self.encoder.config.model_type != "wavlm":
+            return {
+                "attention_mask": create_bidirectional_mask(
+                    config=self.encoder.config, inputs_embeds=hidden, attention_mask=mask
+                )
+            }
+        batch, frames, _ = hidden.shape
+        bias = self.encoder.encoder.layers[0].attention.compute_bias(frames, frames)  # (H, T, T)
+        return {"attention_mask": mask, "position_bias": bias.repeat(batch, 1, 1)}
+
+    def _normalizes_last(self) -> bool:
+        """Whether the transformer's layer norm follows its layers, and does not precede them."""
+        return getattr(self.encoder.config, "do_stable_layer_norm", False)
 
     def _save_memory(self, speech: torch.Tensor) -> None:
         """Trade time for memory where a batch (B, L) is long, see KEPT_SAMPLES."""
@@ -376,10 +458,28 @@ class HFFrontend(AbsFrontend):
             cnn, entry = [encoder.conv1, encoder.conv2], []
         else:
             cnn = [encoder.feature_extractor]
-            entry = [encoder.feature_projection, encoder.encoder.pos_conv_embed]
+            transformer = encoder.encoder
+            entry = [encoder.feature_projection, transformer.pos_conv_embed, transformer.dropout]
+            entry += [] if self._normalizes_last() else [transformer.layer_norm]
         if self.freeze == "cnn":
             return cnn
         return cnn + entry + list(self._transformer_layers()[: self.freeze])
+
+
+def _numbers_of_layers(layers: str | int | list[int], low_level: bool, count: int) -> list[int]:
+    """The layers that ``layers`` asks for, of ``count``; 0 is H_l."""
+    if layers in ("weighted_sum", "concat"):
+        return list(range(0 if low_level else 1, count + 1))
+    if layers == "last":
+        return [count]
+    if isinstance(layers, list) and layers and all(n in range(count + 1) for n in layers):
+        return layers
+    if layers in range(1, count + 1):
+        return [layers]
+    raise UserError(
+        f"frontend_conf.layers: {layers!r}; choose weighted_sum, concat, last, a layer from 1 to "
+        f"{count}, or a list of layers from 0 to {count}"
+    )
 
 
 def _normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

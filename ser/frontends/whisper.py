@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ser.masks import frame_mask, none_padded
+from ser.masks import frame_mask
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -47,34 +47,24 @@ class LogMel(torch.nn.Module):
         return (log_mel + 4.0) / 4.0
 
 
-def whisper_layers(
+def whisper_stem(
     encoder: WhisperEncoder, mels: torch.Tensor, lengths: torch.Tensor
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Run the encoder on (B, mels, T) of true lengths (B,).
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The convolutions and positions: (B, mels, T) of true lengths (B,) -> (B, T', D), (B,).
 
-    Returns the N + 1 inputs of eq. 4 — the convolutional stem with its positions, then the
-    output of every layer (the last one after the final layer norm) — each (B, T', D) with
-    T' = ceil(T / 2), and the true lengths (B,). transformers' own forward insists on 30 s;
-    here the positional table is cut to the frames there are. Audio beyond the table's 30 s
-    starts the table again.
+    T' = ceil(T / 2). transformers' own forward insists on 30 s; here the positional table is cut
+    to the frames there are. Audio beyond the table's 30 s starts the table again.
     """
     stem = F.gelu(encoder.conv1(mels))  # (B, D, T)
     stem = stem * frame_mask(lengths, stem.size(-1)).unsqueeze(1)  # padding stays zero for conv2
     stem = F.gelu(encoder.conv2(stem)).transpose(1, 2)  # (B, T', D)
-    lengths = (lengths + 1) // 2
     table = encoder.embed_positions.weight
     positions = torch.arange(stem.size(1), device=stem.device) % table.size(0)
     hidden = stem + table[positions]
-    hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
-    mask = frame_mask(lengths, hidden.size(1))
-    attention_mask = (
-        None if none_padded(mask) else mask[:, None, None, :].expand(-1, 1, hidden.size(1), -1)
-    )  # (B, 1, T', T'), True = attend
-    layers = [hidden]
-    for layer in encoder.layers:
-        hidden = layer(hidden, attention_mask)
-        if isinstance(hidden, tuple):
-            hidden = hidden[0]
-        layers.append(hidden)
-    layers[-1] = encoder.layer_norm(layers[-1])
-    return layers, lengths
+    training = encoder.training and encoder.conv1.training  # no dropout where it is frozen
+    return F.dropout(hidden, p=encoder.dropout, training=training), (lengths + 1) // 2
+
+
+def whisper_attention_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, T), True for real frames -> (B, 1, T, T), True = attend; None where nothing is padded."""
+    return None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.size(1), -1)
