@@ -101,6 +101,9 @@ class CTCHead(AuxHead):
     with fewer frames than U + R (U units, R of them equal to their left neighbour), has no
     alignment: it adds nothing here and still counts in the batch size.
 
+    Weights and bias start at zero, that is with every unit equally probable in every frame: of
+    random starts, some never leave the phase in which a few units and the blank hold everything.
+
     Args:
         per_unit: Whether to divide by the number of units. Without, a long utterance counts for
             more, and the same ``weight`` for as many times more as utterances have units.
@@ -121,6 +124,8 @@ class CTCHead(AuxHead):
             raise UserError(f"per_unit: {per_unit!r}; give true or false")
         self.per_unit = per_unit
         self.linear = torch.nn.Linear(frame_size, len(inventory))
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
 
     def log_probs(self, encoded: Encoded) -> torch.Tensor:
         return self.linear(encoded.frames).float().log_softmax(dim=-1)  # (B, T, V)

@@ -45,6 +45,7 @@ NOT_THE_MODEL = (
     "resume",
     "class_",
     "wandb_",
+    "warm_start",
 )
 
 BuildModel = Callable[[Path, str], Any]

@@ -33,6 +33,7 @@ class SERModel(AbsESPnetModel):
         class_weighting: ``balanced`` weights the cross-entropy of class c in training by
             N / (C n_c), n_c of N training utterances being of that class; the mean weight is 1.
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
+        dropout: Of the pooled vector before the emotion head, in training.
         class_counts: n_c, for ``balanced``.
 
     Raises:
@@ -50,6 +51,7 @@ class SERModel(AbsESPnetModel):
         amp_dtype: str = "float32",
         class_weighting: str = "none",
         label_smoothing: float = 0.0,
+        dropout: float = 0.0,
         class_counts: list[int] | None = None,
     ):
         super().__init__()
@@ -66,9 +68,10 @@ class SERModel(AbsESPnetModel):
             raise UserError(
                 f"model_conf.class_weighting: {class_weighting!r}; choose none or balanced"
             )
-        if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"model_conf.label_smoothing: {label_smoothing!r}; give 0.0 to below 1")
-        self.label_smoothing = label_smoothing
+        for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"model_conf.{key}: {value!r}; give 0.0 to below 1")
+        self.label_smoothing, self.dropout = label_smoothing, dropout
         weights = torch.ones(len(emotions))
         if class_weighting == "balanced" and class_counts:
             counts = torch.tensor(class_counts).clamp(min=1)
@@ -116,7 +119,8 @@ class SERModel(AbsESPnetModel):
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)
         encoded = self.encode(speech, speech_lengths, self.amp_dtype)
-        logits = self.emotion_head(encoded.pooled)  # (B, C)
+        pooled = F.dropout(encoded.pooled, self.dropout, self.training)
+        logits = self.emotion_head(pooled)  # (B, C)
         loss_er = self._cross_entropy(logits, emotion)
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)

@@ -46,6 +46,30 @@ class MeanPooling(AbsPooling):
         return total / lengths.unsqueeze(-1).to(frames.dtype)
 
 
+class StatisticsPooling(AbsPooling):
+    """Mean and standard deviation over the real frames, side by side (Snyder et al., 2018).
+
+    The standard deviation is sqrt(mean((h - mean)^2) + 1e-5), so that one frame has a gradient.
+
+    Args:
+        input_size: D; the vector has 2 D values.
+    """
+
+    def __init__(self, input_size: int):
+        super().__init__()
+        self._output_size = 2 * input_size
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        count = lengths.unsqueeze(-1).to(frames.dtype)
+        mean = _without_padding(frames, lengths).sum(dim=1) / count  # (B, D)
+        centred = _without_padding(frames - mean.unsqueeze(1), lengths)
+        deviation = (centred.square().sum(dim=1) / count + 1e-5).sqrt()
+        return torch.cat([mean, deviation], dim=-1)
+
+
 class LastPooling(AbsPooling):
     """The state of a recurrent encoder after it has read the whole utterance.
 

@@ -18,7 +18,7 @@ class SERPreprocessor(AbsPreprocessor):
     Args:
         train: ESPnet's flag for the training set (nothing here is random).
         emotions: The classes in index order.
-        units: The CTC units in index order, None when no head needs them.
+        unit_id: The index of each CTC unit, None when no head needs them.
         waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
         labels: For each entry that a head of labels wants, the class index of every utterance
             whose value is known. ESPnet's own tables may have no gaps, these may.
@@ -28,14 +28,14 @@ class SERPreprocessor(AbsPreprocessor):
         self,
         train: bool,
         emotions: list[str],
-        units: list[str] | None,
+        unit_id: Mapping[str, int] | None,
         waveform: bool,
         labels: Mapping[str, Mapping[str, int]] | None = None,
     ):
         super().__init__(train)
         self.labels = labels or {}
         self.emotion_id = {name: i for i, name in enumerate(emotions)}
-        self.unit_id = None if units is None else {name: i for i, name in enumerate(units)}
+        self.unit_id = unit_id
         self.waveform = waveform
 
     def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:

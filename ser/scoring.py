@@ -61,6 +61,7 @@ from ser.uncertainty import (
     from_decisions,
     score_intervals,
 )
+from ser.units import tag_stripper
 from ser.validation import valid_ua
 
 SCHEMA = 2
@@ -150,19 +151,6 @@ def score_units(
         "utterances": uer.utterances,
         "empty": uer.empty,
     }
-
-
-def tag_stripper(token_type: str) -> Callable[[str], str] | None:
-    """What takes the emotion tag off a unit; None for units that are not phonemes.
-
-    ``Vs3`` becomes ``Vs`` and ``AH0_3`` becomes ``AH0``; untagged units stay as they are.
-    """
-    return {
-        "tagged_class": lambda unit: unit.rstrip("0123456789"),
-        "tagged_phone": lambda unit: unit.rpartition("_")[0],
-        "class": str,
-        "phone": str,
-    }.get(token_type)
 
 
 def score_experiment(

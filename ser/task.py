@@ -17,7 +17,7 @@ from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import int_or_none, str_or_none
+from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.batches import JitteredSampler
 from ser.encoders.conv_recurrent import ConvRecurrentEncoder
@@ -37,10 +37,11 @@ from ser.pooling import (
     LastPooling,
     MeanPooling,
     SelfAttentionPooling,
+    StatisticsPooling,
 )
 from ser.preprocess import SERPreprocessor
 from ser.trainer import SERTrainer
-from ser.units import read_units
+from ser.units import read_units, read_untagged, tag_stripper
 
 frontend_choices = ClassChoices(
     name="frontend",
@@ -66,6 +67,7 @@ pooling_choices = ClassChoices(
         "last": LastPooling,
         "attention": AttentionPooling,
         "self_attention": SelfAttentionPooling,
+        "statistics": StatisticsPooling,
     },
     type_check=AbsPooling,
     default="mean",
@@ -97,6 +99,12 @@ class SERTask(AbsTask):
             "classes), class, tagged_phone, phone, char or bpe",
         )
         group.add_argument(
+            "--untagged",
+            type=str2bool,
+            default=False,
+            help="Train the CTC head on its units without their tags; set by stage 4",
+        )
+        group.add_argument(
             "--bpe_size",
             type=int_or_none,
             help="With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
@@ -126,6 +134,13 @@ class SERTask(AbsTask):
             help="Factors on the learning rate: heads, fusion, layer_decay (see ser/optim.py)",
         )
         group.add_argument(
+            "--heads_first_conf",
+            action=NestedDictAction,
+            default={},
+            help="Train heads and layer weights on the frozen encoder first: untagged_epoch, "
+            "max_epoch, lr, batch_size (see ser/heads_first.py)",
+        )
+        group.add_argument(
             "--length_jitter",
             type=float,
             default=0.0,
@@ -142,7 +157,7 @@ class SERTask(AbsTask):
             action=NestedDictAction,
             default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
             help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-            "label_smoothing: 0.0 to 1.0",
+            "label_smoothing and dropout: 0.0 to below 1",
         )
         group.add_argument(
             "--stated",
@@ -188,7 +203,7 @@ class SERTask(AbsTask):
         return SERPreprocessor(
             train,
             args.emotions.split(),
-            read_units(args.units) if with_units else None,
+            unit_inventory(args)[1] if with_units else None,
             args.feats_type == "raw",
             labels,
         )
@@ -213,7 +228,7 @@ class SERTask(AbsTask):
         sizes = encoder.output_size(), pooling.output_size()
         for name, head in read_heads(args.aux_conf).items():
             if head.cls.targets == UNITS:
-                inventory = read_units(args.units)
+                inventory, _ = unit_inventory(args)
             else:
                 inventory = args.aux_labels[name]["values"]
             heads[name] = head.cls(*sizes, inventory, **head.options)
@@ -264,6 +279,14 @@ class SERTask(AbsTask):
             raise UserError("lr_conf: optim_conf.lr is missing, which its factors refer to")
         groups = parameter_groups(model, args.optim_conf["lr"], args.lr_conf)
         return [optim_classes[args.optim](groups, **args.optim_conf)]
+
+
+def unit_inventory(args: argparse.Namespace) -> tuple[list[str], dict[str, int]]:
+    """The outputs of a CTC head, and the index of each unit of the transcripts among them."""
+    units = read_units(args.units)
+    if args.untagged:
+        return read_untagged(units, tag_stripper(args.token_type))
+    return units, {unit: i for i, unit in enumerate(units)}
 
 
 def build_network(

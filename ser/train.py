@@ -35,6 +35,7 @@ from ser.fileio import atomic_write
 from ser.folds import LEAKY
 from ser.frontends.hf import check_folder
 from ser.heads import UNITS, label_tables, read_heads
+from ser.heads_first import phases, read_heads_first
 from ser.labels import fold_labels
 from ser.locks import held
 from ser.provenance import git_commit, hardware
@@ -84,6 +85,8 @@ OWN_OPTIONS = (
     "aux_labels",
     "has_valid",
     "run_label",
+    "untagged",
+    "warm_start",
 )
 
 
@@ -257,6 +260,7 @@ def resolve(
             check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
         check_network(args)
         read_heads(args.aux_conf)
+        read_heads_first(args)
         check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
     except UserError as err:
         where = f"{config} with the options after --" if extra_args else config
@@ -433,8 +437,7 @@ def _holds_training(directory: Path, pattern: str = "") -> bool:
 def _names_model(output_dir: Path) -> bool:
     """Whether run.json is what stage 5 asks for."""
     try:
-        record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
-        return (output_dir / record["inference_model"]).is_file()
+        return (output_dir / _read_record(output_dir)["inference_model"]).is_file()
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -530,7 +533,21 @@ def count_steps(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
-    """ESPnet's training of one fold, and the record of how it ended."""
+    """ESPnet's training of one fold, phase by phase, and the record of how it ended."""
+    output_dir = Path(args.output_dir)
+    for phase in phases(args):
+        phase.warm_start, args.warm_start = args.warm_start, f"{phase.output_dir}/latest.pth"
+        if not is_done(phase.output_dir, settings):
+            _train_phase(phase, settings, processes)
+        if processes.first:
+            print(f"[fold] {phase.run_label}: {summary(Path(phase.output_dir))}", flush=True)
+    _train_phase(args, settings, processes)
+    if processes.first and not args.keep_checkpoints:
+        discard_checkpoints(output_dir)
+
+
+def _train_phase(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
+    """One training by ESPnet, in ``args.output_dir``; done with its record and the marker."""
     output_dir = Path(args.output_dir)
     try:
         SERTask.main(args=args)
@@ -549,8 +566,6 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
         )
     _write_record(args, history)
     mark_done(output_dir, settings)
-    if not args.keep_checkpoints:
-        discard_checkpoints(output_dir)
 
 
 def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> None:
@@ -562,11 +577,15 @@ def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> No
         model = f"{phase}.{key}.ave.pth"
     else:
         chosen, model = history[-1], "latest.pth"
+    before = {Path(p.output_dir).name: _read_record(Path(p.output_dir)) for p in phases(args)}
+    seconds = sum(_seconds(entry) for entry in history)
+    seconds += sum(record["train_seconds"] for record in before.values())
     record = {
         "inference_model": model,
         "epochs": len(history),
         "best_epoch": chosen["epoch"],
-        "train_seconds": round(sum(_seconds(entry) for entry in history), 1),
+        "train_seconds": round(seconds, 1),
+        "phases_before": {name: record["epochs"] for name, record in before.items()},
         "parameters": json.loads((output_dir / PARAMETERS).read_text(encoding="utf-8")),
     }
     with atomic_write(output_dir / FOLD_FILE) as stream:
@@ -575,9 +594,8 @@ def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> No
 
 def discard_checkpoints(output_dir: Path) -> None:
     """Leave of a finished fold's models the one that run.json names: ten folds fill a disk."""
-    record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
-    used = (output_dir / record["inference_model"]).resolve()
-    models = list(output_dir.glob("*.pth"))
+    used = (output_dir / _read_record(output_dir)["inference_model"]).resolve()
+    models = [*output_dir.glob("*.pth"), *output_dir.glob("*/*.pth")]
     for path in models:
         if not path.is_symlink() and path.resolve() != used:
             path.unlink()
@@ -586,13 +604,17 @@ def discard_checkpoints(output_dir: Path) -> None:
             path.unlink()
 
 
+def _read_record(output_dir: Path) -> dict[str, Any]:
+    return json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
+
+
 def _seconds(entry: dict[str, Any]) -> float:
     return sum(entry[phase]["seconds"] for phase in ("train", "valid") if phase in entry)
 
 
 def summary(output_dir: Path) -> str:
     """One line about a finished fold."""
-    record = json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8"))
+    record = _read_record(output_dir)
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
     entry = next(e for e in history if e["epoch"] == record["best_epoch"])
     text = f"{record['epochs']} epochs in {record['train_seconds']:.0f} s"

@@ -30,7 +30,9 @@ from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.frontends.hf import HFFrontend
+from ser.heads_first import warm_start
 from ser.model import SERModel
+from ser.units import tag_stripper
 
 HISTORY = "history.json"
 PARAMETERS = "parameters.json"
@@ -46,6 +48,8 @@ class SERTrainerOptions(TrainerOptions):
     checkpoint_seconds: float = 600.0
     background_checkpoints: str = "auto"
     layer_cache: str | None = None
+    warm_start: str | None = None
+    token_type: str = ""
 
 
 class SERTrainer(Trainer):
@@ -83,6 +87,11 @@ class SERTrainer(Trainer):
             help="Keep a finished fold's checkpoint.pth and all models that inference does not use",
         )
         parser.add_argument(
+            "--warm_start",
+            type=str_or_none,
+            help="Weights to begin with, of the phase before (ser/heads_first.py); set by stage 4",
+        )
+        parser.add_argument(
             "--layer_cache",
             type=str_or_none,
             default="auto",
@@ -107,6 +116,9 @@ class SERTrainer(Trainer):
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
         if trainer_options.layer_cache and isinstance(model.frontend, HFFrontend):
             model.frontend.cache_dir = Path(trainer_options.layer_cache)
+        if trainer_options.warm_start:
+            state = torch.load(trainer_options.warm_start, map_location="cpu", weights_only=True)
+            warm_start(model, state, tag_stripper(trainer_options.token_type))
         model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
         if distributed:
             # The wrapper around the model wants to see these parameters when it is made, and to

@@ -10,7 +10,7 @@ so that "no" (N OW1) said angrily (emotion 0) becomes ``N0 Vs0``. The digit is t
 in ``data/<corpus>/all/emotions``. Four emotions give 24 units and, with the blank, 25 outputs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ser.errors import UserError
@@ -92,6 +92,32 @@ def token_tables(token_type: str) -> tuple[str, str]:
     """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
     suffix = "" if token_type == "tagged_class" else f"_{token_type}"
     return f"text{suffix}", f"units{suffix}.txt"
+
+
+def tag_stripper(token_type: str) -> Callable[[str], str] | None:
+    """What takes the emotion tag off a unit; None for units that are not phonemes.
+
+    ``Vs3`` becomes ``Vs`` and ``AH0_3`` becomes ``AH0``; untagged units stay as they are.
+    """
+    return {
+        "tagged_class": lambda unit: unit.rstrip("0123456789"),
+        "tagged_phone": lambda unit: unit.rpartition("_")[0],
+        "class": str,
+        "phone": str,
+    }.get(token_type)
+
+
+def read_untagged(
+    units: Sequence[str], strip_tag: Callable[[str], str]
+) -> tuple[list[str], dict[str, int]]:
+    """The inventory that is left of ``units`` (the blank first) without tags, and where each goes.
+
+    Returns:
+        The units without tags, the blank first, and for each of ``units`` its index among them.
+    """
+    untagged = {unit: unit if unit == BLANK else strip_tag(unit) for unit in units}
+    names = list(dict.fromkeys(untagged.values()))
+    return names, {unit: names.index(name) for unit, name in untagged.items()}
 
 
 def ctc_min_frames(units: Sequence) -> int:

@@ -30,9 +30,9 @@ from ser.scoring import (
     score_experiment,
     score_folds,
     score_units,
-    tag_stripper,
 )
 from ser.uncertainty import METHOD_KNOWN
+from ser.units import tag_stripper
 
 AH = ["angry", "happy"]
 

@@ -4,10 +4,8 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +22,7 @@ from ser.errors import UserError
 from ser.provenance import run_command
 from ser.stage import read_marker
 from ser.trainer import _last_step, complete_interrupted_epoch, wa_ua
-from tests.training import SYSTEM, make_corpus, same, train, weights
+from tests.training import SYSTEM, interrupted_at, make_corpus, same, train, weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -282,23 +280,6 @@ def test_a_training_without_finite_gradients_is_not_taken_for_finished(corpus, t
         assert read_marker(tmp_path / "Ses01F") is None
     log = (tmp_path / "log/stage4.Ses01F.log").read_text()
     assert "no step had a finite gradient; lower the learning rate" in log
-
-
-def interrupted_at(corpus: Path, exp_dir: Path, moment: str) -> None:
-    """Train in a process of its own and kill -9 it when its log first shows ``moment``."""
-    command = [sys.executable, "-m", "ser.bin.train", "--data-dir", str(corpus / "data/tones")]
-    command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
-    command += ["--config", str(corpus / "system.yaml"), "--folds", "Ses01F"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    log = exp_dir / "log/stage4.Ses01F.log"
-    while process.poll() is None:
-        if log.exists() and moment in log.read_text():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"training ended before {moment!r}")
 
 
 @pytest.mark.parametrize("moment", ["epoch 1/3 valid", "2/3epoch started", "epoch 3/3 train"])

@@ -1,6 +1,11 @@
 """Stage 4 for real in seconds: ESPnet's trainer on a few tones with a tiny encoder."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -15,6 +20,7 @@ from ser.lang import prepare_lang
 from ser.train import Training, train_folds
 from tests.tiny import TINY, write_tone_corpus
 
+ROOT = Path(__file__).parent.parent
 SYSTEM = {
     "token_type": "tagged_class",
     "frontend_conf": {
@@ -43,7 +49,7 @@ def forked_processes() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        patch.setenv("PYTHONPATH", str(ROOT))
         forkserver.ensure_running()
     return context
 
@@ -82,3 +88,20 @@ def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def interrupted_at(corpus: Path, exp_dir: Path, moment: str, config: str = "system.yaml") -> None:
+    """Train in a process of its own and kill -9 it when its log first shows ``moment``."""
+    command = [sys.executable, "-m", "ser.bin.train", "--data-dir", str(corpus / "data/tones")]
+    command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
+    command += ["--config", str(corpus / config), "--folds", "Ses01F"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    log = exp_dir / "log/stage4.Ses01F.log"
+    while process.poll() is None:
+        if log.exists() and moment in log.read_text():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"training ended before {moment!r}")
