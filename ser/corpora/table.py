@@ -1,8 +1,8 @@
 """Recordings with a table: CSV, TSV or JSON lines, one utterance a line.
 
 corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is),
-``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen; without it
-that is the folder of the table. The first line of CSV and TSV names the columns. The id is a
+``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen: a folder
+beside the table, or seen from the folder of corpus.yaml; without it that is the folder of the table. The first line of CSV and TSV names the columns. The id is a
 column, or the path of the audio without its suffix.
 """
 
@@ -49,8 +49,9 @@ class Reader(RowsReader):
 
     def _read(self, root: Path) -> list[Row]:
         """A row for each line."""
-        audio_dir = self.spec.get("audio_dir")
-        base = resolve(str(audio_dir), self.egs) if audio_dir else root.parent
+        audio_dir = str(self.spec.get("audio_dir", "."))
+        beside = resolve(audio_dir, root.parent)
+        base = beside if beside.is_dir() else resolve(audio_dir, self.egs)
         return table_rows(root, self.spec, base)
 
 
