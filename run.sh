@@ -20,8 +20,8 @@
 #   --tag NAME            name of the experiment; default: made from config, protocol and seed
 #   --stage N             first stage to run
 #   --stop-stage N        last stage to run; default: 6, or 7 with --stage 7
-#   --protocol NAME       strict, paper or session; kfold is speaker-dependent; prefix is LEAKY
-#   --k N                 folds of --protocol kfold
+#   --protocol NAME       strict, paper, session or crossed; kfold is speaker-dependent; prefix LEAKY
+#   --k N                 groups of sentences of --protocol crossed, folds of kfold
 #   --select WHICH        epoch that is tested: that of the protocol, or best-on-test (LEAKY)
 #   --folds NAMES         train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all
 #   --seed N              of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep's

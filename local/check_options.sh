@@ -58,23 +58,24 @@ require_integer folds_per_gpu 1
 folds=${folds//,/ }
 
 . "$root/local/check_backend.sh"
-if [[ $protocol =~ ^kfold([0-9]+)$ && -z $k ]]; then # as it is called in run.yaml and RESULTS.md
-  protocol=kfold
-  k=${BASH_REMATCH[1]}
+if [[ $protocol =~ ^(kfold|crossed)([0-9]+)$ && -z $k ]]; then # as in run.yaml and RESULTS.md
+  protocol=${BASH_REMATCH[1]}
+  k=${BASH_REMATCH[2]}
 fi
 case $protocol in
   strict | paper | session | prefix)
-    [[ -z $k ]] || option_error "--k $k is for --protocol kfold; leave it out with $protocol"
+    [[ -z $k ]] || option_error "--k $k is for --protocol kfold and crossed; leave it out with" \
+      "$protocol"
     ;;
-  kfold)
-    [[ -n $k ]] || option_error "--protocol kfold needs the number of folds, e.g. --k 5"
+  kfold | crossed)
+    [[ -n $k ]] || option_error "--protocol $protocol needs a number of folds or groups, e.g. --k 5"
     require_integer k 2
-    protocol=kfold$k
+    protocol=$protocol$k
     k=
     ;;
   *)
-    option_error "--protocol $protocol: expected strict, paper, session or kfold (or the leaky" \
-      "prefix)"
+    option_error "--protocol $protocol: expected strict, paper, session, crossed or kfold (or" \
+      "the leaky prefix)"
     ;;
 esac
 case $select in

@@ -6,7 +6,7 @@
 #   --dump-dir DIR     of the corpus; is written
 #   --token-type TYPE  tagged_class, class, tagged_phone, phone, char or bpe
 #   --feats-type TYPE  raw, spectrogram, fbank or mfcc
-#   --protocol NAME    strict, paper, session or kfold<k>, e.g. kfold5
+#   --protocol NAME    strict, paper, session, crossed<k> or kfold<k>, e.g. kfold5
 #   --nj N             number of processes
 #   --python FILE      Python interpreter with the recipe's packages
 set -euo pipefail

@@ -10,7 +10,7 @@
 #   --exp-dir DIR      exp/<corpus>/<tag>; is written; with several seeds DIR_seed1, DIR_seed2, ...
 #   --config FILE      the system's YAML
 #   --experiments FILE a sweep's list of experiments (ser.bin.sweep), instead of the three above
-#   --protocol NAME    strict, paper, session or kfold<k>, e.g. kfold5
+#   --protocol NAME    strict, paper, session, crossed<k> or kfold<k>, e.g. kfold5
 #   --select WHICH     epoch that is tested: that of the protocol, or best-on-test
 #   --folds NAMES      train these only, e.g. "Ses01F Ses01M"; empty: all
 #   --seed N           of weights and batches; several: "1 2 3"

@@ -18,7 +18,7 @@ import numpy as np
 from ser.errors import UserError
 from ser.experiment import open_experiment
 from ser.fileio import atomic_write
-from ser.folds import SPEAKER_DEPENDENT, caveat
+from ser.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.predictions import FILE_NAME, Prediction, read_predictions, some
 from ser.records import SCORE_FIRST, read_scores
 from ser.score_table import (
@@ -151,11 +151,16 @@ def compare_systems(
     scores = first.runs[0].scores
     labels, utts = scores["labels"], sorted(first.runs[0].decided)
     right = [_right(system, utts) for system in (first, second)]  # (seeds, N) each
+    over_folds = mean_over(scores["protocol"]) == "folds"
     trials = Trials(
         speaker=_numbers([utt2spk[u] for u in utts]),
         label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
         fold=np.stack(
-            [_numbers([s.runs[0].fold[u] for u in utts]) for s in (first, second)], axis=1
+            [
+                _numbers([(s.runs[0].fold if over_folds else utt2spk)[u] for u in utts])
+                for s in (first, second)
+            ],
+            axis=1,
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
         classes=len(labels),

@@ -12,7 +12,6 @@ import numpy as np
 
 from ser.decisions import FILE_NAME, decide, read_evidence
 from ser.experiment import Experiment
-from ser.folds import caveat
 from ser.metrics import DIGITS
 from ser.predictions import Prediction
 from ser.uncertainty import Difference, Trials, differences, from_decisions, measure
@@ -64,7 +63,8 @@ def score_decisions(
                 key = (fold, utt2spk[utt])
                 strings[key] = strings.get(key, "") + DIGITS[found[fold][name][utt]]
         hyp = [strings[entry["fold"], entry["speaker"]] for entry in speakers]
-        values = measure(_trials([speakers], [hyp], len(experiment.labels)))
+        protocol = str(experiment.run["protocol"])
+        values = measure(_trials([speakers], [hyp], len(experiment.labels), protocol))
         scores[name] = {
             **{n: values[n].item() for n in ("wa", "ua", "wa_pooled", "ua_pooled")},
             "hyp": hyp,
@@ -78,11 +78,10 @@ def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Diffe
 
     ``runs`` are scores.json of the same test set.
     """
-    classes = len(runs[0]["labels"])
-    known = bool(caveat(runs[0]["protocol"]))
-    own = from_decisions([run["speakers"] for run in runs], classes, known)
+    classes, protocol = len(runs[0]["labels"]), runs[0]["protocol"]
+    own = from_decisions([run["speakers"] for run in runs], classes, protocol)
     hyps = [run["decisions"][name]["hyp"] for run in runs]
-    other = _trials([run["speakers"] for run in runs], hyps, classes)
+    other = _trials([run["speakers"] for run in runs], hyps, classes, protocol)
     both = replace(
         own,
         fold=np.concatenate([own.fold, other.fold], axis=1),
@@ -93,11 +92,14 @@ def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Diffe
 
 
 def _trials(
-    speakers: Sequence[Sequence[Mapping[str, str]]], hyps: Sequence[Sequence[str]], classes: int
+    speakers: Sequence[Sequence[Mapping[str, str]]],
+    hyps: Sequence[Sequence[str]],
+    classes: int,
+    protocol: str,
 ) -> Trials:
     """Trials of ``hyps`` (seeds of strings) in the place of the speakers' own."""
     runs = [
         [{**entry, "hyp": hyp} for entry, hyp in zip(run, strings, strict=True)]
         for run, strings in zip(speakers, hyps, strict=True)
     ]
-    return from_decisions(runs, classes)
+    return from_decisions(runs, classes, protocol)

@@ -29,13 +29,13 @@ from ser.datadir import (
 from ser.errors import UserError
 from ser.features import digest, extract_features, load_for_ark, write_arks
 from ser.fileio import atomic_write, locked
-from ser.folds import assign, make_folds
+from ser.folds import assign, make_folds, sentence
 from ser.lang import lang_inputs
 from ser.parallel import parallel_map
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session")
-OWN_TABLES = (*TABLES, "utt2num_samples", "utt2hash")
+OWN_TABLES = (*TABLES, "utt2sentence", "utt2num_samples", "utt2hash")
 LISTS = ("emotions", "language", "partial")  # partial only where the corpus is incomplete
 DEFAULT_TOKEN_TYPE = "tagged_class"
 RAW = "raw"  # the feature type of systems that read the waveform: nothing to extract
@@ -73,7 +73,8 @@ def prepare_dump(
     for directory in lang_dirs.values():
         require_done(directory, 2, "the units and targets")
     _check_tables(source, lang_dirs)
-    assign(protocol, *(read_table(source / n) for n in ("utt2spk", "utt2session", "utt2emo")))
+    tables = (read_table(source / name) for name in ("utt2spk", "utt2session", "utt2emo"))
+    assign(protocol, *tables, _sentences(source))
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):
@@ -283,6 +284,7 @@ def _dump_tables(
     settings = {
         "audio": file_digest(dump_dir / "utt2hash"),
         **_table_settings(source),
+        "sentences": file_digest(source / "text"),
         "text": {
             suffix: file_digest(directory / "text.units", directory / "units.txt")
             for suffix, directory in lang_dirs.items()
@@ -303,6 +305,7 @@ def _dump_tables(
             path.unlink()
     for name in TABLES:
         write_table(dump_dir / name, read_table(source / name))
+    write_table(dump_dir / "utt2sentence", _sentences(source))
     extra = {path.name: path for path in user_tables(source)}
     for path in dump_dir.glob("utt2*"):  # taken away from the source since
         if path.name not in extra and path.name not in OWN_TABLES:
@@ -318,6 +321,10 @@ def _dump_tables(
         _copy(directory / "text.units", dump_dir / f"text{suffix}")
         _copy(directory / "units.txt", dump_dir / f"units{suffix}.txt")
     return settings
+
+
+def _sentences(source: Path) -> dict[str, str]:
+    return {utt: sentence(utt, text) for utt, text in read_table(source / "text", True).items()}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,11 +1,12 @@
 """Who trains, who validates, who is tested: the protocols, and the audit of what was written.
 
 A protocol is a function of utt2spk and utt2session that returns, for every fold, the
-utterances of each split; ``kfold<k>`` is one of utt2spk and utt2emo. Folds hold lists of ids only;
-audio and text stay where they are.
+utterances of each split; ``kfold<k>`` is one of utt2spk and utt2emo, ``crossed<k>`` of these three
+and utt2sentence. Folds hold lists of ids only; audio and text stay where they are.
 """
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
@@ -17,6 +18,7 @@ from ser.fileio import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
 
 SPLITS = ("train", "valid", "test")
+SENTENCE = "sentence"
 Folds = dict[str, dict[str, list[str]]]  # fold -> split -> utterance ids in C order
 
 
@@ -117,6 +119,85 @@ def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Fol
     }
 
 
+def sentence(utt: str, text: str) -> str:
+    """What was said, as utt2sentence has it: transcripts that differ in no word give the same.
+
+    Capitals, punctuation and tags such as [LAUGHTER] make no difference. An utterance without
+    words is a sentence of its own.
+    """
+    text = re.sub(r"\[[^\]]*\]", " ", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"[^\W_]+", text.replace("'", ""))) or f"<{utt}>"
+
+
+def sentence_groups(
+    utt2sentence: Mapping[str, str], utt2emo: Mapping[str, str], k: int
+) -> dict[str, int]:
+    """Deal sentences to groups 1 to ``k``: sentence -> group.
+
+    The sentence that is said most often comes first, then in C order; each goes to the group that
+    has the fewest utterances of its emotions, then of all. So groups are about equally large and
+    have about the same share of each emotion. Nothing is drawn.
+
+    Raises:
+        UserError: k is below 2, or there are fewer sentences than groups.
+    """
+    emotions: dict[str, Counter[str]] = defaultdict(Counter)
+    for utt, said in utt2sentence.items():
+        emotions[said][utt2emo[utt]] += 1
+    if not 2 <= k <= len(emotions):
+        raise UserError(
+            f"--protocol crossed --k {k}: the corpus has {len(emotions)} different sentences; "
+            f"expected 2 to {len(emotions)} groups of them: give another --k or --protocol"
+        )
+    counts = [Counter() for _ in range(k)]
+    groups = {}
+    for said in sorted(emotions, key=lambda said: (-emotions[said].total(), said)):
+        loads = [
+            (sum(count[e] * n for e, n in emotions[said].items()), count.total())
+            for count in counts
+        ]
+        group = min(range(k), key=loads.__getitem__)
+        counts[group].update(emotions[said])
+        groups[said] = group + 1
+    return groups
+
+
+def crossed(
+    utt2spk: Mapping[str, str],
+    utt2session: Mapping[str, str],
+    utt2emo: Mapping[str, str],
+    utt2sentence: Mapping[str, str],
+    k: int,
+) -> Folds:
+    """Leave out a speaker and a group of sentences: k folds for each speaker, ``<speaker>_g<i>``.
+
+    A fold tests what the speaker says of group i (``sentence_groups``). Those whom ``strict`` lets
+    train and validate do, on the other groups: neither the speaker nor a sentence that is tested
+    has been heard before, by this speaker or another. A speaker who says nothing of a group has no
+    fold for it, so that every utterance is tested once.
+
+    Raises UserError as ``strict``, or if no utterance has words, or as ``sentence_groups``.
+    """
+    if all(said.startswith("<") for said in utt2sentence.values()):
+        raise UserError(
+            "--protocol crossed: leaves out sentences, but this corpus has no transcripts; give "
+            "them with --text FILE and run stages 1 to 3 again, or use --protocol strict"
+        )
+    groups = sentence_groups(utt2sentence, utt2emo, k)
+    folds = {}
+    for speaker, splits in strict(utt2spk, utt2session).items():
+        for group in range(1, k + 1):
+            tested = [u for u in splits["test"] if groups[utt2sentence[u]] == group]
+            if not tested:
+                continue
+            others = {
+                split: [u for u in splits[split] if groups[utt2sentence[u]] != group]
+                for split in ("train", "valid")
+            }
+            folds[f"{speaker}_g{group}"] = {**others, "test": tested}
+    return folds
+
+
 PROTOCOLS: dict[str, Callable[[Mapping[str, str], Mapping[str, str]], Folds]] = {
     "strict": strict,
     "paper": paper,
@@ -129,8 +210,26 @@ SPEAKER_DEPENDENT = "speaker-dependent"
 
 def num_parts(protocol: str) -> int | None:
     """The k of a protocol named ``kfold<k>``, such as kfold5; None for any other."""
-    match = re.fullmatch(r"kfold([1-9][0-9]*)", protocol)
+    return _number(protocol, "kfold")
+
+
+def num_groups(protocol: str) -> int | None:
+    """The k of a protocol named ``crossed<k>``, such as crossed3; None for any other."""
+    return _number(protocol, "crossed")
+
+
+def _number(protocol: str, name: str) -> int | None:
+    match = re.fullmatch(rf"{name}([1-9][0-9]*)", protocol)
     return int(match[1]) if match else None
+
+
+def mean_over(protocol: str) -> str:
+    """What WA and UA are means over: ``folds``, or ``speakers`` of ``crossed``.
+
+    A fold of ``crossed`` may be too small to have every emotion; a speaker's folds together are
+    what one fold of ``strict`` tests.
+    """
+    return "folds" if num_groups(protocol) is None else "speakers"
 
 
 def caveat(protocol: str) -> str:
@@ -145,11 +244,11 @@ def caveat(protocol: str) -> str:
 
 
 def require_protocol(protocol: str) -> None:
-    """Raise UserError unless ``protocol`` is one of PROTOCOLS or ``kfold<k>``."""
-    if protocol not in PROTOCOLS and num_parts(protocol) is None:
+    """Raise UserError unless ``protocol`` is one of PROTOCOLS, ``kfold<k>`` or ``crossed<k>``."""
+    if protocol not in PROTOCOLS and not num_parts(protocol) and not num_groups(protocol):
         raise UserError(
-            f"--protocol {protocol}: no such protocol; choose strict, paper, session, kfold<k> "
-            "(such as kfold5) or the leaky prefix"
+            f"--protocol {protocol}: no such protocol; choose strict, paper, session, crossed<k> "
+            "(such as crossed3), kfold<k> (such as kfold5) or the leaky prefix"
         )
 
 
@@ -158,12 +257,16 @@ def assign(
     utt2spk: Mapping[str, str],
     utt2session: Mapping[str, str],
     utt2emo: Mapping[str, str],
+    utt2sentence: Mapping[str, str],
 ) -> Folds:
     """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit."""
     require_protocol(protocol)
     k = num_parts(protocol)
     if k is not None:
         return kfold(utt2spk, utt2emo, k)
+    k = num_groups(protocol)
+    if k is not None:
+        return crossed(utt2spk, utt2session, utt2emo, utt2sentence, k)
     return PROTOCOLS[protocol](utt2spk, utt2session)
 
 
@@ -182,17 +285,20 @@ def make_folds(protocol: str, dump_dir: Path) -> bool:
     """Write and audit ``dump_dir/folds/<protocol>``; False if it is there already.
 
     Reads utt2spk, utt2session, utt2emo, utt2hash, utt2num_samples and emotions of
-    ``dump_dir``. Each fold directory gets a list and an ESPnet shape file (``utt
+    ``dump_dir``, and utt2sentence for crossed.
+    Each fold directory gets a list and an ESPnet shape file (``utt
     num_samples``) per split. Raises UserError when the corpus does not fit the protocol or
     the audit fails; an older directory then stays as it was.
     """
-    names = ("utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions")
+    names = ["utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions"]
+    names += ["utt2sentence"] if num_groups(protocol) else []
     settings = {"protocol": protocol, "tables": file_digest(*(dump_dir / n for n in names))}
     directory = dump_dir / "folds" / protocol
     if is_done(directory, settings):
         return False
     tables = (read_table(dump_dir / name) for name in ("utt2spk", "utt2session", "utt2emo"))
-    folds = assign(protocol, *tables)
+    sentences = read_table(dump_dir / "utt2sentence") if num_groups(protocol) else {}
+    folds = assign(protocol, *tables, sentences)
     num_samples = read_table(dump_dir / "utt2num_samples")
     with atomic_dir(directory) as temporary:
         _write(temporary / "folds", folds)
@@ -215,7 +321,8 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     """Read ``folds_dir`` back, check it against the tables of ``dump_dir``, and report.
 
     Refused: a split that is missing or empty; an utterance, a speaker or the same audio
-    (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; an
+    (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; for
+    crossed, a sentence in the test split and another; an
     utterance of the corpus that is in no test split, or in two; a training split without an
     utterance of some emotion; a shape file that disagrees with its list.
 
@@ -233,6 +340,8 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     groups = {"speaker": read_table(dump_dir / "utt2spk")}
     if protocol == "session":
         groups["session"] = read_table(dump_dir / "utt2session")
+    if num_groups(protocol):
+        groups[SENTENCE] = read_table(dump_dir / "utt2sentence")
     groups["audio"] = utt2hash = read_table(dump_dir / "utt2hash")
     mark = caveat(protocol)
     may_share = {"LEAKY": groups, SPEAKER_DEPENDENT: ("speaker",)}.get(mark, ())
@@ -241,7 +350,8 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     utt2emo = read_table(dump_dir / "utt2emo")
     num_samples = read_table(dump_dir / "utt2num_samples")
     emotions = read_lines(dump_dir / "emotions")
-    names = SPLITS if protocol == "strict" else ("train", "test")
+    validated = protocol == "strict" or num_groups(protocol)
+    names = SPLITS if validated else ("train", "test")
 
     problems, notes, sizes = [], [], []
     tested = Counter()
@@ -281,6 +391,8 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     notes += _same_audio(utt2hash)
     *others, last = ("utterance", *refused)
     checked = f"{', '.join(others)} or {last}" if others else last
+    if SENTENCE in refused:
+        notes.insert(0, "sentences may be in both train and valid of a fold, never in test as well")
     return [
         f"protocol {protocol}{f' ({mark})' if mark else ''}: {len(sizes)} folds, "
         f"{len(utt2emo)} utterances",
@@ -330,6 +442,8 @@ def _shared(
         if both:
             problems.append(f"{pair} share utterances: {_some(both)}")
         for kind, utt2group in groups.items():
+            if kind == SENTENCE and second != "test":  # what trains may validate
+                continue
             left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
             common = sorted(left.keys() & right.keys())
             if common and kind == "audio":

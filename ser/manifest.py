@@ -18,7 +18,7 @@ from ser.corpora.prepare import probe_files
 from ser.datadir import TABLES, UNKNOWN_GENDER, read_lines, read_table, validate_data_dir
 from ser.errors import UserError
 from ser.fileio import atomic_dir, expand_home
-from ser.folds import Folds, assign, caveat
+from ser.folds import Folds, assign, caveat, sentence
 from ser.stage import mark_done, read_marker, require_done
 
 FORMATS = ("lhotse", "emobox")
@@ -38,15 +38,18 @@ class _Corpus:
 
 
 def protocol_name(protocol: str, k: int | None) -> str:
-    """``kfold`` with its ``k`` as one word, kfold5; other protocols as they are.
+    """``kfold`` and ``crossed`` with ``k`` as one word, kfold5; other protocols as they are.
 
-    Raises UserError for kfold without k, and for k with another protocol.
+    Raises UserError for these two without k, and for k with another protocol.
     """
-    if protocol == "kfold" and k is None:
-        raise UserError("--protocol kfold needs the number of folds, e.g. --k 5")
-    if protocol != "kfold" and k is not None:
-        raise UserError(f"--k {k}: is for --protocol kfold; leave it out with {protocol}")
-    return protocol if k is None else f"kfold{k}"
+    numbered = protocol in ("kfold", "crossed")
+    if numbered and k is None:
+        raise UserError(f"--protocol {protocol} needs a number of folds or groups, e.g. --k 5")
+    if not numbered and k is not None:
+        raise UserError(
+            f"--k {k}: is for --protocol kfold and crossed; leave it out with {protocol}"
+        )
+    return protocol if k is None else f"{protocol}{k}"
 
 
 def write_manifests(
@@ -79,7 +82,11 @@ def write_manifests(
         emotions=read_lines(source / "emotions"),
         tables=tables,
         paths={utt: _seen_from(relative_to, path) for utt, path in wavs.items()},
-        folds=assign(protocol, tables["utt2spk"], tables["utt2session"], tables["utt2emo"]),
+        folds=assign(
+            protocol,
+            *(tables[name] for name in ("utt2spk", "utt2session", "utt2emo")),
+            {utt: sentence(utt, text) for utt, text in tables["text"].items()},
+        ),
         headers=dict(zip(wavs, probe_files(list(wavs.values()), nj), strict=True)),
     )
     forms = FORMATS if form == "both" else (form,)

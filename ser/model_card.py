@@ -13,7 +13,7 @@ import yaml
 
 from ser.corpora.prepare import load_spec
 from ser.errors import UserError
-from ser.folds import caveat, num_parts
+from ser.folds import caveat, num_groups, num_parts
 from ser.provenance import EGS
 from ser.records import SCORE_FIRST, read_scores
 from ser.score_table import partial_notes
@@ -32,6 +32,9 @@ PROTOCOLS = {
     "paper": "one speaker is left out, all others train, the last epoch is tested",
     "session": "one session is left out, the others train, the last epoch is tested",
     "prefix": "dialogues are divided by their names, so that train and test share speakers",
+    "crossed": "one speaker and one of {} groups of sentences are left out, another speaker chooses"
+    " the epoch, all others train on the other sentences",
+    "kfold": "every utterance is tested once, its speaker is known",
 }
 OVERVIEW = """\
 Emotions from speech at {rate} Hz: {emotions}. System `{system}`{encoder}, trained on `{corpus}`
@@ -134,8 +137,8 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """
     card, emotions = config["card"], config["emotions"]
     scores, folds = card["scores"], list(config["folds"])
-    protocol = "kfold" if num_parts(card["protocol"]) else card["protocol"]
-    how = PROTOCOLS.get(protocol, "every utterance is tested once, its speaker is known")
+    protocol = card["protocol"]
+    how = PROTOCOLS[protocol.rstrip("0123456789")].format(num_groups(protocol))
     overview = OVERVIEW.format(
         rate=config["sampling_rate"],
         emotions=", ".join(emotions),

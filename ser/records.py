@@ -15,7 +15,7 @@ from ser.errors import UserError
 from ser.fileio import atomic_write
 from ser.metrics import DIGITS
 from ser.predictions import Prediction, some
-from ser.scoring import SCHEMA, score_folds
+from ser.scoring import SCHEMA, owners, score_folds
 
 Run = tuple[Path, dict[str, Any]]  # where the figures lie or would lie, and the scores
 
@@ -280,7 +280,8 @@ def _recomputed(scores: Mapping[str, Any]) -> dict[str, Any]:
         for ref, hyp in zip(entry["ref"], entry["hyp"], strict=True):
             names = labels[DIGITS.index(ref)], labels[DIGITS.index(hyp)]
             folds[entry["fold"]].append(Prediction("", *names, ()))
-    return score_folds({fold: folds[fold] for fold in scores["folds"]["scored"]}, labels)
+    owner = owners(scores["speakers"], scores["protocol"])
+    return score_folds({fold: folds[fold] for fold in scores["folds"]["scored"]}, labels, owner)
 
 
 def _add_precision(scores: dict[str, Any], expected: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import yaml
 from ser.cli import progress
 from ser.errors import UserError
 from ser.fileio import atomic_write
-from ser.folds import SPEAKER_DEPENDENT, caveat
+from ser.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.metrics import mean_sd
 from ser.records import (
     SCORE_FIRST,
@@ -107,8 +107,8 @@ class Row:
     def intervals(self) -> dict[str, np.ndarray | None]:
         """95% intervals of the mean over the seeds, (1, 2) each, as fractions."""
         decisions = [scores["speakers"] for _, scores in self.runs]
-        known = bool(caveat(self.first["protocol"]))
-        return score_intervals(from_decisions(decisions, len(self.first["labels"]), known))
+        classes, protocol = len(self.first["labels"]), self.first["protocol"]
+        return score_intervals(from_decisions(decisions, classes, protocol))
 
     def interval(self, name: str) -> str:
         """The 95% interval of ``wa`` or ``ua``, in percent."""
@@ -117,6 +117,8 @@ class Row:
 
     def fold_spread(self, name: str) -> str:
         """Standard deviation over folds of ``wa`` or ``ua``, of the mean over seeds."""
+        if mean_over(self.first["protocol"]) != "folds":
+            return "-"
         folds = [[f[name] for f in s["per_fold"].values()] for _, s in self.runs]  # seeds, folds
         return percent(mean_sd([mean_sd(values)[0] for values in zip(*folds, strict=True)])[1])
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ser.decision_scores import NAMES, against_own
-from ser.folds import SPEAKER_DEPENDENT, caveat
+from ser.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.metrics import mean_sd
 from ser.uncertainty import Difference
 
@@ -100,7 +100,8 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         epochs = [str(v.get(key) or "-") for key in ("epochs", "best_epoch")]
         absent = [f"no {label} in the reference" for label in v["absent"]]
         rows.append([fold, str(v["n"]), percent(v["wa"]), percent(v["ua"]), *epochs, *absent])
-    rows.append(["mean", "", percent(summary["wa"]), percent(summary["ua"])])
+    mean = {"folds": "mean", "speakers": "mean of speakers"}[mean_over(scores["protocol"])]
+    rows.append([mean, "", percent(summary["wa"]), percent(summary["ua"])])
     rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
     if summary["wa_ci"]:
         for name, end in (("95% from", 0), ("95% to", 1)):

@@ -34,7 +34,7 @@ from ser.decision_scores import score_decisions
 from ser.errors import UserError
 from ser.experiment import SCORED, Experiment, open_experiment
 from ser.fileio import atomic_write
-from ser.folds import caveat
+from ser.folds import mean_over
 from ser.metrics import (
     DIGITS,
     absent,
@@ -67,29 +67,37 @@ from ser.validation import valid_ua
 SCHEMA = 2
 
 
-def score_folds(folds: Mapping[str, Sequence[Prediction]], labels: Sequence[str]) -> dict[str, Any]:
+def score_folds(
+    folds: Mapping[str, Sequence[Prediction]],
+    labels: Sequence[str],
+    owner: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Everything about the emotion decisions: summary, folds, classes, confusion matrix.
 
     Args:
         folds: predictions by fold, in the protocol's order; none of them empty.
         labels: the emotions, in class order.
+        owner: Where WA and UA are means over speakers (``mean_over``), whom each fold tests; the
+            utterances of all folds of one are then scored together. None: means over folds.
 
     Returns:
         The keys ``summary``, ``per_fold``, ``per_class``, ``macro`` and ``confusion`` of
         scores.json.
     """
-    per_fold, pooled = {}, np.zeros((len(labels), len(labels)), dtype=np.int64)
+    per_fold, parts = {}, {}
     for fold, rows in folds.items():
         counts = confusion_matrix([p.ref for p in rows], [p.hyp for p in rows], labels)
-        pooled += counts
+        part = fold if owner is None else owner[fold]
+        parts[part] = parts.get(part, 0) + counts
         per_fold[fold] = {
             "wa": accuracy(counts),
             "ua": unweighted_accuracy(counts),
             "n": len(rows),
             "absent": absent(counts, labels),
         }
-    wa, wa_sd = mean_sd([fold["wa"] for fold in per_fold.values()])
-    ua, ua_sd = mean_sd([fold["ua"] for fold in per_fold.values()])
+    wa, wa_sd = mean_sd([accuracy(counts) for counts in parts.values()])
+    ua, ua_sd = mean_sd([unweighted_accuracy(counts) for counts in parts.values()])
+    pooled = np.sum(list(parts.values()), axis=0)
     rows = pooled.sum(axis=1, keepdims=True)  # (C, 1)
     by_class = {
         "precision": precisions(pooled),
@@ -198,8 +206,8 @@ def score_experiment(
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
-    scores |= score_folds(folds, experiment.labels)
     scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels)
+    scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
     scores["test_sha256"] = provenance.digest(
         f"{fold} {p.utt_id} {utt2spk[p.utt_id]} {p.ref}" for fold in scored for p in folds[fold]
     )
@@ -272,11 +280,16 @@ def decisions_by_speaker(
     return entries
 
 
+def owners(speakers: Sequence[Mapping[str, str]], protocol: str) -> dict[str, str] | None:
+    """``owner`` for ``score_folds``, from the entries of ``decisions_by_speaker``."""
+    if mean_over(protocol) == "folds":
+        return None
+    return {entry["fold"]: entry["speaker"] for entry in speakers}
+
+
 def add_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     """``scores`` with 95% intervals in ``summary``, and ``interval``, which says what they are."""
-    trials = from_decisions(
-        [scores["speakers"]], len(scores["labels"]), bool(caveat(scores["protocol"]))
-    )
+    trials = from_decisions([scores["speakers"]], len(scores["labels"]), scores["protocol"])
     summary = dict(scores["summary"])
     for name, bounds in score_intervals(trials).items():
         summary[f"{name}_ci"] = None if bounds is None else bounds[0].tolist()

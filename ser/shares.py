@@ -7,7 +7,7 @@ K-th: one fold of one seed for each task where there are as many tasks as pairs.
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ser.folds import num_parts
+from ser.folds import num_groups, num_parts
 
 T = TypeVar("T")
 
@@ -22,9 +22,10 @@ def expected_folds(spec: Mapping[str, Any], protocol: str) -> int:
     if parts is not None:
         return parts
     counts = spec["counts"]
+    groups = num_groups(protocol)
     if protocol == "session":
         return len(spec.get("sessions") or counts.get("session") or [None])
-    return len(counts.get("speaker") or [None])
+    return len(counts.get("speaker") or [None]) * (groups or 1)
 
 
 def task_of(

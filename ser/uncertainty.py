@@ -59,6 +59,8 @@ from typing import Any
 
 import numpy as np
 
+from ser.folds import caveat, mean_over
+
 LEVEL = 0.95
 REPLICATES = 5000
 TINY = 1e-12  # a spread below it is rounding
@@ -76,7 +78,8 @@ class Trials:
     Attributes:
         speaker: whose it is, (N,), from 0.
         label: the reference class, (N,), from 0 to C - 1.
-        fold: the fold in which each system was tested on it, (N, V), from 0.
+        fold: the fold in which each system was tested on it, (N, V), from 0: what WA and UA are
+            means over. Of crossed folds, the speaker.
         right: 1 where the system decided for the reference, else 0, (N, V); between them the
             fraction of its seeds that did.
         classes: C; classes without utterances count as well.
@@ -308,12 +311,11 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return _ratio((np.where(weight > 0, values, 0) * weight).sum(-1), weight.sum(-1))
 
 
-def from_decisions(
-    runs: list[list[Mapping[str, Any]]], classes: int, known: bool = False
-) -> Trials:
+def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int, protocol: str) -> Trials:
     """Trials of one system from the ``speakers`` entries of its scores.json, one list a seed.
 
-    ``known`` says that the system was trained on these speakers too.
+    ``protocol`` says whether the system was trained on these speakers too, and whether its scores
+    are means over folds or over speakers.
 
     Raises:
         ValueError: the seeds were not tested on the same utterances.
@@ -326,13 +328,14 @@ def from_decisions(
     hyps = ["".join(entry["hyp"] for entry in run) for run in runs]
     right = np.mean([[r == h for r, h in zip(refs, hyp, strict=True)] for hyp in hyps], axis=0)
     lengths = [len(entry["ref"]) for entry in first]
+    part = 0 if mean_over(protocol) == "folds" else 1
     return Trials(
         speaker=np.repeat(_numbers([speaker for _, speaker, _ in layout]), lengths),
         label=np.array([int(r, 36) for r in refs]),
-        fold=np.repeat(_numbers([fold for fold, _, _ in layout]), lengths)[:, None],
+        fold=np.repeat(_numbers([entry[part] for entry in layout]), lengths)[:, None],
         right=right[:, None],
         classes=classes,
-        known=known,
+        known=bool(caveat(protocol)),
     )
 
 

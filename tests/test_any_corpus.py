@@ -458,7 +458,7 @@ def test_speakers_are_paired_in_sorted_order(tmp_path, number, expected):
     assert [{speakers[u]: s for u, s in sessions.items()}[name] for name in names] == expected
     assert set(read_table(data / "utt2gender").values()) == {"u"}
     if number > 1:  # somebody validates in every fold
-        folds = assign("strict", speakers, sessions, read_table(data / "utt2emo"))
+        folds = assign("strict", speakers, sessions, read_table(data / "utt2emo"), {})
         assert all(fold.get("valid") for fold in folds.values())
 
 

@@ -9,7 +9,16 @@ import yaml
 
 from ser.datadir import read_lines, read_table, write_lines, write_table
 from ser.errors import UserError
-from ser.folds import PROTOCOLS, assign, audit_folds, kfold, make_folds
+from ser.folds import (
+    PROTOCOLS,
+    assign,
+    audit_folds,
+    crossed,
+    kfold,
+    make_folds,
+    sentence,
+    sentence_groups,
+)
 
 EGS = Path(__file__).parent.parent / "egs"
 EMOTIONS = ("angry", "happy")
@@ -159,7 +168,7 @@ def test_kfold_needs_two_parts_and_no_more_than_the_smallest_class_has_utterance
 def test_a_protocol_that_does_not_exist_is_named_with_those_that_do(dump):
     for name in ("kfold", "kfold05", "loso"):
         with pytest.raises(UserError, match=rf"--protocol {name}: .*kfold<k> \(such as kfold5\)"):
-            assign(name, {}, {}, {})
+            assign(name, {}, {}, {}, {})
         with pytest.raises(UserError, match="no such protocol"):
             audit_folds(name, dump, dump)
 
@@ -360,3 +369,134 @@ def test_an_emotion_that_a_test_speaker_never_shows_is_only_noted(dump):
     make_folds("paper", dump)
     text = (dump / "folds/paper/audit.txt").read_text()
     assert "note: folds/paper/Ses01F/test: no utterance is happy" in text
+
+
+# Crossed folds, checked by brute force on corpora whose sentences repeat as in the real ones.
+
+
+def repeated_sentences() -> list[dict[str, str]]:
+    """Four speakers in two sessions say ten sentences each, of which six are the same for all."""
+    spk, emo, said = {}, {}, {}
+    for s, speaker in enumerate(("Ses01F", "Ses01M", "Ses02F", "Ses02M")):
+        for i in range(10):
+            utt = f"{speaker}_{i:02d}"
+            spk[utt] = speaker
+            emo[utt] = EMOTIONS[(i + s) % 2]
+            said[utt] = f"line {i}" if i < 6 else f"own words {s} {i}"
+    return [spk, {utt: utt[:5] for utt in spk}, emo, said]
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_crossed_folds_hear_neither_speaker_nor_sentence_of_their_test(k):
+    spk, session, emo, said = tables = repeated_sentences()
+    folds = crossed(*tables, k)
+    tested = Counter(u for splits in folds.values() for u in splits["test"])
+    assert tested == dict.fromkeys(spk, 1)
+    for fold, splits in folds.items():
+        (speaker,) = {spk[u] for u in splits["test"]}
+        assert fold.startswith(f"{speaker}_g")
+        held_out = {said[u] for u in splits["test"]}
+        for split in ("train", "valid"):
+            assert splits[split]
+            assert not {said[u] for u in splits[split]} & held_out
+            for utt in splits[split]:
+                assert (session[utt] == speaker[:5]) == (split == "valid")
+                assert spk[utt] != speaker
+    # whoever may be heard is: what strict trains on, but for the sentences of the group
+    groups = sentence_groups(said, emo, k)
+    for fold, splits in folds.items():
+        group = int(fold.rpartition("_g")[2])
+        may = [u for u in sorted(spk) if groups[said[u]] != group]
+        assert splits["train"] == [u for u in may if session[u] != fold[:5]]
+        assert splits["valid"] == [u for u in may if session[u] == fold[:5] and spk[u] != fold[:6]]
+
+
+def test_sentences_are_dealt_by_how_often_they_are_said_and_in_which_emotion():
+    # "a" is said three times angrily, "b" twice happily, "c" and "d" once angrily, "e" once happily
+    said = dict(zip("123456789", "aaabbcdef", strict=True)) | {"8": "e", "9": "e2"}
+    emo = dict(zip("123456789", ("angry",) * 3 + ("happy",) * 2 + ("angry",) * 2 + ("happy",) * 2,
+                   strict=True))  # fmt: skip
+    # a -> 1 (all empty); b -> 2 (no happy anywhere, group 2 is smaller); c -> 2 (no anger there);
+    # d -> 2 (anger 1 against 3); e -> 1 (no happy there); e2 -> 1 (happy 1 against 2)
+    assert sentence_groups(said, emo, 2) == {"a": 1, "b": 2, "c": 2, "d": 2, "e": 1, "e2": 1}
+    backwards = [dict(reversed(table.items())) for table in (said, emo)]
+    assert sentence_groups(*backwards, 2) == sentence_groups(said, emo, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Excuse me.", "excuse me"),
+        ("excuse   ME!", "excuse me"),
+        ("[LAUGHTER] Excuse me [BREATHING]", "excuse me"),
+        ("I don't know", "i dont know"),
+        ("Straße, łódź", "strasse łódź"),
+        ("你好，吗？", "你好 吗"),
+        ("[GARBAGE]", "<u1>"),
+        ("...", "<u1>"),
+        ("", "<u1>"),
+    ],
+)
+def test_a_sentence_is_its_words(text, expected):
+    assert sentence("u1", text) == expected
+
+
+def write_crossed(directory: Path) -> Path:
+    spk, session, emo, said = repeated_sentences()
+    for name, table in (("utt2spk", spk), ("utt2session", session), ("utt2emo", emo)):
+        write_table(directory / name, table)
+    write_table(directory / "utt2sentence", said)
+    write_table(directory / "utt2hash", {utt: f"sha-{utt}" for utt in spk})
+    write_table(directory / "utt2num_samples", dict.fromkeys(spk, 1000))
+    write_lines(directory / "emotions", EMOTIONS)
+    return directory
+
+
+def test_the_audit_of_crossed_folds_says_what_it_checked(tmp_path):
+    make_folds("crossed2", write_crossed(tmp_path))
+    audit = (tmp_path / "folds/crossed2/audit.txt").read_text()
+    assert audit.startswith("protocol crossed2: 8 folds, 40 utterances\n")
+    assert "checked: no utterance, speaker, sentence or audio in two splits of a fold" in audit
+    assert "sentences may be in both train and valid of a fold, never in test as well" in audit
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_the_audit_refuses_a_sentence_that_is_tested_and_was_heard(tmp_path, split):
+    make_folds("crossed2", write_crossed(tmp_path))
+    said, spk = read_table(tmp_path / "utt2sentence"), read_table(tmp_path / "utt2spk")
+    fold = tmp_path / "folds/crossed2/Ses01F_g1"
+    tested = {said[u] for u in read_lines(fold / "test")}
+    speakers = {spk[u] for u in read_lines(fold / split)}
+    leak = next(u for u in spk if said[u] in tested and spk[u] in speakers)
+    utts = sorted([*read_lines(fold / split), leak])
+    write_lines(fold / split, utts)
+    write_table(fold / f"{split}.shape", dict.fromkeys(utts, 1000))
+    message = f"Ses01F_g1: {split} and test share the sentence {said[leak]}"
+    with pytest.raises(UserError, match=message):
+        audit_folds("crossed2", tmp_path / "folds/crossed2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "k", "message"),
+    [
+        (lambda said: {u: f"<{u}>" for u in said}, 2, "has no transcripts; give them with --text"),
+        (lambda said: dict.fromkeys(said, "yes"), 2, "has 1 different sentences; expected 2 to 1"),
+        (lambda said: said, 99, "has 22 different sentences; expected 2 to 22 groups"),
+        (lambda said: said, 1, "expected 2 to 22 groups"),
+    ],
+)
+def test_sentences_that_cannot_be_left_out_are_named(change, k, message):
+    *tables, said = repeated_sentences()
+    with pytest.raises(UserError, match=message):
+        crossed(*tables, change(said), k)
+
+
+def test_a_speaker_who_says_nothing_of_a_group_has_no_fold_for_it():
+    spk, session, emo, said = repeated_sentences()
+    mine = [u for u in spk if spk[u] == "Ses01F"]
+    for utt in mine[1:]:
+        for table in (spk, session, emo, said):
+            del table[utt]
+    folds = crossed(spk, session, emo, said, 2)
+    assert sum(fold.startswith("Ses01F") for fold in folds) == 1
+    assert Counter(u for s in folds.values() for u in s["test"]) == dict.fromkeys(spk, 1)

@@ -12,7 +12,7 @@ from ser import main
 from ser.corpora import Utterance
 from ser.datadir import write_data_dir
 from ser.errors import UserError
-from ser.folds import assign
+from ser.folds import assign, sentence
 from ser.manifest import protocol_name, write_manifests
 
 # id: emotion, speaker, gender, session, words, sample rate, channels; 0.1 s each
@@ -132,11 +132,12 @@ def test_emobox_gets_its_keys_its_file_names_and_a_label_map(corpus, tmp_path):
     assert _lines(home / "fold_3/toy_test_fold_3.jsonl") == rows[4:6]
 
 
-@pytest.mark.parametrize("protocol", ["strict", "paper", "session", "kfold2"])
+@pytest.mark.parametrize("protocol", ["strict", "paper", "session", "kfold2", "crossed2"])
 def test_folds_are_those_of_stage_3(corpus, protocol):
     out = write_manifests(corpus, protocol=protocol) / "lhotse"
     tables = [{u: row[i] for u, row in ROWS.items()} for i in (1, 3, 0)]
-    expected = assign(protocol, *tables)
+    said = {u: sentence(u, row[4]) for u, row in ROWS.items()}
+    expected = assign(protocol, *tables, said)
     found = {
         fold.name: {path.name[5:-9]: [cut["id"] for cut in _lines(path)] for path in fold.iterdir()}
         for fold in out.iterdir()
@@ -202,7 +203,7 @@ def test_the_command_writes_beside_the_corpus_and_says_what(corpus, monkeypatch,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "kfold"], "--protocol kfold needs the number of folds"),
+        (["--protocol", "kfold"], "--protocol kfold needs a number of folds"),
         (["--k", "3"], "--k 3: is for --protocol kfold"),
         (["--protocol", "kfold", "--k", "9"], "the smallest, angry, has 4 utterances"),
     ],

@@ -448,5 +448,6 @@ def test_the_launchers_help_is_its_header():
     assert done.returncode == 0
     assert "Stage 3: data/<corpus> -> dump/<corpus>" in done.stdout
     assert (
-        "--protocol NAME    strict, paper, session or kfold<k>, e.g. kfold5 [strict]" in done.stdout
+        "--protocol NAME    strict, paper, session, crossed<k> or kfold<k>, e.g. kfold5 [strict]"
+        in done.stdout
     )

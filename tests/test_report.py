@@ -109,7 +109,9 @@ def test_a_row_of_several_seeds_has_the_interval_of_their_mean(tmp_path):
     low, high = row.intervals["wa"][0]
     assert (low, high) == (0.0, 1.0)  # two speakers: t(1) = 12.7
     assert cells(report(tmp_path))["WA 95%"] == "0.0 to 100.0"
-    measured = measure(from_decisions([s["speakers"] for _, s in row.runs], 4))
+    measured = measure(
+        from_decisions([s["speakers"] for _, s in row.runs], 4, row.first["protocol"])
+    )
     assert measured["wa"].item() == 0.8125
 
 

@@ -818,7 +818,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--stage", "7", "--stop-stage", "6"], "--stage 7 comes after --stop-stage 6"),
         (["--protocol", "loso"], "expected strict, paper, session or kfold"),
-        (["--protocol", "kfold"], "--protocol kfold needs the number of folds, e.g. --k 5"),
+        (["--protocol", "kfold"], "--protocol kfold needs a number of folds or groups, e.g. --k 5"),
         (["--protocol", "kfold", "--k", "1"], "--k must be a whole number from 2 on, not '1'"),
         (["--protocol", "kfold", "--k", "five"], "--k must be a whole number from 2 on, not 'fi"),
         (["--protocol", "kfold1"], "--k must be a whole number from 2 on, not '1'"),

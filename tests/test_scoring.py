@@ -27,6 +27,7 @@ from ser.score_table import format_scores, partial_notes
 from ser.scoring import (
     add_intervals,
     decisions_by_speaker,
+    owners,
     score_experiment,
     score_folds,
     score_units,
@@ -71,6 +72,19 @@ def test_wa_is_the_mean_of_the_folds_accuracies_eq_9():
 
 def test_ua_is_the_mean_of_the_folds_mean_recalls_eq_10():
     assert score_folds(TWO, AH)["summary"]["ua"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+
+
+def test_folds_of_one_speaker_are_scored_together_where_scores_are_means_over_speakers():
+    # F1 and F2 are one speaker's: 4 of 6 right, recalls 2/4 and 2/2; F3 another's: 1 of 2, 1 and 0
+    folds = {**TWO, "F3": rows("ah", "aa")}
+    owner = {"F1": "A", "F2": "A", "F3": "B"}
+    summary = score_folds(folds, AH, owner)["summary"]
+    assert summary["wa"] == pytest.approx((4 / 6 + 1 / 2) / 2)
+    assert summary["ua"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert summary["wa_pooled"] == pytest.approx(5 / 8)
+    speakers = [{"fold": "A_g1", "speaker": "A"}, {"fold": "A_g2", "speaker": "A"}]
+    assert owners(speakers, "crossed2") == {"A_g1": "A", "A_g2": "A"}
+    assert owners(speakers, "strict") is None
 
 
 def test_pooled_scores_count_all_folds_as_one_test_set():

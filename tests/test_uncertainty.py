@@ -83,7 +83,7 @@ def test_the_scores_are_those_of_score_folds():
         strings = {"ref": "".join(map(str, refs)), "hyp": "".join(map(str, hyps))}
         lists.append({"fold": fold, "speaker": fold, **strings})
     expected = score_folds(folds, labels)
-    found = measure(from_decisions([lists], 3))
+    found = measure(from_decisions([lists], 3, "session"))
     for name in ("wa", "ua", "wa_pooled", "ua_pooled"):
         assert found[name].item() == pytest.approx(expected["summary"][name])
     recalls = [expected["per_class"][label]["recall"] for label in labels]
@@ -100,11 +100,22 @@ def test_a_fold_of_two_speakers_counts_once():
 def test_seeds_make_an_utterance_right_by_a_fraction():
     one = {"fold": "A", "speaker": "A", "ref": "001", "hyp": "001"}
     other = one | {"hyp": "011"}
-    made = from_decisions([[one], [other]], 2)
+    made = from_decisions([[one], [other]], 2, "strict")
     assert made.right[:, 0].tolist() == [1.0, 0.5, 1.0]
     assert measure(made)["ua"].item() == pytest.approx((0.75 + 1) / 2)
     with pytest.raises(ValueError, match="not tested on the same"):
-        from_decisions([[one], [other | {"ref": "111"}]], 2)
+        from_decisions([[one], [other | {"ref": "111"}]], 2, "strict")
+
+
+def test_crossed_folds_are_parts_of_their_speaker():
+    # A: 1 of 2 in one fold and 2 of 2 in another, 3 of 4 together; B: 0 of 1
+    entries = [
+        {"fold": "A_g1", "speaker": "A", "ref": "01", "hyp": "00"},
+        {"fold": "A_g2", "speaker": "A", "ref": "01", "hyp": "01"},
+        {"fold": "B_g1", "speaker": "B", "ref": "0", "hyp": "1"},
+    ]
+    assert measure(from_decisions([entries], 2, "crossed2"))["wa"].item() == pytest.approx(0.375)
+    assert measure(from_decisions([entries], 2, "strict"))["wa"].item() == pytest.approx(0.5)
 
 
 # The bootstrap

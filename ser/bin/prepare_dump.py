@@ -28,7 +28,8 @@ def main() -> None:
         "--protocol",
         default="strict",
         help="strict: the session's other speaker validates; paper: no validation; session: "
-        "leave one session out; kfold5: five parts of all speakers' utterances",
+        "leave one session out; crossed3: leave out a speaker and a third of the sentences; "
+        "kfold5: five parts of all speakers' utterances",
     )
     parser.add_argument("--nj", type=int, default=2, help="number of processes")
     prepare_dump(**vars(parser.parse_args()))

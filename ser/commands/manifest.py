@@ -31,11 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--protocol",
-        choices=["strict", "paper", "session", "kfold"],
+        choices=["strict", "paper", "session", "crossed", "kfold"],
         default="strict",
         help="of the folds, as in run.sh; default: strict",
     )
-    add("--k", type=int, metavar="N", help="folds of --protocol kfold")
+    add(
+        "--k",
+        type=int,
+        metavar="N",
+        help="folds of --protocol kfold, groups of sentences of crossed",
+    )
     add(
         "--output",
         type=Path,

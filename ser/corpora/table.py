@@ -2,7 +2,8 @@
 
 corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is),
 ``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen: a folder
-beside the table, or seen from the folder of corpus.yaml; without it that is the folder of the table. The first line of CSV and TSV names the columns. The id is a
+beside the table, or seen from that of corpus.yaml; without it that is the folder of the table. The
+first line of CSV and TSV names the columns. The id is a
 column, or the path of the audio without its suffix.
 """
 

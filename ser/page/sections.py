@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ser.folds import SPEAKER_DEPENDENT, caveat, num_parts
+from ser.folds import SPEAKER_DEPENDENT, num_groups, num_parts
 from ser.page import charts
 from ser.page.markup import Markup, tag
 from ser.page.markup import table as make_table
@@ -252,6 +252,8 @@ def _card(m: Material, several: bool) -> Markup:
         big.append(tag("div", tag("dt", f"{name}, {what}"), tag("dd", value, data_score=key)))
     parts, speakers_ = num_parts(s["protocol"]), len({e["speaker"] for e in s["speakers"]})
     about = PROTOCOLS.get(s["protocol"]) or (parts and f"{parts} parts; every part tests once")
+    if num_groups(s["protocol"]):
+        about = f"speakers by {num_groups(s['protocol'])} groups of sentences; both are left out"
     stated = s["stated"] or {}
     facts = [
         ("protocol", s["protocol"] + (f": {about}" if about else "")),
@@ -303,10 +305,7 @@ def system_difference(first: Material, second: Material) -> list[Markup]:
             "cannot be told from that of the tests. Where only folds differ: ./run.sh --compare."
         )
         return [title, tag("p", why, class_="note")]
-    both = [
-        from_decisions([s["speakers"]], len(a["labels"]), bool(caveat(s["protocol"])))
-        for s in (a, b)
-    ]
+    both = [from_decisions([s["speakers"]], len(a["labels"]), s["protocol"]) for s in (a, b)]
     paired = replace(
         both[0],
         fold=np.concatenate([t.fold for t in both], axis=1),
