@@ -22,6 +22,8 @@ from ser.labels import label_path
 from ser.stage import file_digest, read_marker, require_done
 from ser.units import token_tables
 
+# Folders in a fold's of the phases that may come before its training, see ser/heads_first.py.
+PHASES = UNTAGGED, HEADS = "untagged", "heads"
 PREDICTIONS_MARKER = ".predictions.done"
 
 SCORED = "scored"

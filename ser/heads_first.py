@@ -27,11 +27,10 @@ import torch
 
 from ser.config import check_arguments
 from ser.errors import UserError
+from ser.experiment import HEADS, UNTAGGED
 from ser.heads import UNITS, read_heads
 from ser.model import SERModel
 from ser.units import read_untagged
-
-UNTAGGED, HEADS = "untagged", "heads"  # folders in a fold's, in this order
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ser.errors import UserError
 from ser.experiment import (
     NOT_INFERRED,
     OTHER_SETTINGS,
+    PHASES,
     PREDICTIONS_MARKER,
     SCORED,
     Experiment,
@@ -48,6 +49,7 @@ class FoldStatus:
     best_ua: float | None  # on the validation speaker, from 0 to 1; None where nobody validates
     since: float | None  # seconds since 1970
     log: Path
+    phase: str = ""  # which of those before the training itself; see PHASES
 
     @property
     def word(self) -> str:
@@ -57,7 +59,7 @@ class FoldStatus:
     @property
     def cells(self) -> tuple[str, ...]:
         """The columns of ``HEADER``."""
-        epoch = f"{self.epoch}/{self.max_epoch}" if self.max_epoch else "-"
+        epoch = f"{self.phase} {self.epoch}/{self.max_epoch}".strip() if self.max_epoch else "-"
         ua = "-" if self.best_ua is None else f"{100 * self.best_ua:.1f}"
         log = str(self.log) if self.log.exists() else "-"
         return self.fold, self.state, epoch, ua, format_time(self.since), log
@@ -154,16 +156,19 @@ def fold_status(
     """
     fold_dir, log = exp_dir / fold, exp_dir / f"log/stage4.{fold}.log"
     state, since = _state(exp_dir, fold, experiment, queued, log)
-    history = _read_history(fold_dir / "history.json")
+    begun = [phase for phase in PHASES if (fold_dir / phase / "config.yaml").exists()]
+    phase = "" if (fold_dir / "config.yaml").exists() or not begun else begun[-1]
+    history = _read_history(fold_dir / phase / "history.json")
     ua = [entry["valid"]["UA"] for entry in history if "UA" in entry.get("valid", {})]
     return FoldStatus(
         fold=fold,
         state=state,
         epoch=history[-1]["epoch"] if history else 0,
-        max_epoch=_max_epoch(fold_dir / "config.yaml"),
+        max_epoch=_max_epoch(fold_dir / phase / "config.yaml"),
         best_ua=max(ua, default=None),
         since=since,
         log=log,
+        phase=phase,
     )
 
 

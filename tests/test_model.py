@@ -216,8 +216,32 @@ def test_label_smoothing_moves_its_share_to_all_classes():
     assert loss.item() == pytest.approx(expected.item())
 
 
+def test_dropout_is_drawn_before_the_emotion_head_while_training_only():
+    net = model(dropout=0.5)
+    seen = []
+    net.emotion_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    speech, lengths = torch.randn(64, 9, 3), torch.full((64,), 9)
+    for mode in (True, False):
+        net.train(mode)
+        units = {
+            "text": torch.ones(64, 1, dtype=torch.long),
+            "text_lengths": torch.ones(64, dtype=torch.long),
+        }
+        net(speech, lengths, torch.zeros(64, 1, dtype=torch.long), **units)
+    dropped = (seen[0] == 0).float().mean().item()
+    assert 0.3 < dropped < 0.7 and not (seen[1] == 0).any()
+    kept = seen[0] != 0
+    assert torch.allclose(seen[0][kept], 2 * seen[1][kept])
+
+
 @pytest.mark.parametrize(
-    "options", [{"class_weighting": "heavy"}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}]
+    "options",
+    [
+        {"class_weighting": "heavy"},
+        {"label_smoothing": 1.0},
+        {"label_smoothing": -0.1},
+        {"dropout": 1.0},
+    ],
 )
 def test_unfit_loss_options_are_refused(options):
     with pytest.raises(UserError, match=f"model_conf.{next(iter(options))}: "):

@@ -13,7 +13,13 @@ from ser.errors import UserError
 from ser.features import FEATS_SIZES, FEATS_TYPES
 from ser.frontends.grey import GreyScaleFrontend
 from ser.model import SERModel
-from ser.pooling import AttentionPooling, LastPooling, MeanPooling, SelfAttentionPooling
+from ser.pooling import (
+    AttentionPooling,
+    LastPooling,
+    MeanPooling,
+    SelfAttentionPooling,
+    StatisticsPooling,
+)
 from ser.task import SERTask
 from ser.train import resolve
 from tests.tiny import EMOTIONS, TINY
@@ -222,9 +228,21 @@ def test_the_mean_without_mask_counts_padding_and_that_with_mask_does_not():
     assert MeanPooling(1, mask=False)(frames, torch.tensor([2])).tolist() == [[2.0]]
 
 
+def test_statistics_are_mean_and_standard_deviation_of_the_real_frames():
+    # 1, 2 and 6 beside padding: mean 3, variance (4 + 1 + 9) / 3
+    frames = torch.tensor([[[1.0], [2.0], [6.0], [99.0]], [[5.0], [9.0], [9.0], [9.0]]])
+    pooled = StatisticsPooling(1)(frames, torch.tensor([3, 1]))
+    assert pooled[0].tolist() == pytest.approx([3.0, (14 / 3 + 1e-5) ** 0.5])
+    assert pooled[1].tolist() == pytest.approx([5.0, 1e-5**0.5])
+    frames.requires_grad_()
+    StatisticsPooling(1)(frames, torch.tensor([3, 1])).sum().backward()
+    assert frames.grad.isfinite().all() and frames.grad[0, 3] == 0
+
+
 POOLINGS = {
     "mean": lambda size: MeanPooling(size),
     "last": lambda size: LastPooling(size),
+    "statistics": lambda size: StatisticsPooling(size),
     "last of two directions": lambda size: LastPooling(size, bidirectional=True),
     "attention": lambda size: AttentionPooling(size),
     "self-attention": lambda size: SelfAttentionPooling(size, size=3, hops=2),

@@ -51,6 +51,20 @@ def test_a_fold_that_nobody_has_touched_is_not_started(places):
     assert status.cells == ("Ses03F", "not started", "-", "-", "-", "-")
 
 
+def test_a_fold_whose_heads_are_trained_first_shows_the_phase_and_its_epochs(places):
+    exp, _ = places
+    for phase, epochs, max_epoch in (("untagged", 4, 4), ("heads", 1, 6)):
+        directory = exp / "Ses03F" / phase
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text(f"max_epoch: {max_epoch}\n")
+        history = [{"epoch": e, "train": {}} for e in range(1, epochs + 1)]
+        (directory / "history.json").write_text(json.dumps(history))
+    write_log(exp, "Ses03F", "")
+    assert status_of(places, "Ses03F").cells[2] == "heads 1/6"
+    (exp / "Ses03F/config.yaml").write_text("max_epoch: 2\n")
+    assert status_of(places, "Ses03F").cells[2] == "0/2"
+
+
 def test_a_finished_fold_is_trained_until_it_is_inferred_and_then_scored(places):
     exp, dump = places
     assert status_of(places, "Ses01F").state == "trained"
