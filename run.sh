@@ -154,8 +154,13 @@ for protocol in "${protocols[@]}"; do # one, but for --paper
     --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
     --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
     ${extra_args[@]+-- "${extra_args[@]}"}
+  if [[ -n $sweep ]]; then # all in one process
+    run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --folds="$folds" \
+      --ngpu "$ngpu" --experiments "$experiments"
+  fi
   for exp in ${exp_dirs[@]+"${exp_dirs[@]}"}; do
-    run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
+    [[ -n $sweep ]] ||
+      run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
     run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
     run_stage 7 pack --exp-dir "$exp" --folds="$folds"
   done

@@ -31,14 +31,14 @@ plan_paper() {
 
 # Turn to the experiments of the present protocol; without stage 4, to those that have got so far.
 begin_protocol() {
-  local directory all needed=scores.json
+  local directory all
   list_experiments
-  all=("${exp_dirs[@]}")
   exp=${exp_dirs[0]}
   ((stage > 4)) || return 0
-  ((stage > 5)) || needed='*/.done'
+  exp=$exp_dir/$corpus/paper
+  all=("${exp_dirs[@]}")
   exp_dirs=()
   for directory in "${all[@]}"; do
-    ! compgen -G "$directory/$needed" >/dev/null || exp_dirs+=("$directory")
+    ! compgen -G "$directory/*/.done" >/dev/null || exp_dirs+=("$directory")
   done
 }
