@@ -9,9 +9,11 @@ SWEEP_STUB = STUB.replace(
     """if [[ $name == sweep && "$*" != *--report* ]]; then
   all="$*"
   seeds=${all#*--seed=}
+  protocol=${all#*--protocol }
   for point in char bpe; do
     for seed in ${seeds:-1 2}; do
-      printf '%s\\t' "lambda_${point}_strict_seed$seed" "$seed" "points/$point.yaml" "$point" 50
+      printf '%s\\t' "lambda_${point}_${protocol%% *}_seed$seed" "$seed"
+      printf '%s\\t' "points/$point.yaml" "$point" 50
       echo raw
     done
   done

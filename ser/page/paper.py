@@ -141,7 +141,7 @@ def lambda_chart(
         share = (value - marks[0]) / (marks[-1] - marks[0])
         return left + (right - left) * across, bottom - (bottom - top) * share
 
-    parts: list[Markup] = []
+    parts: list[Markup] = [charts.label(4, 12, "%", class_="value")]
     for tick in marks:
         y = place(0, tick)[1]
         parts.append(charts.line(left, y, right, y, "grid"))
