@@ -267,12 +267,31 @@ def test_all_trainings_of_a_protocol_are_one_set_of_jobs(recipe):
     assert sum("--report" in args for args in calls(recipe, "sweep")) == 2
 
 
-def test_on_slurm_all_trainings_of_a_protocol_are_one_array(recipe):
+@pytest.fixture
+def slurm(recipe):
+    """The recipe where there is a program called sbatch."""
     (recipe.dir / "sbatch").write_text("")
     (recipe.dir / "sbatch").chmod(0o755)
-    path = f"{recipe.dir}:{os.environ['PATH']}"
-    folds = ["--folds", "Ses01F Ses01M Ses02F"]
-    done = recipe.run("--paper", "--backend", "slurm", "--stage", "4", *folds, PATH=path)
+    recipe.env["PATH"] = f"{recipe.dir}:{recipe.env['PATH']}"
+    recipe.options += ["--backend", "slurm", "--folds", "Ses01F Ses01M Ses02F"]
+    return recipe
+
+
+def test_on_slurm_a_detached_paper_is_one_chain_without_a_plan(slurm):
+    done = slurm.run("--paper", "--detach")
+    assert done.returncode == 0, done.stderr
+    jobs = calls(slurm, "run_jobs")
+    assert not calls(slurm, "paper")
+    names = [int(following(args, "--name")[0].removeprefix("stage")) for args in jobs]
+    each = [4, 5, *[6] * 4, 6]  # four experiments, and the page
+    assert names == [1, *[2, 3, 3] * 2, *each, *each]
+    afters = [following(args, "--after") for args in jobs[1:]]
+    assert afters == [[str(100 + number)] for number in range(1, len(jobs))]
+
+
+def test_on_slurm_all_trainings_of_a_protocol_are_one_array(slurm):
+    recipe = slurm
+    done = recipe.run("--paper", "--stage", "4")
     assert done.returncode == 0, done.stderr
     arrays = [args for args in calls(recipe, "run_jobs") if following(args, "--name") == ["stage4"]]
     assert ["JOB=1:12" in args for args in arrays] == [True, True]  # 2 points x 2 seeds x 3 folds

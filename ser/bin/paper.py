@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ser.cli import run
+from ser.sweep import Sweep, load_sweep
 
 
 def main() -> None:
@@ -32,14 +33,12 @@ def main() -> None:
     add("extra_args", nargs="*", help="ESPnet options, after --")
     args = parser.parse_args()
 
-    from ser.sweep import load_sweep
-
     sweep = load_sweep(args.sweep, args.config)
     seeds = [int(seed) for seed in args.seed.split()] or sweep.seeds
     (show_status if args.status else show_plan)(args, sweep, seeds)
 
 
-def show_status(args, sweep, seeds: list[int]) -> None:
+def show_status(args: argparse.Namespace, sweep: Sweep, seeds: list[int]) -> None:
     """The table of folds of every experiment that has begun; the others by name."""
     from ser.status import show_status as describe
 
@@ -48,14 +47,13 @@ def show_status(args, sweep, seeds: list[int]) -> None:
             for seed in seeds:
                 tag = point.experiment(sweep.name, protocol, seed)
                 exp_dir = args.exp_root / args.corpus / tag
-                begun = exp_dir.is_dir()
-                print(describe(exp_dir, args.dump_dir, protocol) if begun else f"{exp_dir}: {NOT}")
+                if exp_dir.is_dir():
+                    print(describe(exp_dir, args.dump_dir, protocol))
+                else:
+                    print(f"{exp_dir}: not started")
 
 
-NOT = "not started"
-
-
-def show_plan(args, sweep, seeds: list[int]) -> None:
+def show_plan(args: argparse.Namespace, sweep: Sweep, seeds: list[int]) -> None:
     """What is left to be trained, and what it will take."""
     from ser import estimate
     from ser.datadir import read_table
