@@ -19,6 +19,7 @@ from typing import Any
 from ser.datadir import read_lines, read_table
 from ser.fileio import atomic_write
 from ser.provenance import hardware
+from ser.score_table import duration
 from ser.stage import file_digest, read_marker
 from ser.sweep import Sweep, write_points
 
@@ -95,14 +96,13 @@ def costs_so_far(work: Sequence[Work], at_once: int) -> dict[str, Cost]:
     return found
 
 
-def hours(work: Sequence[Work], costs: Mapping[str, Cost]) -> float:
-    """Sum over folds of audio x epochs left x rate / how many train side by side, in hours."""
-    seconds = (
+def time_left(work: Sequence[Work], costs: Mapping[str, Cost]) -> float:
+    """Seconds: the sum over folds of audio x epochs left x rate / how many train side by side."""
+    return sum(
         w.audio * (w.epochs - w.trained) * costs[w.kind].rate / costs[w.kind].at_once
         for w in work
         if w.trained < w.epochs
     )
-    return sum(seconds) / 3600
 
 
 def describe_plan(
@@ -135,7 +135,8 @@ def describe_plan(
         for kind, cost in costs.items()
     ]
     if all(w.kind in costs for w in left):
-        lines.append(f"plan: an estimate: {hours(left, costs):.1f} hours, {at_once} at a time")
+        seconds = duration([time_left(left, costs)])
+        lines.append(f"plan: an estimate: {seconds} (h:mm:ss) in all, {at_once} at a time")
     else:
         lines.append("plan: hours are not known before the first epoch has been trained")
     if timings:
