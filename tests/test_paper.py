@@ -15,6 +15,7 @@ from fake_scores import make_scores
 from test_recipe import marked_processes
 from test_run_sh_modes import SWEEP_STUB, Recipe, calls, following
 
+from ser.config import load_config
 from ser.errors import UserError
 from ser.estimate import Cost, Work, costs_so_far, describe_plan, read_work, time_left
 from ser.paper import compared, read_paper, write_page
@@ -139,6 +140,14 @@ def test_a_seed_of_fewer_folds_is_left_out_of_the_mean(tmp_path, sweep, scored, 
     scored("frozen", 4, seed=2, folds=fewer)
     row = read_paper(sweep, tmp_path / "toy", "toy", SEEDS).rows["paper"]["frozen"]
     assert [scores["seed"] for _, scores in row.runs] == [1]
+
+
+def test_what_the_paper_states_is_the_same_in_every_file(sweep):
+    stated = {value: sweep.stated[point] for value, point in sweep.published["table3"].items()}
+    assert load_sweep(ROOT / "conf/sweeps/lambda.yaml", sweep.base).stated == stated
+    for name, value in (("s1_mtl_phoneme", "0.1"), ("s2_single_task", "0")):
+        own = load_config(ROOT / f"conf/train_{name}.yaml")["stated"]
+        assert {score: own[score] for score in ("wa", "ua")} == stated[value]
 
 
 # --- the estimate ------------------------------------------------------------------------------
