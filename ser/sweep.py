@@ -11,6 +11,7 @@ A sweep is a YAML file (conf/sweeps/):
       no_head: {aux_conf: {}}
     requires: aux_conf.pr             # what the system's YAML must have
     stated: {"0.1": {wa: 76, ua: 77}} # WA and UA that a publication states for points, percent
+    published: {}                     # what else it says, for --paper (conf/sweeps/paper.yaml)
 
 Keys are those of the system's YAML, with dots into its mappings; a point is that YAML
 (``--config``) with the point's values in it, and with the key ``sweep``, which says where it comes
