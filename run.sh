@@ -26,6 +26,9 @@
 #   --folds NAMES         train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all
 #   --seed N              of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep's
 #   --sweep FILE          run all points of a file of conf/sweeps, variations of the config
+#   --paper BOOL          run all that the paper reports, in protocols paper and strict, and write
+#                         a page of its tables and figures beside ours (docs/paper.md)
+#   --plan BOOL           with --paper: say what it will take, train nothing
 #   --ngpu N              GPUs, each trains a fold (Slurm: on each node of one fold); 0: the CPU
 #   --folds-per-gpu N     folds that share each GPU of this machine
 #   --nj N                processes at a time (default: 2); on Slurm: folds (default: no limit)
@@ -53,6 +56,7 @@
 # Examples
 #   ./run.sh                                      # the demonstration on synthetic speech
 #   ./run.sh --corpus iemocap --corpus-dir ~/IEMOCAP_full_release --ngpu 1
+#   ./run.sh --corpus iemocap --corpus-dir ~/IEMOCAP_full_release --ngpu 1 --paper
 #   ./run.sh --stage 3 --stop-stage 5             # everyday use
 #   ./run.sh --sweep conf/sweeps/lambda.yaml      # five weights of the phoneme head, three seeds
 #   ./run.sh --backend slurm --seed "1 2 3"       # thirty folds as one job array
@@ -83,6 +87,8 @@ folds=
 select=protocol
 seed=auto
 sweep=
+paper=false
+plan=false
 ngpu=0
 folds_per_gpu=1
 nj=
@@ -105,6 +111,7 @@ num_nodes=1
 slurm_conf=$root/conf/slurm.conf
 . "$root/local/parse_options.sh"
 parse_options "$@"
+[[ $paper$plan == falsefalse ]] || . "$root/local/paper.sh" # sets the sweep and the protocols
 if [[ $leakage == true ]]; then
   . "$root/local/leakage.sh"
   run_variants "$@"
@@ -117,7 +124,10 @@ fi
 
 data=(--data-dir "$data_dir/$corpus")
 dump=(--dump-dir "$dump_dir/$corpus")
-if [[ $status == true ]]; then
+if [[ $status$paper == truetrue ]]; then
+  ask_paper --status
+  exit
+elif [[ $status == true ]]; then
   exec "$python" -m ser.bin.status "${dump[@]}" --protocol "$protocol" --exp-dir "${exp_dirs[@]}"
 elif [[ -n $compare ]]; then
   read -r -a compared <<<"$compare"
@@ -129,22 +139,35 @@ run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "${nj:-2}" \
 for inputs in "${all_inputs[@]}"; do # those of a sweep's points may differ
   read -r token_type bpe_size feats_type <<<"$inputs"
   run_stage 2 lang "${data[@]}" --token-type "$token_type" --bpe-size="${bpe_size#-}"
-  run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
-    --feats-type "$feats_type" --protocol "$protocol" --nj "${nj:-2}"
+  for protocol in "${protocols[@]}"; do
+    run_stage 3 dump "${data[@]}" "${dump[@]}" --token-type "$token_type" \
+      --feats-type "$feats_type" --protocol "$protocol" --nj "${nj:-2}"
+  done
 done
-run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed" \
-  --config "$config" --experiments="$experiments" --protocol "$protocol" --select "$select" \
-  --folds="$folds" --ngpu "$ngpu" --folds-per-gpu "$folds_per_gpu" --nj="$nj" \
-  --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
-  --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
-  ${extra_args[@]+-- "${extra_args[@]}"}
-for exp in "${exp_dirs[@]}"; do
-  run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
-  run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
-  run_stage 7 pack --exp-dir "$exp" --folds="$folds"
+[[ $paper == false ]] || plan_paper
+[[ $plan == false ]] || exit 0
+for protocol in "${protocols[@]}"; do # one, but for --paper
+  [[ $paper == false ]] || begin_protocol
+  run_stage 4 train "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --seed "$seed" \
+    --config "$config" --experiments="$experiments" --protocol "$protocol" --select "$select" \
+    --folds="$folds" --ngpu "$ngpu" --folds-per-gpu "$folds_per_gpu" --nj="$nj" \
+    --max-epoch="$max_epoch" --ssl="$ssl" --overwrite "$overwrite" \
+    --num-nodes "$num_nodes" --backend "$backend" --slurm-conf "$slurm_conf" \
+    ${extra_args[@]+-- "${extra_args[@]}"}
+  if [[ -n $sweep ]]; then # all in one process
+    run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp_base" --folds="$folds" \
+      --ngpu "$ngpu" --experiments "$experiments"
+  fi
+  for exp in ${exp_dirs[@]+"${exp_dirs[@]}"}; do
+    [[ -n $sweep ]] ||
+      run_stage 5 score "${data[@]}" "${dump[@]}" --exp-dir "$exp" --folds="$folds" --ngpu "$ngpu"
+    run_stage 6 report --exp-root "$exp_dir" --exp-dir "$exp" --results "$results"
+    run_stage 7 pack --exp-dir "$exp" --folds="$folds"
+  done
+  if [[ -n $sweep ]]; then
+    [[ $paper == false ]] || exp=$exp_dir/$corpus/paper # where the page goes
+    run_stage 6 report --exp-root "$exp_dir" --results "$results" --sweep "$sweep" \
+      --config "$config" --protocol "$protocol" --seed="$seed" --corpus "$corpus"
+  fi
 done
-if [[ -n $sweep ]]; then
-  run_stage 6 report --exp-root "$exp_dir" --results "$results" --exp-dir "${exp_dirs[0]}" \
-    --sweep "$sweep" --config "$config" --protocol "$protocol" --seed="$seed" --corpus "$corpus"
-fi
 [[ $detach == false ]] || explain_chain

@@ -155,19 +155,21 @@ fi
 bpe_size=$(config_value bpe_size)
 
 # What is to be run, and the units and features that stages 2 and 3 have to make for it.
-experiments=
-all_inputs=("$token_type ${bpe_size:--} $feats_type")
-if [[ -n $sweep ]]; then
+list_experiments() { # of the sweep under the present protocol
   experiments=$exp_dir/$corpus/${sweep##*/}
   experiments=${experiments%.*}_$protocol.tsv
   mkdir -p "$exp_dir/$corpus"
   PYTHONPATH=$root "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" \
     --exp-root "$exp_dir" --corpus "$corpus" --protocol "$protocol" --seed="$seed" >"$experiments"
   read_experiments "$experiments"
-fi
+}
+experiments=
+all_inputs=("$token_type ${bpe_size:--} $feats_type")
+[[ $paper == true ]] || protocols=("$protocol")
+[[ -z $sweep ]] || list_experiments
 
 # What begins after the training would otherwise make the folder of an experiment for its log.
-if ((stage > 4)) && [[ $status$leakage == falsefalse && -z $compare ]]; then
+if ((stage > 4)) && [[ $status$leakage$paper == falsefalsefalse && -z $compare ]]; then
   for directory in "${exp_dirs[@]}"; do
     [[ -d $directory ]] || option_error "--stage $stage: there is no experiment $directory;" \
       "train it first, or correct what names it: --tag, --config, --protocol, --seed"

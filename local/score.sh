@@ -7,6 +7,8 @@
 #   --data-dir DIR       data/<corpus> (stage 1)
 #   --dump-dir DIR       dump/<corpus> (stage 3)
 #   --exp-dir DIR        exp/<corpus>/<tag> (stage 4)
+#   --experiments FILE   a sweep's list of experiments (ser.bin.sweep), instead of --exp-dir; those of
+#                        which no fold is trained yet are left out
 #   --folds NAMES        infer these only, e.g. "Ses01F Ses01M"; empty: all trained folds
 #   --ngpu N             0 infers on the CPU
 #   --nj N               CPU threads; 0 leaves it to torch
@@ -16,6 +18,7 @@ set -euo pipefail
 data_dir=
 dump_dir=
 exp_dir=
+experiments=
 folds=
 ngpu=0
 nj=0
@@ -29,7 +32,10 @@ if [[ -z $data_dir || -z $dump_dir || -z $exp_dir ]]; then
   exit 2
 fi
 
+exp_dirs=("$exp_dir")
+. "$root/local/experiments.sh"
+[[ -z $experiments ]] || read_experiments "$experiments"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m ser.bin.score --data-dir "$data_dir" --dump-dir "$dump_dir" \
-  --exp-dir "$exp_dir" --folds "${folds//,/ }" --ngpu "$ngpu" --nj "$nj" \
+  --exp-dir "${exp_dirs[@]}" --folds "${folds//,/ }" --ngpu "$ngpu" --nj "$nj" \
   --batch-seconds "$batch_seconds"

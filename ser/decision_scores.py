@@ -5,16 +5,13 @@ utterances, and compared with it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from ser.decisions import FILE_NAME, decide, read_evidence
 from ser.experiment import Experiment
 from ser.metrics import DIGITS
 from ser.predictions import Prediction
-from ser.uncertainty import Difference, Trials, differences, from_decisions, measure
+from ser.uncertainty import Difference, Trials, differences, from_decisions, measure, paired
 
 # The emotion head's own decision is left out: it is what predictions.tsv holds.
 NAMES = {
@@ -82,11 +79,7 @@ def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Diffe
     own = from_decisions([run["speakers"] for run in runs], classes, protocol)
     hyps = [run["decisions"][name]["hyp"] for run in runs]
     other = _trials([run["speakers"] for run in runs], hyps, classes, protocol)
-    both = replace(
-        own,
-        fold=np.concatenate([own.fold, other.fold], axis=1),
-        right=np.concatenate([own.right, other.right], axis=1),
-    )
+    both = paired(own, other)
     found = differences(both)
     return {score: found[score] for score in ("wa", "ua")}
 

@@ -9,6 +9,9 @@ A sweep is a YAML file (conf/sweeps/):
       aux_conf.pr.weight: [0.0, 0.001, 0.01, 0.1, 1.0]
     points:                           # more points, by name
       no_head: {aux_conf: {}}
+    requires: aux_conf.pr             # what the system's YAML must have
+    stated: {"0.1": {wa: 76, ua: 77}} # WA and UA that a publication states for points, percent
+    published: {}                     # what else it says, for --paper (conf/sweeps/paper.yaml)
 
 Keys are those of the system's YAML, with dots into its mappings; a point is that YAML
 (``--config``) with the point's values in it, and with the key ``sweep``, which says where it comes
@@ -30,7 +33,7 @@ from ser.config import load_config
 from ser.errors import UserError
 from ser.fileio import atomic_write
 
-KEYS = ("about", "seeds", "x", "grid", "points", "stated")
+KEYS = ("about", "seeds", "x", "grid", "points", "stated", "requires", "published")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -59,6 +62,7 @@ class Sweep:
     x: str | None
     points: list[Point]
     stated: dict[str, dict[str, float]]  # point -> what the publication states
+    published: dict[str, Any]  # what else it says, for the page of the whole paper (ser/paper.py)
 
 
 def load_sweep(path: Path | str, base: Path | str) -> Sweep:
@@ -66,13 +70,15 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
 
     Raises:
         UserError: unknown keys, no points, two points of one name, a key whose parent is no mapping
-            in ``base``, or a name that cannot be part of a tag.
+            in ``base``, a name that cannot be part of a tag, or a ``base`` that lacks what the
+            sweep requires.
     """
     path = Path(path)
     content, config = load_config(path), load_config(base)
     unknown = sorted(content.keys() - set(KEYS))
     if unknown:
         raise UserError(f"{path}: unknown key {unknown[0]!r}; a sweep has {', '.join(KEYS)}")
+    _require(base, config, path, content.get("requires"))
     grid, named = content.get("grid") or {}, content.get("points") or {}
     for key, kind in (("grid", grid), ("points", named)):
         if not isinstance(kind, dict):
@@ -110,6 +116,7 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
         x=x,
         points=points,
         stated=content.get("stated") or {},
+        published=content.get("published") or {},
     )
 
 
@@ -159,6 +166,18 @@ def list_experiments(
         for point in sweep.points
         for seed in seeds
     ]
+
+
+def _require(base: Path | str, config: dict[str, Any], path: Path, key: str | None) -> None:
+    """Refuse a configuration without ``key``, dotted, which the points would only half define."""
+    place: Any = config
+    for part in key.split(".") if key else ():
+        place = place.get(part) if isinstance(place, dict) else None
+    if key and not place:
+        raise UserError(
+            f"--config {base}: no {key}, which {path} varies; give a system that has it, such as "
+            "conf/train_s1_mtl_phoneme.yaml"
+        )
 
 
 def _grid_name(changes: Mapping[str, Any]) -> str:

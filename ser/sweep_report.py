@@ -12,7 +12,7 @@ import numpy as np
 from ser.cli import progress
 from ser.figures import COLOURS, DPI, new_figure
 from ser.fileio import atomic_write
-from ser.records import read_scores
+from ser.records import Run, read_scores
 from ser.report import Row
 from ser.sweep import Point, Sweep
 from ser.sweep_table import marked_protocol, sweep_legend, sweep_table
@@ -43,7 +43,7 @@ def report_sweep(
     Returns:
         The Markdown file. Its rows have the points' order; a point that has not been run says so.
     """
-    found = [_find(sweep, point, exp_root / corpus, protocol, seeds) for point in sweep.points]
+    found = find_points(sweep, exp_root / corpus, protocol, seeds)
     target = exp_root / corpus / f"{sweep.name}_{protocol}.md"
     figure = target.with_suffix(".png")
     if any(entry.row for entry in found):
@@ -139,12 +139,20 @@ def _lines(
     return lines, values
 
 
-def _find(
-    sweep: Sweep, point: Point, directory: Path, protocol: str, seeds: Sequence[int]
-) -> Found:
-    runs = []
-    for seed in seeds:
-        exp_dir = directory / point.experiment(sweep.name, protocol, seed)
-        if (exp_dir / "scores.json").is_file():
-            runs.append((exp_dir, read_scores(exp_dir / "scores.json")))
-    return Found(point, Row(runs) if runs else None)
+def find_points(sweep: Sweep, directory: Path, protocol: str, seeds: Sequence[int]) -> list[Found]:
+    """Every point with its scored experiments in ``directory``, exp/<corpus>.
+
+    Seeds of which other folds are scored than of most cannot be averaged with these: they are left
+    out until the rest of their folds is there.
+    """
+    found = []
+    for point in sweep.points:
+        groups: dict[tuple[str, ...], list[Run]] = {}
+        for seed in seeds:
+            exp_dir = directory / point.experiment(sweep.name, protocol, seed)
+            if (exp_dir / "scores.json").is_file():
+                scores = read_scores(exp_dir / "scores.json")
+                groups.setdefault(tuple(scores["folds"]["scored"]), []).append((exp_dir, scores))
+        most = max(groups, key=lambda folds: (len(folds), len(groups[folds])), default=None)
+        found.append(Found(point, None if most is None else Row(groups[most])))
+    return found

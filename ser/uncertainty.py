@@ -54,7 +54,7 @@ Hesterberg (2015), What Teachers Should Know about the Bootstrap, The American S
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -336,6 +336,15 @@ def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int, protocol: 
         right=right[:, None],
         classes=classes,
         known=bool(caveat(protocol)),
+    )
+
+
+def paired(first: Trials, second: Trials) -> Trials:
+    """Both as one, to be compared; of the same utterances in the same order."""
+    return replace(
+        first,
+        fold=np.concatenate([first.fold, second.fold], axis=1),
+        right=np.concatenate([first.right, second.right], axis=1),
     )
 
 

@@ -30,6 +30,10 @@ def main() -> None:
 
         found = report_sweep(sweep, args.config, args.exp_root, args.corpus, args.protocol, seeds)
         print(found.read_text(encoding="utf-8"), end="")
+        if sweep.published:
+            from ser.paper import write_page
+
+            write_page(sweep, args.exp_root, args.corpus, seeds)
     else:
         directory = args.exp_root / args.corpus / f"{sweep.name}_points"
         for fields in list_experiments(sweep, args.protocol, seeds, directory):

@@ -1,10 +1,7 @@
 """The sections of the HTML report: tables and charts of one experiment, or of two in pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from ser.folds import SPEAKER_DEPENDENT, num_groups, num_parts
 from ser.page import charts
@@ -23,7 +20,7 @@ from ser.score_table import (
     partial_notes,
     percent,
 )
-from ser.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar
+from ser.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar, paired
 
 PROTOCOLS = {
     "strict": "one speaker tests, the session's other one validates, all others train",
@@ -306,12 +303,7 @@ def system_difference(first: Material, second: Material) -> list[Markup]:
         )
         return [title, tag("p", why, class_="note")]
     both = [from_decisions([s["speakers"]], len(a["labels"]), s["protocol"]) for s in (a, b)]
-    paired = replace(
-        both[0],
-        fold=np.concatenate([t.fold for t in both], axis=1),
-        right=np.concatenate([t.right for t in both], axis=1),
-    )
-    found = differences(paired)
+    found = differences(paired(*both))
     rows = []
     for key, name in (("wa", "WA"), ("ua", "UA")):
         values = [percent(s["summary"][key]) for s in (a, b)]
