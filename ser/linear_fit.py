@@ -120,7 +120,9 @@ def read_conf(conf: dict[str, Any]) -> FitConf:
     if found.class_weight not in ("balanced", "none"):
         raise UserError(f"fit_conf.class_weight: {found.class_weight!r}; choose balanced or none")
     if not isinstance(found.max_iter, int) or found.max_iter < 1:
-        raise UserError(f"fit_conf.max_iter: found {found.max_iter}; expected a whole number from 1")
+        raise UserError(
+            f"fit_conf.max_iter: found {found.max_iter}; expected a whole number from 1"
+        )
     return found
 
 

@@ -614,6 +614,12 @@ def summary(output_dir: Path) -> str:
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
     entry = next(e for e in history if e["epoch"] == record["best_epoch"])
     text = f"{record['epochs']} epochs in {record['train_seconds']:.0f} s"
+    if "C" in entry["train"]:
+        split = "valid" if "valid" in entry else "train"
+        return (
+            f"fitted in {record['train_seconds']:.1f} s, C {entry['train']['C']:g}, "
+            f"{split} UA {entry[split]['UA']:.1%}"
+        )
     if "valid" in entry:
         return f"{text}, best valid UA {entry['valid']['UA']:.1%} at epoch {entry['epoch']}"
     return f"{text}, last train UA {entry['train']['UA']:.1%}"
