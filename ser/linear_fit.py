@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from ser.cli import progress
 from ser.config import check_arguments
 from ser.datadir import read_table
 from ser.errors import UserError
-from ser.fileio import atomic_write
+from ser.fileio import atomic_write, locked
 from ser.frontends.cache import FrameCache, fingerprint
 from ser.frontends.hf import CACHE_VERSION
 from ser.infer import load_input, make_batches, pad
@@ -207,15 +208,25 @@ def pooled_vectors(
     device = model.emotion_head.weight.device
     cache = _cache(args, model, device) if args.layer_cache and args.frontend == "hf" else None
     vectors: dict[str, np.ndarray] = {}
-    for batch in make_batches(lengths, BATCH_SAMPLES):
-        preemption.check()
-        speech, speech_lengths = pad([load_input(inputs[u], args.feats_type) for u in batch])
-        batched = speech.to(device), speech_lengths.to(device)
-        with torch.inference_mode():
-            pooled, _ = cache(*batched, compute) if cache else compute(*batched)
-        vectors.update(zip(batch, pooled[:, 0, 0].double().cpu().numpy(), strict=True))
-        progress(f"{args.run_label}: {len(vectors)} of {len(lengths)} utterances encoded")
+    with _alone(args, cache):
+        for batch in make_batches(lengths, BATCH_SAMPLES):
+            preemption.check()
+            speech, speech_lengths = pad([load_input(inputs[u], args.feats_type) for u in batch])
+            batched = speech.to(device), speech_lengths.to(device)
+            with torch.inference_mode():
+                pooled, _ = cache(*batched, compute) if cache else compute(*batched)
+            vectors.update(zip(batch, pooled[:, 0, 0].double().cpu().numpy(), strict=True))
+            progress(f"{args.run_label}: {len(vectors)} of {len(lengths)} utterances encoded")
     return vectors
+
+
+def _alone(args: argparse.Namespace, cache: FrameCache | None) -> AbstractContextManager:
+    """Let folds that run side by side find what one of them has encoded."""
+    if cache is None:
+        return nullcontext()
+    with suppress(OSError):  # where nothing can be kept, there is nothing to wait for
+        cache.directory.mkdir(parents=True, exist_ok=True)
+    return locked(cache.directory, f"{args.run_label}: another fold is encoding; waiting")
 
 
 def _cache(args: argparse.Namespace, model: SERModel, device: torch.device) -> FrameCache:

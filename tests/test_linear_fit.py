@@ -1,7 +1,10 @@
 """Linear classifiers in place of gradient training, against scikit-learn's own pipelines."""
 
+import fcntl
 import json
+import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +304,31 @@ def test_the_encoder_hears_each_utterance_once_for_all_folds(corpus, tmp_path, m
         extra_args=["--layer_cache", "none"],
     )  # fmt: skip
     assert torch.allclose(head(root / "plain/Ses01F"), head(root / "exp/Ses01F"), atol=1e-5)
+
+
+def test_folds_side_by_side_do_not_encode_the_same_utterances(corpus, tmp_path, monkeypatch):
+    """One encodes while it holds the lock of the folder, which the other waits for."""
+    encode, locks = SERModel.encode, []
+
+    def locked_encode(self, speech, lengths):
+        (directory,) = (corpus / "dump/tones").glob("other/*-pooled")
+        with open_lock(directory) as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.append(directory)
+        return encode(self, speech, lengths)
+
+    monkeypatch.setattr(SERModel, "encode", locked_encode)
+    layers = ["--layer_cache", str(corpus / "dump/tones/other")]
+    train(corpus, tmp_path / "exp", config=corpus / "encoder.yaml", extra_args=layers)
+    with open_lock(locks[0]) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
+
+
+@contextmanager
+def open_lock(directory: Path):
+    descriptor = os.open(directory, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
 
 
 def test_a_fold_that_was_killed_is_fitted_again(corpus, tmp_path):
