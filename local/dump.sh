@@ -5,7 +5,7 @@
 #   --data-dir DIR     of the corpus, with all/ and lang/ (stages 1 and 2)
 #   --dump-dir DIR     of the corpus; is written
 #   --token-type TYPE  tagged_class, class, tagged_phone, phone, char or bpe
-#   --feats-type TYPE  raw, spectrogram, fbank or mfcc
+#   --feats-type TYPE  raw, spectrogram, fbank, mfcc, egemaps or compare
 #   --protocol NAME    strict, paper, session, crossed<k> or kfold<k>, e.g. kfold5
 #   --nj N             number of processes
 #   --python FILE      Python interpreter with the recipe's packages

@@ -27,7 +27,7 @@ from ser.datadir import (
     write_table,
 )
 from ser.errors import UserError
-from ser.features import digest, extract_features, load_for_ark, write_arks
+from ser.features import digest, extract_features, load_for_ark, require_extractor, write_arks
 from ser.fileio import atomic_write, locked
 from ser.folds import assign, make_folds, sentence
 from ser.lang import lang_inputs
@@ -63,8 +63,10 @@ def prepare_dump(
 
     Tables and audio are checked before the first write. Raises UserError when stage 1 or 2 has
     not been run, tables disagree, audio cannot be used (the first ten files are named), the
-    corpus does not fit the protocol, the folds fail their audit, or the disk is full.
+    corpus does not fit the protocol, the folds fail their audit, the disk is full, or openSMILE is
+    not installed for its features.
     """
+    require_extractor(feats_type)
     source = data_dir / "all"
     require_done(source, 1, "the corpus tables")
     lang_dirs = {"": data_dir / "lang"}

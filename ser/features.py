@@ -1,12 +1,14 @@
 """Waveforms and acoustic features in kaldiio arks, written so that a killed run goes on.
 
-Three feature types, all on 25-ms frames (400 samples) every 10 ms (160 samples), none padded:
+Three feature types of frames, all on 25 ms (400 samples) every 10 ms (160 samples), none padded:
 N samples give T = 1 + (N - 400) // 160 frames. Samples enter in 16-bit units, as in Kaldi, and
-no dither is added, so that the same audio always gives the same features.
+no dither is added, so that the same audio always gives the same features. Two more are functionals
+of openSMILE: one vector for an utterance, T = 1.
 """
 
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -19,7 +21,7 @@ from typing import Any
 import kaldiio
 import numpy as np
 
-from ser.audio import FRAME_SAMPLES, SAMPLE_RATE, read_16k_mono
+from ser.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, read_16k_mono
 from ser.cli import progress
 from ser.datadir import read_table, write_table
 from ser.errors import UserError
@@ -28,6 +30,7 @@ from ser.parallel import parallel_map
 from ser.stage import MARKER, is_done, mark_done
 
 FRAME_SHIFT = 160  # samples: 10 ms
+OPENSMILE_SAMPLES = 960  # 60 ms: of less openSMILE computes nothing
 UTTERANCES_PER_ARK = 1000
 # kSpeechFeature of Kaldi's compressed-matrix.h: one byte a value, quantiles per column.
 COMPRESSION_METHOD = 2
@@ -97,12 +100,73 @@ def _as_batch(speech: np.ndarray) -> Any:
     return torch.from_numpy(speech.astype(np.float32))[None]  # (1, N)
 
 
+def egemaps(speech: np.ndarray) -> np.ndarray:
+    """Functionals of the extended Geneva set, eGeMAPSv02: (N,) int16 -> (1, 88) float32.
+
+    Eyben et al., 2016. Computed by openSMILE (requirements-apps.txt; for research only).
+    """
+    return _functionals("eGeMAPSv02", speech)
+
+
+def compare(speech: np.ndarray) -> np.ndarray:
+    """Functionals of the ComParE_2016 set: (N,) int16 -> (1, 6373) float32.
+
+    Schuller et al., 2016. Computed by openSMILE (requirements-apps.txt; for research only).
+    """
+    return _functionals("ComParE_2016", speech)
+
+
+def _functionals(feature_set: str, speech: np.ndarray) -> np.ndarray:
+    """openSMILE's functionals of a whole utterance, (1, F) float32.
+
+    Shorter utterances are padded to the shortest that openSMILE takes. A functional that is not
+    finite, such as a quotient by the energy of silence, becomes 0.
+    """
+    padding = max(0, OPENSMILE_SAMPLES - len(speech))
+    signal = np.pad(speech.astype(np.float32) / np.float32(FULL_SCALE), (0, padding))
+    values = _smile(feature_set).process_signal(signal, SAMPLE_RATE).to_numpy()
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, hence 0
+        values = values.astype(np.float32)
+    return np.where(np.isfinite(values), values, np.float32(0))
+
+
+@functools.cache
+def _smile(feature_set: str) -> Any:
+    opensmile = _import_opensmile()
+    return opensmile.Smile(
+        feature_set=opensmile.FeatureSet[feature_set],
+        feature_level=opensmile.FeatureLevel.Functionals,
+    )
+
+
+def _import_opensmile() -> Any:
+    """The package, or a UserError that says how to come by it."""
+    try:
+        return importlib.import_module("opensmile")
+    except ImportError as err:
+        raise UserError(
+            f"feats_type {' and '.join(FUNCTIONALS)}: openSMILE is not installed here ({err}). Its "
+            "licence (audEERING) allows research and private use, not commercial products; where "
+            "that suits you: .venv/bin/python -m pip install -r requirements-apps.txt"
+        ) from None
+
+
 FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
     "mfcc": mfcc,
+    "egemaps": egemaps,
+    "compare": compare,
 }
-FEATS_SIZES = {"spectrogram": 201, "fbank": 80, "mfcc": 40}  # values of a frame
+# values of a frame
+FEATS_SIZES = {"spectrogram": 201, "fbank": 80, "mfcc": 40, "egemaps": 88, "compare": 6373}
+FUNCTIONALS = ("egemaps", "compare")  # one vector for an utterance
+
+
+def require_extractor(feats_type: str) -> None:
+    """Raise UserError if the package that computes ``feats_type`` is not installed."""
+    if feats_type in FUNCTIONALS:
+        _import_opensmile()
 
 
 def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
@@ -112,7 +176,8 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
     features of the same audio are there already. A run that was stopped is taken up at the
     first ark that is not finished.
 
-    Raises UserError when an ark cannot be written (disk full, quota).
+    Raises UserError when an ark cannot be written (disk full, quota), or the package that computes
+    these features is not installed.
     """
     directory = dump_dir / feats_type
     hashes = read_table(dump_dir / "utt2hash")
@@ -125,9 +190,14 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
         return False
     compute = functools.partial(_load_and_compute, feats_type)
     sources = read_table(dump_dir / "wav.scp")
-    scp = write_arks(directory, "feats", sources, compute, settings, nj, COMPRESSION_METHOD)
+    functionals = feats_type in FUNCTIONALS
+    # A column of one value has no quantiles to compress it by.
+    compression = None if functionals else COMPRESSION_METHOD
+    scp = write_arks(directory, "feats", sources, compute, settings, nj, compression)
     samples = read_table(dump_dir / "utt2num_samples")
-    frames = {utt: str(num_frames(int(value))) for utt, value in samples.items()}
+    frames = {
+        utt: "1" if functionals else str(num_frames(int(value))) for utt, value in samples.items()
+    }
     write_table(directory / "utt2num_frames", frames)
     write_table(directory / "feats.scp", scp)
     mark_done(directory, settings)

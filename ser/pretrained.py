@@ -92,7 +92,7 @@ class Packed:
     name: str
     emotions: list[str]  # in class order
     sampling_rate: int  # Hz
-    feats_type: str  # raw, spectrogram, fbank or mfcc
+    feats_type: str  # raw, or one of ser.features.FEATS_TYPES
     token_type: str
     units: list[str] | None  # of the CTC head by id, the first being the blank
     card: dict[str, Any]  # corpus, protocol, scores, marks, limits ...; see ser/model_card.py

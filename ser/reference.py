@@ -26,6 +26,7 @@ from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
 from ser.encoders.conv_recurrent import ConvLayer
 from ser.features import FEATS_SIZES, FEATS_TYPES
 from ser.heads import AUX_HEADS, LABELS
+from ser.linear_fit import FitConf
 from ser.model import SERModel
 from ser.slurm_conf import OWN_OPTIONS as SLURM_OWN_OPTIONS
 from ser.slurm_conf import SECTIONS
@@ -227,6 +228,8 @@ def task_section() -> list[str]:
     parts += ["#### feats_type\n", table(("value", "values of a frame", ""), rows) + "\n"]
     options = [p for p in _options(SERModel) if p.name in actions["model_conf"].default]
     parts += ["#### model_conf\n", _constructor_table(SERModel, options)]
+    parts += ["#### fit_conf\n\n" + class_text(FitConf) + "\n"]
+    parts += [_constructor_table(FitConf, _options(FitConf))]
     parts += ["#### lr_conf\n", layout(optim.__doc__, indented="yaml")]
     parts += ["### Auxiliary heads\n\n`aux_conf` holds an entry for each head: its name, and\n"]
     parts += [

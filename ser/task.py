@@ -24,7 +24,7 @@ from ser.encoders.conv_recurrent import ConvRecurrentEncoder
 from ser.datadir import read_table
 from ser.encoders.identity import IdentityEncoder
 from ser.errors import UserError
-from ser.features import FEATS_SIZES
+from ser.features import FEATS_SIZES, FUNCTIONALS
 from ser.frontends.feats import FeatsFrontend
 from ser.frontends.grey import GreyScaleFrontend
 from ser.frontends.hf import HFFrontend
@@ -42,6 +42,9 @@ from ser.pooling import (
 from ser.preprocess import SERPreprocessor
 from ser.trainer import SERTrainer
 from ser.units import read_units, read_untagged, tag_stripper
+
+GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
+FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
 frontend_choices = ClassChoices(
     name="frontend",
@@ -113,7 +116,22 @@ class SERTask(AbsTask):
             "--feats_type",
             type=str,
             default="raw",
-            help="What the frontend reads: raw waveforms, or spectrogram, fbank, mfcc features",
+            help="What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
+            "egemaps or compare functionals of the utterance",
+        )
+        group.add_argument(
+            "--fit",
+            type=str,
+            default=GRADIENT,
+            choices=FITS,
+            help="How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
+            "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
+        )
+        group.add_argument(
+            "--fit_conf",
+            action=NestedDictAction,
+            default={},
+            help="Options of logistic_regression and linear_svm",
         )
         group.add_argument(
             "--aux_conf",
@@ -317,6 +335,14 @@ def check_network(args: argparse.Namespace) -> None:
         return
     frontend, _, _ = build_network(args)
     size = FEATS_SIZES[args.feats_type]
+    if args.feats_type in FUNCTIONALS and not (
+        isinstance(frontend, FeatsFrontend) and frontend.is_plain()
+    ):
+        raise UserError(
+            f"feats_type: {args.feats_type} is one vector for an utterance, of which nothing would "
+            "be left after normalising over its frames; set frontend: feats with frontend_conf: "
+            "norm_means: false and norm_vars: false"
+        )
     if frontend.output_size() != size:
         raise UserError(
             f"frontend_conf.input_size: found {frontend.output_size()}; a frame of feats_type "

@@ -37,11 +37,12 @@ from ser.frontends.hf import check_folder
 from ser.heads import UNITS, label_tables, read_heads
 from ser.heads_first import phases, read_heads_first
 from ser.labels import fold_labels
+from ser.linear_fit import check_fit, fit_fold
 from ser.locks import held
 from ser.provenance import git_commit, hardware
 from ser.runlog import fold_log
 from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
-from ser.task import SERTask, check_network
+from ser.task import GRADIENT, SERTask, check_network
 from ser.trainer import HISTORY, PARAMETERS
 from ser.units import token_tables
 
@@ -261,6 +262,7 @@ def resolve(
         check_network(args)
         read_heads(args.aux_conf)
         read_heads_first(args)
+        check_fit(args)
         check_arguments("optim_conf", optim_classes[args.optim], args.optim_conf)
     except UserError as err:
         where = f"{config} with the options after --" if extra_args else config
@@ -323,6 +325,11 @@ def describe(
             f"(--num-nodes {num_nodes} --ngpu {args.ngpu}), each of which takes a part of every "
             f"batch; give {processes} or more and fewer batches to a step, such as "
             f"-- --batch_size {2 * processes} --accum_grad 1"
+        )
+    if processes > 1 and args.fit != GRADIENT:
+        raise UserError(
+            f"--num-nodes {num_nodes} --ngpu {args.ngpu}: fit: {args.fit} of {config} takes one "
+            "process, which needs seconds; use one node and no more than one GPU"
         )
     if processes > 1:  # how a batch is divided decides the order of additions and the dropout
         settings["processes"] = processes
@@ -533,7 +540,7 @@ def count_steps(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
-    """ESPnet's training of one fold, phase by phase, and the record of how it ended."""
+    """One fold's training, phase by phase, and the record of how it ended."""
     output_dir = Path(args.output_dir)
     for phase in phases(args):
         phase.warm_start, args.warm_start = args.warm_start, f"{phase.output_dir}/latest.pth"
@@ -547,15 +554,28 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
 
 
 def _train_phase(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
-    """One training by ESPnet, in ``args.output_dir``; done with its record and the marker."""
+    """One training or fit, in ``args.output_dir``; done with its record and the marker."""
     output_dir = Path(args.output_dir)
     try:
-        SERTask.main(args=args)
+        if args.fit == GRADIENT:
+            SERTask.main(args=args)
+        else:
+            fit_fold(args)
     finally:
         processes.leave()
     gc.collect()
     if not processes.first:
         return
+    if args.fit == GRADIENT:
+        _check_end(args)
+    history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
+    _write_record(args, history)
+    mark_done(output_dir, settings)
+
+
+def _check_end(args: argparse.Namespace) -> None:
+    """Raise UserError if ESPnet gave up before the last epoch."""
+    output_dir = Path(args.output_dir)
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
     stopped = len(history) < args.max_epoch and args.patience is None
     if stopped or not math.isfinite(history[-1]["train"]["loss"]):
@@ -564,15 +584,13 @@ def _train_phase(args: argparse.Namespace, settings: dict[str, Any], processes: 
             "had a finite gradient; lower the learning rate (-- --optim_conf lr=...) or look for "
             "the cause in the losses above"
         )
-    _write_record(args, history)
-    mark_done(output_dir, settings)
 
 
 def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> None:
     """run.json: which model to infer with, and what the training took."""
     output_dir = Path(args.output_dir)
     phase, key, mode = args.best_model_criterion[0]
-    if args.has_valid:
+    if args.has_valid and args.fit == GRADIENT:
         chosen = (min if mode == "min" else max)(history, key=lambda entry: entry[phase][key])
         model = f"{phase}.{key}.ave.pth"
     else:
@@ -618,6 +636,12 @@ def summary(output_dir: Path) -> str:
     history = json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
     entry = next(e for e in history if e["epoch"] == record["best_epoch"])
     text = f"{record['epochs']} epochs in {record['train_seconds']:.0f} s"
+    if "C" in entry["train"]:
+        split = "valid" if "valid" in entry else "train"
+        return (
+            f"fitted in {record['train_seconds']:.1f} s, C {entry['train']['C']:g}, "
+            f"{split} UA {entry[split]['UA']:.1%}"
+        )
     if "valid" in entry:
         return f"{text}, best valid UA {entry['valid']['UA']:.1%} at epoch {entry['epoch']}"
     return f"{text}, last train UA {entry['train']['UA']:.1%}"

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import sys
 
 import kaldiio
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 
 from ser.datadir import read_table, write_table
 from ser.errors import UserError
-from ser.features import FEATS_TYPES, extract_features, num_frames, write_arks
+from ser.features import (
+    FEATS_SIZES,
+    FEATS_TYPES,
+    FUNCTIONALS,
+    extract_features,
+    num_frames,
+    require_extractor,
+    write_arks,
+)
 from ser.stage import MARKER
 
 
@@ -77,14 +86,17 @@ def test_mfcc_is_the_liftered_cosine_transform_of_kaldis_log_mel():
     np.testing.assert_allclose(computed, log_mel @ dct.T * lifter, atol=5e-2)
 
 
-@pytest.mark.parametrize("feats_type", FEATS_TYPES)
+FRAMES = [feats_type for feats_type in FEATS_TYPES if feats_type not in FUNCTIONALS]
+
+
+@pytest.mark.parametrize("feats_type", FRAMES)
 @pytest.mark.parametrize("num_samples, frames", [(400, 1), (559, 1), (560, 2), (16000, 98)])
 def test_only_whole_frames_count(feats_type, num_samples, frames):
     assert num_frames(num_samples) == frames
     assert len(FEATS_TYPES[feats_type](noisy_tone(num_samples))) == frames
 
 
-@pytest.mark.parametrize("feats_type", FEATS_TYPES)
+@pytest.mark.parametrize("feats_type", FRAMES)
 def test_digital_silence_inside_an_utterance_stays_finite(feats_type):
     speech = noisy_tone()
     speech[1000:3000] = 0
@@ -105,6 +117,62 @@ def dump(tmp_path):
     write_table(directory / "utt2num_samples", {u: len(s) for u, s in speech.items()})
     write_table(directory / "utt2hash", {u: f"hash-of-{u}" for u in speech})
     return directory
+
+
+@pytest.fixture
+def opensmile():
+    return pytest.importorskip(
+        "opensmile", reason="opensmile, which is in requirements-apps.txt, is not installed"
+    )
+
+
+@pytest.mark.parametrize("feats_type", FUNCTIONALS)
+def test_functionals_are_those_of_opensmile(opensmile, feats_type):
+    name = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}[feats_type]
+    smile = opensmile.Smile(feature_set=name, feature_level="func")
+    speech = noisy_tone(16000)
+    computed = FEATS_TYPES[feats_type](speech)
+    assert computed.shape == (1, FEATS_SIZES[feats_type]) == (1, smile.num_features)
+    assert computed.dtype == np.float32
+    np.testing.assert_array_equal(computed, smile.process_signal(speech / 32768, 16000))
+
+
+@pytest.mark.parametrize("feats_type", FUNCTIONALS)
+@pytest.mark.parametrize("samples", [400, 959, 960, 4000])
+@pytest.mark.parametrize("make", [noisy_tone, np.zeros, np.ones], ids=["tone", "0", "1"])
+def test_functionals_of_short_silent_or_constant_audio_are_finite(
+    opensmile, feats_type, samples, make
+):
+    computed = FEATS_TYPES[feats_type](np.asarray(make(samples), np.int16))
+    assert computed.shape == (1, FEATS_SIZES[feats_type]) and np.isfinite(computed).all()
+
+
+def test_a_functional_that_is_no_number_becomes_0(monkeypatch):
+    class Smile:
+        def process_signal(self, signal, rate):
+            return pandas.DataFrame([[np.nan, np.inf, -np.inf, 1e300, 2.5]])
+
+    pandas = pytest.importorskip("pandas", reason="pandas, which opensmile brings, is missing")
+    monkeypatch.setattr("ser.features._smile", lambda feature_set: Smile())
+    assert FEATS_TYPES["egemaps"](noisy_tone()).tolist() == [[0, 0, 0, 0, 2.5]]
+
+
+def test_functionals_are_stored_as_they_are_one_row_an_utterance(opensmile, dump):
+    assert extract_features(dump, "egemaps", 2)
+    wavs = kaldiio.load_scp(str(dump / "wav.scp"))
+    for utt, feats in kaldiio.load_scp(str(dump / "egemaps/feats.scp")).items():
+        np.testing.assert_array_equal(feats, FEATS_TYPES["egemaps"](wavs[utt][1]))
+    assert set(read_table(dump / "egemaps/utt2num_frames").values()) == {"1"}
+
+
+@pytest.mark.parametrize("feats_type", FUNCTIONALS)
+def test_without_opensmile_it_is_said_how_to_install_it_and_what_its_licence_is_for(
+    monkeypatch, feats_type
+):
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    require_extractor("fbank")
+    with pytest.raises(UserError, match=r"not installed .* research .*requirements-apps.txt"):
+        require_extractor(feats_type)
 
 
 @pytest.fixture

@@ -438,6 +438,19 @@ def test_features_are_no_input_for_a_frontend_that_reads_waveforms():
         arguments(CONF / "mini_s1.yaml", "--feats_type", "fbank")
 
 
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("train_s14_egemaps_svm", ["--frontend_conf", "norm_means=true"]),
+        ("train_s14_egemaps_svm", ["--frontend_conf", "norm_vars=true"]),
+        ("train_s4_cgru_attention", ["--feats_type", "egemaps"]),
+    ],
+)
+def test_one_vector_for_an_utterance_is_not_normalised_over_its_frames(config, options):
+    with pytest.raises(UserError, match="egemaps is one vector .* norm_vars: false"):
+        arguments(CONF / f"{config}.yaml", *options)
+
+
 def test_two_directions_of_an_odd_size_are_refused():
     with pytest.raises(UserError, match="pooling_conf.bidirectional: found true .* size 3"):
         LastPooling(3, bidirectional=True)

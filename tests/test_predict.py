@@ -24,7 +24,7 @@ from ser.commands.predict import default_model
 from ser.datadir import read_table
 from ser.errors import UserError
 from ser.experiment import open_experiment
-from ser.features import FEATS_TYPES
+from ser.features import FEATS_TYPES, FUNCTIONALS
 from ser.infer import infer_folds
 from ser.predict import SpeechEmotion
 from ser.predictions import read_predictions
@@ -185,6 +185,8 @@ def test_a_model_without_a_ctc_head_has_no_units():
 
 @pytest.mark.parametrize("feats_type", sorted(FEATS_TYPES))
 def test_a_model_on_features_gets_those_of_training(feats_type):
+    if feats_type in FUNCTIONALS:
+        pytest.importorskip("opensmile", reason="opensmile (requirements-apps.txt) is missing")
     samples = np.random.default_rng(0).integers(-9000, 9000, RATE, dtype=np.int16)
     got = []
     model = FakeModel()

@@ -359,6 +359,13 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_audio_is_read(corpus
     assert not (corpus / "dump").exists()
 
 
+def test_opensmile_that_is_missing_is_said_before_anything_is_written(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(UserError, match="egemaps and compare: openSMILE is not installed here"):
+        dump(corpus, feats_type="egemaps")
+    assert not (corpus / "dump").exists()
+
+
 def test_a_full_disk_while_copying_audio_is_one_line_and_leaves_no_half_ark(corpus):
     """A limit on the size of files (8 KiB) stands in for the end of the disk."""
     for wav in (corpus / "wav").iterdir():

@@ -27,6 +27,10 @@ class FeatsFrontend(AbsFrontend):
     def output_size(self) -> int:
         return self._output_size
 
+    def is_plain(self) -> bool:
+        """Whether features pass unchanged."""
+        return not self.norm_means and not self.norm_vars
+
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
