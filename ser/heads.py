@@ -121,6 +121,8 @@ class CTCHead(AuxHead):
             raise UserError(f"per_unit: {per_unit!r}; give true or false")
         self.per_unit = per_unit
         self.linear = torch.nn.Linear(frame_size, len(inventory))
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
 
     def log_probs(self, encoded: Encoded) -> torch.Tensor:
         return self.linear(encoded.frames).float().log_softmax(dim=-1)  # (B, T, V)
