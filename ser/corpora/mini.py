@@ -254,7 +254,7 @@ def audit_encoder() -> str:
         )
     return (
         f"checked: none of the {len(own)} voices is among the {len(heard)} that the encoder was "
-        "pretrained on"
+        "pretrained and tested on"
     )
 
 
