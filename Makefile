@@ -10,12 +10,12 @@ SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh eg
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
-.PHONY: help install demo test test-slurm lint format results docs bench bench-peers bench-gpu bench-means bench-data \
+.PHONY: help install demo test test-slurm lint format results docs mini-encoder bench bench-peers bench-gpu bench-means bench-data \
 	lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 install: ## create .venv, unless it is there and up to date
 	@local/install.sh
@@ -45,6 +45,9 @@ results: install ## keep the scores under exp/ in results/ and write RESULTS.md 
 
 docs: install ## write docs/reference.md, the list of every option, from the code
 	. ./path.sh && $(PYTHON_BIN) -m ser.bin.reference --output docs/reference.md
+
+mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mini/encoder; minutes
+	. ./path.sh && $(PYTHON_BIN) -m ser.bin.mini_encoder --output egs/mini/encoder
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run --longest

@@ -13,6 +13,8 @@ UNDEFINED = (
     "undefined, nothing to divide by; left out of macro, but for the precision of a class never "
     "decided for, which counts as 0"
 )
+GAP = "***"  # in an alignment: a unit that was deleted or inserted
+PAIRS_IN_LINE = 20
 KNOWN_SPEAKERS = (
     "SPEAKER-DEPENDENT: the speakers tested are among those trained on; not comparable with "
     "leave-one-speaker-out"
@@ -138,7 +140,23 @@ def format_scores(scores: Mapping[str, Any]) -> str:
             f"over {units['reference_units']} reference units of {units['utterances']} "
             f"utterances; {units['empty']} without words are left out"
         )
+        lines += _sample_lines(units.get("sample"))
     return "\n".join(lines) + "\n"
+
+
+def _sample_lines(sample: Mapping[str, Any] | None) -> list[str]:
+    """Reference and decoded units of one utterance, aligned; a gap is ``***``."""
+    if sample is None:
+        return []
+    rate = percent(sample["rate"])
+    lines = ["", f"{sample['utt_id']}, the utterance of median error rate ({rate} %, tags off):"]
+    pairs = [[unit or GAP for unit in pair] for pair in sample["pairs"]]
+    for first in range(0, len(pairs), PAIRS_IN_LINE):
+        row = pairs[first : first + PAIRS_IN_LINE]
+        for side, name in enumerate(("reference", "decoded")):
+            cells = [pair[side].ljust(max(map(len, pair))) for pair in row]
+            lines.append(f"  {name:9}  {' '.join(cells)}".rstrip())
+    return lines
 
 
 def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:

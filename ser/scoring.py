@@ -20,6 +20,7 @@ computed from it again: RESULTS.md, the intervals of ser/uncertainty.py, any oth
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ def score_units(
         folds: predictions by fold.
         references: reference units by utterance; empty for an utterance without words.
         strip_tag: unit -> phoneme class, or None where the units are not phonemes (then PER is).
+
+    Returns:
+        The entry ``units`` of scores.json. Its ``sample`` is the utterance of median error rate.
     """
     hyps = {p.utt_id: p.units for rows in folds.values() for p in rows}
     uer = unit_error_rate(references, hyps)
@@ -158,7 +162,39 @@ def score_units(
         "reference_units": uer.units,
         "utterances": uer.utterances,
         "empty": uer.empty,
+        "sample": _median_utterance(references, hyps, strip_tag or str),
     }
+
+
+def _median_utterance(
+    references: Mapping[str, Sequence[str]],
+    hyps: Mapping[str, Sequence[str]],
+    strip_tag: Callable[[str], str],
+) -> dict[str, Any] | None:
+    """The utterance in the middle when all with words are ordered by error rate, tags off.
+
+    Its ``pairs`` are a reference and a decoded unit each, aligned with tags off; None is a gap.
+    """
+    from nltk.metrics.distance import edit_distance_align
+
+    bare = {
+        utt_id: ([strip_tag(u) for u in references[utt_id]], [strip_tag(u) for u in hyp])
+        for utt_id, hyp in hyps.items()
+        if references[utt_id]
+    }
+    if not bare:
+        return None
+    rates = {u: unit_error_rate({u: ref}, {u: hyp}).rate for u, (ref, hyp) in bare.items()}
+    utt_id = sorted(bare, key=lambda utt_id: (rates[utt_id], utt_id))[(len(bare) - 1) // 2]
+    path = edit_distance_align(*bare[utt_id])  # (units of the reference, of the other) so far
+    pairs = [
+        [
+            references[utt_id][i] if after_i > i else None,
+            hyps[utt_id][j] if after_j > j else None,
+        ]
+        for (i, j), (after_i, after_j) in pairwise(path)
+    ]
+    return {"utt_id": utt_id, "rate": rates[utt_id], "pairs": pairs}
 
 
 def score_experiment(

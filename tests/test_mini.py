@@ -177,3 +177,31 @@ def test_stage_1_skips_what_is_done_and_follows_the_seed(data, capsys, monkeypat
     prepare.prepare("mini", data.parents[1])
     assert "already done (400 utterances)" in capsys.readouterr().out
     assert read_marker(data) == before
+
+
+def test_every_voice_of_the_corpus_is_one_that_the_audit_knows(tmp_path, monkeypatch):
+    spoken = set()
+
+    def speak(_turn, voice, _generator):
+        spoken.add(voice)
+        return np.ones(1600, dtype=np.int16)
+
+    monkeypatch.setattr(mini, "speak", speak)
+    mini.make(tmp_path / "c", seed=0)
+    assert spoken == mini.voices() and len(spoken) == 10
+
+
+def test_a_corpus_whose_voices_the_encoder_was_pretrained_on_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "heard.json").write_text('{"voices": ["en-us+m7", "en-us+f3", "en-us+m1"]}')
+    monkeypatch.setattr(mini, "ENCODER", tmp_path)
+    message = r"heard.json: .* on voices of the mini corpus, en-us\+f3, en-us\+m1, .*make mini-enc"
+    with pytest.raises(UserError, match=message):
+        mini.make(tmp_path / "corpus", seed=0)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_stage_1_says_that_the_encoder_heard_none_of_the_voices(tmp_path, capsys):
+    prepare.prepare("mini", tmp_path)
+    assert "checked: none of the 10 voices is among the 60 that the encoder was" in (
+        capsys.readouterr().out
+    )

@@ -188,6 +188,28 @@ def test_uer_counts_the_tag_and_per_does_not():
     assert units["per"] == pytest.approx(1 / 3)
 
 
+def test_the_utterance_of_median_error_is_shown_with_its_units_aligned_without_tags():
+    # rates 0, 1/2 and 1; utterance "none" has no words and is not among them
+    hyps = {"good": ("V0", "S0"), "half": ("S1", "V1"), "bad": (), "none": ("S0",)}
+    folds = {"F1": [Prediction(u, "angry", "angry", (1.0, 0.0), h) for u, h in hyps.items()]}
+    references = {"good": ["V0", "S0"], "half": ["S0", "N0"], "bad": ["V0"], "none": []}
+    sample = score_units(folds, references, tag_stripper("tagged_class"))["sample"]
+    assert sample == {"utt_id": "half", "rate": 0.5, "pairs": [["S0", "S1"], ["N0", "V1"]]}
+
+
+def test_a_deletion_and_an_insertion_leave_a_gap_on_their_side():
+    hyp = ("N1", "V0", "S0")
+    folds = {"F1": [Prediction("u", "angry", "angry", (1.0, 0.0), hyp)]}
+    units = score_units(folds, {"u": ["V0", "S0", "L0"]}, tag_stripper("tagged_class"))
+    pairs = [[None, "N1"], ["V0", "V0"], ["S0", "S0"], ["L0", None]]
+    assert units["sample"]["pairs"] == pairs
+
+
+def test_without_words_anywhere_no_utterance_is_shown():
+    folds = {"F1": [Prediction("u", "angry", "angry", (1.0, 0.0), ("V0",))]}
+    assert score_units(folds, {"u": []}, tag_stripper("class"))["sample"] is None
+
+
 def test_unit_errors_are_summed_before_dividing():
     # 1 of 1 wrong and 0 of 3: 1/4, not the mean of the utterances' rates, 1/2.
     rate = unit_error_rate(
@@ -470,6 +492,16 @@ def test_utterances_without_words_are_reported_with_the_error_rates(toy):
     units = score_experiment(exp, dump, data)["units"]
     assert (units["utterances"], units["empty"]) == (12, 3)  # the first of five in each fold
     assert "3 without words are left out" in (exp / "scores.txt").read_text()
+
+
+def test_the_table_ends_with_the_decoded_units_of_an_utterance_below_its_reference(toy):
+    exp, dump, data = toy
+    sample = score_experiment(exp, dump, data)["units"]["sample"]
+    title, *rows = (exp / "scores.txt").read_text().splitlines()[-3:]
+    assert title.startswith(f"{sample['utt_id']}, the utterance of median error rate (")
+    for side, row in enumerate(rows):
+        units = [pair[side] or "***" for pair in sample["pairs"]]
+        assert row.split() == [("reference", "decoded")[side], *units]
 
 
 def test_a_missing_fold_is_named_and_makes_the_table_partial(toy):

@@ -8,6 +8,7 @@ read by IEMOCAP's reader. It serves to try the recipe, not to learn about emotio
 """
 
 import io
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ from ser.errors import UserError
 from ser.fileio import atomic_dir, locked, naming
 from ser.stage import file_digest, is_done, mark_done, read_marker
 
+ENCODER = Path(__file__).resolve().parents[2] / "egs" / "mini" / "encoder"
+HEARD = "heard.json"  # there: the voices of its pretraining
 SESSIONS = 5
+LANGUAGE = "en-us"  # of espeak-ng's voices
 # IEMOCAP's label -> utterances of each speaker; hap and exc together are the class happy.
 FOUR_CLASS = {"neu": 12, "hap": 5, "exc": 5, "ang": 10, "sad": 8}
 # The same for each dialog: labels that the four-class task leaves out.
@@ -188,8 +192,10 @@ def make(directory: Path, seed: int) -> None:
 
     The same seed gives the same bytes, given the same versions of espeakng-loader and soxr.
 
-    Raises UserError when ``directory`` holds anything that this function did not make.
+    Raises UserError when ``directory`` holds anything that this function did not make, or the
+    encoder of egs/mini/encoder was pretrained on a voice of this corpus.
     """
+    print(audit_encoder())
     settings = {
         "maker": "mini",
         "seed": seed,
@@ -219,6 +225,37 @@ def _make(directory: Path, seed: int, settings: dict[str, Any]) -> None:
             progress(f"mini corpus: synthesising session {number} of {SESSIONS}")
             _make_session(temporary / f"Session{number}", number, seed)
         mark_done(temporary, settings)
+
+
+def voice(gender: str, session: int) -> str:
+    """The voice of espeak-ng of a speaker: ``F``, 3 is ``en-us+f3``."""
+    return f"{LANGUAGE}+{gender.lower()}{session}"
+
+
+def voices() -> set[str]:
+    """The voices of all speakers."""
+    return {voice(gender, number) for number in range(1, SESSIONS + 1) for gender in "FM"}
+
+
+def audit_encoder() -> str:
+    """Say that the encoder of egs/mini/encoder was pretrained on other voices than the corpus has.
+
+    Raises UserError if its ``heard.json`` lists a voice of the corpus.
+    """
+    path = ENCODER / HEARD
+    heard = json.loads(path.read_text(encoding="utf-8"))["voices"]
+    own = voices()
+    shared = sorted(own & set(heard))
+    if shared:
+        raise UserError(
+            f"{path}: the encoder was pretrained on voices of the mini corpus, "
+            f"{', '.join(shared)}, so that no speaker is held out; make it again without them: "
+            "make mini-encoder"
+        )
+    return (
+        f"checked: none of the {len(own)} voices is among the {len(heard)} that the encoder was "
+        "pretrained and tested on"
+    )
 
 
 def _may_replace(directory: Path) -> bool:
@@ -301,7 +338,7 @@ def _write_dialog(
     clock = 1.0
     # The two speakers take turns.
     for turn in sorted(turns, key=lambda turn: (turn.utt_id[-3:], turn.gender)):
-        samples = speak(turn, f"en-us+{turn.gender.lower()}{number}", generator)
+        samples = speak(turn, voice(turn.gender, number), generator)
         # By way of memory: of a full disk libsndfile says no more than "System error".
         wav = io.BytesIO()
         soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")

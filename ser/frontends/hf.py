@@ -38,6 +38,7 @@ OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 # Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
+RECIPE = Path(__file__).resolve().parents[2]
 # What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
 FAST = ("convolutions", "dropout", "attention")
 # On a CPU a longer batch, padding included, keeps only what enters each transformer layer, and
@@ -62,8 +63,9 @@ class HFFrontend(AbsFrontend):
     """Speech encoder from the Hugging Face hub or a folder, fused over its layers.
 
     Args:
-        model: Hub id (``facebook/wav2vec2-base``) or folder with ``config.json``. May be None
-            with ``init: random`` and a ``model_type``.
+        model: Hub id (``facebook/wav2vec2-base``) or folder with ``config.json``, relative to the
+            working directory or the recipe. May be None with ``init: random`` and a
+            ``model_type``.
         init: ``pretrained`` loads weights; ``random`` builds the same architecture untrained.
         model_type: Architecture when there is no ``model``: wav2vec2, hubert, wavlm,
             data2vec-audio or whisper.
@@ -134,6 +136,7 @@ class HFFrontend(AbsFrontend):
                 f"frontend_conf.fast: {unknown[0]!r}; choose true, false or a list of "
                 f"{', '.join(FAST)}"
             )
+        model = _from_recipe(model)
         hf_config = _load_config(model, init, model_type, config or {})
         self.is_whisper = hf_config.model_type == "whisper"
         self.encoder = _load_encoder(model, init, hf_config)
@@ -560,6 +563,7 @@ def embedded_conf(
     Raises:
         UserError: no such model, or an unsupported architecture.
     """
+    model = _from_recipe(model)
     own = _load_config(model, init, model_type, config or {})
     default = AutoConfig.for_model(own.model_type).to_dict()
     settings = {
@@ -576,6 +580,13 @@ def embedded_conf(
 def _unsupported(model_type: str) -> UserError:
     known = ", ".join((*WAV2VEC2_FAMILY, "whisper"))
     return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
+
+
+def _from_recipe(model: str | None) -> str | None:
+    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
+    if model is not None and not Path(model).is_dir() and (RECIPE / model).is_dir():
+        return str(RECIPE / model)
+    return model
 
 
 def check_folder(model: str) -> None:
