@@ -35,8 +35,8 @@ from ser.slices import read_utterance_table
 from ser.uncertainty import LEVEL, REPLICATES, Difference, Trials, differences, mcnemar, measure
 
 SCORES = {
-    "wa": "WA, mean of folds",
-    "ua": "UA, mean of folds",
+    "wa": "WA, mean of {}",
+    "ua": "UA, mean of {}",
     "wa_pooled": "WA, pooled",
     "ua_pooled": "UA, pooled",
 }
@@ -151,15 +151,11 @@ def compare_systems(
     scores = first.runs[0].scores
     labels, utts = scores["labels"], sorted(first.runs[0].decided)
     right = [_right(system, utts) for system in (first, second)]  # (seeds, N) each
-    over_folds = mean_over(scores["protocol"]) == "folds"
     trials = Trials(
         speaker=_numbers([utt2spk[u] for u in utts]),
         label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
         fold=np.stack(
-            [
-                _numbers([(s.runs[0].fold if over_folds else utt2spk)[u] for u in utts])
-                for s in (first, second)
-            ],
+            [_numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
             axis=1,
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
@@ -198,6 +194,12 @@ def compare_systems(
     }
 
 
+def _parts(system: System, utt2spk: Mapping[str, str]) -> Mapping[str, str]:
+    """What WA and UA of a system are means over: each utterance's fold, or speaker."""
+    run = system.runs[0]
+    return run.fold if mean_over(run.scores["protocol"]) == "folds" else utt2spk
+
+
 def format_comparison(result: Mapping[str, Any]) -> str:
     """The readable table, in percent and percentage points."""
     first, second = result["systems"]
@@ -210,7 +212,10 @@ def format_comparison(result: Mapping[str, Any]) -> str:
         lines.append(f"{letter}: {system['name']} (protocol {system['protocol']}, seed {seeds})")
     lines += [*result["notes"], ""]
     rows = [["%", "A", "B", "B - A", "95%", "p"]]
-    rows += [_row(SCORES[name], entry) for name, entry in result["scores"].items()]
+    # a fold of strict and a speaker of crossed are the same utterances
+    crossed = any(mean_over(s["protocol"]) == "speakers" for s in result["systems"])
+    over = "speakers" if crossed else "folds"
+    rows += [_row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
     rows += [_row(f"recall {label}", entry) for label, entry in result["recall"].items()]
     lines += columns(rows)
     lines += [

@@ -126,7 +126,7 @@ def sentence(utt: str, text: str) -> str:
     words is a sentence of its own.
     """
     text = re.sub(r"\[[^\]]*\]", " ", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(re.findall(r"[^\W_]+", text.replace("'", ""))) or f"<{utt}>"
+    return " ".join(re.findall(r"[^\W_]+", re.sub("['\u2019\u02bc]", "", text))) or f"<{utt}>"
 
 
 def sentence_groups(

@@ -13,7 +13,7 @@ import yaml
 
 from ser.corpora.prepare import load_spec
 from ser.errors import UserError
-from ser.folds import caveat, num_groups, num_parts
+from ser.folds import caveat, mean_over, num_groups, num_parts
 from ser.provenance import EGS
 from ser.records import SCORE_FIRST, read_scores
 from ser.score_table import partial_notes
@@ -156,7 +156,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
             f"Protocol `{card['protocol']}`: {how}. {scores['folds']} folds, {scores['speakers']} "
             f"speakers, {scores['utterances']} utterances, seed {card['seed']}."
         ),
-        _score_table(scores),
+        _score_table(scores, card["protocol"]),
         _wrap(f"Interval: {scores['interval']}. Recall of each emotion, all folds together:"),
         ", ".join(f"{label} {_percent(recall)}" for label, recall in scores["recall"].items())
         + ".\n",
@@ -229,11 +229,11 @@ def _metadata(config: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _score_table(scores: Mapping[str, Any]) -> str:
+def _score_table(scores: Mapping[str, Any], protocol: str) -> str:
     lines = ["| Score | Percent | 95% interval |", "| --- | --- | --- |"]
     for name, what in (
-        ("wa", "WA, mean over folds"),
-        ("ua", "UA, mean over folds"),
+        ("wa", f"WA, mean over {mean_over(protocol)}"),
+        ("ua", f"UA, mean over {mean_over(protocol)}"),
         ("wa_pooled", "WA, all utterances as one set"),
         ("ua_pooled", "UA, all utterances as one set"),
     ):

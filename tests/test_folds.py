@@ -430,6 +430,7 @@ def test_sentences_are_dealt_by_how_often_they_are_said_and_in_which_emotion():
         ("excuse   ME!", "excuse me"),
         ("[LAUGHTER] Excuse me [BREATHING]", "excuse me"),
         ("I don't know", "i dont know"),
+        ("I don\u2019t know", "i dont know"),
         ("Straße, łódź", "strasse łódź"),
         ("你好，吗？", "你好 吗"),
         ("[GARBAGE]", "<u1>"),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ser.figures import History
+from ser.folds import mean_over
 from ser.page.markup import Markup, escape, tag
 from ser.score_table import interval, percent
 
@@ -147,7 +148,7 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Markup:
             )
         )
     each = ", ".join(f"{s} {percent(r / n)} % of {n}" for s, (r, n) in found.items())
-    where = f"mean of folds {percent(mean)} %, 95% {interval(band)}"
+    where = f"mean of {mean_over(scores['protocol'])} {percent(mean)} %, 95% {interval(band)}"
     return chart(title, f"WA by speaker: {each}; {where}.", (WIDTH, bottom + 20), parts)
 
 
