@@ -122,6 +122,26 @@ def test_systems_without_a_common_seed_have_no_mcnemar_test():
     assert result["scores"]["wa"]["difference"]["p"] is None  # one speaker
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_strict_and_crossed_folds_of_the_same_decisions_do_not_differ(swapped):
+    # A: "a" of group 1 wrong, "b" and "c" of group 2 right; B: all right
+    wrong, utt2spk = {"a"}, {"a": "A", "b": "A", "c": "A", "d": "B", "e": "B"}
+    decided = {
+        u: Prediction(u, "angry", "happy" if u in wrong else "angry", (1.0, 0.0)) for u in utt2spk
+    }
+
+    def system(protocol, fold):
+        scores = make_scores(protocol=protocol, labels=["angry", "happy"])
+        return System([Scored(Path("exp"), scores, fold, decided)])
+
+    crossed = {"a": "A_g1", "b": "A_g2", "c": "A_g2", "d": "B_g1", "e": "B_g2"}
+    systems = [system("strict", utt2spk), system("crossed2", crossed)]
+    result = compare_systems(*(reversed(systems) if swapped else systems), utt2spk, 100)
+    wa = result["scores"]["wa"]
+    assert wa["first"] == wa["second"] == pytest.approx((2 / 3 + 1) / 2)
+    assert "WA, mean of speakers" in format_comparison(result)
+
+
 def test_systems_with_other_folds_can_be_compared_on_the_same_utterances():
     def system(folds, wrong):
         decided = {
