@@ -154,6 +154,8 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     if content["frontend"] == "hf" and content["frontend_conf"].get("init") != "random":
         kind = "whisper" if "whisper" in content["frontend_conf"]["model"] else "wav2vec2-base-like"
         model_type, config = ENCODERS[kind]
+        depth = {"whisper": {"encoder_layers": 6}, "wav2vec2": {"num_hidden_layers": 12}}
+        config = config | depth[model_type]  # those of the encoder named, which layers counts
         overrides = {"init": "random", "model_type": model_type, "config": config, "model": None}
         for key, value in overrides.items():
             extra += ["--frontend_conf", f"{key}={json.dumps(value)}"]

@@ -221,7 +221,7 @@ class HFFrontend(AbsFrontend):
             hidden, lengths = self._lower(input, input_lengths, 0)
         else:
             hidden, lengths = self._frozen_layers(input, input_lengths, depth)
-        hidden |= self._upper(hidden[depth or 0], lengths, depth or 0)
+        hidden |= self._upper(hidden[depth or 0], lengths, depth or 0, max(self.used))
         return self._fuse([hidden[i] for i in self.used]), lengths
 
     def hidden_states(
@@ -233,7 +233,7 @@ class HFFrontend(AbsFrontend):
         sum with the convolutional positions, here H_l itself.
         """
         hidden, lengths = self._lower(speech, speech_lengths, 0)
-        hidden |= self._upper(hidden[0], lengths, 0)
+        hidden |= self._upper(hidden[0], lengths, 0, self.num_layers)
         return [hidden[i] for i in range(self.num_layers + 1)], lengths
 
     def _fuse(self, layers: list[torch.Tensor]) -> torch.Tensor:
@@ -245,10 +245,10 @@ class HFFrontend(AbsFrontend):
         return layers[0] if len(layers) == 1 else torch.cat(layers, dim=-1)
 
     def _frozen_depth(self) -> int | None:
-        """How many layers are frozen with all that lies below them; None if the entry is not."""
+        """How many layers that are used are frozen with all below; None if the entry is not."""
         if not self._frozen or self.freeze == "cnn":
             return None
-        return self.num_layers if self.freeze == "all" else int(self.freeze)
+        return min(self.num_layers if self.freeze == "all" else int(self.freeze), max(self.used))
 
     def _frozen_layers(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
@@ -310,15 +310,17 @@ class HFFrontend(AbsFrontend):
         return {0: entry, **self._run_layers(entry, lengths, 0, depth)}, lengths
 
     def _upper(
-        self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int
+        self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int, top: int
     ) -> dict[int, torch.Tensor]:
-        """The outputs of the layers above number ``depth``, from that one's; the last normalised.
+        """The outputs of layers ``depth`` + 1 to ``top``, from that of ``depth``.
 
         What follows the last layer, in Whisper and models with ``do_stable_layer_norm``, is part
         of H_{h,N}.
         """
-        outputs = self._run_layers(hidden, lengths, depth, self.num_layers)
-        last = outputs.get(self.num_layers, hidden)
+        outputs = self._run_layers(hidden, lengths, depth, top)
+        if top < self.num_layers:
+            return outputs
+        last = outputs.get(top, hidden)
         if self.is_whisper:
             last = self.encoder.layer_norm(last)
         elif self._normalizes_last():
