@@ -3,7 +3,8 @@
 Importing ESPnet and transformers takes longer than inferring a small fold, so the process does it
 once, and only when there is something to infer; folds that share a configuration share one model
 object, into which each fold's weights are loaded. Inference is in 32-bit floats, whatever
-training used.
+training used. What layers that stayed frozen make of an utterance is kept on disk as in training, but
+in these floats, so that experiments with the same frozen layers compute it once.
 """
 
 from __future__ import annotations
@@ -356,6 +357,9 @@ class _Models:
                 f"{model_file}: does not fit {config_file} ({what}); remove "
                 f"{model_file.parent} and train the fold again with --stage 4"
             ) from err
+        keep_layers = getattr(getattr(self.model, "frontend", None), "keep_layers", None)
+        if keep_layers is not None:
+            keep_layers(config.get("layer_cache"))
         return self.model.float().eval()
 
 

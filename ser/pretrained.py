@@ -197,7 +197,7 @@ def build_network_model(
         from ser.task import SERTask, check_network
 
     with tempfile.TemporaryDirectory() as directory, torch.random.fork_rng(devices=[]):
-        args = Namespace(**network, class_counts=None, units=None)
+        args = Namespace(**network, class_counts=None, units=None, untagged=False)
         args.aux_labels = {name: {"values": values} for name, values in labels.items()}
         if units is not None:
             args.units = str(Path(directory) / UNITS)

@@ -1,6 +1,7 @@
 """Frozen outputs from disk against the encoder itself."""
 
 import os
+import shutil
 from collections import namedtuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from ser.frontends import cache as cache_module
 from ser.frontends.cache import FrameCache, fingerprint
 from ser.frontends.hf import HFFrontend
+from ser.infer import infer_folds
 from tests.test_frontend import build, padded_batch
 from tests.tiny import ENCODERS
 from tests.training import SYSTEM, make_corpus, train, weights
@@ -242,3 +244,39 @@ def test_folds_share_what_is_frozen_and_learn_as_without(tmp_path):
     for key, value in plain.items():
         assert torch.allclose(value, cached[key], atol=1e-5), key
     train(corpus, tmp_path / "cached", extra_args=["--layer_cache", "none"])  # no other setting
+
+
+def test_inference_keeps_frozen_layers_and_says_the_same(tmp_path):
+    corpus = make_corpus(tmp_path)
+    frontend = {**SYSTEM["frontend_conf"], "freeze": 1, "layer_norm": True}
+    (corpus / "system.yaml").write_text(yaml.safe_dump({**SYSTEM, "frontend_conf": frontend}))
+    train(corpus, tmp_path / "exp/kept", folds=["Ses01F", "Ses01M"])
+    train(corpus, tmp_path / "exp/plain", extra_args=["--layer_cache", "none"])
+    layers, found = corpus / "dump/tones/layers", {}
+    trained = len(list(layers.rglob("*.npy")))
+    for name in ("kept", "plain"):
+        infer_folds(tmp_path / "exp" / name, corpus / "dump/tones", folds=["Ses01F"])
+        lines = (tmp_path / "exp" / name / "Ses01F/predictions.tsv").read_text().splitlines()
+        found[name] = [float(p) for line in lines[1:] for p in line.split("\t")[3:7]]
+    assert found["kept"] == pytest.approx(found["plain"], abs=1e-5)
+    # the tested speaker's eight utterances, which nobody has trained or validated on in float32 yet
+    assert len(list(layers.rglob("*.npy"))) == trained
+    shutil.rmtree(layers)
+    (tmp_path / "exp/kept/Ses01F/predictions.tsv").unlink()
+    infer_folds(tmp_path / "exp/kept", corpus / "dump/tones", folds=["Ses01F"])
+    assert len(list(layers.rglob("*.npy"))) == 16  # and those of the speaker who validates
+
+
+def test_layers_that_are_released_later_are_not_kept_for_inference(tmp_path):
+    for options, kept in (
+        ({"freeze": "all"}, True),
+        ({"freeze": 2}, True),
+        ({"freeze": 2, "unfreeze_after": 1}, False),
+        ({"freeze": "cnn"}, False),
+        ({}, False),
+    ):
+        frontend = build("wav2vec2-base-like", **options)
+        frontend.keep_layers(tmp_path)
+        assert (frontend.cache_dir == tmp_path) == kept
+        frontend.keep_layers(None)
+        assert frontend.cache_dir is None

@@ -366,7 +366,7 @@ def test_protocols_without_validation_speakers_are_fitted_as_well(corpus, tmp_pa
         ({"fit_conf": {"C": 1.0}}, "fit_conf.C: found 1.0; give a list of numbers above 0"),
         ({"fit_conf": {"C": [0.0]}}, r"fit_conf.C: found \[0.0\]; give a list"),
         ({"fit_conf": {"class_weight": "even"}}, "class_weight: 'even'; choose balanced or none"),
-        ({"fit_conf": {"max_iter": 0.5}}, "fit_conf.max_iter: found 0.5; give a whole number"),
+        ({"fit_conf": {"max_iter": 0.5}}, "fit_conf.max_iter: found 0.5; expected a whole number"),
         ({"encoder": "rnn"}, "encoder: found rnn, but fit: linear_svm learns the emotion head"),
         ({"pooling": "attention"}, "pooling: found attention, .* choose mean or last"),
         ({"frontend_conf": SYSTEM["frontend_conf"]}, "frontend_conf.freeze: .* set freeze: all"),

@@ -87,7 +87,7 @@ def test_every_option_of_a_network_or_head_stands_in_its_table_with_a_word_about
         for name, cls in choices.classes.items():
             mark = " (default)" if name == choices.default else ""
             classes[f"#### {choices.name}: {name}{mark}"] = cls
-    assert len(classes) == 13
+    assert len(classes) == 14
     given = {"self", "input_size", "frame_size", "pooled_size", "inventory"}
     for heading, cls in classes.items():
         shown = section(text, heading)

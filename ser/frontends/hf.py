@@ -205,6 +205,15 @@ class HFFrontend(AbsFrontend):
         self.fast = ()
         self.encoder.config._attn_implementation = "sdpa"
 
+    def keep_layers(self, directory: Path | str | None) -> None:
+        """Keep what layers that are frozen for good make of utterances in ``directory``, if any.
+
+        Call it again when other weights have been loaded.
+        """
+        for_good = self._frozen_depth() is not None and self.unfreeze_after == 0
+        self.cache_dir = Path(directory) if directory and for_good else None
+        self._caches.clear()
+
     def train(self, mode: bool = True) -> "HFFrontend":
         """Frozen parts stay in evaluation mode, so that their dropout is off."""
         super().train(mode)
@@ -421,7 +430,8 @@ class HFFrontend(AbsFrontend):
     def _convolve(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> torch.Tensor:
         """The convolutional features, (B, L), (B,) -> (B, T, C)."""
         extractor = self.encoder.feature_extractor
-        if extractor in self._frozen and self.cache_dir is not None:
+        alone = extractor in self._frozen and self._frozen_depth() is None
+        if alone and self.cache_dir is not None:
             cache = self._cache("convolutions", extractor, speech.device)
             return cache(speech, speech_lengths, self._stacked_features)[0].squeeze(1)
         return self._features(speech, speech_lengths)
