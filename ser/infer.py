@@ -3,8 +3,8 @@
 Importing ESPnet and transformers takes longer than inferring a small fold, so the process does it
 once, and only when there is something to infer; folds that share a configuration share one model
 object, into which each fold's weights are loaded. Inference is in 32-bit floats, whatever
-training used. What layers that stayed frozen make of an utterance is kept on disk as in training, but
-in these floats, so that experiments with the same frozen layers compute it once.
+training used. What layers that stayed frozen make of an utterance is kept on disk as in training,
+but in these floats, so that experiments with the same frozen layers compute it once.
 """
 
 from __future__ import annotations
