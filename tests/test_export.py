@@ -30,6 +30,10 @@ WHISPER = {"init": "random", "model_type": "whisper", "config": ENCODERS["whispe
 NETWORKS = {
     "wav2vec2": {},
     "whisper": {"frontend_conf": WHISPER},
+    "whisper, frozen, side by side": {
+        "frontend_conf": {**WHISPER, "freeze": 1, "layers": [1, 2], "layer_norm": True},
+        "pooling": "statistics",
+    },
     "blstm": {
         "feats_type": "fbank",
         "frontend": "feats",

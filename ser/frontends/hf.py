@@ -298,7 +298,8 @@ class HFFrontend(AbsFrontend):
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """H_l as number 0 and the first ``depth`` layers' outputs, each (B, T, D); lengths (B,)."""
-        speech = speech[:, : int(speech_lengths.max())]
+        if not torch.compiler.is_exporting():
+            speech = speech[:, : int(speech_lengths.max())]
         if self.is_whisper:
             mels, frames = self.log_mel(speech, speech_lengths)
             mels = self._mask_time(mels.transpose(1, 2), frames).transpose(1, 2)
