@@ -39,7 +39,7 @@ _option_names() { # FILE
 
 # Whether the header of FILE gives option NAME as "--name WORD...", several values.
 _takes_list() { # FILE NAME
-  _header "$1" | grep -q "^ \{1,4\}--$2 [A-Z]*\.\.\. "
+  _header "$1" | grep "^ \{1,4\}--$2 [A-Z]*\.\.\. " >/dev/null # -q would end awk by SIGPIPE
 }
 
 _usage_error() { # FILE MESSAGE...
@@ -130,7 +130,7 @@ parse_options() { # ARG...
         shift
         # shellcheck disable=SC2034 # read by the script that sources this file
         extra_args=("$@")
-        if (($# > 0)) && ! _header "$script" | grep -q '^ \{1,4\}-- '; then
+        if (($# > 0)) && ! _header "$script" | grep '^ \{1,4\}-- ' >/dev/null; then
           _usage_error "$script" "takes no arguments after --, but got: $*"
         fi
         return 0

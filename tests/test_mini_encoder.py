@@ -16,7 +16,7 @@ from ser.frontends.hf import HFFrontend, embedded_conf
 
 ROOT = Path(__file__).parents[1]
 ENCODER = ROOT / "egs/mini/encoder"
-CONFIGS = sorted((ROOT / "conf").glob("mini_*.yaml"))
+CONFIGS = [path for path in sorted((ROOT / "conf").glob("mini_*.yaml")) if path.stem != "mini_s0"]
 
 
 def test_its_voices_are_none_of_the_corpus_and_those_of_the_test_none_of_the_training():

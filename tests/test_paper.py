@@ -210,8 +210,8 @@ def test_the_work_is_read_from_folds_and_histories(tmp_path, sweep):
         assert len(found) == len(sweep.points)
         return found[-1]
 
-    # 1 + 2 s train, 3 s validate at a third; mini_s1.yaml trains for 12 epochs
-    assert frozen() == Work("all", pytest.approx(4.0), 12, 2, 6.0)
+    # 1 + 2 s train, 3 s validate at a third; mini_s1.yaml trains for 6 epochs
+    assert frozen() == Work("all", pytest.approx(4.0), 6, 2, 6.0)
     assert frozen(max_epoch=5).epochs == 5
     (output / ".done").write_text("{}")  # stopped early
     assert frozen().epochs == 2
