@@ -38,7 +38,7 @@ _option_names() { # FILE
 }
 
 # Whether the header of FILE gives option NAME as "--name WORD...", several values.
-_takes_list() { # FILE NAME
+_takes_list() {                                                # FILE NAME
   _header "$1" | grep "^ \{1,4\}--$2 [A-Z]*\.\.\. " >/dev/null # -q would end awk by SIGPIPE
 }
 
