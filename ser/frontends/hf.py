@@ -225,6 +225,8 @@ class HFFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,)."""
+        if not self.is_whisper:
+            self._save_memory(input)  # of layers above kept ones as well
         depth = self._frozen_depth()
         if depth is None:
             hidden, lengths = self._lower(input, input_lengths, 0)
@@ -312,7 +314,6 @@ class HFFrontend(AbsFrontend):
                     f"an utterance of {shortest:.0f} ms is too short for this encoder, which makes "
                     "no frame of it; leave it out, or give more of the recording"
                 )
-            self._save_memory(speech)
             entry = self.encoder.feature_projection(self._convolve(speech, speech_lengths))
             if isinstance(entry, tuple):  # wav2vec 2.0 also returns the unprojected features
                 entry = entry[0]  # (B, T, D)
