@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
 # As many processes as cores, up to four: each training process holds a model of its own.
 NJ ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh egs/*/run.sh tests/*.sh tests/*/*.sh)
+SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh egs/*/run.sh tests/*/*.sh)
 UV_VERSION := 0.9.30
 export PYTHON TORCH
 
@@ -41,13 +41,13 @@ format: install ## rewrite sources as make lint wants them
 	.venv/bin/shfmt -i 2 -ci -w $(SHELL_FILES)
 
 results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
-	. ./path.sh && $(PYTHON_BIN) -m ser.bin.report --exp-root exp --results RESULTS.md --records results
+	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.report --exp-root exp --results RESULTS.md --records results
 
 docs: install ## write docs/reference.md, the list of every option, from the code
-	. ./path.sh && $(PYTHON_BIN) -m ser.bin.reference --output docs/reference.md
+	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.reference --output docs/reference.md
 
 mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mini/encoder; minutes
-	. ./path.sh && $(PYTHON_BIN) -m ser.bin.mini_encoder --output egs/mini/encoder
+	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.mini_encoder --output egs/mini/encoder
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run --longest

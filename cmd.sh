@@ -6,6 +6,6 @@ backend=${backend:-local}
 # Kaldi's calling convention, the same for both:
 #   "${train_cmd[@]}" [--gpu N] [--num-threads N] [JOB=1:N] LOG COMMAND [ARG...]
 # runs COMMAND, or N of them with JOB standing for 1 to N in LOG and ARGs, blocks until all have
-# ended and returns 0 if all went well. All options: python -m ser.bin.run_jobs --help
-train_cmd=("${python:-python3}" -m ser.bin.run_jobs --backend "$backend")
+# ended and returns 0 if all went well. All options: python -m ser.cli.bin.run_jobs --help
+train_cmd=("${python:-python3}" -m ser.cli.bin.run_jobs --backend "$backend")
 [[ $backend == local ]] || train_cmd+=(--slurm-conf "${slurm_conf:-conf/slurm.conf}")

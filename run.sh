@@ -128,10 +128,10 @@ if [[ $status$paper == truetrue ]]; then
   ask_paper --status
   exit
 elif [[ $status == true ]]; then
-  exec "$python" -m ser.bin.status "${dump[@]}" --protocol "$protocol" --exp-dir "${exp_dirs[@]}"
+  exec "$python" -m ser.cli.bin.status "${dump[@]}" --protocol "$protocol" --exp-dir "${exp_dirs[@]}"
 elif [[ -n $compare ]]; then
   read -r -a compared <<<"$compare"
-  exec "$python" -m ser.bin.compare "${dump[@]}" "${compared[@]/#/--exp-dir=$exp_dir/$corpus/}"
+  exec "$python" -m ser.cli.bin.compare "${dump[@]}" "${compared[@]/#/--exp-dir=$exp_dir/$corpus/}"
 fi
 
 run_stage 1 data --corpus "$corpus" --data-dir "$data_dir" --nj "${nj:-2}" \

@@ -40,10 +40,10 @@ if stage == "1":
     from ser.corpora.prepare import prepare
     prepare("bench", work / "data", work / "corpus", nj=nj, egs=work / "egs")
 elif stage == "2":
-    from ser.lang import prepare_lang
+    from ser.lang.prepare import prepare_lang
     prepare_lang(work / "data/bench", "tagged_class", 500)
 else:
-    from ser.dump import prepare_dump
+    from ser.data.prepare import prepare_dump
     prepare_dump(work / "data/bench", work / "dump/bench", "tagged_class", "raw", "strict", nj)
 usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({

@@ -6,7 +6,7 @@ Usage: python -m bench.jitter
 import numpy as np
 
 from bench.workload import durations
-from ser.batches import JitteredSampler
+from ser.training.batches import JitteredSampler
 
 JITTERS, EPOCHS, BATCH = (0.0, 0.01, 0.02, 0.05, 0.1), 30, 4
 

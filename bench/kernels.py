@@ -1,7 +1,7 @@
 """What preparing kernels costs on a CPU, and what keeping them takes.
 
 oneDNN compiles its products of matrices for each shape, and keeps the last 1,024 by default, 2,048
-here (ser/frontends/conv_stack.py). S1 trains on 30 batches of different lengths twice, with each of
+here (ser/models/conv_stack.py). S1 trains on 30 batches of different lengths twice, with each of
 several ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the largest still has all of them the second time.
 
 Usage: python -m bench.kernels

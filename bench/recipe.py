@@ -11,12 +11,12 @@ from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, MODEL, UNITS, System
 from bench.workload import Batch, durations, random_batches
-from ser.batches import JitteredSampler
-from ser.encoders.identity import IdentityEncoder
-from ser.frontends.hf import HFFrontend
-from ser.heads import read_heads
-from ser.model import SERModel
-from ser.pooling import MeanPooling
+from ser.models.heads import read_heads
+from ser.models.identity import IdentityEncoder
+from ser.models.model import SERModel
+from ser.models.pooling import MeanPooling
+from ser.models.ssl import HFFrontend
+from ser.training.batches import JitteredSampler
 
 CONFIG = Path(__file__).parent.parent / "conf/train_s1_mtl_phoneme.yaml"
 UTTERANCES = 16  # of a round

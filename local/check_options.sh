@@ -35,7 +35,7 @@ require_integer stop_stage 1
 ((stop_stage <= 7)) || option_error "--stop-stage $stop_stage: the stages are 1 to 7"
 ((stage <= stop_stage)) || option_error "--stage $stage comes after --stop-stage $stop_stage"
 if [[ $seed == auto && -n $sweep ]]; then
-  seed= # ser.bin.sweep reads them from the sweep's file
+  seed= # ser.cli.bin.sweep reads them from the sweep's file
 else
   [[ $seed != auto ]] || seed=1
   read -r -a seeds <<<"${seed//,/ }"
@@ -143,13 +143,13 @@ exp_base=$exp_dir/$corpus/$tag
 name_experiments "$exp_base" "$seed"
 
 config_value() { # KEY DEFAULT
-  PYTHONPATH=$root "$python" -m ser.bin.config_value --config "$config" "$@"
+  PYTHONPATH=$root "$python" -m ser.cli.bin.config_value --config "$config" "$@"
 }
 token_type=$(config_value token_type tagged_class)
 feats_type=$(config_value feats_type raw)
 
 if [[ -n $emotions$text ]] && ((stage > 1)); then
-  PYTHONPATH=$root "$python" -m ser.bin.check_data \
+  PYTHONPATH=$root "$python" -m ser.cli.bin.check_data \
     --corpus "$corpus" --data-dir "$data_dir" --emotions="$emotions" ${text:+"--text=$text"}
 fi
 bpe_size=$(config_value bpe_size)
@@ -159,7 +159,7 @@ list_experiments() { # of the sweep under the present protocol
   experiments=$exp_dir/$corpus/${sweep##*/}
   experiments=${experiments%.*}_$protocol.tsv
   mkdir -p "$exp_dir/$corpus"
-  PYTHONPATH=$root "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" \
+  PYTHONPATH=$root "$python" -m ser.cli.bin.sweep --sweep "$sweep" --config "$config" \
     --exp-root "$exp_dir" --corpus "$corpus" --protocol "$protocol" --seed="$seed" >"$experiments"
   read_experiments "$experiments"
 }

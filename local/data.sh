@@ -15,7 +15,7 @@
 #   --nj N                files read at the same time
 #   --python PROGRAM      the interpreter with the recipe's packages
 #
-# Defaults of options without one here: python -m ser.bin.prepare_data --help
+# Defaults of options without one here: python -m ser.cli.bin.prepare_data --help
 #
 # Example: local/data.sh --corpus emodb --corpus-dir ~/emodb/wav
 set -euo pipefail
@@ -39,7 +39,7 @@ if [[ -z $corpus ]]; then
   exit 2
 fi
 
-PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.bin.prepare_data \
+PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.cli.bin.prepare_data \
   --corpus="$corpus" --allow-partial="$allow_partial" \
   ${corpus_dir:+"--corpus-dir=$corpus_dir"} ${data_dir:+"--data-dir=$data_dir"} \
   ${text:+"--text=$text"} ${emotions:+"--emotions=$emotions"} ${seed:+"--seed=$seed"} ${nj:+"--nj=$nj"}

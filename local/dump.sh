@@ -29,5 +29,5 @@ done
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1 # the --nj processes are the parallelism
-exec "$python" -m ser.bin.prepare_dump --data-dir "$data_dir" --dump-dir "$dump_dir" \
+exec "$python" -m ser.cli.bin.prepare_dump --data-dir "$data_dir" --dump-dir "$dump_dir" \
   --token-type "$token_type" --feats-type "$feats_type" --protocol "$protocol" --nj "$nj"

@@ -13,7 +13,7 @@ name_experiments() { # DIR SEEDS
 }
 
 # Set exp_dirs, seeds, configs and all_inputs (distinct "token_type bpe_size feats_type") from the
-# list that ser.bin.sweep has made; the experiments lie beside it.
+# list that ser.cli.bin.sweep has made; the experiments lie beside it.
 read_experiments() { # FILE
   local name seed config token_type bpe_size feats_type inputs
   exp_dirs=()

@@ -8,7 +8,7 @@
 #   --bpe-size N       number of pieces for bpe; its tokenizer sees the text of all speakers
 #   --python PROGRAM   the interpreter with the recipe's packages
 #
-# Defaults of --token-type and --bpe-size: python -m ser.bin.prepare_lang --help
+# Defaults of --token-type and --bpe-size: python -m ser.cli.bin.prepare_lang --help
 #
 # Example: local/lang.sh --data-dir data/mini --token-type char
 set -euo pipefail
@@ -27,6 +27,6 @@ if [[ -z $data_dir ]]; then
   exit 2
 fi
 
-PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.bin.prepare_lang \
+PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m ser.cli.bin.prepare_lang \
   --data-dir "$data_dir" \
   ${token_type:+"--token-type=$token_type"} ${bpe_size:+"--bpe-size=$bpe_size"}

@@ -31,5 +31,5 @@ run_variants() { # ARG...
   done
   . "$root/local/check_options.sh"
   . ./path.sh
-  "$python" -m ser.bin.leakage --exp-dir "${directories[@]}"
+  "$python" -m ser.cli.bin.leakage --exp-dir "${directories[@]}"
 }

@@ -16,9 +16,9 @@ protocols=(paper strict)
 protocol=${protocols[0]}
 [[ $plan == false ]] || stop_stage=3
 
-# Call ser.bin.paper with what tells it the experiments.
+# Call ser.cli.bin.paper with what tells it the experiments.
 ask_paper() { # OPTION...
-  "$python" -m ser.bin.paper --sweep "$sweep" --config "$config" --exp-root "$exp_dir" \
+  "$python" -m ser.cli.bin.paper --sweep "$sweep" --config "$config" --exp-root "$exp_dir" \
     --corpus "$corpus" "${dump[@]}" --protocol "${protocols[@]}" --seed="$seed" "$@"
 }
 

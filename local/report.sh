@@ -30,8 +30,8 @@ parse_options "$@"
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [[ -n $sweep ]]; then
-  exec "$python" -m ser.bin.sweep --sweep "$sweep" --config "$config" --exp-root "$exp_root" \
+  exec "$python" -m ser.cli.bin.sweep --sweep "$sweep" --config "$config" --exp-root "$exp_root" \
     --corpus "$corpus" --protocol "$protocol" --seed="$seed" --report
 fi
-exec "$python" -m ser.bin.report --exp-root "$exp_root" --results "$results" \
+exec "$python" -m ser.cli.bin.report --exp-root "$exp_root" --results "$results" \
   --exp-dir "$exp_dir" --conf-dir "$conf_dir"

@@ -7,7 +7,7 @@
 #   --data-dir DIR       data/<corpus> (stage 1)
 #   --dump-dir DIR       dump/<corpus> (stage 3)
 #   --exp-dir DIR        exp/<corpus>/<tag> (stage 4)
-#   --experiments FILE   a sweep's list of experiments (ser.bin.sweep), instead of --exp-dir; those of
+#   --experiments FILE   a sweep's list of experiments (ser.cli.bin.sweep), instead of --exp-dir; those of
 #                        which no fold is trained yet are left out
 #   --folds NAMES        infer these only, e.g. "Ses01F Ses01M"; empty: all trained folds
 #   --ngpu N             0 infers on the CPU
@@ -36,6 +36,6 @@ exp_dirs=("$exp_dir")
 . "$root/local/experiments.sh"
 [[ -z $experiments ]] || read_experiments "$experiments"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m ser.bin.score --data-dir "$data_dir" --dump-dir "$dump_dir" \
+exec "$python" -m ser.cli.bin.score --data-dir "$data_dir" --dump-dir "$dump_dir" \
   --exp-dir "${exp_dirs[@]}" --folds "${folds//,/ }" --ngpu "$ngpu" --nj "$nj" \
   --batch-seconds "$batch_seconds"

@@ -9,7 +9,7 @@
 #   --dump-dir DIR     dump/<corpus> (stage 3)
 #   --exp-dir DIR      exp/<corpus>/<tag>; is written; with several seeds DIR_seed1, DIR_seed2, ...
 #   --config FILE      the system's YAML
-#   --experiments FILE a sweep's list of experiments (ser.bin.sweep), instead of the three above
+#   --experiments FILE a sweep's list of experiments (ser.cli.bin.sweep), instead of the three above
 #   --protocol NAME    strict, paper, session, crossed<k> or kfold<k>, e.g. kfold5
 #   --select WHICH     epoch that is tested: that of the protocol, or best-on-test
 #   --folds NAMES      train these only, e.g. "Ses01F Ses01M"; empty: all
@@ -74,7 +74,7 @@ num_folds=${#names[@]}
 if ((num_folds == 0)) && [[ -s $fold_list ]]; then
   num_folds=$(wc -l <"$fold_list")
 elif ((num_folds == 0)) && [[ -n $after ]]; then
-  num_folds=$("$python" -m ser.bin.count_folds --corpus "${dump_dir##*/}" --protocol "$protocol")
+  num_folds=$("$python" -m ser.cli.bin.count_folds --corpus "${dump_dir##*/}" --protocol "$protocol")
 elif ((num_folds == 0)); then
   num_folds=1 # which says what is missing and how to make it
 fi
@@ -88,7 +88,7 @@ if [[ $backend == local ]]; then
   devices=$ngpu
   ngpu=$((ngpu > 0))
 fi
-trainer=("$python" -m ser.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
+trainer=("$python" -m ser.cli.bin.train --data-dir "$data_dir" --dump-dir "$dump_dir"
   --exp-dir "${exp_dirs[@]}" --seed "${seeds[@]}" --config "${configs[@]}" --protocol "$protocol"
   --select "$select"
   --folds "${names[*]-}" --ngpu "$ngpu" --num-nodes "$num_nodes"
@@ -101,7 +101,7 @@ log=${exp_dirs[0]}/log/stage4
 
 # What cannot be trained should not wait in a queue to say so.
 if [[ $backend == slurm && -z $after ]]; then
-  "$python" -m ser.bin.run_jobs --backend local --name check "${locks[@]}" --show '^error: ' \
+  "$python" -m ser.cli.bin.run_jobs --backend local --name check "${locks[@]}" --show '^error: ' \
     "$log.check.log" "${trainer[@]}" --check-only ${espnet[@]+"${espnet[@]}"}
 fi
 submission=()

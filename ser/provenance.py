@@ -12,12 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ser.fileio import expand_home
+import yaml
+
+from ser.files import ROOT, expand_home
 
 PACKAGES = ("espnet", "torch", "transformers", "numpy", "scipy")
 # "make results" writes these itself: its own row must not mark the next row as changed code.
 GENERATED = ("RESULTS.md", "results")
-EGS = Path(__file__).resolve().parents[1] / "egs"
+EGS = ROOT / "egs"
 
 
 def git_commit(root: Path | None = None) -> str:
@@ -25,7 +27,7 @@ def git_commit(root: Path | None = None) -> str:
 
     ``unknown`` outside a git checkout, or without git.
     """
-    root = root or Path(__file__).resolve().parent
+    root = root or ROOT
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(root), *args]
@@ -136,15 +138,20 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
     if corpus.get("text"):
         words += ["--text", public_path(corpus["text"])]
     emotions = list(corpus.get("emotions") or [])
-    if emotions and (EGS / name / "corpus.yaml").is_file():
-        # not for everyone who only wants to know a commit
-        from ser.corpora.prepare import load_spec
-
-        if emotions != load_spec(name, EGS)["emotions"]:
-            words += ["--emotions", ",".join(emotions)]
+    if emotions and emotions != _usual_emotions(name):
+        words += ["--emotions", ",".join(emotions)]
     if corpus.get("allow_partial"):
         words += ["--allow-partial", "true"]
     return words
+
+
+def _usual_emotions(name: str) -> list[str] | None:
+    """Those of corpus.yaml, as it is or of the corpus that it is based on; None without one."""
+    path = EGS / name / "corpus.yaml"
+    if not path.is_file():
+        return None
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return spec["emotions"] if "emotions" in spec else _usual_emotions(spec["based_on"])
 
 
 def public_path(word: Any) -> str:

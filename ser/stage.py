@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.errors import UserError
-from ser.fileio import atomic_write
+from ser.files import atomic_write
 
 MARKER = ".done"
 

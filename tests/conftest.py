@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.slurm_cluster import (
+from tests.support.slurm_cluster import (
     INSTALL,
     NOT_INSTALLED,
     REQUIRED,

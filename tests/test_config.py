@@ -10,15 +10,16 @@ import yaml
 from espnet2.tasks import abs_task
 
 from ser.config import check_config, differences, load_config
+from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
-from ser.features import FEATS_SIZES
-from ser.heads import read_heads
-from ser.task import SERTask
-from ser.train import resolve
-from ser.units import tagged_class_inventory, write_units
-from tests.tiny import EMOTIONS, ENCODERS
+from ser.lang.units import tagged_class_inventory, write_units
+from ser.models.heads import read_heads
+from ser.training.folds import resolve
+from ser.training.task import SERTask
+from tests.support import ROOT
+from tests.support.tiny import EMOTIONS, ENCODERS
 
-CONF = sorted((Path(__file__).parent.parent / "conf").glob("*.yaml"))
+CONF = sorted((ROOT / "conf").glob("*.yaml"))
 
 
 def write(path: Path, text: str) -> Path:
@@ -193,7 +194,7 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
 @pytest.mark.parametrize("size", ["train", "mini"])
 def test_the_s3_systems_differ_in_their_units_and_in_the_mask_alone(size):
     """Otherwise their differences would not be what these are worth."""
-    folder = Path(__file__).parent.parent / "conf"
+    folder = ROOT / "conf"
     char, bpe, cai2021 = (
         load_config(folder / f"{size}_s3_{name}.yaml") for name in ("char", "bpe", "cai2021")
     )
@@ -209,7 +210,7 @@ def test_the_s3_systems_differ_in_their_units_and_in_the_mask_alone(size):
 
 
 def test_s3_in_miniature_has_the_encoder_and_the_budget_of_s1_in_miniature():
-    folder = Path(__file__).parent.parent / "conf"
+    folder = ROOT / "conf"
     s1, s3 = load_config(folder / "mini_s1.yaml"), load_config(folder / "mini_s3_char.yaml")
     s3["frontend_conf"] |= {"layers": "weighted_sum", "low_level": True}
     s3["aux_conf"] = {"pr": s3["aux_conf"]["asr"]}
@@ -226,7 +227,7 @@ def test_s3_in_miniature_has_the_encoder_and_the_budget_of_s1_in_miniature():
 )
 def test_single_and_multi_task_differ_in_the_phoneme_head_alone(multi, single):
     """Otherwise their difference would not be the effect of the head."""
-    folder = Path(__file__).parent.parent / "conf"
+    folder = ROOT / "conf"
     one, other = load_config(folder / f"{multi}.yaml"), load_config(folder / f"{single}.yaml")
     assert one.pop("aux_conf") == {"pr": {"type": "ctc", "weight": 0.1}}
     assert one.pop("token_type") == "tagged_class"

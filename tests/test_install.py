@@ -8,11 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
 
 spec = importlib.util.spec_from_file_location("install_env", ROOT / "local/install_env.py")
 install_env = importlib.util.module_from_spec(spec)

@@ -1,11 +1,10 @@
 """local/parse_options.sh: options come from the header, defaults from the variables."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
 
 SCRIPT = """#!/usr/bin/env bash
 # Does nothing.

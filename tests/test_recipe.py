@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 FOLDS = ["Ses01F", "Ses01M"]
 EXP = "exp/mini/try"
 

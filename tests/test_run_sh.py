@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 STAGES = ["prepare_data", "prepare_lang", "prepare_dump", "train", "score", "report"]
 LAUNCHERS = ["data.sh", "lang.sh", "dump.sh", "train.sh", "score.sh", "report.sh"]
 
-# Stands in for "python -m ser.bin.NAME ARGS": notes its arguments, talks, and fails on demand.
+# Stands in for "python -m ser.cli.bin.NAME ARGS": notes its arguments, talks, and fails on demand.
 # Jobs of this machine run as they do without it; those of Slurm get numbers from 101 on.
 STUB = """#!/usr/bin/env bash
-name=${2#ser.bin.}
+name=${2#ser.cli.bin.}
 shift 2
 if [[ $name == run_jobs && "$*" == *"--backend local"* ]]; then
-  exec "$REAL_PYTHON" -m ser.bin.run_jobs "$@"
+  exec "$REAL_PYTHON" -m ser.cli.bin.run_jobs "$@"
 fi
 if [[ $name == config_value ]]; then
   printf '%s\\n' "$4"
@@ -561,7 +562,7 @@ def test_a_tag_gets_the_seed_only_where_there_are_several(recipe):
     assert [exp.rpartition("/")[2] for exp in exps] == ["mine", "mine_seed7", "mine_seed8"]
 
 
-# --- on Slurm: what is handed to the job runner, which tests/test_slurm.py runs for real ---------
+# --- on Slurm: what is handed to the job runner, which tests/cluster/test_slurm.py runs for real
 
 
 def jobs(recipe):
@@ -656,7 +657,7 @@ def test_a_detached_run_submits_a_chain_and_says_how_to_follow_it(slurm, protoco
     slurm.python.write_text(
         STUB.replace(
             "name=${2",
-            f'[[ $2 != ser.bin.count_folds ]] || exec "{sys.executable}" "$@"\nname=${{2',
+            f'[[ $2 != ser.cli.bin.count_folds ]] || exec "{sys.executable}" "$@"\nname=${{2',
         )
     )
     slurm.env["PYTHONPATH"] = str(ROOT)

@@ -14,7 +14,8 @@ the folder of corpus.yaml, ``home`` is data/<corpus>, and ``find`` gets None wit
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from ser.data.tables import Utterance
 
 # key "reader" of corpus.yaml -> module with find, fingerprint_files and read
 READERS = {
@@ -67,25 +68,6 @@ KEYS = {
     "config": "huggingface: of the dataset on the hub",
     "splits": "huggingface: those to take; default: all",
 }
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One labelled recording. ``duration`` is in seconds; a reader may leave it 0.
-
-    ``sentence`` is what utterances of the same words have in common, such as a number in the
-    file name; a file of --text may give their words once. Empty where there is no such thing.
-    """
-
-    utt_id: str
-    wav: Path
-    text: str
-    speaker: str
-    emotion: str
-    gender: str  # f, m, or u where it is not known
-    session: str
-    duration: float = 0.0
-    sentence: str = ""
 
 
 @dataclass

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.corpora import Reading, Utterance
-from ser.datadir import join_problems
+from ser.corpora import Reading
+from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
 SENTENCE = re.compile("[0-9]{1,3}")

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.corpora import Reading, Utterance
-from ser.datadir import join_problems
+from ser.corpora import Reading
+from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
 UTTERANCE_ID = re.compile(r"(\d\d)([ab]\d\d)([A-Z])([a-z])")

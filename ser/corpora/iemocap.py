@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.corpora import Reading, Utterance
-from ser.datadir import join_problems
+from ser.corpora import Reading
+from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
 SESSION_DIRECTORY = re.compile(r"Session([1-5])")

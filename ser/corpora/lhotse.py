@@ -18,10 +18,10 @@ from typing import Any
 
 import soundfile
 
-from ser.audio import open_sound, probe
 from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick, resolve
+from ser.data.audio import open_sound, probe
 from ser.errors import UserError
-from ser.fileio import atomic_write
+from ser.files import atomic_write
 
 PATTERNS = {kind: f"*{kind}*.jsonl*" for kind in ("supervisions", "recordings", "cuts")}
 TOLERANCE = 0.01  # s by which a supervision of the whole recording may be shorter or longer

@@ -20,14 +20,14 @@ import numpy as np
 import soundfile
 import soxr
 
-from ser import espeak
-from ser.audio import SAMPLE_RATE
-from ser.cli import progress
+from ser.console import progress
+from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
-from ser.fileio import atomic_dir, locked, naming
+from ser.files import ROOT, atomic_dir, locked, naming
+from ser.lang import espeak
 from ser.stage import file_digest, is_done, mark_done, read_marker
 
-ENCODER = Path(__file__).resolve().parents[2] / "egs" / "mini" / "encoder"
+ENCODER = ROOT / "egs" / "mini" / "encoder"
 HEARD = "heard.json"  # there: the voices of its pretraining
 SESSIONS = 5
 LANGUAGE = "en-us"  # of espeak-ng's voices

@@ -5,7 +5,6 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any
 
 import yaml
 
-from ser.audio import AudioInfo, probe
-from ser.cli import progress
-from ser.corpora import ANY_CORPUS, MAKERS, READERS, Reading, Utterance
+from ser.corpora import ANY_CORPUS, MAKERS, READERS, Reading
 from ser.corpora.texts import add_texts
-from ser.datadir import join_problems, read_table, write_data_dir
+from ser.data.audio import probe_files
+from ser.data.tables import Utterance, join_problems, read_table, write_data_dir
 from ser.errors import UserError
+from ser.provenance import EGS
 from ser.stage import file_digest, is_done, read_marker
 
-EGS = Path(__file__).resolve().parents[2] / "egs"
 REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map")
 
 
@@ -324,35 +322,6 @@ def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
     """
     headers = probe_files([u.wav for u in utterances], nj)
     return [replace(u, duration=h.duration) for u, h in zip(utterances, headers, strict=True)]
-
-
-def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
-    """What the headers of ``paths`` say, in their order.
-
-    They are read by ``nj`` threads, which hides the latency of a network disk.
-    Raises UserError that lists the unreadable files.
-    """
-    headers = []
-    problems = []
-    with ThreadPoolExecutor(max(1, nj)) as pool:
-        for number, result in enumerate(pool.map(_probe, paths), start=1):
-            if isinstance(result, UserError):
-                problems.append(str(result))
-            else:
-                headers.append(result)
-            if number % 500 == 0:
-                progress(f"durations: {number} of {len(paths)} files")
-    if problems:
-        head = f"{len(problems)} of {len(paths)} files cannot be used"
-        raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
-    return headers
-
-
-def _probe(path: Path | str) -> AudioInfo | UserError:
-    try:
-        return probe(path)
-    except UserError as err:
-        return err
 
 
 def _text_settings(text: Path | None) -> dict[str, str]:

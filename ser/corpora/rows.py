@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ser.cli import progress
-from ser.corpora import Reading, Utterance
-from ser.datadir import UNKNOWN_GENDER, join_problems
+from ser.console import progress
+from ser.corpora import Reading
+from ser.data.tables import UNKNOWN_GENDER, Utterance, join_problems
 from ser.errors import UserError
-from ser.fileio import atomic_write, expand_home
+from ser.files import atomic_write, expand_home
 
 REQUIRED = ("audio", "emotion", "speaker")
 FIELDS = (*REQUIRED, "gender", "text", "session", "id")

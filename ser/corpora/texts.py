@@ -5,8 +5,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ser.corpora import Reading, Utterance
-from ser.datadir import join_problems
+from ser.corpora import Reading
+from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
 

@@ -1,0 +1,513 @@
+"""docs/reference.md: every option, read from the code that takes it.
+
+Nothing is described here a second time: options of scripts come from their headers, those of
+``ser`` from its parsers, those of a system's YAML from ESPnet's parser with the task's own options,
+from constructors and from the ``Args`` of their docstrings. The text does not depend on the width
+of the terminal, the Python version or where the recipe lies.
+"""
+
+import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
+
+import argparse
+import inspect
+import re
+import subprocess
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+from ser.cli import main
+from ser.training import optim
+from ser.training import sweep
+from ser.files import ROOT
+from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
+from ser.models.conv_recurrent import ConvLayer
+from ser.data.features import FEATS_SIZES, FEATS_TYPES
+from ser.models.heads import AUX_HEADS, LABELS
+from ser.training.linear_fit import FitConf
+from ser.models.model import SERModel
+from ser.cluster.slurm_conf import OWN_OPTIONS as SLURM_OWN_OPTIONS
+from ser.cluster.slurm_conf import SECTIONS
+from ser.training.task import SERTask
+from ser.training.folds import OWN_OPTIONS
+from ser.training.trainer import SERTrainer
+from ser.lang.units import TOKEN_TYPES
+
+LAUNCHERS = ("data", "lang", "dump", "train", "score", "report", "pack")  # stages 1 to 7
+ESPNET = "https://espnet.github.io/espnet/espnet2_training_option.html"
+HEAD = """# Reference: every option
+
+<!-- Written by `make docs` (reference.py); edit the help texts and docstrings in the code. -->
+
+- [run.sh](#runsh), and [its stages alone](#the-stages-alone)
+- [ser COMMAND](#ser-command): """
+CONF = """## A system's YAML
+
+The files of [conf](../conf), `--config FILE`. What follows `--` on `run.sh` overrides it:
+`key: value` is `-- --key value`, a value in a mapping is `-- --optim_conf lr=1.0e-4` (dots go
+deeper: `-- --aux_conf pr.weight=0.01`). An unknown key, or a value of the wrong type, is refused
+before anything runs.
+"""
+REST = f"""### Options of ESPnet that conf/ sets
+
+`default` is ESPnet's, `in conf/` what the files there say. The parser is ESPnet's own, so that
+[all the others]({ESPNET}) can be set too. All of them, with their defaults:
+`.venv/bin/python -c 'from ser.training.task import SERTask; SERTask.get_parser().print_help()'`"""
+SET_BY_RUN = "Set by `run.sh` for each fold, and refused in the YAML: "
+
+
+MOST_CHOICES = 8  # listed where the option stands; more have a section of their own
+
+Row = tuple[str, ...]
+
+
+def reference() -> str:
+    """The text of docs/reference.md."""
+    commands = ", ".join(f"[{name}](#ser-{name})" for name in main.COMMANDS)
+    parts = [HEAD + commands]
+    parts += ["- [A system's YAML](#a-systems-yaml): [the recipe's options](#the-recipes-options)"]
+    parts[-1] += "".join(
+        f", [{title}](#{_anchor(title)})"
+        for title in ("Auxiliary heads", "Frontends", "Encoders", "Poolings", "Optimisers")
+    )
+    parts[-1] += ", [schedules](#schedules), [ESPnet's options](#options-of-espnet-that-conf-sets)"
+    parts += ["- [A sweep's YAML](#a-sweeps-yaml), [corpus.yaml](#corpusyaml), "]
+    parts[-1] += "[conf/slurm.conf](#confslurmconf), [make](#make)\n"
+    parts += [scripts(), commands_section(), CONF, *task_section(), *networks_section()]
+    parts += [*optimisation_section(), espnet_section(), sweep_section(), corpus_section()]
+    parts += [slurm_section(), make_section()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+# --- scripts -------------------------------------------------------------------------------------
+
+
+def scripts() -> str:
+    """run.sh and the launchers of its stages."""
+    parts = ["## run.sh\n\n`--name value` or `--name=value`; dashes or underscores.\n"]
+    parts += [script_options(ROOT / "run.sh")]
+    parts += ["### The stages alone\n\nEach launcher works by itself, from the recipe's folder. "]
+    parts[-1] += "An empty default is none, or that of the program behind it, which says it in its "
+    parts[-1] += "own help, e.g. `.venv/bin/python -m ser.cli.bin.prepare_data --help`.\n"
+    for name in LAUNCHERS:
+        path = ROOT / "local" / f"{name}.sh"
+        about = _first_paragraph(_header(path))
+        parts += [f"#### local/{name}.sh\n\n{prose(about)}\n", script_options(path)]
+    return "\n".join(parts)
+
+
+def script_options(path: Path) -> str:
+    """Tables of the options that the header of a script lists, one for each heading there.
+
+    Defaults are what ``--help`` adds to the header (local/parse_options.sh).
+    """
+    done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
+    groups: list[tuple[str, list[list[str]]]] = []
+    heading = ""
+    column = 0
+    for line, shown in zip(_header(path), done.stdout.split("\n"), strict=False):
+        default = shown.removeprefix(line).strip().removeprefix("[").removesuffix("]")
+        option = re.match(r" {1,4}(--(?:[a-z][a-z0-9-]*)?(?: [A-Z_]+(?:\.{3})?)?) +(.*)", line)
+        if option:
+            if not groups or groups[-1][0] != heading:
+                groups.append((heading, []))
+            column = option.start(2)
+            default = default.replace(f"{ROOT}/", "")
+            groups[-1][1].append([code(option[1]), code(default) if default else "", option[2]])
+        elif column and line.startswith(" " * column):
+            groups[-1][1][-1][2] += f" {line.strip()}"
+        else:
+            column = 0
+            heading = line if line and not line.startswith(" ") else heading
+    parts = []
+    for heading, rows in groups:
+        if len(groups) > 1:
+            parts.append(f"{prose(heading)}:\n")
+        parts.append(
+            table(("option", "default", ""), [(o, d, cell(text)) for o, d, text in rows]) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def _header(path: Path) -> list[str]:
+    """The header comment of a script, as ``_header`` of local/parse_options.sh has it."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(re.sub("^# ?", "", line))
+    return header
+
+
+def _first_paragraph(lines: Sequence[str]) -> str:
+    return " ".join(lines[: lines.index("")] if "" in lines else lines)
+
+
+# --- ser COMMAND ---------------------------------------------------------------------------------
+
+
+def commands_section() -> str:
+    """Every subcommand of ``ser``."""
+    parts = ["## ser COMMAND\n\n`.venv/bin/ser COMMAND`, or `.venv/bin/python -m ser COMMAND`.\n"]
+    for name in main.COMMANDS:
+        parser = main.command_parser(name)
+        texts = [part for part in (parser.description, parser.epilog) if part]
+        parts += [f"### ser {name}\n", layout(texts[0])]
+        parts += [table(("argument", "default", ""), parser_rows(parser)) + "\n"]
+        parts += [layout(text) for text in texts[1:]]
+    return "\n".join(parts)
+
+
+def parser_rows(parser: argparse.ArgumentParser) -> list[Row]:
+    """A row (argument, default, help) for each argument of ``parser``, in its order."""
+    rows = []
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+            continue
+        value = ""
+        if action.choices and not action.metavar:
+            value = "|".join(map(str, action.choices))
+        elif action.nargs != 0:
+            value = str(action.metavar or action.dest.upper())
+        name = ", ".join(action.option_strings)
+        more = "..." if action.nargs in ("*", "+") else ""
+        written = f"{name} {value}".strip() + more
+        required = ", required" if action.required and action.option_strings else ""
+        shown = action.default not in (None, argparse.SUPPRESS, []) and action.nargs != 0
+        help_text = (action.help or "").replace("%%", "%")
+        help_text = help_text.replace("%(default)s", str(action.default))
+        default = code(_value(action.default)) if shown else ""
+        rows.append((code(written) + required, default, cell(help_text)))
+    return rows
+
+
+# --- a system's YAML -----------------------------------------------------------------------------
+
+
+def own_actions() -> dict[str, argparse.Action]:
+    """The options that this recipe adds to ESPnet's, by name."""
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(required=[])
+    known = set(parser._option_string_actions)
+    SERTrainer.add_arguments(parser)
+    SERTask.add_task_arguments(parser)
+    added = parser._option_string_actions
+    return {added[name].dest: added[name] for name in added if name not in known}
+
+
+def espnet_actions() -> dict[str, argparse.Action]:
+    """ESPnet's own options by name."""
+    actions = {action.dest: action for action in SERTask.get_parser()._actions}
+    return {name: action for name, action in actions.items() if name not in own_actions()}
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """The systems of conf/ by file name."""
+    return {
+        path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "conf").glob("*.yaml"))
+    }
+
+
+def task_section() -> list[str]:
+    """Options of the task and the trainer, and what their mappings hold."""
+    actions = own_actions()
+    rows = [action_row(a) for name, a in actions.items() if name not in OWN_OPTIONS]
+    parts = ["### The recipe's options\n", table(("key", "type", "default", ""), rows) + "\n"]
+    parts += [SET_BY_RUN + ", ".join(map(code, OWN_OPTIONS)) + ".\n"]
+    rows = [(code(name), cell(text)) for name, text in TOKEN_TYPES.items()]
+    parts += ["#### token_type\n", table(("value", "units"), rows) + "\n"]
+    rows = [("`raw`", "", "16-kHz waveforms")]
+    for name, compute in FEATS_TYPES.items():
+        about = inspect.cleandoc(compute.__doc__).split("\n\n")[0]
+        rows.append((code(name), str(FEATS_SIZES[name]), cell(about)))
+    parts += ["#### feats_type\n", table(("value", "values of a frame", ""), rows) + "\n"]
+    options = [p for p in _options(SERModel) if p.name in actions["model_conf"].default]
+    parts += ["#### model_conf\n", _constructor_table(SERModel, options)]
+    parts += ["#### fit_conf\n\n" + class_text(FitConf) + "\n"]
+    parts += [_constructor_table(FitConf, _options(FitConf))]
+    parts += ["#### lr_conf\n", layout(optim.__doc__, indented="yaml")]
+    parts += ["### Auxiliary heads\n\n`aux_conf` holds an entry for each head: its name, and\n"]
+    parts += [
+        table(
+            ("key", ""),
+            [
+                ("`type`", "the class: " + ", ".join(map(code, AUX_HEADS))),
+                ("`weight`", "lambda of eq. 1, 0 or more; must be given"),
+                ("`table`", "of a head of labels: a table of dump/\\<corpus>, or the path of one; "
+                 "default: `utt2<name>`"),
+            ],
+        )
+        + "\n"
+    ]  # fmt: skip
+    for name, cls in AUX_HEADS.items():
+        kind = "labels" if cls.targets == LABELS else "units"
+        keywords = [p for p in _options(cls) if p.kind is p.KEYWORD_ONLY]
+        parts += [f"#### type: {name}\n\nLearns {kind}. " + class_text(cls) + "\n"]
+        parts += [_constructor_table(cls, keywords)]
+    return parts
+
+
+def networks_section() -> list[str]:
+    """Classes that ``frontend``, ``encoder`` and ``pooling`` choose from."""
+    parts = []
+    for choices, title in zip(
+        SERTask.class_choices_list, ("Frontends", "Encoders", "Poolings"), strict=True
+    ):
+        key = choices.name
+        parts += [f"### {title}\n\n`{key}` chooses, `{key}_conf` holds options.\n"]
+        for name, cls in choices.classes.items():
+            default = " (default)" if name == choices.default else ""
+            parts += [f"#### {key}: {name}{default}\n\n{class_text(cls)}\n"]
+            given = () if key == "frontend" else ("input_size",)
+            parts += [_constructor_table(cls, [p for p in _options(cls) if p.name not in given])]
+            if name == "hf":
+                cls = MaskAlongAxisVariableMaxWidth
+                options = [p for p in _options(cls) if p.name != "dim"]
+                parts += [f"`time_mask`: {class_text(cls)}\n", _constructor_table(cls, options)]
+            if name == "conv_recurrent":
+                options = [p for p in _options(ConvLayer) if p.name != "in_channels"]
+                parts += [f"A layer of `convs`: {class_text(ConvLayer)}\n"]
+                parts += [_constructor_table(ConvLayer, options)]
+    return parts
+
+
+def optimisation_section() -> list[str]:
+    """Optimisers and schedules by name, with the options of their constructors."""
+    parts = []
+    for title, key, classes, about in (
+        ("Optimisers", "optim", optim_classes, ""),
+        (
+            "Schedules",
+            "scheduler",
+            scheduler_classes,
+            " `max_steps: auto` is the number of steps of the whole training.",
+        ),
+    ):
+        rows = []
+        for name, cls in classes.items():
+            options = [p for p in _options(cls) if p.name not in ("params", "optimizer", "verbose")]
+            written = ", ".join(
+                p.name if p.default is p.empty else f"{p.name}={_value(p.default)}" for p in options
+            )
+            rows.append((code(name), f"{cls.__module__.split('.')[0]}: {cls.__name__}"))
+            rows[-1] += (code(written),)
+        parts += [f"### {title}\n\n`{key}` chooses, `{key}_conf` holds options.{about}\n"]
+        parts += [table((key, "class", "options and their defaults"), rows) + "\n"]
+    return parts
+
+
+def espnet_section() -> str:
+    """The options of ESPnet that some file of conf/ sets."""
+    systems, actions = configurations(), espnet_actions()
+    used = dict.fromkeys(key for config in systems.values() for key in config)
+    rows = []
+    for key, action in actions.items():
+        if key in used:
+            values = {_value(config[key]) for config in systems.values() if key in config}
+            listed = (
+                "" if key.endswith("_conf") else ", ".join(map(code, sorted(values, key=_order)))
+            )
+            first = re.split(r"\n|(?<=\.) ", (action.help or "").strip())[0]
+            about = "" if first.startswith('"') else cell(first)  # of the choices, one by one
+            rows.append((*action_row(action)[:3], listed, about))
+    return f"{REST}\n\n{table(('key', 'type', 'default', 'in conf/', ''), rows)}\n"
+
+
+def action_row(action: argparse.Action) -> Row:
+    """(key, type, default, help) of an option as a key of the YAML."""
+    default = "" if action.default is None else code(_value(action.default))
+    return code(action.dest), _kind(action), default, cell(action.help or "")
+
+
+def _kind(action: argparse.Action) -> str:
+    """What the YAML has to hold, in words."""
+    if type(action).__name__ == "NestedDictAction":
+        return "mapping"
+    if action.choices is not None:
+        named = [choice for choice in action.choices if choice is not None]
+        return ", ".join(map(code, named)) if len(named) <= MOST_CHOICES else "choice"
+    name = getattr(action.type, "__name__", "str").removesuffix("_or_none")
+    words = {"int": "whole number", "float": "number", "str2bool": "true or false", "str": "text"}
+    word = words.get(name, "list" if name == "str2triple_str" else "text")
+    return "list" if action.nargs in ("*", "+") else word
+
+
+# --- constructors --------------------------------------------------------------------------------
+
+
+def class_text(cls: type) -> str:
+    """What the docstring of a class says before its ``Args``, and where the class stands."""
+    if cls.__module__.split(".")[0] != "ser":
+        return f"ESPnet's `{cls.__module__}.{cls.__name__}`."
+    about = re.split(r"\n+Args:\n", inspect.cleandoc(cls.__doc__))[0]
+    path = f"{cls.__module__.replace('.', '/')}.py"
+    return layout(about).rstrip() + f" ([{path}](../{path}))"
+
+
+def arguments(cls: type) -> dict[str, str]:
+    """Name -> text of the ``Args`` section of a class's docstring; several may share a line."""
+    section = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", inspect.cleandoc(cls.__doc__ or ""), re.M)
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in (section[1] if section else "").splitlines():
+        start = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
+        if start:
+            names = start[1].split(", ")
+            found |= dict.fromkeys(names, start[2])
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+def _options(cls: type) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def _constructor_table(cls: type, options: Iterable[inspect.Parameter]) -> str:
+    """Options with type, default and text; a constructor without any has no table."""
+    about = arguments(cls)
+    rows = []
+    for option in options:
+        default = "required" if option.default is option.empty else code(_value(option.default))
+        kind = code(_annotation(option.annotation)) if option.annotation != option.empty else ""
+        rows.append((code(option.name), kind, default, cell(about.get(option.name, ""))))
+    if not rows:
+        return "No options.\n"
+    if not any(row[3] for row in rows):
+        return table(("option", "type", "default"), [row[:3] for row in rows]) + "\n"
+    return table(("option", "type", "default", ""), rows) + "\n"
+
+
+def _annotation(annotation: Any) -> str:
+    plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    text = annotation.__name__ if plain else str(annotation)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("NoneType", "None")
+
+
+# --- the other files -----------------------------------------------------------------------------
+
+
+def sweep_section() -> str:
+    """A file of conf/sweeps."""
+    keys = ", ".join(map(code, sweep.KEYS))
+    return f"## A sweep's YAML\n\nKeys: {keys}.\n\n{layout(sweep.__doc__, indented='yaml')}"
+
+
+def corpus_section() -> str:
+    """egs/<corpus>/corpus.yaml."""
+    readers, makers = (", ".join(map(code, names)) for names in (READERS, MAKERS))
+    any_corpus = ", ".join(map(code, ANY_CORPUS))
+    rows = [(code(key), cell(text)) for key, text in KEYS.items()]
+    return (
+        "## corpus.yaml\n\n`egs/<name>/corpus.yaml`, a corpus; [corpora.md](corpora.md) has "
+        f"examples. `reader`: {readers}, of which {any_corpus} read any corpus. "
+        f"`maker`: {makers}.\n\n"
+        f"{table(('key', ''), rows)}\n"
+    )
+
+
+def slurm_section() -> str:
+    """conf/slurm.conf."""
+    sections = " and ".join(f"`[{name}]`" for name in SECTIONS)
+    rows = [(code(name), cell(text)) for name, text in SLURM_OWN_OPTIONS.items()]
+    return (
+        "## conf/slurm.conf\n\n`key = value` is `--key=value` of sbatch, any long option of it; "
+        f"sections {sections} ([cluster.md](cluster.md)). Refused:\n\n"
+        f"{table(('key', 'instead'), rows)}\n"
+    )
+
+
+def make_section() -> str:
+    """Targets and variables of the Makefile."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    rows = [
+        (code(f"make {name}"), cell(about))
+        for name, about in re.findall(r"^([a-z-]+):.*?## (.*)$", text, re.MULTILINE)
+    ]
+    header = [line[2:] for line in text.splitlines()[1:] if line.startswith("# make ")]
+    rows += [
+        (code(head), cell(about))
+        for head, about in (re.split(r" {2,}", line, maxsplit=1) for line in header)
+    ]
+    return f"## make\n\n{table(('call', ''), rows)}\n"
+
+
+# --- Markdown ------------------------------------------------------------------------------------
+
+
+def table(head: Row, rows: Iterable[Row]) -> str:
+    """A Markdown table; cells must have been escaped."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def prose(text: str) -> str:
+    """``text`` of a docstring or a help as Markdown: ``x`` is code, signs of HTML are not."""
+    pieces = re.split(r"(`+[^`]+`+)", text)
+    for i, piece in enumerate(pieces):
+        code_span = piece.startswith("`") and piece.endswith("`") and len(piece) > 1
+        pieces[i] = code(piece.strip("`")) if code_span else re.sub(r"([<*])", r"\\\1", piece)
+    return "".join(pieces)
+
+
+def cell(text: str) -> str:
+    """``prose`` in one line, for a table."""
+    return prose(" ".join(text.split())).replace("|", "\\|").replace("\\\\|", "\\|")
+
+
+def code(text: str) -> str:
+    """A code span that may stand in a table."""
+    return f"`{text}`".replace("|", "\\|")
+
+
+def layout(text: str, indented: str = "text") -> str:
+    """``text`` as Markdown, in which indented lines are a block of code."""
+    parts: list[str] = []
+    block: list[str] = []
+
+    def end() -> None:
+        while block and not block[-1]:
+            block.pop()
+        if block:
+            shortest = min(len(line) - len(line.lstrip()) for line in block if line)
+            lines = "\n".join(line[shortest:] for line in block)
+            parts.extend(["", f"```{indented}\n{lines}\n```", ""])
+        block.clear()
+
+    for line in text.strip("\n").splitlines():
+        if line.startswith(" ") or (block and not line):
+            block.append(line)
+        else:
+            end()
+            parts.append(prose(line))
+    end()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"
+
+
+def _value(value: Any) -> str:
+    """A value as a YAML file has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+def _order(text: str) -> tuple[bool, float, str]:
+    """Numbers by size, then texts."""
+    number = re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", text)
+    return number is None, float(text) if number else 0.0, text
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")

@@ -1,0 +1,81 @@
+"""Being asked to stop: signals that a training answers at the end of its step, not in its middle.
+
+USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
+ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at
+``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT ends the
+process at once; TERM does not, since Slurm sends it several times within milliseconds, and there is
+KILL. Signals often come to all processes of a group: a data loader's worker passes over them, or
+the step could not be finished.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ser.errors import STATUS, Stopped
+
+IN_EARNEST = 1.0  # seconds from a worker's first TERM, which may be anybody's, to its parent's own
+
+_received: signal.Signals | None = None
+_first_term: float | None = None
+_listener = 0  # the process that listens; those that it forks inherit the handler
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note the three signals while the block runs; outside the main thread do nothing."""
+    global _received, _listener
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, _note) for signum in STATUS}
+    nested = _note in before.values() and _listener == os.getpid()
+    _listener = os.getpid()
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if not nested:
+            _received = None
+
+
+def requested() -> signal.Signals | None:
+    """The signal that asks this process to stop, or None."""
+    return _received
+
+
+def check() -> None:
+    """Raise Stopped if this process has been asked to stop."""
+    if _received is not None:
+        raise Stopped(_received)
+
+
+def _note(signum: int, frame: object) -> None:
+    global _received
+    if os.getpid() != _listener:
+        _pass_over(signum)
+        return
+    for child in multiprocessing.active_children():
+        if not child.daemon:  # a data loader's worker is one; ESPnet's processes are not
+            os.kill(child.pid, signum)
+    if _received == signum == signal.SIGINT:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+    _received = signal.Signals(signum)
+
+
+def _pass_over(signum: int) -> None:
+    """What a forked process does: nothing, unless its parent ends it when it should have ended."""
+    global _first_term
+    if signum != signal.SIGTERM:
+        return
+    if _first_term is None:
+        _first_term = time.monotonic()
+    elif time.monotonic() - _first_term > IN_EARNEST:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)

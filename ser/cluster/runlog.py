@@ -1,0 +1,67 @@
+"""Log files in the form that run.sh's launchers write them: header, output, footer."""
+
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from ser.cluster.locks import slurm_job
+from ser.errors import Stopped, UserError
+
+
+@contextmanager
+def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
+    """Send everything this process prints to the end of ``path`` while the block runs.
+
+    The redirection is on the level of file descriptors, so that it also catches logging handlers
+    made earlier and output of native libraries. If the block raises, the log gets the error (with
+    a traceback unless it is a UserError) and the footer exit status 1, or that of the signal if the
+    training was asked to stop.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    stdout, stderr = os.dup(1), os.dup(2)
+    handlers = list(logging.root.handlers)
+    status = 1
+    with open(path, "a", encoding="utf-8", buffering=1) as log:
+        log.write(
+            f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n"
+            + (f"# job: {slurm_job()}\n" if slurm_job() else "")
+            + f"# start: {_now()}\n"
+        )
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            with redirect_stdout(log), redirect_stderr(log):
+                try:
+                    yield
+                    status = 0
+                except UserError as err:
+                    print(f"error: {err}", file=sys.stderr)
+                    raise
+                except Stopped as stop:
+                    print(stop)
+                    status = stop.status
+                    raise
+                except Exception:
+                    traceback.print_exc()
+                    raise
+        finally:
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            os.close(stdout)
+            os.close(stderr)
+            # ESPnet's, which writes to this log; it makes another for the next fold
+            logging.root.handlers = [h for h in logging.root.handlers if h in handlers]
+            log.write(f"# end: {_now()}\n# exit status: {status}\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,129 @@
+"""What Slurm has been asked to do for an experiment, and how far it is: for ``--status``.
+
+Every submission left a file (``slurm.Submission``) beside the logs of its stage; that of
+several seeds lies with the first seed.
+"""
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ser.cluster.slurm import Submission, read_submission
+
+T = TypeVar("T")
+SQUEUE_SECONDS = 15  # a look should not take long, even if the controller is away
+STAGE_JOBS = "log/slurm/stage*"
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or one task of an array, that squeue lists."""
+
+    job: str  # 12 or 12_3
+    state: str  # PENDING, RUNNING, ...
+    reason: str  # why it is pending; "None" if it is not
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """The last submission of a stage, and what is left of it in the queue."""
+
+    submission: Submission
+    queued: list[Queued] | None  # None: squeue does not answer
+
+    @property
+    def title(self) -> str:
+        """``stage4: job 12``"""
+        return f"{self.submission.name}: job {self.submission.job}"
+
+
+def stage_jobs(exp_dir: Path) -> list[StageJob]:
+    """The last submission of every stage for ``exp_dir``, in the order of the stages."""
+    found: dict[str, Submission] = {}
+    for directory in [*exp_dir.glob(STAGE_JOBS), *exp_dir.parent.glob(f"*/{STAGE_JOBS}")]:
+        submission = read_submission(directory)
+        if submission is None or not _concerns(submission, exp_dir, directory):
+            continue
+        newest = found.get(submission.name)
+        if newest is None or newest.time < submission.time:
+            found[submission.name] = submission
+    jobs: list[StageJob] = []
+    for name in sorted(found):
+        silent = bool(jobs) and jobs[-1].queued is None  # asked once, squeue is not asked again
+        jobs.append(StageJob(found[name], None if silent else _queue(found[name].job)))
+    return jobs
+
+
+def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Queued]:
+    """Fold of ``exp_dir`` -> the task of a stage-4 array that will train it, if it is queued."""
+    command, submission = job.submission.command, job.submission
+    experiments = _experiments(command)
+    chosen = command[command.index("--folds") + 1].split() if "--folds" in command else []
+    queued = {entry.job: entry for entry in job.queued or () if entry.state != "COMPLETING"}
+    tasks = submission.last - submission.first + 1
+    found = {}
+    for fold in chosen or folds:
+        task = task_of(_absolute(exp_dir), fold, experiments, chosen or folds, tasks)
+        entry = queued.get(submission.job_of(task))
+        if entry:
+            found[fold] = entry
+    return found
+
+
+def describe_queue(job: StageJob) -> str:
+    """``2 running, 8 pending (Resources)``; empty if nothing is left in the queue."""
+    queued = job.queued or ()
+    counts = Counter(entry.state.lower() for entry in queued)
+    reasons = dict.fromkeys(entry.reason for entry in queued if entry.state == "PENDING")
+    why = {"pending": f" ({', '.join(reasons)})"}
+    return ", ".join(f"{count} {state}{why.get(state, '')}" for state, count in counts.items())
+
+
+def _concerns(submission: Submission, exp_dir: Path, directory: Path) -> bool:
+    if directory.is_relative_to(exp_dir):
+        return True
+    return _absolute(exp_dir) in _experiments(submission.command)
+
+
+def _experiments(command: Sequence[str]) -> list[str]:
+    """The absolute paths behind --exp-dir."""
+    if "--exp-dir" not in command:
+        return []
+    first = last = command.index("--exp-dir") + 1
+    while last < len(command) and not command[last].startswith("--"):
+        last += 1
+    return [_absolute(path) for path in command[first:last]]
+
+
+def _absolute(path: Path | str) -> str:
+    return os.path.abspath(path)
+
+
+def _queue(job: str) -> list[Queued] | None:
+    """What squeue lists of ``job``; None if there is no squeue or no answer."""
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={job}"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=False
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0 and "Invalid job id" not in done.stderr:
+        return None
+    return [Queued(*line.split("|", 2)) for line in done.stdout.splitlines()]
+
+
+def task_of(
+    experiment: T, fold: str, experiments: Sequence[T], folds: Sequence[str], tasks: int
+) -> int:
+    """The task, from 1 to ``tasks``, that trains ``fold`` of ``experiment``.
+
+    ``experiments`` and ``folds`` are all of the array's, in its order. Raises ValueError if it
+    trains no such pair.
+    """
+    position = experiments.index(experiment) * len(folds) + folds.index(fold)
+    return position % tasks + 1

@@ -1,0 +1,84 @@
+"""What every command line shares: errors for people, exit statuses, progress lines."""
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ser.errors import Stopped, UserError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main`` and end the process with the status that its outcome deserves.
+
+    ``UserError`` and the operating system's refusals (no such file, disk full, permission)
+    become one line on stderr and status 1; a training that was asked to stop ends with the status
+    of the signal. Any other exception is a defect of this program and keeps its traceback.
+    """
+    try:
+        main()
+    except (UserError, OSError) as err:
+        _fail(explain(err))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # in a log the error belongs below what was printed
+        sys.stdout.flush()
+    # in one piece: print writes the end apart, and what is on its way to the log could come between
+    print(f"error: {message}\n", end="", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
+
+
+def explain(err: Exception) -> str:
+    """``err`` for people: what happened, where, and for common causes what to do."""
+    if isinstance(err, UserError):
+        return str(err)
+    if not isinstance(err, OSError):
+        return f"{type(err).__name__}: {err}"
+    where = f"{err.filename}: " if err.filename else ""
+    what = err.strerror or str(err)
+    cure = {
+        errno.ENOSPC: "free some space, or write to another disk, and run the same command again",
+        errno.EDQUOT: "free some of your quota and run the same command again",
+        errno.EACCES: "check who owns it and its permissions",
+        errno.EISDIR: "give the name of a file",
+        errno.EROFS: "choose a directory on a writable disk",
+    }.get(err.errno)
+    return f"{where}{what}" + (f"; {cure}" if cure else "")
+
+
+def progress(message: str) -> None:
+    """Report where a long job stands.
+
+    The line goes to stdout, so that it lands in the stage's log; the launcher shows the
+    newest one on the user's terminal.
+    """
+    # in one piece: unbuffered, print writes the end of the line apart, and tasks share an output
+    sys.stdout.write(f"[progress] {message}\n")
+    sys.stdout.flush()
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage, or ``-`` for an undefined one.
+
+    Halves such as 81.25 are rounded alike whatever the last bit of a processor's sum says.
+    """
+    return "-" if value is None else f"{round(100 * value, 9):.{digits}f}"
+
+
+def duration(seconds: Sequence[float | None]) -> str:
+    """The mean as h:mm:ss; ``-`` where one is not known."""
+    if any(value is None for value in seconds):
+        return "-"
+    minutes, rest = divmod(round(sum(seconds) / len(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

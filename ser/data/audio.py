@@ -1,0 +1,335 @@
+"""One audio file -> 16-kHz mono 16-bit samples, or an error that says what is wrong.
+
+Whatever is merely different (rate, channels, sample width) is converted here; whatever cannot
+be a recording of speech (cut short, silent, not audio) is refused here. Nothing downstream
+checks a waveform again. Files are decoded in blocks, so that an hour takes no more memory than a
+minute where the caller keeps none of them.
+"""
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from ser.console import progress
+from ser.data.tables import join_problems
+from ser.errors import UserError
+
+SAMPLE_RATE = 16000  # Hz; what every frontend and feature of the recipe expects
+MIN_SAMPLE_RATE = 4000  # Hz; a header that says less is damaged, or its file holds no speech
+FRAME_SAMPLES = 400  # one 25-ms analysis frame at SAMPLE_RATE: the shortest usable input
+FULL_SCALE = 32768  # int16 units per 1.0
+BLOCK_SECONDS = 5  # decoded at once
+MAX_BLOCK_VALUES = 1 << 22  # of all channels, where rate or channels are out of the ordinary
+# A float file may overshoot 1.0 a little (it is clipped); far beyond that it was written in
+# int16 units by mistake, and clipping would turn it into a square wave.
+MAX_FLOAT_PEAK = 8.0
+# Programs that write to a pipe cannot know the length and put a number near the end of the
+# 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
+# where the size of the data chunk belongs.
+STREAMING_SIZE = 0x7FFFF000
+OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most: header, lengths, pieces
+W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+
+
+class NotAudioError(UserError):
+    """The file is whole, but not in a format that libsndfile reads."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says, for one channel: num_samples at sample_rate Hz."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
+    subtype: str  # soundfile's name of the sample format: PCM_16, PCM_24, FLOAT ...
+    duration: float  # seconds
+
+    @property
+    def is_16k_mono_pcm16(self) -> bool:
+        """True when the samples can be used as they are."""
+        return (self.sample_rate, self.channels, self.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+
+
+def probe(path: Path | str) -> AudioInfo:
+    """Read the header of ``path`` and check the file against it, without decoding.
+
+    Raises UserError when the file is missing, a directory, empty, cut short, not audio, of a
+    sample rate too low for speech or shorter than one 25-ms frame.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; correct the path, or put the file back")
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder, not a file; name the audio files in it")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: a device or a pipe, not a file; save the audio in a file")
+    size = os.path.getsize(path)
+    if size == 0:
+        raise UserError(f"{path}: empty (0 bytes); copy it again from where it came")
+    _check_data_chunk(path, size)
+    _check_container(path, size)
+    try:
+        with open_sound(path) as header:
+            frames, rate, channels = header.frames, header.samplerate, header.channels
+            subtype = header.subtype
+    except soundfile.SoundFileError as err:
+        with open(path, "rb") as stream:
+            start = stream.read(12)
+        raise NotAudioError(
+            f"{path}: not an audio file (it starts with {start!r}); expected WAV, FLAC, MP3, Ogg "
+            "or another format of libsndfile; convert it (ffmpeg -i FILE NEW.wav) or copy it again"
+        ) from err
+    if rate < MIN_SAMPLE_RATE:
+        raise UserError(
+            f"{path}: its header says {rate} samples a second, too few for speech (at least "
+            f"{MIN_SAMPLE_RATE}); write it again with its true rate (sox -r RATE FILE NEW.wav)"
+        )
+    if frames * SAMPLE_RATE < FRAME_SAMPLES * rate:
+        raise too_short(path, frames, rate)
+    return AudioInfo(frames, rate, channels, subtype, frames / rate)
+
+
+@contextmanager
+def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
+    """Open ``path`` for decoding; its content decides what it is, not its name."""
+    with open(path, "rb") as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as sound:
+        yield sound
+
+
+def read_16k_mono(path: Path | str) -> np.ndarray:
+    """Decode ``path`` to int16 samples, shape (num_samples,), at 16 kHz.
+
+    Channels are averaged, other rates go through soxr at very high quality, other sample
+    formats are rounded to 16 bits; values outside full scale are clipped, never wrapped.
+    16-kHz mono 16-bit files come back bit by bit.
+
+    Raises UserError for everything ``probe`` and ``Converter`` refuse and for audio that is
+    silent or shorter than was promised.
+    """
+    speech = np.concatenate(list(read_blocks(path)))
+    if len(speech) < FRAME_SAMPLES:
+        raise too_short(path, len(speech), SAMPLE_RATE)
+    if speech.min() == speech.max():
+        raise silent(path, len(speech))
+    return speech
+
+
+def read_blocks(path: Path | str) -> Iterator[np.ndarray]:
+    """The samples of ``read_16k_mono`` piece by piece, some seconds each.
+
+    Raises UserError as it does, but for silence and shortness, which show at the end only.
+    """
+    info = probe(path)
+    dtype = "int16" if info.subtype == "PCM_16" else "float64"
+    convert = Converter(path, info.sample_rate)
+    most = max(1, MAX_BLOCK_VALUES // info.channels)
+    size = min(BLOCK_SECONDS * info.sample_rate, most)
+    decoded = 0
+    try:
+        with open_sound(path) as sound:
+            while len(block := sound.read(size, dtype=dtype, always_2d=True)):  # (N, channels)
+                decoded += len(block)
+                yield convert(block)
+    except soundfile.SoundFileError as err:
+        raise UserError(f"{path}: cannot be decoded ({err}); copy it again") from err
+    if decoded != info.num_samples:
+        raise _truncated(path, f"{info.num_samples} samples", f"{decoded}")
+    yield convert.end()
+
+
+class Converter:
+    """Blocks of samples of one recording -> 16-kHz mono int16, as if it had come in one piece.
+
+    Args:
+        name: What error messages call the recording.
+        sample_rate: Of the blocks, Hz.
+    """
+
+    def __init__(self, name: Path | str, sample_rate: int):
+        self.name = name
+        self.resampler = None
+        if sample_rate != SAMPLE_RATE:
+            self.resampler = soxr.ResampleStream(
+                sample_rate, SAMPLE_RATE, 1, dtype="float64", quality="VHQ"
+            )
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """(N, channels) int16 or floats in [-1, 1] -> (M,) int16.
+
+        Raises UserError for NaN, infinity, or float values far outside [-1, 1].
+        """
+        if samples.dtype == np.int16:
+            if self.resampler is None and samples.shape[1] == 1:
+                return samples[:, 0]
+            samples = samples / FULL_SCALE
+        elif not np.isfinite(samples).all():
+            bad = int((~np.isfinite(samples)).sum())
+            raise UserError(
+                f"{self.name}: {bad} samples are NaN or infinite; give finite values, or leave it "
+                "out"
+            )
+        samples = samples.astype(np.float64, copy=False)
+        peak = np.abs(samples).max(initial=0.0)
+        if peak > MAX_FLOAT_PEAK:
+            raise UserError(
+                f"{self.name}: float samples reach {peak:g}, but full scale is 1.0; if they are in "
+                "16-bit units, divide them by 32768"
+            )
+        mono = samples.mean(axis=1)  # (N,); the mean of channels cannot leave full scale
+        return _to_int16(mono if self.resampler is None else self.resampler.resample_chunk(mono))
+
+    def end(self) -> np.ndarray:
+        """What the resampler still holds after the last block, (M,) int16."""
+        if self.resampler is None:
+            return np.zeros(0, dtype=np.int16)
+        return _to_int16(self.resampler.resample_chunk(np.zeros(0), last=True))
+
+
+def _to_int16(samples: np.ndarray) -> np.ndarray:
+    # A filter overshoots at steps, so a loud recording can leave full scale here.
+    scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+    return scaled.astype(np.int16)
+
+
+def _check_data_chunk(path: Path | str, size: int) -> None:
+    """Raise UserError if a RIFF file ends before its data chunk does.
+
+    libsndfile shortens such a file without a word, so the header is read here.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            if len(head) < 12 and b"RIFF".startswith(head[:4]):
+                raise _truncated(path, "a RIFF header of 44 bytes", f"{size} bytes")
+            return
+        while True:
+            chunk = stream.read(8)
+            if len(chunk) < 8:
+                raise _truncated(path, "a data chunk", "none")
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                break
+            stream.seek(length + length % 2, os.SEEK_CUR)  # chunks start at even offsets
+        held = size - stream.tell()
+    if length == 0 and held > 0:
+        raise UserError(
+            f"{path}: its header says 0 samples, but {held} bytes follow (it was written "
+            "through a pipe); write the length: ffmpeg -ignore_length 1 -i FILE FIXED.wav"
+        )
+    if held < length < STREAMING_SIZE:
+        raise _truncated(path, f"{length} bytes of samples", f"{held}")
+
+
+def _check_container(path: Path | str, size: int) -> None:
+    """Raise UserError if an AIFF, AU, RF64, W64, CAF or Ogg file ends before its header says so.
+
+    libsndfile shortens these without a word, too; a size that was not known passes.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(28)
+        promised = 0
+        if head[:4] == b"OggS":
+            promised = _end_of_ogg(stream, size)
+        elif head[:4] == b"caff":
+            promised = _end_of_caf(stream)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        promised = int.from_bytes(head[4:8], "big") + 8
+    elif head[:4] == b".snd":
+        promised = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    elif head[:4] == b"RF64" and head[12:16] == b"ds64":
+        promised = int.from_bytes(head[20:28], "little") + 8
+    elif head[:16] == W64_RIFF:
+        promised = int.from_bytes(head[16:24], "little")
+    streaming = head[:4] in (b"FORM", b".snd") and promised >= STREAMING_SIZE
+    if size < promised and not streaming:
+        raise _truncated(path, f"{promised} bytes", f"{size}")
+
+
+def _end_of_caf(stream: BinaryIO) -> int:
+    """Where the data chunk of a Core Audio file ends, in bytes; 0 if it does not say."""
+    start = 8
+    while True:
+        stream.seek(start)
+        chunk = stream.read(12)
+        if len(chunk) < 12:
+            return 0
+        name, length = struct.unpack(">4sq", chunk)
+        if name == b"data" or length < 0:
+            return start + 12 + length if length >= 0 else 0
+        start += 12 + length
+
+
+def _end_of_ogg(stream: BinaryIO, size: int) -> int:
+    """Where the last page of an Ogg file ends, in bytes."""
+    stream.seek(max(0, size - 2 * OGG_PAGE))
+    start = stream.tell()
+    tail = stream.read()
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return 0
+    header = tail[page : page + 27]
+    if len(header) < 27 or len(tail) < page + 27 + header[26]:
+        return start + page + 27 + (header[26] if len(header) == 27 else 1)
+    lengths = tail[page + 27 : page + 27 + header[26]]  # of the pieces in the page
+    return start + page + 27 + len(lengths) + sum(lengths)
+
+
+def _truncated(path: Path | str, promised: str, found: str) -> UserError:
+    return UserError(
+        f"{path}: truncated: its header promises {promised}, the file holds {found}; "
+        "copy it again from where it came"
+    )
+
+
+def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError:
+    """What to say of a recording of less than one analysis frame."""
+    return UserError(
+        f"{path}: {num_samples} samples at {sample_rate} Hz is shorter than one 25-ms frame; "
+        "leave it out, or copy it again if more should be in it"
+    )
+
+
+def silent(path: Path | str, num_samples: int) -> UserError:
+    """What to say of a recording without sound."""
+    return UserError(
+        f"{path}: silent (all {num_samples} samples of the mean of its channels are equal), so "
+        "there is nothing to hear; replace it or leave it out"
+    )
+
+
+def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
+    """What the headers of ``paths`` say, in their order.
+
+    They are read by ``nj`` threads, which hides the latency of a network disk.
+    Raises UserError that lists the unreadable files.
+    """
+    headers = []
+    problems = []
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        for number, result in enumerate(pool.map(_probe, paths), start=1):
+            if isinstance(result, UserError):
+                problems.append(str(result))
+            else:
+                headers.append(result)
+            if number % 500 == 0:
+                progress(f"durations: {number} of {len(paths)} files")
+    if problems:
+        head = f"{len(problems)} of {len(paths)} files cannot be used"
+        raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
+    return headers
+
+
+def _probe(path: Path | str) -> AudioInfo | UserError:
+    try:
+        return probe(path)
+    except UserError as err:
+        return err

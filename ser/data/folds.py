@@ -1,0 +1,467 @@
+"""Who trains, who validates, who is tested: the protocols, and the audit of what was written.
+
+A protocol is a function of utt2spk and utt2session that returns, for every fold, the
+utterances of each split; ``kfold<k>`` is one of utt2spk and utt2emo, ``crossed<k>`` of these three
+and utt2sentence. Folds hold lists of ids only; audio and text stay where they are.
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+from ser.data.tables import join_problems, read_lines, read_table
+from ser.errors import UserError
+from ser.files import atomic_dir
+from ser.stage import file_digest, is_done, mark_done
+
+SPLITS = ("train", "valid", "test")
+SENTENCE = "sentence"
+Folds = dict[str, dict[str, list[str]]]  # fold -> split -> utterance ids in C order
+
+
+def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one speaker out; the other speakers of the test speaker's session validate.
+
+    Whoever talks with the test speaker shares the room and the topic, so that speaker is kept
+    out of training as well: ten speakers in pairs give 8 train, 1 valid, 1 test. Raises
+    UserError when a session has a single speaker, since then nobody is left to validate.
+    """
+    partners = defaultdict(set)  # session -> its speakers
+    for utt, speaker in utt2spk.items():
+        partners[utt2session[utt]].add(speaker)
+    for session, speakers in sorted(partners.items()):
+        if len(speakers) == 1:
+            raise UserError(
+                f"--protocol strict: session {session} has one speaker ({speakers.pop()}), so "
+                "no other speaker of that session can validate; use --protocol paper or "
+                "session, or pair speakers into sessions in the corpus.yaml"
+            )
+    folds = {}
+    for test in sorted(set(utt2spk.values())):
+        valid = set().union(*(who for who in partners.values() if test in who)) - {test}
+        folds[test] = _split(
+            utt2spk, lambda speaker, valid=valid, test=test: _role(speaker, valid, {test})
+        )
+    return folds
+
+
+def paper(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one speaker out; all others train and nobody validates."""
+    return {
+        test: _split(utt2spk, lambda speaker, test=test: _role(speaker, (), {test}))
+        for test in sorted(set(utt2spk.values()))
+    }
+
+
+def session(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """Leave one session out; all others train and nobody validates."""
+    return {
+        test: _split(utt2session, lambda name, test=test: _role(name, (), {test}))
+        for test in sorted(set(utt2session.values()))
+    }
+
+
+def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
+    """LEAKY: what released code does when it takes the dialog's name for the speaker.
+
+    ``Ses01F_impro01_M000`` was spoken by Ses01M; its id begins with Ses01F because she wore the
+    markers in that dialog. Folds by what stands before the first ``_`` have both speakers of a
+    session on both sides. Here to measure what that is worth, never for results.
+    Raises UserError where ids name no dialog.
+    """
+    unnamed = next((utt for utt in sorted(utt2spk) if "_" not in utt), None)
+    if unnamed is not None:
+        raise UserError(
+            f"--protocol prefix: utterance {unnamed} names no dialog; this mistake can only be "
+            "made on a corpus with IEMOCAP's names (iemocap, mini)"
+        )
+    groups = {utt: utt.split("_")[0] for utt in utt2spk}
+    return {
+        test: _split(groups, lambda name, test=test: _role(name, (), {test}))
+        for test in sorted(set(groups.values()))
+    }
+
+
+def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Folds:
+    """SPEAKER-DEPENDENT: k parts of the utterances, each tested once; all others train.
+
+    Stratified: the utterances that a speaker says with an emotion are dealt, in C order, each to
+    the fold that has the fewest of them, then of the emotion, then of the speaker, then of all.
+    So two folds differ by one utterance at most in each speaker's share of each emotion and in
+    each emotion, and by hardly more in each speaker (two, for k from 2 to 10 on IEMOCAP and
+    EmoDB). Nothing is drawn: every seed, machine and order of the tables gives the same folds.
+
+    Raises UserError when k is below 2, or above the size of the smallest class, which some fold
+    could then not test.
+    """
+    sizes = Counter(utt2emo[utt] for utt in utt2spk)
+    smallest = min(sorted(sizes), key=sizes.__getitem__)
+    if not 2 <= k <= sizes[smallest]:
+        raise UserError(
+            f"--protocol kfold --k {k}: every fold has to test each class, and the smallest, "
+            f"{smallest}, has {sizes[smallest]} utterances; expected 2 to {sizes[smallest]} folds: "
+            "give another --k or --protocol"
+        )
+    counts = Counter()  # (fold, emotion or any, speaker or any) -> utterances
+    tested = {}  # utterance -> fold
+    for emotion, speaker, utt in sorted((utt2emo[utt], utt2spk[utt], utt) for utt in utt2spk):
+        kinds = ((emotion, speaker), (emotion, None), (None, speaker), (None, None))
+        tested[utt] = min(range(k), key=lambda i, kinds=kinds: [counts[(i, *c)] for c in kinds])
+        counts.update((tested[utt], *kind) for kind in kinds)
+    return {
+        f"fold{i + 1:0{len(str(k))}d}": _split(
+            tested, lambda part, i=i: "test" if part == i else "train"
+        )
+        for i in range(k)
+    }
+
+
+def sentence(utt: str, text: str) -> str:
+    """What was said, as utt2sentence has it: transcripts that differ in no word give the same.
+
+    Capitals, punctuation and tags such as [LAUGHTER] make no difference. An utterance without
+    words is a sentence of its own.
+    """
+    text = re.sub(r"\[[^\]]*\]", " ", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"[^\W_]+", re.sub("['\u2019\u02bc]", "", text))) or f"<{utt}>"
+
+
+def sentence_groups(
+    utt2sentence: Mapping[str, str], utt2emo: Mapping[str, str], k: int
+) -> dict[str, int]:
+    """Deal sentences to groups 1 to ``k``: sentence -> group.
+
+    The sentence that is said most often comes first, then in C order; each goes to the group that
+    has the fewest utterances of its emotions, then of all. So groups are about equally large and
+    have about the same share of each emotion. Nothing is drawn.
+
+    Raises:
+        UserError: k is below 2, or there are fewer sentences than groups.
+    """
+    emotions: dict[str, Counter[str]] = defaultdict(Counter)
+    for utt, said in utt2sentence.items():
+        emotions[said][utt2emo[utt]] += 1
+    if not 2 <= k <= len(emotions):
+        raise UserError(
+            f"--protocol crossed --k {k}: the corpus has {len(emotions)} different sentences; "
+            f"expected 2 to {len(emotions)} groups of them: give another --k or --protocol"
+        )
+    counts = [Counter() for _ in range(k)]
+    groups = {}
+    for said in sorted(emotions, key=lambda said: (-emotions[said].total(), said)):
+        loads = [
+            (sum(count[e] * n for e, n in emotions[said].items()), count.total())
+            for count in counts
+        ]
+        group = min(range(k), key=loads.__getitem__)
+        counts[group].update(emotions[said])
+        groups[said] = group + 1
+    return groups
+
+
+def crossed(
+    utt2spk: Mapping[str, str],
+    utt2session: Mapping[str, str],
+    utt2emo: Mapping[str, str],
+    utt2sentence: Mapping[str, str],
+    k: int,
+) -> Folds:
+    """Leave out a speaker and a group of sentences: k folds for each speaker, ``<speaker>_g<i>``.
+
+    A fold tests what the speaker says of group i (``sentence_groups``). Those whom ``strict`` lets
+    train and validate do, on the other groups: neither the speaker nor a sentence that is tested
+    has been heard before, by this speaker or another. A speaker who says nothing of a group has no
+    fold for it, so that every utterance is tested once.
+
+    Raises UserError as ``strict``, or if no utterance has words, or as ``sentence_groups``.
+    """
+    if all(said.startswith("<") for said in utt2sentence.values()):
+        raise UserError(
+            "--protocol crossed: leaves out sentences, but this corpus has no transcripts; give "
+            "them with --text FILE and run stages 1 to 3 again, or use --protocol strict"
+        )
+    groups = sentence_groups(utt2sentence, utt2emo, k)
+    folds = {}
+    for speaker, splits in strict(utt2spk, utt2session).items():
+        for group in range(1, k + 1):
+            tested = [u for u in splits["test"] if groups[utt2sentence[u]] == group]
+            if not tested:
+                continue
+            others = {
+                split: [u for u in splits[split] if groups[utt2sentence[u]] != group]
+                for split in ("train", "valid")
+            }
+            folds[f"{speaker}_g{group}"] = {**others, "test": tested}
+    return folds
+
+
+PROTOCOLS: dict[str, Callable[[Mapping[str, str], Mapping[str, str]], Folds]] = {
+    "strict": strict,
+    "paper": paper,
+    "session": session,
+    "prefix": prefix,
+}
+LEAKY = {"prefix": "train and test share speakers"}  # protocols that are mistakes, and why
+SPEAKER_DEPENDENT = "speaker-dependent"
+
+
+def num_parts(protocol: str) -> int | None:
+    """The k of a protocol named ``kfold<k>``, such as kfold5; None for any other."""
+    return _number(protocol, "kfold")
+
+
+def num_groups(protocol: str) -> int | None:
+    """The k of a protocol named ``crossed<k>``, such as crossed3; None for any other."""
+    return _number(protocol, "crossed")
+
+
+def _number(protocol: str, name: str) -> int | None:
+    match = re.fullmatch(rf"{name}([1-9][0-9]*)", protocol)
+    return int(match[1]) if match else None
+
+
+def mean_over(protocol: str) -> str:
+    """What WA and UA are means over: ``folds``, or ``speakers`` of ``crossed``.
+
+    A fold of ``crossed`` may be too small to have every emotion; a speaker's folds together are
+    what one fold of ``strict`` tests.
+    """
+    return "folds" if num_groups(protocol) is None else "speakers"
+
+
+def caveat(protocol: str) -> str:
+    """How rows of ``protocol`` are marked: LEAKY, speaker-dependent, or "" for a sound one.
+
+    In both a fold's test speakers are in its training split too, by mistake or by design; the
+    scores then say nothing about other speakers.
+    """
+    if protocol in LEAKY:
+        return "LEAKY"
+    return "" if num_parts(protocol) is None else SPEAKER_DEPENDENT
+
+
+def require_protocol(protocol: str) -> None:
+    """Raise UserError unless ``protocol`` is one of PROTOCOLS, ``kfold<k>`` or ``crossed<k>``."""
+    if protocol not in PROTOCOLS and not num_parts(protocol) and not num_groups(protocol):
+        raise UserError(
+            f"--protocol {protocol}: no such protocol; choose strict, paper, session, crossed<k> "
+            "(such as crossed3), kfold<k> (such as kfold5) or the leaky prefix"
+        )
+
+
+def assign(
+    protocol: str,
+    utt2spk: Mapping[str, str],
+    utt2session: Mapping[str, str],
+    utt2emo: Mapping[str, str],
+    utt2sentence: Mapping[str, str],
+) -> Folds:
+    """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit."""
+    require_protocol(protocol)
+    k = num_parts(protocol)
+    if k is not None:
+        return kfold(utt2spk, utt2emo, k)
+    k = num_groups(protocol)
+    if k is not None:
+        return crossed(utt2spk, utt2session, utt2emo, utt2sentence, k)
+    return PROTOCOLS[protocol](utt2spk, utt2session)
+
+
+def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:
+    return "test" if name in test else "valid" if name in valid else "train"
+
+
+def _split(utt2group: Mapping[str, str], role: Callable[[str], str]) -> dict[str, list[str]]:
+    splits = defaultdict(list)
+    for utt in sorted(utt2group):
+        splits[role(utt2group[utt])].append(utt)
+    return {split: splits[split] for split in SPLITS if splits[split]}
+
+
+def make_folds(protocol: str, dump_dir: Path) -> bool:
+    """Write and audit ``dump_dir/folds/<protocol>``; False if it is there already.
+
+    Reads utt2spk, utt2session, utt2emo, utt2hash, utt2num_samples and emotions of
+    ``dump_dir``, and utt2sentence for crossed.
+    Each fold directory gets a list and an ESPnet shape file (``utt
+    num_samples``) per split. Raises UserError when the corpus does not fit the protocol or
+    the audit fails; an older directory then stays as it was.
+    """
+    names = ["utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions"]
+    names += ["utt2sentence"] if num_groups(protocol) else []
+    settings = {"protocol": protocol, "tables": file_digest(*(dump_dir / n for n in names))}
+    directory = dump_dir / "folds" / protocol
+    if is_done(directory, settings):
+        return False
+    tables = (read_table(dump_dir / name) for name in ("utt2spk", "utt2session", "utt2emo"))
+    sentences = read_table(dump_dir / "utt2sentence") if num_groups(protocol) else {}
+    folds = assign(protocol, *tables, sentences)
+    num_samples = read_table(dump_dir / "utt2num_samples")
+    with atomic_dir(directory) as temporary:
+        _write(temporary / "folds", folds)
+        for fold, splits in folds.items():
+            (temporary / fold).mkdir()
+            for split, utts in splits.items():
+                _write(temporary / fold / split, utts)
+                shape = (f"{utt} {num_samples[utt]}" for utt in utts)
+                _write(temporary / fold / f"{split}.shape", shape)
+        _write(temporary / "audit.txt", audit_folds(protocol, temporary, dump_dir))
+        mark_done(temporary, settings)
+    return True
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
+    """Read ``folds_dir`` back, check it against the tables of ``dump_dir``, and report.
+
+    Refused: a split that is missing or empty; an utterance, a speaker or the same audio
+    (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; for
+    crossed, a sentence in the test split and another; an
+    utterance of the corpus that is in no test split, or in two; a training split without an
+    utterance of some emotion; a shape file that disagrees with its list.
+
+    Returns the lines of audit.txt: what was checked, the size of every split, and notes on
+    what is allowed but worth knowing (the same audio twice within a split, an emotion absent
+    from a test split). Raises UserError that names the offenders. What the splits of a LEAKY
+    protocol share, and the speakers that those of kfold do, is named in the lines instead.
+    """
+    require_protocol(protocol)
+    if not (folds_dir / "folds").exists():
+        raise UserError(
+            f"{folds_dir}: no folds; make them first: ./run.sh --stage 3 --stop-stage 3 "
+            f"--protocol {protocol} with the same --corpus"
+        )
+    groups = {"speaker": read_table(dump_dir / "utt2spk")}
+    if protocol == "session":
+        groups["session"] = read_table(dump_dir / "utt2session")
+    if num_groups(protocol):
+        groups[SENTENCE] = read_table(dump_dir / "utt2sentence")
+    groups["audio"] = utt2hash = read_table(dump_dir / "utt2hash")
+    mark = caveat(protocol)
+    may_share = {"LEAKY": groups, SPEAKER_DEPENDENT: ("speaker",)}.get(mark, ())
+    noted = {kind: groups[kind] for kind in may_share}
+    refused = {kind: table for kind, table in groups.items() if kind not in noted}
+    utt2emo = read_table(dump_dir / "utt2emo")
+    num_samples = read_table(dump_dir / "utt2num_samples")
+    emotions = read_lines(dump_dir / "emotions")
+    validated = protocol == "strict" or num_groups(protocol)
+    names = SPLITS if validated else ("train", "test")
+
+    problems, notes, sizes = [], [], []
+    tested = Counter()
+    for fold in read_lines(folds_dir / "folds"):
+        splits = {split: _read_split(folds_dir / fold / split) for split in names}
+        where = f"folds/{protocol}/{fold}"
+        unknown = sorted({utt for utts in splits.values() for utt in utts} - utt2emo.keys())
+        if unknown:
+            problems.append(f"{where}: not utterances of {dump_dir}: {_some(unknown)}")
+            continue
+        problems += _wrong_lists(where, folds_dir / fold, splits, num_samples)
+        problems += _shared(where, splits, refused)
+        if noted:
+            notes += [f"{mark}: {line}" for line in _shared(where, splits, noted)]
+        for split, utts in splits.items():
+            absent = sorted(set(emotions) - {utt2emo[utt] for utt in utts}, key=emotions.index)
+            if absent and split == "train" and utts:
+                problems.append(f"{where}/train: no utterance is {' or '.join(absent)}")
+            elif absent and utts:
+                notes.append(f"{where}/{split}: no utterance is {' or '.join(absent)}")
+        tested.update(set(splits["test"]))
+        sizes.append(f"{fold} " + " ".join(f"{split} {len(splits[split])}" for split in names))
+    untested = sorted(utt2emo.keys() - tested.keys())
+    if untested:
+        problems.append(f"folds/{protocol}: in no test split: {_some(untested)}")
+    repeated = sorted(utt for utt, count in tested.items() if count > 1)
+    if repeated:
+        problems.append(f"folds/{protocol}: in more than one test split: {_some(repeated)}")
+    if problems:
+        raise UserError(
+            join_problems(
+                problems,
+                "nothing may be trained on these folds; mend data/ (stage 1: a repeated "
+                "recording, a wrong speaker) or choose another --protocol, then run stage 3",
+            )
+        )
+    notes += _same_audio(utt2hash)
+    *others, last = ("utterance", *refused)
+    checked = f"{', '.join(others)} or {last}" if others else last
+    if SENTENCE in refused:
+        notes.insert(0, "sentences may be in both train and valid of a fold, never in test as well")
+    return [
+        f"protocol {protocol}{f' ({mark})' if mark else ''}: {len(sizes)} folds, "
+        f"{len(utt2emo)} utterances",
+        f"checked: no {checked} in two splits of a fold; every utterance tested "
+        f"once; all {len(emotions)} emotions in every training split; no empty split",
+        *sizes,
+        *(f"note: {note}" for note in notes),
+    ]
+
+
+def _read_split(path: Path) -> list[str]:
+    return read_lines(path) if path.exists() else []
+
+
+def _wrong_lists(
+    where: str, directory: Path, splits: Mapping[str, list[str]], num_samples: Mapping[str, str]
+) -> list[str]:
+    """Faults of the files themselves: missing, empty, out of order, repeated, wrong shape."""
+    problems = []
+    extra = sorted(s for s in SPLITS if s not in splits and (directory / s).exists())
+    if extra:
+        problems.append(f"{where}/{extra[0]}: this protocol has no such split")
+    for split, utts in splits.items():
+        if not utts:
+            problems.append(f"{where}/{split}: empty; the fold needs utterances there")
+            continue
+        if utts != sorted(set(utts)):
+            problems.append(f"{where}/{split}: not in C order, or an utterance stands twice")
+        shapes = directory / f"{split}.shape"
+        expected = {utt: num_samples[utt] for utt in utts}
+        if not shapes.exists() or read_table(shapes) != expected:
+            problems.append(f"{where}/{split}.shape: does not agree with {split}")
+    return problems
+
+
+def _shared(
+    where: str, splits: Mapping[str, list[str]], groups: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What two splits of one fold have in common and may not."""
+    problems = []
+    for first, second in combinations(splits, 2):
+        pair = f"{where}: {first} and {second}"
+        if splits[first] and set(splits[first]) == set(splits[second]):
+            problems.append(f"{pair} are the same utterances")
+            continue
+        both = sorted(set(splits[first]) & set(splits[second]))
+        if both:
+            problems.append(f"{pair} share utterances: {_some(both)}")
+        for kind, utt2group in groups.items():
+            if kind == SENTENCE and second != "test":  # what trains may validate
+                continue
+            left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
+            common = sorted(left.keys() & right.keys())
+            if common and kind == "audio":
+                pairs = [f"{left[h]} = {right[h]}" for h in common]
+                problems.append(f"{pair} share the same audio: {_some(pairs)}")
+            elif common:
+                problems.append(f"{pair} share the {kind} {_some(common)}")
+    return problems
+
+
+def _same_audio(utt2hash: Mapping[str, str]) -> list[str]:
+    same = defaultdict(list)
+    for utt, value in utt2hash.items():
+        same[value].append(utt)
+    repeated = [" = ".join(utts) for utts in same.values() if len(utts) > 1]
+    return [f"the same audio within a split: {_some(repeated)}"] if repeated else []
+
+
+def _some(items: list[str], limit: int = 5) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -1,0 +1,277 @@
+"""Kaldi tables: the one writer, the one reader and the one validator of ``data/<corpus>/all``.
+
+A table is UTF-8 text, one ``key value`` line per utterance, keys in C order (bytes), LF line
+ends. Everything behind the first blank is the value, so a path may hold blanks or quotes; a
+path is never a pipe.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ser.errors import UserError
+from ser.files import atomic_dir, atomic_write
+from ser.stage import file_digest, mark_done
+
+# One value per utterance. spk2utt, emotions, language and partial have other shapes.
+TABLES = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur")
+UNKNOWN_GENDER = "u"
+GENDERS = ("f", "m", UNKNOWN_GENDER)
+USER_TABLE = re.compile(r"utt2[\w-]+")
+PROBLEMS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled recording. ``duration`` is in seconds; a reader may leave it 0.
+
+    ``sentence`` is what utterances of the same words have in common, such as a number in the
+    file name; a file of --text may give their words once. Empty where there is no such thing.
+    """
+
+    utt_id: str
+    wav: Path
+    text: str
+    speaker: str
+    emotion: str
+    gender: str  # f, m, or u where it is not known
+    session: str
+    duration: float = 0.0
+    sentence: str = ""
+
+
+def join_problems(problems: Sequence[str], cure: str = "", most: int = PROBLEMS_SHOWN) -> str:
+    """One message for several faults: the first few, how many more there are, and the cure."""
+    shown = list(problems[:most])
+    if len(problems) > len(shown):
+        shown.append(f"... and {len(problems) - len(shown)} more like these")
+    if cure:
+        shown.append(cure)
+    return "\n  ".join(shown)
+
+
+def read_table(path: Path | str, allow_empty: bool = False) -> dict[str, str]:
+    """Read ``key value`` lines into a dict, in the file's order.
+
+    ``allow_empty`` admits keys without a value (a transcript without words), which become "".
+
+    Raises UserError for a missing file, a repeated key, a blank line or a missing value.
+    """
+    table: dict[str, str] = {}
+    for number, line in enumerate(_read_text(path).split("\n")[:-1], start=1):
+        key, _, value = line.partition(" ")
+        if not key:
+            raise UserError(f"{path}:{number}: no key at the start of the line {line!r}")
+        if key in table:
+            raise UserError(f"{path}:{number}: {key} stands here a second time; keys are unique")
+        value = value.strip()
+        if not value and not allow_empty:
+            raise UserError(f"{path}:{number}: {key} has no value; expected '{key} VALUE'")
+        table[key] = value
+    return table
+
+
+def write_table(path: Path | str, table: Mapping[str, Any]) -> None:
+    """Write ``key value`` lines, keys in C order; an empty value leaves the key alone."""
+    with atomic_write(path) as stream:
+        for key in sorted(table):  # by code point, which is the byte order of UTF-8
+            value = str(table[key])
+            stream.write(f"{key} {value}\n" if value else f"{key}\n")
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of a list file (``emotions``, ``partial``, fold lists), blank ones left out.
+
+    Raises UserError for a missing file.
+    """
+    return [line.strip() for line in _read_text(path).split("\n") if line.strip()]
+
+
+def write_lines(path: Path | str, lines: Iterable[str]) -> None:
+    """Write one item a line, in the given order."""
+    with atomic_write(path) as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def user_tables(directory: Path | str) -> list[Path]:
+    """The files ``utt2<name>`` of ``directory`` that are not the recipe's own, in C order.
+
+    Users put them there, for heads that predict something else than the emotion.
+    """
+    return [
+        path
+        for path in sorted(Path(directory).glob("utt2*"))
+        if USER_TABLE.fullmatch(path.name) and path.name not in TABLES and path.is_file()
+    ]
+
+
+def write_data_dir(
+    directory: Path | str,
+    records: Sequence[Utterance],
+    emotions: Sequence[str],
+    language: str,
+    settings: Mapping[str, Any],
+    partial: Sequence[str] = (),
+) -> None:
+    """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced,
+    but for the tables that the user has put there.
+
+    ``emotions`` is in class order, ``settings`` goes into the done-marker, ``partial`` holds a
+    line for each thing that the corpus lacks.
+
+    Raises UserError, with nothing written, when a record cannot stand in a table.
+    """
+    _check_records(records, emotions)
+    rows = {
+        "wav.scp": {r.utt_id: r.wav for r in records},
+        "text": {r.utt_id: " ".join(r.text.split()) for r in records},
+        "utt2spk": {r.utt_id: r.speaker for r in records},
+        "utt2emo": {r.utt_id: r.emotion for r in records},
+        "utt2gender": {r.utt_id: r.gender for r in records},
+        "utt2session": {r.utt_id: r.session for r in records},
+        "utt2dur": {r.utt_id: f"{r.duration:.4f}" for r in records},
+    }
+    with atomic_dir(directory) as temporary:
+        for name in TABLES:
+            write_table(temporary / name, rows[name])
+        write_table(temporary / "spk2utt", _invert(rows["utt2spk"]))
+        write_lines(temporary / "emotions", emotions)
+        write_lines(temporary / "language", [language])
+        if partial:
+            write_lines(temporary / "partial", (" ".join(line.split()) for line in partial))
+        validate_data_dir(temporary)
+        for path in user_tables(directory):
+            shutil.copy2(path, temporary)
+        mark_done(temporary, dict(settings))
+
+
+def validate_data_dir(directory: Path | str) -> int:
+    """Check that the tables of ``directory`` agree; returns the number of utterances.
+
+    Checked: every table present, in C order and over the same utterances; spk2utt the inverse
+    of utt2spk; emotions, genders and durations sensible; one gender and one session for each
+    speaker; wav files present.
+
+    Raises UserError that lists the first few faults.
+    """
+    directory = Path(directory)
+    tables = {name: read_table(directory / name, name == "text") for name in TABLES}
+    emotions = read_lines(directory / "emotions")
+    problems = []
+    if len(read_lines(directory / "language")) != 1:
+        problems.append(f"{directory}/language: expected one word, such as en")
+    reference = tables["utt2spk"]
+    if not reference:
+        problems.append(f"{directory}/utt2spk: no utterances")
+    for name, table in tables.items():
+        if list(table) != sorted(table):
+            problems.append(f"{directory}/{name}: not in C order; sort it with LC_ALL=C sort")
+        for utt in sorted(reference.keys() ^ table.keys()):
+            has, lacks = ("utt2spk", name) if utt in reference else (name, "utt2spk")
+            problems.append(f"{directory}/{lacks}: {utt} is missing, but stands in {has}")
+    if read_table(directory / "spk2utt") != _invert(reference):
+        problems.append(f"{directory}/spk2utt: not the inverse of utt2spk")
+    problems += _wrong_values(directory, tables, emotions)
+    if problems:
+        raise UserError(
+            join_problems(problems, f"make it again: ./run.sh --stage 1 (remove {directory} first)")
+        )
+    return len(reference)
+
+
+def _wrong_values(
+    directory: Path, tables: Mapping[str, Mapping[str, str]], emotions: Sequence[str]
+) -> list[str]:
+    problems = []
+    for utt, emotion in tables["utt2emo"].items():
+        if emotion not in emotions:
+            problems.append(f"{directory}/utt2emo: {utt} is {emotion!r}, not in {emotions}")
+    for utt, gender in tables["utt2gender"].items():
+        if gender not in GENDERS:
+            problems.append(f"{directory}/utt2gender: {utt} is {gender!r}, expected f, m or u")
+    for utt, duration in tables["utt2dur"].items():
+        if not _is_positive(duration):
+            problems.append(f"{directory}/utt2dur: {utt} is {duration!r}, expected seconds > 0")
+    for utt, wav in tables["wav.scp"].items():
+        if not Path(wav).is_file():
+            problems.append(f"{directory}/wav.scp: {utt}: no such file: {wav}")
+    for name in ("utt2gender", "utt2session"):
+        of_speaker: dict[str, str] = {}
+        for utt, value in tables[name].items():
+            speaker = tables["utt2spk"].get(utt, "")
+            if of_speaker.setdefault(speaker, value) != value:
+                problems.append(
+                    f"{directory}/{name}: {utt} is {value}, but speaker {speaker} is "
+                    f"{of_speaker[speaker]} elsewhere"
+                )
+    return problems
+
+
+def _check_records(records: Sequence[Utterance], emotions: Sequence[str]) -> None:
+    problems = []
+    seen: dict[str, Path] = {}
+    for r in records:
+        where = f"{r.wav}: utterance id {r.utt_id!r}"
+        if not r.utt_id or r.utt_id.split() != [r.utt_id]:
+            problems.append(f"{where} is empty or holds blanks; rename the file")
+        if r.utt_id in seen:
+            problems.append(f"{where} is also that of {seen[r.utt_id]}; ids are unique")
+        seen[r.utt_id] = r.wav
+        if r.speaker.split() != [r.speaker] or r.session.split() != [r.session]:
+            problems.append(f"{where}: speaker {r.speaker!r} or session {r.session!r} has blanks")
+        if r.emotion not in emotions:
+            problems.append(f"{where}: label {r.emotion!r} is not one of {list(emotions)}")
+        if not Path(r.wav).is_absolute() or not _fits_in_a_line(str(r.wav)):
+            problems.append(
+                f"{str(r.wav)!r}: not an absolute path of one line in UTF-8; rename the folder"
+            )
+    if problems:
+        raise UserError(join_problems(problems))
+
+
+def _fits_in_a_line(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return path.splitlines() == [path] and path.strip() == path
+
+
+def _is_positive(number: str) -> bool:
+    try:
+        return float(number) > 0
+    except ValueError:
+        return False
+
+
+def _invert(utt2spk: Mapping[str, str]) -> dict[str, str]:
+    spk2utt: dict[str, list[str]] = {}
+    for utt in sorted(utt2spk):
+        spk2utt.setdefault(utt2spk[utt], []).append(utt)
+    return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
+
+
+def _read_text(path: Path | str) -> str:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; make the data directory again with ./run.sh --stage 1"
+        ) from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        line = data[: err.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; tables are UTF-8 text") from err
+    return text if text.endswith("\n") or not text else text + "\n"
+
+
+_INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")
+
+
+def lang_inputs(source: Path) -> str:
+    """A digest of the tables of ``source`` that decide the lexicon and the units."""
+    return file_digest(*(source / name for name in _INPUTS))

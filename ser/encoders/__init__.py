@@ -1,1 +1,0 @@
-"""Encoders between the frontend and the heads: (B, T, D) -> (B, T', D')."""

@@ -1,0 +1,1 @@
+"""From words over phones and manner classes to emotion-tagged units (stage 2)."""

@@ -1,0 +1,206 @@
+"""Phonemes -> manner classes -> emotion-tagged units, the targets of the phoneme head.
+
+Li, Yan, Gao, Fang and Zou (2024) map every phoneme to one of six manner classes and tag each
+class of an utterance with the utterance's emotion:
+
+    S plosives and affricates, F fricatives, N nasals, L liquids and glides,
+    V vowels without stress, Vs vowels with primary or secondary stress
+
+so that "no" (N OW1) said angrily (emotion 0) becomes ``N0 Vs0``. The digit is the emotion's index
+in ``data/<corpus>/all/emotions``. Four emotions give 24 units and, with the blank, 25 outputs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ser.errors import UserError
+from ser.files import atomic_write
+
+BLANK = "<blank>"
+UNK = "<unk>"
+CLASSES = ("S", "F", "N", "L", "V", "Vs")
+
+TOKEN_TYPES = {
+    "tagged_class": "manner classes with the emotion's digit, e.g. Vs0 (the paper's units)",
+    "class": "manner classes, e.g. Vs",
+    "tagged_phone": "phones with the emotion's digit, e.g. AH0_2: unstressed AH, emotion 2",
+    "phone": "phones, e.g. AH0",
+    "char": "characters, | between words",
+    "bpe": "sentencepiece BPE pieces",
+}
+
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+_CONSONANTS = {
+    "S": "B P T D K G CH JH",
+    "F": "S Z SH ZH TH DH F V HH",
+    "N": "M N NG",
+    "L": "L R Y W",
+}
+
+# Class of each ARPAbet symbol; a vowel's stress is its last character: 0 none, 1 primary,
+# 2 secondary. A vowel without the digit counts as unstressed.
+ARPABET_TO_CLASS: dict[str, str] = {
+    phone: name for name, phones in _CONSONANTS.items() for phone in phones.split()
+}
+for _vowel in _VOWELS.split():
+    ARPABET_TO_CLASS |= {_vowel: "V", f"{_vowel}0": "V", f"{_vowel}1": "Vs", f"{_vowel}2": "Vs"}
+
+
+def tagged_class_inventory(num_emotions: int) -> list[str]:
+    """S0 S1 .. F0 F1 .. Vs0 Vs1 ..: by class in the order of CLASSES, then by emotion."""
+    return [f"{name}{digit}" for name in CLASSES for digit in range(num_emotions)]
+
+
+def phone_units(
+    token_type: str,
+    text_phn: Mapping[str, Sequence[str]],
+    classes: Mapping[str, str],
+    emotion_index: Mapping[str, int],
+    num_emotions: int,
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The inventory (without blank) and each utterance's units, for a type made from phones.
+
+    ``text_phn`` maps an utterance to its phones, ``classes`` a phone to its manner class and
+    ``emotion_index`` an utterance to its emotion's index. Class inventories are complete; phone
+    inventories are the phones of this corpus in C order. Every unit of an utterance carries the
+    same tag.
+    """
+    phones = sorted({phone for target in text_phn.values() for phone in target})
+    digits = range(num_emotions)
+    if token_type == "tagged_class":
+        inventory = tagged_class_inventory(num_emotions)
+        return inventory, {
+            utt: [f"{classes[phone]}{emotion_index[utt]}" for phone in target]
+            for utt, target in text_phn.items()
+        }
+    if token_type == "class":
+        return list(CLASSES), {
+            utt: [classes[phone] for phone in target] for utt, target in text_phn.items()
+        }
+    if token_type == "tagged_phone":
+        # The underscore keeps the tag apart from ARPAbet's stress digit.
+        return [f"{phone}_{digit}" for phone in phones for digit in digits], {
+            utt: [f"{phone}_{emotion_index[utt]}" for phone in target]
+            for utt, target in text_phn.items()
+        }
+    if token_type == "phone":
+        return phones, {utt: list(target) for utt, target in text_phn.items()}
+    raise ValueError(f"not made from phones: {token_type}")
+
+
+def token_tables(token_type: str) -> tuple[str, str]:
+    """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
+    suffix = "" if token_type == "tagged_class" else f"_{token_type}"
+    return f"text{suffix}", f"units{suffix}.txt"
+
+
+def tag_stripper(token_type: str) -> Callable[[str], str] | None:
+    """What takes the emotion tag off a unit; None for units that are not phonemes.
+
+    ``Vs3`` becomes ``Vs`` and ``AH0_3`` becomes ``AH0``; untagged units stay as they are.
+    """
+    return {
+        "tagged_class": lambda unit: unit.rstrip("0123456789"),
+        "tagged_phone": lambda unit: unit.rpartition("_")[0],
+        "class": str,
+        "phone": str,
+    }.get(token_type)
+
+
+def read_untagged(
+    units: Sequence[str], strip_tag: Callable[[str], str]
+) -> tuple[list[str], dict[str, int]]:
+    """The inventory that is left of ``units`` (the blank first) without tags, and where each goes.
+
+    Returns:
+        The units without tags, the blank first, and for each of ``units`` its index among them.
+    """
+    untagged = {unit: unit if unit == BLANK else strip_tag(unit) for unit in units}
+    names = list(dict.fromkeys(untagged.values()))
+    return names, {unit: names.index(name) for unit, name in untagged.items()}
+
+
+def ctc_min_frames(units: Sequence) -> int:
+    """The fewest frames in which CTC can emit ``units``: U + R.
+
+    U is the number of units, R that of neighbours which are equal: between two equal units CTC
+    needs a blank, or it would read them as one (Graves et al., 2006).
+    """
+    return len(units) + sum(a == b for a, b in zip(units, units[1:], strict=False))
+
+
+def write_units(path: Path | str, inventory: Iterable[str]) -> None:
+    """Write ``<unit> <id>`` lines: the blank has id 0, the inventory follows in its order."""
+    with atomic_write(path) as stream:
+        stream.writelines(f"{unit} {i}\n" for i, unit in enumerate([BLANK, *inventory]))
+
+
+def read_units(path: Path | str) -> list[str]:
+    """The units of a ``units.txt`` by id; the first is the blank.
+
+    Raises UserError naming file and line if ids do not count from 0, a unit is listed twice or
+    the blank is not first.
+    """
+    units: list[str] = []
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream):
+            unit, _, index = line.rstrip("\n").rpartition(" ")
+            wrong = index != str(number) or unit in units or (unit == BLANK) != (number == 0)
+            if wrong or not unit:
+                raise UserError(
+                    f"{path}:{number + 1}: found {line.strip()!r}; expected '<unit> {number}' "
+                    f"with a unit of its own and {BLANK} first; make the file again with "
+                    "./run.sh --stage 2 --stop-stage 3"
+                )
+            units.append(unit)
+    if not units:
+        raise UserError(f"{path}: no units; make the file again: ./run.sh --stage 2 --stop-stage 3")
+    return units
+
+
+def greedy_ctc(best: Iterable[int], units: Sequence[str]) -> list[str]:
+    """Best-path CTC decoding: merge adjacent repeats, then drop the blank (index 0).
+
+    Args:
+        best: the most probable unit's index in every frame, (T,).
+        units: names by index.
+    """
+    decoded, previous = [], 0
+    for index in best:
+        if index != previous and index != 0:
+            decoded.append(units[index])
+        previous = index
+    return decoded
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edits over reference units; ``empty`` utterances had no reference and are not in it."""
+
+    edits: int
+    units: int
+    utterances: int
+    empty: int
+
+    @property
+    def rate(self) -> float | None:
+        """Edits per reference unit; above 1 is possible. None without any reference unit."""
+        return self.edits / self.units if self.units else None
+
+
+def unit_error_rate(
+    refs: Mapping[str, Sequence[str]], hyps: Mapping[str, Sequence[str]]
+) -> ErrorRate:
+    """Levenshtein edits over reference units, summed over the utterances of ``hyps``."""
+    import editdistance
+
+    edits = units = empty = 0
+    for utt_id, hyp in hyps.items():
+        ref = refs[utt_id]
+        if not ref:
+            empty += 1
+            continue
+        edits += editdistance.eval(list(ref), list(hyp))
+        units += len(ref)
+    return ErrorRate(edits, units, len(hyps) - empty, empty)

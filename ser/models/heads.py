@@ -1,0 +1,334 @@
+"""Auxiliary heads: what adds a loss beside the emotion head's, chosen in the YAML.
+
+    aux_conf:
+      pr:      {type: ctc, weight: 0.1}
+      gender:  {type: label, weight: 0.5}
+      speaker: {type: label, table: utt2spk, weight: 0.1, gradient_reversal: 1.0}
+
+``pr`` names the head (its loss is reported as ``loss_pr``), ``type`` picks a class of
+``AUX_HEADS`` and ``weight`` is the lambda of eq. 1. A head of labels reads its targets from
+``table``: a table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another.
+What else the entry holds are options of the class.
+"""
+
+import inspect
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ser.errors import UserError
+from ser.lang.units import ctc_min_frames
+
+IGNORE_ID = -1  # padding of target sequences, and a label that is not known
+UNITS, LABELS = "units", "labels"  # the kinds of targets
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+RESERVED = ("speech", "emotion", "text", "er")  # data entries, and the loss of the emotion head
+
+
+class Encoded(NamedTuple):
+    """What heads read of a batch."""
+
+    frames: torch.Tensor  # (B, T, D) float32
+    lengths: torch.Tensor  # (B,) true numbers of frames
+    pooled: torch.Tensor  # (B, P) float32, what the emotion head reads
+
+
+class AuxHead(torch.nn.Module, ABC):
+    """A task beside the emotions: from frames or the pooled vector to a loss.
+
+    ``targets`` says what a class learns from. ``UNITS``: the units of an utterance, in the batch
+    as ``text`` (B, U) with ``text_lengths`` (B,). ``LABELS``: the utterance's value in a table, in
+    the batch as ``<name>_label`` (B, 1), without lengths. Options of a class are the
+    keyword-only arguments of its constructor.
+
+    Args:
+        frame_size: D.
+        pooled_size: P.
+        inventory: The V names of its outputs: the units with the blank first, or the values of
+            the table among the fold's training utterances, in C order.
+    """
+
+    targets: str
+
+    def __init__(self, frame_size: int, pooled_size: int, inventory: Sequence[str]):
+        super().__init__()
+        self.inventory = list(inventory)
+
+    @classmethod
+    def entry(cls, name: str) -> str:
+        """The entry of the batch that holds the targets of the head ``name``."""
+        return "text" if cls.targets == UNITS else f"{name}_label"
+
+    @abstractmethod
+    def log_probs(self, encoded: Encoded) -> torch.Tensor:
+        """What inference gives, in float32: (B, T, V) for units, (B, V) for labels."""
+
+    @abstractmethod
+    def forward(
+        self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss and statistics of a batch.
+
+        The loss is a sum over utterances divided by the batch size, whatever takes part in it,
+        and statistics are shares of the batch: so their averages over batches and processes,
+        weighted by batch sizes, are those of all utterances together.
+
+        Args:
+            encoded: The batch.
+            target: (B, U) unit ids, padded with anything beyond ``target_lengths``; or (B, 1)
+                indices of labels, ``IGNORE_ID`` where the value is not in the inventory.
+            target_lengths: (B,) for units, None for labels.
+
+        Returns:
+            The scalar loss, part of the graph whatever the targets are, and statistics, among
+            them ``skipped``: the share of the batch that adds no loss. A head of labels also
+            gives ``correct``, the share that is decided right.
+        """
+
+
+class CTCHead(AuxHead):
+    """One linear layer on every frame, softmax, CTC loss (eq. 5 and 6).
+
+    The loss of an utterance is -log p(units | frames) divided by its number of units; the
+    batch's loss is the sum divided by the batch size. An utterance without units (no words), or
+    with fewer frames than U + R (U units, R of them equal to their left neighbour), has no
+    alignment: it adds nothing here and still counts in the batch size.
+
+    Weights and bias start at zero, that is with every unit equally probable in every frame: of
+    random starts, some never leave the phase in which a few units and the blank hold everything.
+
+    Args:
+        per_unit: Whether to divide by the number of units. Without, a long utterance counts for
+            more, and the same ``weight`` for as many times more as utterances have units.
+    """
+
+    targets = UNITS
+
+    def __init__(
+        self,
+        frame_size: int,
+        pooled_size: int,
+        inventory: Sequence[str],
+        *,
+        per_unit: bool = True,
+    ):
+        super().__init__(frame_size, pooled_size, inventory)
+        if not isinstance(per_unit, bool):
+            raise UserError(f"per_unit: {per_unit!r}; give true or false")
+        self.per_unit = per_unit
+        self.linear = torch.nn.Linear(frame_size, len(inventory))
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def log_probs(self, encoded: Encoded) -> torch.Tensor:
+        return self.linear(encoded.frames).float().log_softmax(dim=-1)  # (B, T, V)
+
+    def forward(
+        self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        lengths = encoded.lengths
+        usable = self.usable(lengths, target, target_lengths)
+        log_probs = self.log_probs(encoded)[usable].transpose(0, 1)  # (T, B', V)
+        if usable.any():
+            loss = F.ctc_loss(
+                log_probs,
+                target[usable].clamp(min=0),
+                lengths[usable],
+                target_lengths[usable],
+                blank=0,
+                reduction="none",
+            )  # (B',)
+            if self.per_unit:
+                loss = loss / target_lengths[usable]
+            loss = loss.sum() / len(usable)
+        else:
+            loss = log_probs.sum() * 0.0  # keeps the head in the graph
+        return loss, {"skipped": 1.0 - usable.float().mean()}
+
+    @staticmethod
+    def usable(
+        lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """(B,) True where the target is not empty and the frames suffice to align it."""
+        rows = zip(targets.tolist(), target_lengths.tolist(), lengths.tolist(), strict=True)
+        return torch.tensor(
+            [size > 0 and frames >= ctc_min_frames(units[:size]) for units, size, frames in rows],
+            dtype=torch.bool,
+            device=lengths.device,
+        )
+
+
+class LabelHead(AuxHead):
+    """One linear layer on the pooled vector, softmax, cross-entropy over the values of a table.
+
+    The batch's loss is the sum divided by the batch size; an utterance of unknown value (a test
+    speaker, a gap in the table) adds nothing and still counts in the batch size.
+
+    Args:
+        gradient_reversal: The head learns its task, but what it passes back to the layers below
+            is multiplied by minus this factor, so that they unlearn it (Ganin and Lempitsky,
+            2015). 0 passes nothing back: the head only measures what the vector gives away.
+            None, the default, reverses nothing.
+
+    Raises:
+        UserError: the factor is no finite number of 0 or more.
+    """
+
+    targets = LABELS
+
+    def __init__(
+        self,
+        frame_size: int,
+        pooled_size: int,
+        inventory: Sequence[str],
+        *,
+        gradient_reversal: float | None = None,
+    ):
+        super().__init__(frame_size, pooled_size, inventory)
+        if gradient_reversal is not None and not _is_factor(gradient_reversal):
+            raise UserError(f"gradient_reversal: {gradient_reversal!r}; give a number of 0 or more")
+        self.gradient_reversal = gradient_reversal
+        self.linear = torch.nn.Linear(pooled_size, len(inventory))
+
+    def log_probs(self, encoded: Encoded) -> torch.Tensor:
+        pooled = encoded.pooled
+        if self.gradient_reversal is not None:
+            pooled = _ReverseGradient.apply(pooled, self.gradient_reversal)
+        return self.linear(pooled).float().log_softmax(dim=-1)  # (B, V)
+
+    def forward(
+        self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        target = target.view(-1)  # (B,)
+        log_probs = self.log_probs(encoded)
+        loss = F.nll_loss(log_probs, target, ignore_index=IGNORE_ID, reduction="sum") / len(target)
+        return loss, {
+            "skipped": (target == IGNORE_ID).float().mean(),
+            "correct": (log_probs.argmax(dim=-1) == target).float().mean(),
+        }
+
+
+class _ReverseGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by ``-factor``."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return -ctx.factor * gradient, None
+
+
+AUX_HEADS: dict[str, type[AuxHead]] = {"ctc": CTCHead, "label": LabelHead}
+"""The classes that ``type`` chooses from.
+
+A new task with a table needs no class: ``type: label`` does it. A new kind of head is a class here;
+data, loss, inference and scores follow from its ``targets``. One with a hidden layer, for example:
+
+    class DeepLabelHead(LabelHead):
+        def __init__(self, frame_size, pooled_size, inventory, *, hidden: int = 64):
+            super().__init__(frame_size, pooled_size, inventory)
+            self.linear = torch.nn.Sequential(
+                torch.nn.Linear(pooled_size, hidden),
+                torch.nn.ReLU(),
+                torch.nn.Linear(hidden, len(inventory)),
+            )
+
+    AUX_HEADS["deep_label"] = DeepLabelHead       # dialect: {type: deep_label, weight: 0.2}
+"""
+
+
+@dataclass(frozen=True)
+class HeadConf:
+    """One entry of ``aux_conf``, checked."""
+
+    cls: type[AuxHead]
+    entry: str  # of the batch, with the targets
+    weight: float
+    table: str | None  # of a head of labels
+    options: dict[str, Any]  # of the class
+
+
+def read_heads(aux_conf: Mapping[str, Any]) -> dict[str, HeadConf]:
+    """The heads of ``aux_conf`` by name.
+
+    Raises:
+        UserError: naming ``aux_conf.<name>.<key>``, for a name that cannot be one, an unknown
+            type or option, a value out of range, or a second head of units.
+    """
+    heads = {name: _read_head(name, entry) for name, entry in aux_conf.items()}
+    of_units = [name for name, head in heads.items() if head.cls.targets == UNITS]
+    if len(of_units) > 1:
+        raise UserError(
+            f"aux_conf.{of_units[1]}.type: {aux_conf[of_units[1]]['type']} would learn the same "
+            f"units as {of_units[0]}, since token_type is one; take one of them out"
+        )
+    return heads
+
+
+def label_tables(aux_conf: Mapping[str, Any]) -> dict[str, str]:
+    """The table of each head of labels, as its entry names it."""
+    return {name: head.table for name, head in read_heads(aux_conf).items() if head.table}
+
+
+def _read_head(name: Any, entry: Any) -> HeadConf:
+    where = f"aux_conf.{name}"
+    fits = isinstance(name, str) and NAME.fullmatch(name) and name not in RESERVED
+    if not fits or hasattr(torch.nn.ModuleDict(), name):  # its attributes cannot be keys
+        raise UserError(
+            f"{where}: not a name for a head, which is made of letters, digits and underscores, "
+            f"begins with a letter, and is none of {', '.join(RESERVED)} or Python's own such as "
+            "type; rename it"
+        )
+    if not isinstance(entry, Mapping):
+        raise UserError(
+            f"{where}: found {entry!r}; expected a mapping such as {{type: label, weight: 0.5}}"
+        )
+    options = dict(entry)
+    kind, weight = options.pop("type", None), options.pop("weight", None)
+    if not isinstance(kind, str) or kind not in AUX_HEADS:
+        raise UserError(f"{where}.type: {kind!r}; choose one of {', '.join(AUX_HEADS)}")
+    if not _is_factor(weight):
+        raise UserError(f"{where}.weight: {weight!r}; give a number of 0 or more")
+    cls, table = AUX_HEADS[kind], None
+    if cls.targets == LABELS:
+        table = options.pop("table", f"utt2{name}")
+        if not isinstance(table, str) or not table:
+            raise UserError(
+                f"{where}.table: {table!r}; give the name of a table of dump/<corpus>, such as "
+                "utt2gender, or the path of one"
+            )
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            takes = ["type", "weight", *(["table"] if table else []), *known]
+            raise UserError(
+                f"{where}.{key}: a head of type {kind} has no such option; it takes: "
+                f"{', '.join(takes)}"
+            )
+    try:
+        with torch.device("meta"):  # draws no random numbers, which training would then lack
+            cls(1, 1, ["", ""], **options)  # knows the range of its options
+    except UserError as err:
+        raise UserError(f"{where}.{err}") from None
+    return HeadConf(cls, cls.entry(name), weight, table, options)
+
+
+def _is_factor(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
+
+
+def units_head(model: Any) -> str | None:
+    """The head that fills the units column: the first that emits units by CTC, if any."""
+    return next(iter(model.aux_units), None)

@@ -1,0 +1,66 @@
+"""How utterances become a batch: read, sorted by length, padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+INT16_SCALE = 32768.0  # a 16-bit sample divided by this lies in [-1, 1)
+
+
+def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[str]]:
+    """Group utterances of similar length so that padding is little and memory bounded.
+
+    The longest come first: what does not fit into memory fails in the first seconds. The padded
+    size of a batch (its longest utterance times its count) stays within ``max_samples``, except
+    for one utterance that is longer by itself.
+    """
+    batches: list[list[str]] = []
+    longest = 0
+    for utt_id in sorted(lengths, key=lambda u: (-lengths[u], u)):
+        if batches and longest * (len(batches[-1]) + 1) <= max_samples:
+            batches[-1].append(utt_id)
+        else:
+            batches.append([utt_id])
+            longest = lengths[utt_id]
+    return batches
+
+
+def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
+    """One utterance as float32: samples in [-1, 1) of shape (L,), or features (T, D).
+
+    Args:
+        entry: the utterance's value in wav.scp or feats.scp.
+        feats_type: ``raw`` for waveforms.
+    """
+    import kaldiio
+
+    loaded = kaldiio.load_mat(entry)
+    # A waveform comes as (rate, samples) from a WAV file, reversed from an ark of sound files.
+    parts = loaded if isinstance(loaded, tuple) else (loaded,)
+    array = next(part for part in parts if isinstance(part, np.ndarray))
+    if feats_type != "raw":
+        return array.astype(np.float32)
+    if array.dtype != np.int16 or array.ndim != 1:
+        raise UserError(
+            f"{entry}: expected 16-bit samples of one channel, found {array.dtype} "
+            f"{array.shape}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
+        )
+    return array.astype(np.float32) / np.float32(INT16_SCALE)
+
+
+def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack inputs of different lengths, zero-padded: (B, L) or (B, T, D), and lengths (B,)."""
+    import torch
+
+    tensors = [torch.from_numpy(array) for array in arrays]
+    lengths = torch.tensor([len(array) for array in arrays])
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), lengths

@@ -1,0 +1,187 @@
+"""The model: frontend, encoder, pooling, emotion head and auxiliary heads, put together."""
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from ser.errors import UserError
+from ser.models.heads import LABELS, UNITS, AuxHead, Encoded
+from ser.models.pooling import AbsPooling
+
+AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class SERModel(AbsESPnetModel):
+    """Speech emotion recognition with auxiliary tasks.
+
+    L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
+    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames or on what the
+    pooling makes of them.
+
+    Args:
+        emotions: The classes in index order.
+        frontend, encoder, pooling: (B, L) -> (B, T, D) -> (B, T', D') -> (B, P).
+        aux_heads: By name (ser/models/heads.py).
+        aux_weights: lambda_k by the same names.
+        amp_dtype: ``bfloat16`` runs frontend and encoder in mixed precision while training and
+            validating; pooling, heads, losses and inference stay in float32.
+        class_weighting: ``balanced`` weights the cross-entropy of class c in training by
+            N / (C n_c), n_c of N training utterances being of that class; the mean weight is 1.
+        label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
+        dropout: Of the pooled vector before the emotion head, in training.
+        class_counts: n_c, for ``balanced``.
+
+    Raises:
+        UserError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        emotions: list[str],
+        frontend: AbsFrontend,
+        encoder: AbsEncoder,
+        pooling: AbsPooling,
+        aux_heads: dict[str, AuxHead],
+        aux_weights: dict[str, float],
+        amp_dtype: str = "float32",
+        class_weighting: str = "none",
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+        class_counts: list[int] | None = None,
+    ):
+        super().__init__()
+        self.emotions = emotions
+        self.frontend, self.encoder, self.pooling = frontend, encoder, pooling
+        self.emotion_head = torch.nn.Linear(pooling.output_size(), len(emotions))
+        self.aux_heads = torch.nn.ModuleDict(aux_heads)
+        self.aux_weights = aux_weights
+        # What the outputs of each head mean, by name: units with the blank first, or values.
+        self.aux_units = {n: h.inventory for n, h in aux_heads.items() if h.targets == UNITS}
+        self.aux_labels = {n: h.inventory for n, h in aux_heads.items() if h.targets == LABELS}
+        self.amp_dtype = AMP_DTYPES[amp_dtype]
+        if class_weighting not in ("none", "balanced"):
+            raise UserError(
+                f"model_conf.class_weighting: {class_weighting!r}; choose none or balanced"
+            )
+        for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"model_conf.{key}: {value!r}; give 0.0 to below 1")
+        self.label_smoothing, self.dropout = label_smoothing, dropout
+        weights = torch.ones(len(emotions))
+        if class_weighting == "balanced" and class_counts:
+            counts = torch.tensor(class_counts).clamp(min=1)
+            weights = counts.sum() / (len(emotions) * counts)
+        self.register_buffer("class_weights", weights, persistent=False)
+        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. No
+        # buffer, since distributed training would set it to the first process's at every batch.
+        self.counts = torch.zeros(len(emotions), len(emotions))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget the counts of the last pass; freeze or release layers as due in ``epoch``.
+
+        Call it when the model is on its device: the counts are kept there.
+        """
+        self.counts = torch.zeros_like(self.counts, device=self.class_weights.device)
+        set_epoch = getattr(self.frontend, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+    def layer_weights(self) -> list[float]:
+        """Fusion weights of eq. 4, low-level features first; empty without a fusion."""
+        get_weights = getattr(self.frontend, "layer_weights", None)
+        weights = get_weights() if get_weights is not None else None
+        return [] if weights is None else weights.tolist()
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        emotion: torch.Tensor,
+        **targets: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """One batch, the ESPnet way.
+
+        Args:
+            speech: (B, L) samples in [-1, 1], or (B, L, F) features.
+            speech_lengths: (B,).
+            emotion: (B, 1) class indices.
+            targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units,
+                ``<name>_label`` (B, 1) for a head of labels.
+
+        Returns:
+            The loss, statistics (losses, WA of the batch) and the batch size as their weight.
+        """
+        batch_size = speech.size(0)
+        emotion = emotion.view(batch_size)
+        encoded = self.encode(speech, speech_lengths, self.amp_dtype)
+        pooled = F.dropout(encoded.pooled, self.dropout, self.training)
+        logits = self.emotion_head(pooled)  # (B, C)
+        loss_er = self._cross_entropy(logits, emotion)
+        hypothesis = logits.detach().argmax(dim=-1)
+        self._count(emotion, hypothesis)
+        stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
+        loss = loss_er
+        for name, head in self.aux_heads.items():
+            entry = head.entry(name)
+            aux_loss, aux_stats = head(encoded, targets[entry], targets.get(f"{entry}_lengths"))
+            loss = loss + self.aux_weights[name] * aux_loss
+            stats[f"loss_{name}"] = aux_loss.detach()
+            stats.update({f"{key}_{name}": value for key, value in aux_stats.items()})
+        stats["loss"] = loss.detach().clone()  # ESPnet scales the loss itself in place
+        return force_gatherable((loss, stats, batch_size), loss.device)
+
+    def encode(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Encoded:
+        """(B, L), (B,) -> frames (B, T, D), true lengths (B,) and pooled vectors (B, P)."""
+        mixed = dtype != torch.float32  # float32 leaves an outer autocast (use_amp) alone
+        with torch.autocast(speech.device.type, dtype=dtype) if mixed else nullcontext():
+            frames, lengths = self.frontend(speech, speech_lengths)
+            frames, lengths, _ = self.encoder(frames, lengths)
+        frames = frames.float()
+        return Encoded(frames, lengths, self.pooling(frames, lengths))
+
+    @torch.no_grad()
+    def infer(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> dict:
+        """Decisions for a batch; call it in evaluation mode.
+
+        Args:
+            speech: (B, L) samples in [-1, 1], or (B, L, F) features.
+            speech_lengths: (B,).
+
+        Returns:
+            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, the
+            log-probabilities of each auxiliary head: (B, T, V) over units, (B, V) over labels.
+        """
+        encoded = self.encode(speech, speech_lengths)
+        return {
+            "emotion_logp": self.emotion_head(encoded.pooled).log_softmax(dim=-1),
+            "lengths": encoded.lengths,
+            "aux": {name: head.log_probs(encoded) for name, head in self.aux_heads.items()},
+        }
+
+    def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:
+        """ESPnet's statistics pass sees the input itself; this recipe has no use for it."""
+        return {"feats": speech, "feats_lengths": speech_lengths}
+
+    def _cross_entropy(self, logits: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
+        """L_ER: plain where it measures, weighted and smoothed where it trains."""
+        if not self.training:
+            return F.cross_entropy(logits, emotion)
+        losses = F.cross_entropy(
+            logits, emotion, reduction="none", label_smoothing=self.label_smoothing
+        )
+        # Divided by the batch size, not by the sum of weights: averages over processes stay exact.
+        return (losses * self.class_weights[emotion]).mean()
+
+    def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
+        ones = torch.ones_like(reference, dtype=self.counts.dtype)
+        self.counts.index_put_((reference, hypothesis), ones, accumulate=True)

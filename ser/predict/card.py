@@ -1,0 +1,283 @@
+"""The model card: what a model was measured to do, how, on whom, and what it is not for.
+
+A card is made from scores.json once and travels with the model: as ``card`` of config.json for
+programs, as README.md with a Hugging Face metadata block for people and the hub.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ser.corpora.prepare import load_spec
+from ser.data.folds import caveat, mean_over, num_groups, num_parts
+from ser.errors import UserError
+from ser.provenance import EGS
+from ser.scoring.records import SCORE_FIRST, read_scores
+from ser.scoring.text import partial_notes
+
+# What kind of speech the numbers are about; the second half of a sentence.
+SPEECH = {
+    "iemocap": "ten actors in English dialogues, in part from a script, recorded in a laboratory",
+    "iemocap_improvised": "ten actors who improvise English dialogues in a laboratory",
+    "emodb": "ten actors who speak ten German sentences in a laboratory",
+    "casia": "four actors who speak the same Mandarin sentences with every emotion in a studio",
+    "mini": "synthetic voices whose emotions are settings of a synthesiser: this model is there to "
+    "try the recipe and says nothing about people",
+}
+PROTOCOLS = {
+    "strict": "one speaker is left out, another one chooses the epoch, all others train",
+    "paper": "one speaker is left out, all others train, the last epoch is tested",
+    "session": "one session is left out, the others train, the last epoch is tested",
+    "prefix": "dialogues are divided by their names, so that train and test share speakers",
+    "crossed": "one speaker and one of {} groups of sentences are left out, another speaker chooses"
+    " the epoch, all others train on the other sentences",
+    "kfold": "every utterance is tested once, its speaker is known",
+}
+OVERVIEW = """\
+Emotions from speech at {rate} Hz: {emotions}. System `{system}`{encoder}, trained on `{corpus}`
+(language: {language}) with the recipe's `./run.sh`.
+"""
+USE = """\
+## Use
+
+With the recipe's environment, from its directory (`DIR` is this folder, or its zip):
+
+```sh
+python -m ser predict recording.wav --model DIR
+```
+
+```python
+from ser.predict.classifier import SpeechEmotion
+
+model = SpeechEmotion.from_pretrained("DIR")  # the mean of all folds; folds={fold!r} asks one
+said = model("recording.wav")                 # or model(samples, sampling_rate)
+print(said.emotion, said.probabilities)       # of {emotions}
+for segment in said.segments:                 # where it changes
+    print(segment.start, segment.end, segment.probabilities)
+```
+"""
+LIMITS = (
+    "Measured on {speech}. Emotions of everyday life are weaker, mixed and rarely labelled alike "
+    "by two listeners; scores on them will be lower.",
+    "{speakers} speakers are few: the intervals above say how far the score of others may lie, if "
+    "they were recorded and speak alike.",
+    "One language ({language}). How another one's speakers sound when angry was never learnt.",
+    "The answer is always one of {count} emotions, also for laughter, noise or silence, and its "
+    "probability is no measure of how strongly somebody feels.",
+    "Not for decisions about people: not for hiring, schooling, policing, insurance, health or the "
+    "watching of staff or customers. What a voice sounds like is not what a person feels.",
+)
+
+
+def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
+    """The card of exp/<corpus>/<tag>; one that says so where stage 5 has not scored it."""
+    try:
+        return make_card(read_scores(exp_dir / "scores.json"))
+    except FileNotFoundError:
+        mark = f"not scored; {SCORE_FIRST}"
+    except UserError as err:
+        mark = f"scores unknown: {err}"
+    return {"corpus": exp_dir.resolve().parent.name, "marks": [mark], "scores": None}
+
+
+def make_card(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of what ``scores``, the contents of a scores.json, are about.
+
+    Scores are fractions from 0 to 1, as in scores.json; ``marks`` are the sentences without which
+    they must not be shown.
+    """
+    summary = scores["summary"]
+    names = ("wa", "ua", "wa_pooled", "ua_pooled")
+    numbers = {name: summary[name] for name in names}
+    numbers |= {f"{name}_ci": summary.get(f"{name}_ci") for name in names}
+    return {
+        "corpus": scores["corpus"],
+        "language": _language(scores["corpus"]),
+        "system": scores["system"],
+        "tag": scores["tag"],
+        "ssl": scores["ssl"],
+        "protocol": scores["protocol"],
+        "seed": scores["seed"],
+        "scores": {
+            **numbers,
+            "recall": {label: row["recall"] for label, row in scores["per_class"].items()},
+            "utterances": summary["n"],
+            "speakers": scores["interval"]["speakers"],
+            "folds": len(scores["folds"]["scored"]),
+            "interval": scores["interval"]["method"],
+        },
+        "marks": make_marks(scores),
+        "command": scores["command"],
+        "commit": scores["commit"],
+        "date": scores["date"],
+        "versions": scores["versions"],
+    }
+
+
+def make_marks(scores: Mapping[str, Any]) -> list[str]:
+    """Why the scores are too good, not comparable or not complete; empty when they are sound."""
+    marks = [f"LEAKY: {why}" for why in scores["leaky"]]
+    if num_parts(scores["protocol"]) is not None:
+        marks.append(
+            f"{caveat(scores['protocol'])}: every fold's speakers were trained on as well, so the "
+            "scores say nothing about other speakers"
+        )
+    return marks + [f"PARTIAL: {note}" for note in partial_notes(scores)]
+
+
+def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """README.md of a packed model.
+
+    Args:
+        config: The contents of its config.json.
+        sizes: Bytes of each file of weights.
+    """
+    card, emotions = config["card"], config["emotions"]
+    scores, folds = card["scores"], list(config["folds"])
+    protocol = card["protocol"]
+    how = PROTOCOLS[protocol.rstrip("0123456789")].format(num_groups(protocol))
+    overview = OVERVIEW.format(
+        rate=config["sampling_rate"],
+        emotions=", ".join(emotions),
+        system=card["system"],
+        encoder=f" on `{card['ssl']}`" if card["ssl"] else "",
+        corpus=card["corpus"],
+        language=card["language"],
+    )
+    parts = [_metadata(config), f"# {config['name']}\n", _wrap(overview)]
+    if card["marks"]:
+        parts.append("\n".join(f"> **{_wrap(mark)}**\n>" for mark in card["marks"])[:-1])
+    parts += [
+        "## Scores\n",
+        _wrap(
+            f"Protocol `{card['protocol']}`: {how}. {scores['folds']} folds, {scores['speakers']} "
+            f"speakers, {scores['utterances']} utterances, seed {card['seed']}."
+        ),
+        _score_table(scores, card["protocol"]),
+        _wrap(f"Interval: {scores['interval']}. Recall of each emotion, all folds together:"),
+        ", ".join(f"{label} {_percent(recall)}" for label, recall in scores["recall"].items())
+        + ".\n",
+        "They were made by\n",
+        f"```sh\n{card['command']}\n```\n",
+        f"at commit `{card['commit']}` ({card['date']}).\n",
+        "## What is in here\n",
+        _wrap(_contents(folds, scores["folds"], card["protocol"])),
+        "| Fold | Weights | Size |\n| --- | --- | --- |",
+        *(
+            f"| {fold} | {entry['weights']} | {format_size(sizes[entry['weights']])} |"
+            for fold, entry in config["folds"].items()
+        ),
+        "",
+        USE.format(
+            fold=folds[0],
+            emotions=", ".join(emotions),
+        ),
+        "## Limits\n",
+    ]
+    speech = SPEECH.get(card["corpus"], f"the speech of `{card['corpus']}`, see its documentation")
+    words = {"speech": speech, "language": card["language"], "count": len(emotions)}
+    parts += [_wrap("- " + limit.format(**words, speakers=scores["speakers"])) for limit in LIMITS]
+    parts += [
+        "\n## Licence\n",
+        _wrap(
+            "The weights follow the licences of the encoder and of the corpus they were trained "
+            f"on ({_licence(card['corpus'])}). Settle this, and the `license` above, before you "
+            "share them."
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def format_size(count: float) -> str:
+    """Bytes in the unit that suits them: 380 MB."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _metadata(config: Mapping[str, Any]) -> str:
+    """The block that the hub reads; model-index holds percentages, as the tables do."""
+    card = config["card"]
+    scores = card["scores"]
+    metrics = [
+        {
+            "type": kind,
+            "name": f"{name.upper()} over folds, in percent"
+            + (f" ({'; '.join(mark.partition(':')[0] for mark in card['marks'])})" * bool(marked)),
+            "value": round(100 * scores[name], 2),
+        }
+        for kind, name in (("accuracy", "wa"), ("recall", "ua"))
+        for marked in [card["marks"]]
+    ]
+    result = {
+        "task": {"type": "audio-classification", "name": "Speech emotion recognition"},
+        "dataset": {"type": card["corpus"], "name": card["corpus"], "config": card["protocol"]},
+        "metrics": metrics,
+    }
+    metadata = {
+        "language": [card["language"]],
+        "license": "unknown",
+        "pipeline_tag": "audio-classification",
+        "tags": ["speech-emotion-recognition", "audio-classification", "espnet"],
+        "model-index": [{"name": config["name"], "results": [result]}],
+    }
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _score_table(scores: Mapping[str, Any], protocol: str) -> str:
+    lines = ["| Score | Percent | 95% interval |", "| --- | --- | --- |"]
+    for name, what in (
+        ("wa", f"WA, mean over {mean_over(protocol)}"),
+        ("ua", f"UA, mean over {mean_over(protocol)}"),
+        ("wa_pooled", "WA, all utterances as one set"),
+        ("ua_pooled", "UA, all utterances as one set"),
+    ):
+        bounds = scores[f"{name}_ci"]
+        text = "-" if bounds is None else " to ".join(map(_percent, bounds))
+        lines.append(f"| {what} | {_percent(scores[name])} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _contents(folds: Sequence[str], scored: int, protocol: str) -> str:
+    if len(folds) == 1:
+        return (
+            f"One of the {scored} models that the scores are the mean of: that of fold "
+            f"{folds[0]} of protocol {protocol}."
+        )
+    return (
+        f"{len(folds)} of the {scored} models that the scores are the mean of, one for each fold. "
+        "On new speech the mean of their probabilities may serve better than any one's; its score "
+        "was not measured, since each speaker of the corpus was trained on by most of them."
+    )
+
+
+def _corpus(name: str) -> Mapping[str, Any]:
+    return load_spec(name) if (EGS / name / "corpus.yaml").is_file() else {}
+
+
+def _language(corpus: str) -> str:
+    return str(_corpus(corpus).get("language") or "und")  # ISO 639: undetermined
+
+
+def _licence(corpus: str) -> str:
+    return str(_corpus(corpus).get("licence") or f"of {corpus}: ask its authors")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _wrap(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        " ".join(text.split()),
+        width=100,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) + ("" if indent else "\n")

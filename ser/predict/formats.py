@@ -1,0 +1,156 @@
+"""Predictions as text for people, JSON lines, CSV, and TextGrids for Praat."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ser.predict.classifier import Prediction
+from ser.predict.windows import Segment, merge
+
+UNITS_SHOWN = 20  # in the text; the other formats have them all, with their times
+
+
+def as_text(name: str, said: Prediction) -> str:
+    """A few lines: the decision, then where the emotion changes."""
+    ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
+    listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
+    lines = [f"{name} ({clock(said.duration)}): {listed}"]
+    if len(said.segments) > 1:
+        for part in merge(said.segments):
+            span = f"{clock(part.start)} - {clock(part.end)}"
+            lines.append(f"  {span}  {part.emotion} {part.probabilities[part.emotion]:.2f}")
+    if said.units:
+        more = len(said.units) - UNITS_SHOWN
+        shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
+        lines.append(f"  units: {shown}" + (f" and {more} more" if more > 0 else ""))
+    return "\n".join(lines) + "\n"
+
+
+def clock(seconds: float) -> str:
+    """``75.25`` -> ``1:15.2``, above an hour ``1:01:15.2``."""
+    tenths = int(seconds * 10 + 1e-6)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{head}:{rest // 10:02d}.{rest % 10}"
+
+
+def as_json(name: str, said: Prediction) -> str:
+    """One JSON object on one line."""
+    document = {
+        "file": name,
+        "duration": _seconds(said.duration),
+        "emotion": said.emotion,
+        "probabilities": _rounded(said.probabilities),
+        "segments": [
+            {
+                "start": _seconds(segment.start),
+                "end": _seconds(segment.end),
+                "emotion": segment.emotion,
+                "probabilities": _rounded(segment.probabilities),
+            }
+            for segment in said.segments
+        ],
+        "units": [
+            {"start": _seconds(u.start), "end": _seconds(u.end), "unit": u.unit} for u in said.units
+        ],
+    }
+    return json.dumps(document) + "\n"
+
+
+def csv_header(emotions: Sequence[str]) -> str:
+    """The first line of a CSV file."""
+    return _csv([["file", "scope", "start", "end", "emotion", *(f"p_{e}" for e in emotions)]])
+
+
+def as_csv(name: str, said: Prediction) -> str:
+    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment."""
+    whole = ("file", Segment(0.0, said.duration, said.probabilities))
+    return _csv(
+        [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", s.emotion]
+        + [f"{p:.6f}" for p in s.probabilities.values()]
+        for scope, s in [whole, *(("segment", s) for s in said.segments)]
+    )
+
+
+def _csv(rows) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class Interval(NamedTuple):
+    """A labelled stretch of a TextGrid's tier, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+def as_textgrid(name: str, said: Prediction) -> str:
+    """A TextGrid in Praat's long format with the tiers ``emotion`` and ``units``.
+
+    Stretches that follow on one another with the same emotion are one interval. The tier of units
+    is left out where the model has none.
+    """
+    emotions = [Interval(s.start, s.end, s.emotion) for s in merge(said.segments)]
+    tiers = {"emotion": emotions}
+    if said.units:
+        tiers["units"] = [Interval(*unit) for unit in said.units]
+    end = _seconds(said.duration)
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (tier, intervals) in enumerate(tiers.items(), start=1):
+        whole = _without_gaps(intervals, end)
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{tier}"',
+            "        xmin = 0",
+            f"        xmax = {end}",
+            f"        intervals: size = {len(whole)}",
+        ]
+        for index, interval in enumerate(whole, start=1):
+            text = interval.text.replace('"', '""')
+            lines += [
+                f"        intervals [{index}]:",
+                f"            xmin = {interval.start}",
+                f"            xmax = {interval.end}",
+                f'            text = "{text}"',
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _without_gaps(intervals: Sequence[Interval], end: float) -> list[Interval]:
+    """Praat wants a tier filled from 0 to its end: gaps become intervals without text."""
+    filled, until = [], 0.0
+    for start, stop, text in intervals:
+        start, stop = max(_seconds(start), until), _seconds(stop)
+        if stop <= start:  # nothing is left of it after rounding
+            continue
+        if start > until:
+            filled.append(Interval(until, start, ""))
+        filled.append(Interval(start, stop, text))
+        until = stop
+    return filled if until >= end else [*filled, Interval(until, end, "")]
+
+
+def _seconds(value: float) -> float:
+    return round(value, 3)
+
+
+def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
+    return {emotion: round(p, 6) for emotion, p in probabilities.items()}
+
+
+FORMATS = {"text": as_text, "json": as_json, "csv": as_csv, "textgrid": as_textgrid}

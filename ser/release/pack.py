@@ -1,0 +1,307 @@
+"""Stage 7: the finished folds of an experiment -> a model that others can load.
+
+``exp/<corpus>/<tag>/packed`` is a Hugging Face model folder (config.json, preprocessor_config.json,
+safetensors weights, README.md with the hub's metadata), and ``<tag>.zip`` beside it holds the same
+files as an ESPnet archive (meta.yaml). What is packed is the model file that stage 5 tested, for
+one fold or several. Nothing in it depends on this machine: the configuration of a pretrained
+encoder is written into config.yaml, and no path is.
+"""
+
+import contextlib
+import json
+import platform
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ser.console import progress
+from ser.errors import UserError
+from ser.files import atomic_dir, atomic_write
+from ser.lang.units import read_units, write_units
+from ser.predict.card import format_card, format_size, make_card
+from ser.predict.package import (
+    CARD,
+    CONFIG,
+    FORMAT_VERSION,
+    MODEL_TYPE,
+    NETWORK,
+    NETWORK_KEYS,
+    SAMPLING_RATE,
+    UNITS,
+    label_values,
+    network_conf,
+    open_model,
+)
+from ser.provenance import public_path
+from ser.scoring.predictions import FILE_NAME
+from ser.scoring.records import SCORE_FIRST, read_scores
+from ser.stage import read_marker
+from ser.training.experiment import (
+    PREDICTIONS_MARKER,
+    find_units,
+    fold_model_file,
+    model_state,
+    read_fold_config,
+    read_run,
+    read_weights,
+)
+
+PACKED, META, PREPROCESSOR = "packed", "meta.yaml", "preprocessor_config.json"
+# Of ESPnet's config.yaml, for readers: how the model was trained.
+TRAINING_KEYS = (
+    "seed",
+    "max_epoch",
+    "optim",
+    "optim_conf",
+    "scheduler",
+    "scheduler_conf",
+    "lr_conf",
+    "batch_type",
+    "batch_size",
+    "batch_bins",
+    "accum_grad",
+    "grad_clip",
+    "best_model_criterion",
+    "keep_nbest_models",
+    "train_dtype",
+    "use_amp",
+    "version",
+)
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(?:~|/[\w.@+-]+)/[\w.@+/-]+")
+
+
+def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Write ``packed`` and ``<tag>.zip`` into an experiment, each of them whole or not at all.
+
+    Args:
+        exp_dir: exp/<corpus>/<tag>, trained and scored.
+        folds: Pack these only; all that are scored when empty.
+
+    Returns:
+        The folder and the archive.
+
+    Raises:
+        UserError: not trained or not scored, scores of other models than those that are there
+            now, unknown folds, or too little space on the disk.
+    """
+    exp_dir = Path(exp_dir)
+    if not exp_dir.is_dir():
+        what = "a file" if exp_dir.exists() else "no such folder"
+        raise UserError(f"{exp_dir}: {what}; give an experiment: exp/<corpus>/<tag>")
+    run = read_run(exp_dir)
+    if not (exp_dir / "scores.json").is_file():
+        raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
+    scores = read_scores(exp_dir / "scores.json")
+    names = _choose(exp_dir, scores["folds"]["scored"], folds)
+    for fold in names:
+        _require_scored(exp_dir, fold, run)
+    configs = {fold: read_fold_config(exp_dir, fold) for fold in names}
+    first = configs[names[0]]
+    other = [f for f in names if any(configs[f][k] != first[k] for k in NETWORK_KEYS)]
+    if other:
+        raise UserError(
+            f"{exp_dir}: the network of fold {other[0]} is not that of {names[0]}; train the folds "
+            "alike (--overwrite true), or pack one of them: --folds"
+        )
+    files = {fold: fold_model_file(exp_dir / fold) for fold in names}
+    _require_space(exp_dir, files)
+    units = read_units(find_units(exp_dir, first)) if first.get("units") else None
+    config = describe(exp_dir.resolve().name, configs, make_card(scores))
+    with atomic_dir(exp_dir / PACKED) as temporary:
+        for number, fold in enumerate(names, start=1):
+            progress(f"pack: fold {fold} ({number} of {len(names)})")
+            path = temporary / config["folds"][fold]["weights"]
+            write_weights(path, read_weights(files[fold]))
+        write_texts(temporary, config, first, units)
+        open_model(temporary)  # what was just written is read once before it takes its place
+    archive = exp_dir / f"{exp_dir.resolve().name}.zip"
+    progress(f"pack: {archive}")
+    write_zip(archive, exp_dir / PACKED)
+    _report(exp_dir, archive, names, scores)
+    return exp_dir / PACKED, archive
+
+
+def describe(
+    name: str, configs: Mapping[str, Mapping[str, Any]], card: Mapping[str, Any]
+) -> dict[str, Any]:
+    """config.json of the folds whose ESPnet configurations these are."""
+    first = next(iter(configs.values()))
+    entries = {}
+    for fold, config in configs.items():
+        entries[fold] = {
+            "weights": "model.safetensors" if len(configs) == 1 else f"fold_{fold}.safetensors"
+        }
+        labels = label_values(config)
+        if labels:  # the speakers that a head was trained on differ from fold to fold
+            entries[fold]["labels"] = labels
+    emotions = first["emotions"].split()
+    return without_paths(
+        {
+            "model_type": MODEL_TYPE,
+            "format_version": FORMAT_VERSION,
+            "architectures": ["SERModel"],
+            "name": name,
+            "emotions": emotions,
+            "id2label": {str(i): emotion for i, emotion in enumerate(emotions)},
+            "label2id": {emotion: i for i, emotion in enumerate(emotions)},
+            "sampling_rate": SAMPLING_RATE,
+            "feats_type": first["feats_type"],
+            "token_type": first["token_type"],
+            "folds": entries,
+            "card": dict(card),
+        }
+    )
+
+
+def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
+    """A safetensors file of a state dict; a tensor that has two names is written twice."""
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in weights.items():
+        tensor = tensor.detach().contiguous()
+        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    save_file(separate, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors' own files are for nobody else
+
+
+def write_texts(
+    directory: Path,
+    config: Mapping[str, Any],
+    espnet_config: Mapping[str, Any],
+    units: list[str] | None,
+) -> None:
+    """All files of a packed model but its weights, which are in ``directory`` already."""
+    network = network_conf(espnet_config)
+    training = {key: espnet_config[key] for key in TRAINING_KEYS if key in espnet_config}
+    content = without_paths({**training, **network})
+    if units is not None:
+        write_units(directory / UNITS, units[1:])
+        content["units"] = UNITS
+    weights = {fold: entry["weights"] for fold, entry in config["folds"].items()}
+    keys = {fold: "ser_model_file" + f"_{fold}" * (len(weights) > 1) for fold in weights}
+    meta = {
+        "files": {keys[fold]: name for fold, name in weights.items()},
+        "yaml_files": {"ser_train_config": NETWORK},
+        "timestamp": time.time(),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("torch", "espnet")},
+    }
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLING_RATE,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "do_normalize": False,  # the network does it where it was trained to
+    }
+    sizes = {name: (directory / name).stat().st_size for name in weights.values()}
+    for name, value in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        (directory / name).write_text(text + "\n", encoding="utf-8")
+    for name, value in ((NETWORK, content), (META, meta)):
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        (directory / name).write_text(text, encoding="utf-8")
+    (directory / CARD).write_text(format_card(config, sizes), encoding="utf-8")
+
+
+def write_zip(path: Path, directory: Path) -> None:
+    """An archive of ``directory`` as ESPnet's: meta.yaml first, and names without a folder."""
+    names = sorted((p.name for p in directory.iterdir()), key=lambda name: (name != META, name))
+    with atomic_write(path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            stored = name.endswith(".safetensors")  # numbers that look random do not compress
+            kind = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            archive.write(directory / name, name, compress_type=kind)
+
+
+def without_paths(value: Any) -> Any:
+    """``value`` with PATH/TO/<name> for every absolute path in its strings."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~")):
+        return public_path(value)
+    roots = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        roots.append(Path.home())
+    for root in roots:  # which may hold blanks, unlike what follows
+        if root != Path("/"):
+            value = value.replace(f"{root}/", "PATH/TO/")
+    return ABSOLUTE_PATH.sub(lambda match: f"PATH/TO/{Path(match[0]).name}", value)
+
+
+def _choose(exp_dir: Path, scored: Sequence[str], folds: Sequence[str]) -> list[str]:
+    unknown = [fold for fold in folds if fold not in scored]
+    if unknown:
+        raise UserError(
+            f"--folds: {' '.join(unknown)}: not among the scored folds of {exp_dir}; choose from: "
+            f"{' '.join(scored)}"
+        )
+    return [fold for fold in scored if not folds or fold in folds]
+
+
+def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
+    """Refuse to ship a model with the scores of another: one that was trained again since."""
+    fold_dir = exp_dir / fold
+    trained = read_marker(fold_dir)
+    if trained is None or trained != run.get("settings"):
+        state = "trained with other settings than run.yaml says"
+        if trained is None:
+            state = "its training is not finished" if fold_dir.is_dir() else "no such folder"
+        raise UserError(
+            f"{fold_dir}: {state}; train and score it: ./run.sh --stage 4 --stop-stage 5 with the "
+            "same options, or pack other folds: --folds NAMES"
+        )
+    present = model_state(fold_dir)
+    try:
+        text = (fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8")
+        tested = json.loads(text)["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        tested = {}
+    if not (fold_dir / FILE_NAME).is_file() or any(tested.get(k) != v for k, v in present.items()):
+        raise UserError(
+            f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
+            f"{SCORE_FIRST}, or copy the experiment with the times of its files (cp -a, rsync -a)"
+        )
+
+
+def _require_space(exp_dir: Path, files: Mapping[str, Path]) -> None:
+    """Say how large it will be, and refuse what the disk cannot hold before writing any of it."""
+    one, total = (f(p.stat().st_size for p in files.values()) for f in (max, sum))
+    needed, free = 2 * total, shutil.disk_usage(exp_dir).free
+    progress(
+        f"pack: {len(files)} fold{'s' * (len(files) != 1)} of {format_size(one)} each, "
+        f"{format_size(needed)} with the zip"
+    )
+    if needed > free:
+        raise UserError(
+            f"{exp_dir}: folder and zip need {format_size(needed)}, the disk has "
+            f"{format_size(free)}; free some space, or pack fewer folds, such as --folds "
+            f"{next(iter(files))}"
+        )
+
+
+def _report(exp_dir: Path, archive: Path, names: Sequence[str], scores: Mapping[str, Any]) -> None:
+    marks = make_card(scores)["marks"]
+    size = sum(p.stat().st_size for p in (exp_dir / PACKED).iterdir())
+    print(f"Packed: {exp_dir / PACKED}/ ({len(names)} folds, {format_size(size)})")
+    print(f"Packed: {archive} ({format_size(archive.stat().st_size)})")
+    for mark in marks:
+        print(f"  {mark}")
+    print(f"Try it: python -m ser predict FILE.wav --model {archive}")
+    if len(names) > 1:
+        print(f"A folder of one model: add --folds {names[0]}")

@@ -1,0 +1,1 @@
+"""Results tables, figures and pages, from what was scored (stage 6)."""

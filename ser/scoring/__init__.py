@@ -1,0 +1,1 @@
+"""From held-out speakers to scores.json (stage 5)."""

@@ -1,0 +1,356 @@
+"""Two systems on the same test utterances: is one better, or luckier with these speakers?
+
+Differences, their intervals and p-values come from the paired bootstrap over speakers, McNemar's
+exact test from the pooled decisions; see scoring/uncertainty.py for both and for what each of them
+takes for granted. A system may have been trained with several seeds. One that was trained on the
+speakers it is tested on (kfold) is compared only with another such: speakers strange to one system
+and known to the other would make a difference of the protocols look like one of the systems.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser.console import percent
+from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
+from ser.errors import UserError
+from ser.files import atomic_write
+from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, some
+from ser.scoring.records import SCORE_FIRST, read_scores
+from ser.scoring.slices import read_utterance_table
+from ser.scoring.text import (
+    KNOWN_SPEAKERS,
+    columns,
+    difference,
+    mark,
+    p_value,
+    paired_over,
+    partial_notes,
+)
+from ser.scoring.uncertainty import (
+    LEVEL,
+    REPLICATES,
+    Difference,
+    Trials,
+    differences,
+    mcnemar,
+    measure,
+)
+from ser.training.experiment import open_experiment
+
+SCORES = {
+    "wa": "WA, mean of {}",
+    "ua": "UA, mean of {}",
+    "wa_pooled": "WA, pooled",
+    "ua_pooled": "UA, pooled",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run (one seed) and what it decided."""
+
+    exp_dir: Path
+    scores: dict[str, Any]
+    fold: dict[str, str]  # utterance -> the fold it was tested in
+    decided: dict[str, Prediction]  # by utterance
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ in nothing but the seed."""
+
+    runs: list[Scored]
+
+    @property
+    def name(self) -> str:
+        """The tag, without its seed where there are several."""
+        scores = self.runs[0].scores
+        return scores["tag"] if len(self.runs) == 1 else _stem(scores)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in the order of the runs."""
+        return [run.scores["seed"] for run in self.runs]
+
+
+def compare(
+    exp_dirs: Sequence[Path | str], dump_dir: Path | str, out_dir: Path | str | None = None
+) -> dict[str, Any]:
+    """Compare two systems, print the table, and write compare.json and compare.txt.
+
+    Args:
+        exp_dirs: exp/<corpus>/<tag> of the first and the second system. Of more than two, those
+            that differ in nothing but the seed are taken together, and two systems must result.
+        dump_dir: dump/<corpus>.
+        out_dir: where to write; exp/<corpus>/compare/<first>_vs_<second> when None.
+
+    Returns:
+        The contents of compare.json; scores are fractions, differences second minus first.
+
+    Raises:
+        UserError: an experiment that is not scored, other than two systems, or systems that were
+            not tested on the same utterances with the same emotions, or of which only one was
+            trained on the speakers tested, naming what differs.
+    """
+    exp_dirs = [Path(directory) for directory in exp_dirs]
+    scores = [_read(directory) for directory in exp_dirs]
+    _refuse_unlike(exp_dirs, scores)
+    runs = [load(d, s, Path(dump_dir)) for d, s in zip(exp_dirs, scores, strict=True)]
+    _refuse_other_tests(runs)
+    first, second = group_systems(runs)
+    utts = sorted(runs[0].decided)
+    utt2spk = read_utterance_table(Path(dump_dir) / "utt2spk", utts)
+    result = compare_systems(first, second, utt2spk)
+    if out_dir is None:
+        out_dir = exp_dirs[0].parent / "compare" / f"{first.name}_vs_{second.name}"
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    table = format_comparison(result)
+    with atomic_write(out_dir / "compare.txt") as stream:
+        stream.write(table)
+    with atomic_write(out_dir / "compare.json") as stream:
+        json.dump(result, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+    print(table, end="")
+    print(f"\nComparison: {out_dir}/compare.json")
+    return result
+
+
+def load(exp_dir: Path, scores: dict[str, Any], dump_dir: Path) -> Scored:
+    """The predictions of the folds that were scored, checked against the corpus."""
+    experiment = open_experiment(exp_dir, dump_dir)
+    fold, decided = {}, {}
+    for name in experiment.require_folds(scores["folds"]["scored"]):
+        path = exp_dir / name / FILE_NAME
+        for p in read_predictions(path, experiment.labels, experiment.references(name)):
+            fold[p.utt_id], decided[p.utt_id] = name, p
+    return Scored(exp_dir, scores, fold, decided)
+
+
+def group_systems(runs: Sequence[Scored]) -> tuple[System, System]:
+    """The two systems that ``runs`` are of, in the order of their first run."""
+    if len(runs) == 2:
+        return System([runs[0]]), System([runs[1]])
+    groups: dict[tuple, list[Scored]] = {}
+    for run in runs:
+        s = run.scores
+        groups.setdefault((_stem(s), s["protocol"], s["settings_sha256"]), []).append(run)
+    if len(groups) != 2:
+        found = "; ".join(" ".join(run.exp_dir.name for run in group) for group in groups.values())
+        raise UserError(
+            f"--exp-dir: {len(runs)} experiments of {len(groups)} systems ({found}); a comparison "
+            "is of two: give one experiment of each, or those that differ in the seed only"
+        )
+    first, second = (
+        System(sorted(group, key=lambda run: run.scores["seed"])) for group in groups.values()
+    )
+    return first, second
+
+
+def compare_systems(
+    first: System, second: System, utt2spk: Mapping[str, str], replicates: int = REPLICATES
+) -> dict[str, Any]:
+    """The contents of compare.json."""
+    scores = first.runs[0].scores
+    labels, utts = scores["labels"], sorted(first.runs[0].decided)
+    right = [_right(system, utts) for system in (first, second)]  # (seeds, N) each
+    trials = Trials(
+        speaker=_numbers([utt2spk[u] for u in utts]),
+        label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
+        fold=np.stack(
+            [_numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
+            axis=1,
+        ),
+        right=np.stack([r.mean(axis=0) for r in right], axis=1),
+        classes=len(labels),
+        known=bool(caveat(scores["protocol"])),
+    )
+    found, differing = measure(trials), differences(trials, replicates)
+    recalls = found["recall"][0]  # (2, C)
+    return {
+        "schema": 1,
+        "corpus": scores["corpus"],
+        "labels": labels,
+        "utterances": len(utts),
+        "speakers": trials.speakers,
+        "level": LEVEL,
+        "replicates": replicates,
+        "paired": paired_over([scores]),
+        "notes": [note for system in (first, second) for note in _notes(system)],
+        "systems": [
+            {
+                "name": system.name,
+                "tags": [run.scores["tag"] for run in system.runs],
+                "seeds": system.seeds,
+                "protocol": system.runs[0].scores["protocol"],
+                "commands": [run.scores["command"] for run in system.runs],
+                "commits": [run.scores["commit"] for run in system.runs],
+            }
+            for system in (first, second)
+        ],
+        "scores": {name: _entry(found[name][0], differing[name]) for name in SCORES},
+        "recall": {
+            label: None if change is None else _entry(recalls[:, c], change)
+            for c, (label, change) in enumerate(zip(labels, differing["recall"], strict=True))
+        },
+        "mcnemar": _mcnemars(first, second, right),
+    }
+
+
+def _parts(system: System, utt2spk: Mapping[str, str]) -> Mapping[str, str]:
+    """What WA and UA of a system are means over: each utterance's fold, or speaker."""
+    run = system.runs[0]
+    return run.fold if mean_over(run.scores["protocol"]) == "folds" else utt2spk
+
+
+def format_comparison(result: Mapping[str, Any]) -> str:
+    """The readable table, in percent and percentage points."""
+    first, second = result["systems"]
+    lines = [
+        f"{result['corpus']}: {result['utterances']} utterances of {result['speakers']} speakers, "
+        f"emotions {', '.join(result['labels'])}"
+    ]
+    for letter, system in (("A", first), ("B", second)):
+        seeds = ", ".join(map(str, system["seeds"]))
+        lines.append(f"{letter}: {system['name']} (protocol {system['protocol']}, seed {seeds})")
+    lines += [*result["notes"], ""]
+    rows = [["%", "A", "B", "B - A", "95%", "p"]]
+    # a fold of strict and a speaker of crossed are the same utterances
+    crossed = any(mean_over(s["protocol"]) == "speakers" for s in result["systems"])
+    over = "speakers" if crossed else "folds"
+    rows += [_row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
+    rows += [_row(f"recall {label}", entry) for label, entry in result["recall"].items()]
+    lines += columns(rows)
+    lines += [
+        f"95% and p: bootstrap, {result['paired']}; p is not corrected for several comparisons",
+        "",
+    ]
+    for test in result["mcnemar"]:
+        seeds = " and ".join(map(str, dict.fromkeys(test["seeds"])))
+        lines.append(
+            f"McNemar, seed {seeds}: only A right {test['only_first']}, only B right "
+            f"{test['only_second']}, p = {p_value(test['p'])}"
+        )
+    if result["mcnemar"]:
+        lines.append("McNemar's test takes utterances for independent, which a speaker's are not")
+    else:
+        lines.append("McNemar's test: the systems have no seed in common")
+    return "\n".join(lines) + "\n"
+
+
+def _read(exp_dir: Path) -> dict[str, Any]:
+    path = exp_dir / "scores.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
+    return read_scores(path)
+
+
+def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
+    """Corpora and emotions, before anything else is read."""
+    if len(exp_dirs) < 2:
+        raise UserError("--exp-dir: one experiment; a comparison is of two")
+    repeated = [str(d) for i, d in enumerate(exp_dirs) if d.resolve() in _resolved(exp_dirs[:i])]
+    if repeated:
+        raise UserError(f"--exp-dir: {repeated[0]} is given twice; name two experiments")
+    for key, what in (("corpus", "corpus"), ("labels", "emotions")):
+        first = scores[0][key]
+        for directory, other in zip(exp_dirs[1:], scores[1:], strict=True):
+            if other[key] != first:
+                raise UserError(
+                    f"{directory}/scores.json: {what} {_words(other[key])}, but {exp_dirs[0]} has "
+                    f"{_words(first)}; only decisions about the same utterances and emotions can "
+                    "be compared"
+                )
+    trains = {True: "trains on the speakers that it tests", False: "does not"}
+    first = scores[0]["protocol"]
+    for directory, protocol in zip(exp_dirs, (s["protocol"] for s in scores), strict=True):
+        if bool(caveat(protocol)) != bool(caveat(first)):
+            raise UserError(
+                f"{directory}/scores.json: protocol {protocol} {trains[bool(caveat(protocol))]}, "
+                f"{first} of {exp_dirs[0]} {trains[bool(caveat(first))]}; their difference would "
+                "be that of the protocols: compare systems under one protocol"
+            )
+
+
+def _refuse_other_tests(runs: Sequence[Scored]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        problems = []
+        for one, other in ((first, run), (run, first)):
+            only = sorted(one.decided.keys() - other.decided.keys())
+            if only:
+                lacking = dict.fromkeys(one.fold[u] for u in only)
+                problems.append(
+                    f"{other.exp_dir} lacks {len(only)} utterances that {one.exp_dir.name} was "
+                    f"tested on: {some(only)} (fold {some(list(lacking))})"
+                )
+        if problems:
+            raise UserError(
+                f"{'; '.join(problems)}; only what both were tested on can be compared: train and "
+                "score the missing folds (./run.sh --stage 4 --stop-stage 5 with the same options)"
+            )
+
+
+def _resolved(directories: Sequence[Path]) -> list[Path]:
+    return [directory.resolve() for directory in directories]
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def _stem(scores: Mapping[str, Any]) -> str:
+    return scores["tag"].removesuffix(f"_seed{scores['seed']}")
+
+
+def _numbers(names: Sequence[str]) -> np.ndarray:
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _right(system: System, utts: Sequence[str]) -> np.ndarray:
+    """Whether each run was right about each utterance, (seeds, N)."""
+    rows = [[run.decided[u].hyp == run.decided[u].ref for u in utts] for run in system.runs]
+    return np.array(rows, dtype=float)
+
+
+def _notes(system: System) -> list[str]:
+    notes = {}
+    for run in system.runs:
+        notes |= dict.fromkeys(f"LEAKY, not comparable: {w}" for w in run.scores["leaky"])
+        if mark(run.scores) == SPEAKER_DEPENDENT:
+            notes[KNOWN_SPEAKERS] = None
+        notes |= dict.fromkeys(f"PARTIAL: {note}" for note in partial_notes(run.scores))
+    return [f"{system.name}: {note}" for note in notes]
+
+
+def _entry(values: np.ndarray, change: Difference) -> dict[str, Any]:
+    """Both systems' score (2,) and their difference."""
+    return {"first": float(values[0]), "second": float(values[1]), "difference": asdict(change)}
+
+
+def _mcnemars(first: System, second: System, right: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """One test for each pair of runs: of equal seeds, or the only two there are."""
+    if len(first.runs) == len(second.runs) == 1:
+        pairs = [(0, 0)]
+    else:
+        pairs = [
+            (i, second.seeds.index(seed))
+            for i, seed in enumerate(first.seeds)
+            if seed in second.seeds
+        ]
+    return [
+        {"seeds": [first.seeds[i], second.seeds[j]], **mcnemar(right[0][i], right[1][j])}
+        for i, j in pairs
+    ]
+
+
+def _row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
+    if entry is None:
+        return [name, *["-"] * 5]
+    change = difference(Difference(**entry["difference"]))
+    return [name, percent(entry["first"]), percent(entry["second"]), *change]

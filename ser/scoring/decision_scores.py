@@ -1,0 +1,98 @@
+"""Scores of the decisions that the CTC head makes, alone and with the emotion head.
+
+What they are is in decisions.py; here each is scored like the emotion head's own, on the same
+utterances, and compared with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ser.scoring.decisions import FILE_NAME, decide, read_evidence
+from ser.scoring.metrics import DIGITS
+from ser.scoring.predictions import Prediction
+from ser.scoring.uncertainty import Difference, Trials, differences, from_decisions, measure, paired
+from ser.training.experiment import Experiment
+
+# The emotion head's own decision is left out: it is what predictions.tsv holds.
+NAMES = {
+    "mass": "unit tags, mass",
+    "transcript": "unit tags, transcript",
+    "head+mass": "emotion head + mass",
+    "head+transcript": "emotion head + transcript",
+}
+
+
+def score_decisions(
+    experiment: Experiment,
+    folds: Mapping[str, Sequence[Prediction]],
+    utt2spk: Mapping[str, str],
+    speakers: Sequence[Mapping[str, str]],
+) -> dict[str, dict[str, Any]] | None:
+    """``wa``, ``ua``, pooled scores, ``hyp`` and ``weights`` of each decision, by name.
+
+    Args:
+        experiment: whose folds hold decisions.jsonl.
+        folds: the emotion head's predictions by fold.
+        utt2spk: whose each utterance is.
+        speakers: as in scores.json. ``hyp`` runs parallel to it and is written the same way.
+
+    Returns:
+        None unless every fold has such decisions. ``weights`` is by fold, None where nothing is
+        fused.
+
+    Raises:
+        UserError: decisions.jsonl is not of these utterances and emotions.
+    """
+    if not all((experiment.exp_dir / fold / FILE_NAME).is_file() for fold in folds):
+        return None
+    found, weights = {}, {}
+    for fold in folds:
+        path = experiment.exp_dir / fold / FILE_NAME
+        references = experiment.references(fold)
+        found[fold], weights[fold] = decide(read_evidence(path, experiment.labels, references))
+    scores = {}
+    for name in NAMES:
+        if not all(name in decisions for decisions in found.values()):
+            continue
+        strings: dict[tuple[str, str], str] = {}
+        for fold, rows in folds.items():
+            for utt in sorted(p.utt_id for p in rows):
+                key = (fold, utt2spk[utt])
+                strings[key] = strings.get(key, "") + DIGITS[found[fold][name][utt]]
+        hyp = [strings[entry["fold"], entry["speaker"]] for entry in speakers]
+        protocol = str(experiment.run["protocol"])
+        values = measure(_trials([speakers], [hyp], len(experiment.labels), protocol))
+        scores[name] = {
+            **{n: values[n].item() for n in ("wa", "ua", "wa_pooled", "ua_pooled")},
+            "hyp": hyp,
+            "weights": {f: weights[f][name] for f in folds} if "+" in name else None,
+        }
+    return scores
+
+
+def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Difference]:
+    """``wa`` and ``ua`` of a decision minus those of the emotion head, over the seeds ``runs``.
+
+    ``runs`` are scores.json of the same test set.
+    """
+    classes, protocol = len(runs[0]["labels"]), runs[0]["protocol"]
+    own = from_decisions([run["speakers"] for run in runs], classes, protocol)
+    hyps = [run["decisions"][name]["hyp"] for run in runs]
+    other = _trials([run["speakers"] for run in runs], hyps, classes, protocol)
+    both = paired(own, other)
+    found = differences(both)
+    return {score: found[score] for score in ("wa", "ua")}
+
+
+def _trials(
+    speakers: Sequence[Sequence[Mapping[str, str]]],
+    hyps: Sequence[Sequence[str]],
+    classes: int,
+    protocol: str,
+) -> Trials:
+    """Trials of ``hyps`` (seeds of strings) in the place of the speakers' own."""
+    runs = [
+        [{**entry, "hyp": hyp} for entry, hyp in zip(run, strings, strict=True)]
+        for run, strings in zip(speakers, hyps, strict=True)
+    ]
+    return from_decisions(runs, classes, protocol)

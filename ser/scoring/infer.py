@@ -1,0 +1,300 @@
+"""Inference over the held-out utterances of every fold that is ready, in one process.
+
+Importing ESPnet and transformers takes longer than inferring a small fold, so the process does it
+once, and only when there is something to infer; folds that share a configuration share one model
+object, into which each fold's weights are loaded. Inference is in 32-bit floats, whatever
+training used. What layers that stayed frozen make of an utterance is kept on disk as in training,
+but in these floats, so that experiments with the same frozen layers compute it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from ser.console import progress
+from ser.data.labels import read_labels
+from ser.data.tables import read_table
+from ser.errors import UserError
+from ser.lang.units import greedy_ctc
+from ser.models.heads import units_head
+from ser.models.inputs import load_input, make_batches, pad
+from ser.scoring import auxiliary, decisions
+from ser.scoring.auxiliary import LabelDecision, write_label_decisions
+from ser.scoring.decisions import Evidence, gather, unit_tags, write_evidence
+from ser.scoring.predictions import FILE_NAME, Prediction, write_predictions
+from ser.training.devices import require_gpu
+from ser.training.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment, read_weights
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE = 16000
+# Keys of ESPnet's config.yaml that say where training read and wrote, not what the model is.
+NOT_THE_MODEL = (
+    "output_dir",
+    "run_label",
+    "train_",
+    "valid_",
+    "log_",
+    "dist_",
+    "resume",
+    "class_",
+    "wandb_",
+    "warm_start",
+)
+
+BuildModel = Callable[[Path, str], Any]
+
+
+def infer_folds(
+    exp_dir: Path | str,
+    dump_dir: Path | str,
+    folds: Sequence[str] = (),
+    ngpu: int = 0,
+    nj: int = 0,
+    batch_seconds: float = 60.0,
+    build_model: BuildModel | None = None,
+) -> list[str]:
+    """Write predictions.tsv for each trained fold that has none made from its present model.
+
+    Args:
+        exp_dir: exp/<corpus>/<tag>.
+        dump_dir: dump/<corpus>.
+        folds: infer these only; all of the protocol's when empty.
+        ngpu: use the GPU when above 0.
+        nj: CPU threads; 0 leaves torch's default.
+        batch_seconds: padded audio in a batch, in seconds. Predictions do not depend on it, but
+            for a pooling that takes in the padding (``mask: false``).
+        build_model: makes a model without trained weights from (config.yaml, device); the
+            recipe's own when None.
+
+    Returns:
+        The folds inferred by this call.
+
+    Raises:
+        UserError: unknown fold names, no GPU, damaged model files, a model of other emotions,
+            an utterance without input, or probabilities that are not numbers.
+    """
+    experiment = open_experiment(exp_dir, dump_dir)
+    wanted = experiment.require_folds(list(folds)) if folds else experiment.folds
+    states = {fold: experiment.state(fold) for fold in wanted}
+    todo = [fold for fold, state in states.items() if state == NOT_INFERRED]
+    kept = sum(state == SCORED for state in states.values())
+    if kept:
+        progress(f"infer: {kept} of {len(wanted)} folds already inferred with their present model")
+    if not todo:
+        return []
+    inputs = read_table(experiment.input_scp)
+    for fold in todo:  # every complaint about tables before any computing
+        for split in splits(experiment, fold):
+            _lengths(experiment, fold, split, inputs)
+    device = _device(ngpu, nj)
+    models = _Models(build_model or _build_untrained, device)
+    for number, fold in enumerate(todo, start=1):
+        prefix = f"infer {experiment.exp_dir.name}: fold {fold} ({number} of {len(todo)})"
+        made_from = experiment.made_from(fold)
+        fold_dir = experiment.exp_dir / fold
+        model = models.load(fold_dir / "config.yaml", fold_dir / made_from["model"])
+        if list(model.emotions) != experiment.labels:
+            raise UserError(
+                f"{fold_dir}: the model knows {' '.join(model.emotions)}, but the corpus has "
+                f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
+                "with the same --emotions as then"
+            )
+        rows, evidence, labels = [], [], []
+        for split in splits(experiment, fold):
+            if split == "test" or tagged_head(experiment, model):
+                said = infer_split(
+                    experiment, fold, split, model, inputs, device, batch_seconds, prefix
+                )
+                evidence += said[1]
+                if split == "test":
+                    rows, labels = said[0], said[2]
+        if evidence:
+            write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
+        else:
+            (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
+        if labels:
+            write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
+        else:
+            (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
+        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows)
+        experiment.mark_inferred(fold, made_from, units_head(model))
+    return todo
+
+
+def splits(experiment: Experiment, fold: str) -> list[str]:
+    """The splits of a fold that a model may be asked about: test, and valid if there is one."""
+    return ["test"] + ["valid"] * experiment.fold_list(fold, "valid").is_file()
+
+
+def infer_split(
+    experiment: Experiment,
+    fold: str,
+    split: str,
+    model: Any,
+    inputs: Mapping[str, str],
+    device: str = "cpu",
+    batch_seconds: float = 60.0,
+    prefix: str = "infer",
+) -> tuple[list[Prediction], list[Evidence], list[LabelDecision]]:
+    """What ``model`` says of a fold's test or validation utterances, in the order of their list.
+
+    The evidence for other decisions than the emotion head's (scoring/decisions.py) is empty for a
+    model without a tagged CTC head, and the decisions of label heads (scoring/auxiliary.py) for one
+    without these.
+    """
+    import torch
+
+    references = experiment.references(fold, split)
+    head = units_head(model)
+    text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
+    predictions: dict[str, Prediction] = {}
+    evidence: dict[str, Evidence] = {}
+    labels: dict[str, list[LabelDecision]] = {}
+    tables = {
+        name: read_labels(name, table, experiment.dump_dir)
+        for name, table in experiment.label_tables.items()
+    }
+    lengths = _lengths(experiment, fold, split, inputs)
+    for batch in make_batches(lengths, batch_seconds * SAMPLE_RATE):
+        arrays = [load_input(inputs[utt_id], experiment.feats_type) for utt_id in batch]
+        speech, speech_lengths = pad(arrays)
+        with torch.inference_mode():
+            out = model.infer(speech.to(device), speech_lengths.to(device))
+        logp = out["emotion_logp"].float().cpu().numpy()  # (B, C)
+        wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
+        if wrong:
+            raise UserError(
+                f"{experiment.exp_dir / fold}: the model gives probabilities that are not "
+                f"numbers for {', '.join(wrong[:5])}; training has diverged: lower the learning "
+                "rate and train this fold again (remove its directory, then --stage 4)"
+            )
+        frames = out["lengths"].cpu().numpy()  # (B,)
+        units_logp = out["aux"][head].float().cpu().numpy() if head is not None else None
+        for i, utt_id in enumerate(batch):
+            said = None if units_logp is None else units_logp[i, : frames[i]]  # (T, V)
+            best = () if said is None else said.argmax(axis=-1)  # (T,)
+            predictions[utt_id] = Prediction(
+                utt_id=utt_id,
+                ref=references[utt_id],
+                hyp=experiment.labels[int(logp[i].argmax())],
+                probs=tuple(float(p) for p in np.exp(logp[i])),
+                units=tuple(greedy_ctc(best, model.aux_units[head])) if head else (),
+            )
+            labels[utt_id] = [
+                _label_decision(utt_id, name, out["aux"][name][i], values, tables[name])
+                for name, values in model.aux_labels.items()
+            ]
+            if text is not None:
+                ref = experiment.labels.index(references[utt_id])
+                spoken = text.get(utt_id, "").split()
+                evidence[utt_id] = gather(
+                    utt_id, split, ref, logp[i], said, model.aux_units[head], spoken
+                )
+        done = f"{len(predictions)} of {len(lengths)} utterances"
+        progress(f"{prefix}: {split}: {done}" if split != "test" else f"{prefix}: {done}")
+    return (
+        [predictions[u] for u in references],
+        [evidence[u] for u in references if u in evidence],
+        [row for u in references for row in labels[u]],
+    )
+
+
+def _label_decision(
+    utt_id: str,
+    head: str,
+    log_probs: torch.Tensor,
+    values: Sequence[str],
+    table: Mapping[str, str],
+) -> LabelDecision:
+    """From (V,) log-probabilities over ``values``; the reference is what ``table`` says."""
+    best = int(log_probs.argmax())
+    ref = table.get(utt_id, "")
+    p_hyp = float(log_probs[best].float().exp())
+    return LabelDecision(utt_id, head, ref if ref in values else "", values[best], p_hyp)
+
+
+def tagged_head(experiment: Experiment, model: Any) -> bool:
+    """Whether the model has a CTC head whose units carry the emotion."""
+    head = units_head(model)
+    tagged = head is not None and experiment.token_type.startswith("tagged_")
+    return tagged and unit_tags(model.aux_units[head], len(experiment.labels)) is not None
+
+
+def _lengths(
+    experiment: Experiment, fold: str, split: str, inputs: Mapping[str, str]
+) -> dict[str, int]:
+    """Samples of each utterance of a split; UserError if one has no length or no input."""
+    shape = experiment.fold_list(fold, f"{split}.shape")
+    samples = read_table(shape)
+    cure = "run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
+    for utt_id in experiment.references(fold, split):
+        for table, path in ((samples, shape), (inputs, experiment.input_scp)):
+            if utt_id not in table:
+                raise UserError(f"{path}: {utt_id} of fold {fold} is not in it; {cure}")
+    return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold, split)}
+
+
+def _device(ngpu: int, nj: int) -> str:
+    import torch
+
+    if nj > 0:
+        torch.set_num_threads(nj)
+    if ngpu <= 0:
+        return "cpu"
+    require_gpu(ngpu)
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in 32 bits, as on the CPU
+    return "cuda"
+
+
+def _build_untrained(config: Path, device: str) -> Any:
+    with contextlib.redirect_stdout(sys.stderr):  # ESPnet prints which options it lacks
+        from ser.training.task import SERTask
+
+    # Without a model file: ESPnet's own loading passes over missing weights in silence.
+    model, _ = SERTask.build_model_from_file(config, None, device)
+    return model
+
+
+class _Models:
+    """Gives each fold's model; builds anew only when the configuration differs."""
+
+    def __init__(self, build_model: BuildModel, device: str):
+        self.build_model = build_model
+        self.device = device
+        self.config: dict[str, Any] | None = None
+        self.model: Any = None
+
+    def load(self, config_file: Path, model_file: Path) -> Any:
+        config = model_config(config_file)
+        if config != self.config:
+            self.model = None  # two models at once may not fit
+            self.model = self.build_model(config_file, self.device)
+            self.config = config
+        weights = read_weights(model_file)
+        try:
+            self.model.load_state_dict(weights)
+        except (RuntimeError, TypeError) as err:
+            what = " ".join(str(err).split())
+            raise UserError(
+                f"{model_file}: does not fit {config_file} ({what}); remove "
+                f"{model_file.parent} and train the fold again with --stage 4"
+            ) from err
+        keep_layers = getattr(getattr(self.model, "frontend", None), "keep_layers", None)
+        if keep_layers is not None:
+            keep_layers(config.get("layer_cache"))
+        return self.model.float().eval()
+
+
+def model_config(config_file: Path) -> dict[str, Any]:
+    """The part of ESPnet's config.yaml that decides the model, the same in all folds."""
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    return {key: value for key, value in config.items() if not key.startswith(NOT_THE_MODEL)}

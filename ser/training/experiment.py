@@ -1,0 +1,334 @@
+"""What stages 5 and 6 know about one experiment directory, exp/<corpus>/<tag>.
+
+Stage 4 leaves ``run.yaml`` (what was asked for) in the experiment, and in every finished fold
+``config.yaml``, the model files, ``run.json`` (which model file to use, epochs, seconds) and the
+done-marker. Stage 5 adds ``predictions.tsv`` and beside it ``.predictions.done``, which holds
+what the predictions were made from, so that a fold trained again is inferred again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ser.data.labels import label_path
+from ser.data.tables import read_lines, read_table
+from ser.errors import UserError
+from ser.files import atomic_write
+from ser.lang.units import token_tables
+from ser.stage import MARKER, file_digest, read_marker, require_done
+
+if TYPE_CHECKING:
+    import torch
+
+NETWORK, UNITS, PREDICTIONS = "config.yaml", "units.txt", "predictions.tsv"
+# Keys of ESPnet's config.yaml that build the model; the inventories of heads stand elsewhere.
+NETWORK_KEYS = (
+    "emotions",
+    "token_type",
+    "feats_type",
+    "aux_conf",
+    "model_conf",
+    "frontend",
+    "frontend_conf",
+    "encoder",
+    "encoder_conf",
+    "pooling",
+    "pooling_conf",
+)
+# Folders in a fold's of the phases that may come before its training, see training/heads_first.py.
+PHASES = UNTAGGED, HEADS = "untagged", "heads"
+PREDICTIONS_MARKER = ".predictions.done"
+
+SCORED = "scored"
+NOT_INFERRED = "trained, not inferred"
+NOT_FINISHED = "training not finished"
+NOT_TRAINED = "not trained"
+OTHER_SETTINGS = "trained with other settings"
+
+
+@dataclass
+class Experiment:
+    """One system on one corpus under one protocol: its folds, labels and references."""
+
+    exp_dir: Path
+    dump_dir: Path
+    run: dict[str, Any]  # run.yaml
+    folds: list[str]  # every fold of the protocol, in its order
+    labels: list[str]  # the corpus's emotions, in class order
+    emotions: dict[str, str]  # utterance -> reference emotion
+
+    @property
+    def feats_type(self) -> str:
+        """What the frontend reads: raw, spectrogram, fbank or mfcc."""
+        return str(self.run.get("feats_type") or "raw")
+
+    @property
+    def token_type(self) -> str:
+        """The units of the auxiliary CTC head."""
+        return str(self.run.get("token_type") or "tagged_class")
+
+    @property
+    def label_tables(self) -> dict[str, str]:
+        """The table of each auxiliary head of labels, by the head's name."""
+        return _label_tables((self.run.get("settings") or {}).get("data") or {})
+
+    @property
+    def input_scp(self) -> Path:
+        """The table of the model's input: waveforms, or features of ``feats_type``."""
+        if self.feats_type == "raw":
+            return self.dump_dir / "wav.scp"
+        return self.dump_dir / self.feats_type / "feats.scp"
+
+    @property
+    def text(self) -> Path:
+        """The table of reference units."""
+        return self.dump_dir / token_tables(self.token_type)[0]
+
+    def fold_list(self, fold: str, name: str = "test") -> Path:
+        """The file that lists a fold's utterances."""
+        return self.dump_dir / "folds" / str(self.run["protocol"]) / fold / name
+
+    def references(self, fold: str, split: str = "test") -> dict[str, str]:
+        """The utterances of a fold's split and their reference emotions."""
+        path = self.fold_list(fold, split)
+        utterances = read_lines(path)
+        unknown = [u for u in utterances if self.emotions.get(u) not in self.labels]
+        if unknown or not utterances:
+            what = f"no emotion known for {unknown[0]}" if unknown else "no utterances"
+            raise UserError(f"{path}: {what}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3")
+        return {utt_id: self.emotions[utt_id] for utt_id in utterances}
+
+    def fold_run(self, fold: str) -> dict[str, Any]:
+        """What stage 4 noted about a finished fold; see ``read_fold_run``."""
+        return read_fold_run(self.exp_dir / fold)
+
+    def made_from(self, fold: str) -> dict[str, Any]:
+        """What decides a fold's predictions: ``model_state`` and its input."""
+        return {
+            **model_state(self.exp_dir / fold),
+            "input": file_digest(
+                self.fold_list(fold),
+                self.input_scp,
+                self.dump_dir / "emotions",
+                self.dump_dir / "utt2emo",
+            ),
+        }
+
+    def state(self, fold: str) -> str:
+        """How far a fold has come: one of the five states above."""
+        fold_dir = self.exp_dir / fold
+        trained_with = read_marker(fold_dir)
+        if trained_with is None:
+            return NOT_FINISHED if fold_dir.is_dir() else NOT_TRAINED
+        if trained_with != self.run.get("settings"):
+            return OTHER_SETTINGS  # than the folds that --overwrite trained anew
+        if not (fold_dir / PREDICTIONS).is_file():
+            return NOT_INFERRED
+        fresh = self._inferred(fold).get("made_from") == self.made_from(fold)
+        return SCORED if fresh else NOT_INFERRED
+
+    def units_head(self, fold: str) -> str | None:
+        """The auxiliary head whose units the predictions hold; None if the model has none."""
+        return self._inferred(fold).get("units_head")
+
+    def mark_inferred(self, fold: str, made_from: dict[str, Any], head: str | None) -> None:
+        """Record what the fold's predictions were made from; call it after writing them."""
+        with atomic_write(self.exp_dir / fold / PREDICTIONS_MARKER) as stream:
+            json.dump({"made_from": made_from, "units_head": head}, stream, indent=1)
+            stream.write("\n")
+
+    def _inferred(self, fold: str) -> dict[str, Any]:
+        try:
+            text = (self.exp_dir / fold / PREDICTIONS_MARKER).read_text(encoding="utf-8")
+            return json.loads(text)
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def require_folds(self, folds: list[str]) -> list[str]:
+        """``folds`` in the protocol's order; UserError names those that it does not have."""
+        unknown = [fold for fold in folds if fold not in self.folds]
+        if unknown:
+            raise UserError(
+                f"--folds: {' '.join(unknown)}: no such fold in the {self.run['protocol']} "
+                f"protocol; choose from: {' '.join(self.folds)}"
+            )
+        return [fold for fold in self.folds if fold in folds]
+
+
+def data_state(
+    dump_dir: Path, protocol: str, token_type: str, labels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a training's settings say about its data, to recognise data that changed since.
+
+    ``labels`` is the table of each auxiliary head of labels, by the head's name.
+    """
+    names = ("emotions", "utt2emo", "utt2num_samples", *token_tables(token_type))
+    state = {
+        "tables": file_digest(*(dump_dir / name for name in names)),
+        "protocol": protocol,
+        "folds": require_done(dump_dir / "folds" / protocol, 3, "the folds"),
+    }
+    if labels:
+        state["labels"] = {
+            head: {"table": table, "sha256": _digest(label_path(table, dump_dir))}
+            for head, table in labels.items()
+        }
+    return state
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path) if path.is_file() else "no such file"
+
+
+def _label_tables(data: Mapping[str, Any]) -> dict[str, str]:
+    return {head: known["table"] for head, known in (data.get("labels") or {}).items()}
+
+
+def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
+    """The experiment in ``exp_dir`` on the corpus in ``dump_dir``.
+
+    Raises:
+        UserError: stage 4 left no run.yaml, or stage 3 no folds of its protocol, or the data
+            are not those that were trained on.
+    """
+    exp_dir, dump_dir = Path(exp_dir), Path(dump_dir)
+    run = read_run(exp_dir)
+    folds = dump_dir / "folds" / str(run["protocol"]) / "folds"
+    for path in (folds, dump_dir / "emotions", dump_dir / "utt2emo"):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it first: ./run.sh --stage 3 --stop-stage 3 "
+                f"--protocol {run['protocol']}"
+            )
+    trained_on = (run.get("settings") or {}).get("data")
+    token_type = str(run.get("token_type") or "tagged_class")
+    if trained_on:
+        labels = _label_tables(trained_on)
+        if trained_on != data_state(dump_dir, str(run["protocol"]), token_type, labels):
+            raise UserError(
+                f"{exp_dir}: trained on other data than {dump_dir} holds now (another corpus, "
+                "other --emotions, other units, another table of an auxiliary head); make those "
+                "data again with stages 1 to 3, or train on the new ones: ./run.sh --stage 4 with "
+                "another --tag or --overwrite true"
+            )
+    return Experiment(
+        exp_dir=exp_dir,
+        dump_dir=dump_dir,
+        run=run,
+        folds=read_lines(folds),
+        labels=read_lines(dump_dir / "emotions"),
+        emotions=read_table(dump_dir / "utt2emo"),
+    )
+
+
+def read_fold_run(fold_dir: Path) -> dict[str, Any]:
+    """run.json of a finished fold.
+
+    Raises:
+        UserError: run.json is absent, is not JSON or names no model file that exists.
+    """
+    path = fold_dir / "run.json"
+    cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold_dir.name}"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as err:
+        raise UserError(f"{path}: {err.__class__.__name__}: {err}; {cure}") from None
+    model = run.get("inference_model")
+    if not model or not (fold_dir / model).is_file():
+        raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
+    return run
+
+
+def model_state(fold_dir: Path) -> dict[str, Any]:
+    """Which model stage 5 tests a fold with, to recognise one that was trained again since.
+
+    The model is told apart by size and time, not contents: ten checkpoints of 400 MB would take
+    longer to digest than to infer with on a GPU.
+    """
+    name = read_fold_run(fold_dir)["inference_model"]
+    model = (fold_dir / name).resolve().stat()
+    return {
+        "model": name,
+        "model_size": model.st_size,
+        "model_mtime_ns": model.st_mtime_ns,
+        "config": file_digest(fold_dir / "config.yaml"),
+    }
+
+
+def read_run(exp_dir: Path) -> dict[str, Any]:
+    """run.yaml of ``exp_dir``; UserError when it is absent or does not name its experiment."""
+    path = exp_dir / "run.yaml"
+    cure = "train first: ./run.sh --stage 4 --stop-stage 4 with the same options"
+    try:
+        run = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {cure}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise UserError(f"{path}: not YAML ({' '.join(str(err).split())}); {cure}") from None
+    if not isinstance(run, dict):
+        raise UserError(f"{path}: holds no `key: value` lines; {cure}")
+    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in run]
+    if lacking:
+        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
+    return run
+
+
+def finished_folds(exp_dir: Path) -> list[str]:
+    """The folds of an experiment that are trained with the settings of its run.yaml, in C order."""
+    settings = read_run(exp_dir).get("settings")
+    directories = sorted(path.parent for path in exp_dir.glob(f"*/{MARKER}"))
+    return [path.name for path in directories if read_marker(path) == settings]
+
+
+def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
+    """config.yaml of a trained fold; UserError when it cannot be read."""
+    path = exp_dir / fold / NETWORK
+    cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 5 --folds {fold}"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        what = " ".join(str(err).split())
+        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
+    lacking = [key for key in NETWORK_KEYS if key not in (config or {})]
+    if lacking:
+        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a model file of a fold; UserError when it cannot be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as err:  # damaged bytes make the unpickler fail in any way
+        raise UserError(
+            f"{path}: not a readable model file ({err.__class__.__name__}: damaged, or with more "
+            f"than tensors); remove {path.parent} and train the fold again with --stage 4"
+        ) from err
+
+
+def fold_model_file(fold_dir: Path) -> Path:
+    """The model file that stage 5 tests a fold with."""
+    return fold_dir / read_fold_run(fold_dir)["inference_model"]
+
+
+def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
+    """units.txt of an experiment, whose path is relative to the recipe; UserError if it is gone."""
+    path = Path(str(config.get("units") or UNITS))
+    candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(
+        f"{path}: no such file, which names the units of {exp_dir}; make it again: ./run.sh "
+        "--stage 2 --stop-stage 3 with the options of this experiment"
+    )

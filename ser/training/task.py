@@ -1,0 +1,359 @@
+"""The ESPnet2 task: from arguments to objects."""
+
+import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
+
+import argparse
+from collections.abc import Callable, Collection
+
+import numpy as np
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.utils.get_default_kwargs import get_default_kwargs
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import int_or_none, str2bool, str_or_none
+
+from ser.training.batches import JitteredSampler
+from ser.models.conv_recurrent import ConvRecurrentEncoder
+from ser.data.tables import read_table
+from ser.models.identity import IdentityEncoder
+from ser.errors import UserError
+from ser.data.features import FEATS_SIZES, FUNCTIONALS
+from ser.models.feats import FeatsFrontend
+from ser.models.grey import GreyScaleFrontend
+from ser.models.ssl import HFFrontend
+from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
+from ser.models.model import AMP_DTYPES, SERModel
+from ser.training.optim import parameter_groups
+from ser.models.pooling import (
+    AbsPooling,
+    AttentionPooling,
+    LastPooling,
+    MeanPooling,
+    SelfAttentionPooling,
+    StatisticsPooling,
+)
+from ser.training.preprocess import SERPreprocessor
+from ser.training.trainer import SERTrainer
+from ser.lang.units import read_units, read_untagged, tag_stripper
+
+GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
+FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
+
+frontend_choices = ClassChoices(
+    name="frontend",
+    classes={"hf": HFFrontend, "feats": FeatsFrontend, "grey": GreyScaleFrontend},
+    type_check=AbsFrontend,
+    default="hf",
+)
+encoder_choices = ClassChoices(
+    name="encoder",
+    classes={
+        "identity": IdentityEncoder,
+        "conv_recurrent": ConvRecurrentEncoder,
+        "rnn": RNNEncoder,
+        "transformer": TransformerEncoder,
+    },
+    type_check=AbsEncoder,
+    default="identity",
+)
+pooling_choices = ClassChoices(
+    name="pooling",
+    classes={
+        "mean": MeanPooling,
+        "last": LastPooling,
+        "attention": AttentionPooling,
+        "self_attention": SelfAttentionPooling,
+        "statistics": StatisticsPooling,
+    },
+    type_check=AbsPooling,
+    default="mean",
+)
+
+
+class SERTask(AbsTask):
+    """Multi-task speech emotion recognition."""
+
+    num_optimizers = 1
+    class_choices_list = [frontend_choices, encoder_choices, pooling_choices]
+    trainer = SERTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group(description="Task related")
+        parser.get_default("required").append("emotions")
+        group.add_argument(
+            "--emotions", type=str_or_none, help="The classes in index order, blank separated"
+        )
+        group.add_argument(
+            "--units", type=str_or_none, help="units.txt of the CTC head: <unit> <id> per line"
+        )
+        group.add_argument(
+            "--token_type",
+            type=str,
+            default="tagged_class",
+            help="What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
+            "classes), class, tagged_phone, phone, char or bpe",
+        )
+        group.add_argument(
+            "--untagged",
+            type=str2bool,
+            default=False,
+            help="Train the CTC head on its units without their tags; set by stage 4",
+        )
+        group.add_argument(
+            "--bpe_size",
+            type=int_or_none,
+            help="With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
+        )
+        group.add_argument(
+            "--feats_type",
+            type=str,
+            default="raw",
+            help="What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
+            "egemaps or compare functionals of the utterance",
+        )
+        group.add_argument(
+            "--fit",
+            type=str,
+            default=GRADIENT,
+            choices=FITS,
+            help="How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
+            "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
+        )
+        group.add_argument(
+            "--fit_conf",
+            action=NestedDictAction,
+            default={},
+            help="Options of logistic_regression and linear_svm",
+        )
+        group.add_argument(
+            "--aux_conf",
+            action=NestedDictAction,
+            default={},
+            help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/models/heads.py)",
+        )
+        group.add_argument(
+            "--aux_labels",
+            action=NestedDictAction,
+            default={},
+            help="Table and classes of each auxiliary head of labels; set by stage 4",
+        )
+        group.add_argument(
+            "--lr_conf",
+            action=NestedDictAction,
+            default={},
+            help="Factors on the learning rate: heads, fusion, layer_decay (see training/optim.py)",
+        )
+        group.add_argument(
+            "--heads_first_conf",
+            action=NestedDictAction,
+            default={},
+            help="Train heads and layer weights on the frozen encoder first: untagged_epoch, "
+            "max_epoch, lr, batch_size (see ser/training/heads_first.py)",
+        )
+        group.add_argument(
+            "--length_jitter",
+            type=float,
+            default=0.0,
+            help="With batch_type sorted, cut the training's batches anew in every epoch, from "
+            "lengths disturbed by this share (see ser/training/batches.py)",
+        )
+        group.add_argument(
+            "--class_counts",
+            type=str_or_none,
+            help="Training utterances of each class, blank separated; set by stage 4",
+        )
+        group.add_argument(
+            "--model_conf",
+            action=NestedDictAction,
+            default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
+            help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
+            "label_smoothing and dropout: 0.0 to below 1",
+        )
+        group.add_argument(
+            "--stated",
+            action=NestedDictAction,
+            default={},
+            help="What the publication states for this system; shown beside our own numbers",
+        )
+        group.add_argument(
+            "--sweep",
+            action=NestedDictAction,
+            default={},
+            help="Which point of which sweep this is (see training/sweep.py); shown in the results",
+        )
+        for choices in cls.class_choices_list:
+            choices.add_arguments(group)
+
+    @classmethod
+    def build_collate_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable[
+        [Collection[tuple[str, dict[str, np.ndarray]]]],
+        tuple[list[str], dict[str, torch.Tensor]],
+    ]:
+        heads = read_heads(args.aux_conf).values()
+        labels = [head.entry for head in heads if head.cls.targets == LABELS]
+        return CommonCollateFn(
+            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion", *labels)
+        )
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        heads = read_heads(args.aux_conf)
+        with_units = args.units and any(head.cls.targets == UNITS for head in heads.values())
+        labels = {}
+        for name, known in args.aux_labels.items():
+            index = {value: i for i, value in enumerate(known["values"])}
+            table = read_table(known["table"])
+            labels[heads[name].entry] = {
+                utt_id: index[value] for utt_id, value in table.items() if value in index
+            }
+        return SERPreprocessor(
+            train,
+            args.emotions.split(),
+            unit_inventory(args)[1] if with_units else None,
+            args.feats_type == "raw",
+            labels,
+        )
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return ("speech",) if inference else ("speech", "emotion")
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return ("text",)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> SERModel:
+        """The model that ``args`` describe.
+
+        Raises:
+            UserError: an option that the chosen class does not take, or an unfit value.
+        """
+        frontend, encoder, pooling = build_network(args)
+        heads, weights = {}, {}
+        sizes = encoder.output_size(), pooling.output_size()
+        for name, head in read_heads(args.aux_conf).items():
+            if head.cls.targets == UNITS:
+                inventory, _ = unit_inventory(args)
+            else:
+                inventory = args.aux_labels[name]["values"]
+            heads[name] = head.cls(*sizes, inventory, **head.options)
+            weights[name] = head.weight
+        amp_dtype = args.model_conf.get("amp_dtype", "float32")
+        if amp_dtype not in AMP_DTYPES:
+            raise UserError(
+                f"model_conf.amp_dtype: {amp_dtype!r}; choose {' or '.join(AMP_DTYPES)}"
+            )
+        return SERModel(
+            emotions=args.emotions.split(),
+            frontend=frontend,
+            encoder=encoder,
+            pooling=pooling,
+            aux_heads=heads,
+            aux_weights=weights,
+            class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
+            **args.model_conf,
+        )
+
+    @classmethod
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> AbsIterFactory:
+        """ESPnet's, with batches that change from epoch to epoch if ``length_jitter`` says so."""
+        factory = super().build_sequence_iter_factory(args, iter_options, mode)
+        if iter_options.train and args.length_jitter:
+            (shape_file,) = iter_options.shape_files
+            shapes = read_table(shape_file)
+            lengths = {utt: int(shape.split(",")[0]) for utt, shape in shapes.items()}
+            shard = (0, 1)
+            if iter_options.distributed:
+                shard = torch.distributed.get_rank(), torch.distributed.get_world_size()
+                # a process needs every utterance by and by, not those of its first epoch only
+                factory.dataset = cls.build_dataset(args, iter_options, set(lengths))
+            factory.sampler = JitteredSampler(
+                lengths, iter_options.batch_size, args.length_jitter, shard
+            )
+        return factory
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        if not args.lr_conf:
+            return super().build_optimizers(args, model)
+        if "lr" not in args.optim_conf:
+            raise UserError("lr_conf: optim_conf.lr is missing, which its factors refer to")
+        groups = parameter_groups(model, args.optim_conf["lr"], args.lr_conf)
+        return [optim_classes[args.optim](groups, **args.optim_conf)]
+
+
+def unit_inventory(args: argparse.Namespace) -> tuple[list[str], dict[str, int]]:
+    """The outputs of a CTC head, and the index of each unit of the transcripts among them."""
+    units = read_units(args.units)
+    if args.untagged:
+        return read_untagged(units, tag_stripper(args.token_type))
+    return units, {unit: i for i, unit in enumerate(units)}
+
+
+def build_network(
+    args: argparse.Namespace,
+) -> tuple[AbsFrontend, AbsEncoder, AbsPooling]:
+    """Frontend, encoder and pooling; UserError as for ``SERTask.build_model``."""
+    frontend = _build(frontend_choices, args)
+    encoder = _build(encoder_choices, args, input_size=frontend.output_size())
+    return frontend, encoder, _build(pooling_choices, args, input_size=encoder.output_size())
+
+
+def check_network(args: argparse.Namespace) -> None:
+    """Refuse a network that cannot be built or does not fit its input, before any fold is trained.
+
+    A network on waveforms is not built here: its pretrained weights take a while to load.
+
+    Raises:
+        UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
+    """
+    reads_waveforms = args.frontend == "hf"
+    readable = ("raw",) if reads_waveforms else tuple(FEATS_SIZES)
+    if args.feats_type not in readable:
+        raise UserError(
+            f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
+            f"{' or '.join(readable)}"
+        )
+    if reads_waveforms:
+        return
+    frontend, _, _ = build_network(args)
+    size = FEATS_SIZES[args.feats_type]
+    if args.feats_type in FUNCTIONALS and not (
+        isinstance(frontend, FeatsFrontend) and frontend.is_plain()
+    ):
+        raise UserError(
+            f"feats_type: {args.feats_type} is one vector for an utterance, of which nothing would "
+            "be left after normalising over its frames; set frontend: feats with frontend_conf: "
+            "norm_means: false and norm_vars: false"
+        )
+    if frontend.output_size() != size:
+        raise UserError(
+            f"frontend_conf.input_size: found {frontend.output_size()}; a frame of feats_type "
+            f"{args.feats_type} has {size} values; set input_size: {size}"
+        )
+
+
+def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:
+    cls = choices.get_class(getattr(args, choices.name))
+    conf = getattr(args, f"{choices.name}_conf")
+    try:
+        return cls(**sizes, **conf)
+    except (TypeError, ValueError) as err:
+        raise UserError(f"{choices.name}_conf: {err}") from err

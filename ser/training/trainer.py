@@ -1,0 +1,408 @@
+"""ESPnet's Trainer, with what this recipe adds at the seams of an epoch.
+
+Added: WA and UA over the whole epoch, fusion weights, a history that outlives the process,
+progress lines, a last optimizer step for a remainder of accumulated batches, fixed-epoch training
+without a validation set, and checkpoints within an epoch (ser/training/checkpoint.py).
+"""
+
+import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
+from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
+from espnet2.train.trainer import Trainer, TrainerOptions
+from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.types import str2bool, str_or_none
+
+from ser.cluster import preemption
+from ser.training.checkpoint import CHECKPOINT, EpochFiles, StepCheckpoints, set_random_state
+from ser.console import progress
+from ser.errors import UserError
+from ser.files import atomic_write
+from ser.models.ssl import HFFrontend
+from ser.training.heads_first import warm_start
+from ser.models.model import SERModel
+from ser.lang.units import tag_stripper
+
+HISTORY = "history.json"
+PARAMETERS = "parameters.json"
+PROGRESS_SECONDS = 5.0  # between two lines within an epoch
+
+
+@dataclass
+class SERTrainerOptions(TrainerOptions):
+    """ESPnet's options and this trainer's own."""
+
+    has_valid: bool = True
+    run_label: str = ""
+    checkpoint_seconds: float = 600.0
+    background_checkpoints: str = "auto"
+    layer_cache: str | None = None
+    warm_start: str | None = None
+    token_type: str = ""
+
+
+class SERTrainer(Trainer):
+    """Trainer of SERModel; like its parent a namespace of class methods, never instantiated."""
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--has_valid",
+            type=str2bool,
+            default=True,
+            help="False trains a fixed number of epochs and never looks at the validation set",
+        )
+        parser.add_argument(
+            "--run_label", type=str, default="", help="What progress lines call this training"
+        )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=600.0,
+            help="Between two checkpoints within an epoch; what a killed process loses at most",
+        )
+        parser.add_argument(
+            "--background_checkpoints",
+            type=str.lower,
+            default="auto",
+            choices=("auto", "true", "false"),
+            help="Write an epoch's checkpoint and model from copies in main memory while the next "
+            "epoch trains; auto: on GPUs, where epochs are short",
+        )
+        parser.add_argument(
+            "--keep_checkpoints",
+            type=str2bool,
+            default=False,
+            help="Keep a finished fold's checkpoint.pth and all models that inference does not use",
+        )
+        parser.add_argument(
+            "--warm_start",
+            type=str_or_none,
+            help="Weights to begin with, of the phase before (heads_first.py); set by stage 4",
+        )
+        parser.add_argument(
+            "--layer_cache",
+            type=str_or_none,
+            default="auto",
+            help="Folder for the outputs of a frozen encoder, or of its frozen convolutions, which "
+            "are then computed once for all epochs and folds; auto: dump/<corpus>/layers, none: "
+            "compute them every time",
+        )
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> "SERTrainerOptions":
+        return build_dataclass(SERTrainerOptions, args)
+
+    @classmethod
+    def run(cls, model, optimizers, schedulers, trainer_options, **kwargs) -> None:
+        """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
+
+        Raises:
+            Stopped: asked to, after a checkpoint.
+        """
+        output_dir = Path(trainer_options.output_dir)
+        distributed = kwargs["distributed_option"].distributed
+        first = not distributed or kwargs["distributed_option"].dist_rank == 0
+        if trainer_options.layer_cache and isinstance(model.frontend, HFFrontend):
+            model.frontend.cache_dir = Path(trainer_options.layer_cache)
+        if trainer_options.warm_start:
+            state = torch.load(trainer_options.warm_start, map_location="cpu", weights_only=True)
+            warm_start(model, state, tag_stripper(trainer_options.token_type))
+        model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
+        if distributed:
+            # The wrapper around the model wants to see these parameters when it is made, and to
+            # be told that not all of them take part in every step.
+            trainer_options.unused_parameters = True
+        if first:
+            with atomic_write(output_dir / PARAMETERS) as stream:
+                json.dump(count_parameters(model), stream)
+        if trainer_options.resume and first:
+            complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
+        if distributed:
+            torch.distributed.barrier()
+        keep = trainer_options.keep_nbest_models
+        asked = str(trainer_options.background_checkpoints).lower()  # a YAML's true is no text
+        background = trainer_options.ngpu > 0 if asked == "auto" else asked == "true"
+        files = EpochFiles(
+            # what is sent to Weights & Biases at the end of an epoch is read there and then
+            background and trainer_options.wandb_model_log_interval < 1,
+            trainer_options.best_model_criterion,
+            keep if isinstance(keep, int) else max(keep, default=1),
+        )
+        trainer_options.steps = StepCheckpoints(
+            output_dir,
+            model,
+            optimizers,
+            schedulers,
+            trainer_options.accum_grad,
+            trainer_options.checkpoint_seconds,
+            distributed,
+            "cuda" if trainer_options.ngpu > 0 else "cpu",
+            files.settle,
+        )
+        with preemption.listening(), files:
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                schedulers=schedulers,
+                trainer_options=trainer_options,
+                **kwargs,
+            )
+        if first:
+            trainer_options.steps.remove()
+
+    @classmethod
+    def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
+        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
+        super().resume(checkpoint, optimizers=optimizers, **kwargs)
+        for optimizer in optimizers:
+            place_step_counts(optimizer)
+        # mapped, since of this file only the random state is read a second time
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        if "random" in state:
+            set_random_state(state["random"])
+
+    @classmethod
+    def train_one_epoch(
+        cls, model, iterator, optimizers, schedulers, scaler, reporter, summary_writer, options,
+        distributed_option,
+    ) -> bool:  # fmt: skip
+        """One pass over the training set, or what is left of it; True if no step was valid."""
+        epoch = reporter.get_epoch()
+        _unwrap(model).begin_epoch(epoch)
+        batches = _Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
+        state = options.steps.begin(reporter, scaler)
+        if state is not None:
+            batches.skip(state["batches"], state["random"])
+        invalid = True
+        if state is None or not state["trained"]:
+            batches.after_each = options.steps.after_batch
+            invalid = super().train_one_epoch(
+                model=model,
+                iterator=batches,
+                optimizers=optimizers,
+                schedulers=schedulers,
+                scaler=scaler,
+                reporter=reporter,
+                summary_writer=summary_writer,
+                options=options,
+                distributed_option=distributed_option,
+            )
+            if batches.served % options.accum_grad:
+                _last_step(model, optimizers, schedulers, scaler, reporter, options)
+            stats = _finish(model, reporter, options, distributed_option)
+            cls._announce_epoch("train", epoch, options, stats)
+        options.served = batches.served
+        norms = reporter.stats.get("grad_norm", ())  # of the steps before a restart as well
+        return invalid and not any(math.isfinite(norm.value) for norm in norms)
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option) -> None:
+        """One pass over the validation set; nothing where the protocol has none."""
+        if not options.has_valid:
+            return
+        _unwrap(model).counts.zero_()
+        batches = _Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
+        batches.after_each = lambda _: options.steps.after_training(options.served)
+        super().validate_one_epoch(
+            model=model,
+            iterator=batches,
+            reporter=reporter,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        stats = _finish(model, reporter, options, distributed_option)
+        cls._announce_epoch("valid", reporter.get_epoch(), options, stats)
+
+    @classmethod
+    def _announce_epoch(cls, phase: str, epoch: int, options, stats: dict[str, float]) -> None:
+        progress(
+            f"{options.run_label} epoch {epoch}/{options.max_epoch} {phase} "
+            f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
+        )
+
+
+def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
+    """Put Adam's counts of steps where a training that was not resumed has them.
+
+    Unless the optimizer is fused that is the CPU. ESPnet loads them to the GPU, which would then be
+    waited for at every step, once and again for each parameter.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused") or group.get("capturable"):
+            continue
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].cpu()
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """How many numbers a model has in ``total``, and how many of them are ``trained`` now."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"total": sum(n for n, _ in sizes), "trained": sum(n for n, grad in sizes if grad)}
+
+
+def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
+    """Weighted and unweighted accuracy of counts[reference, hypothesis] (C, C).
+
+    WA is the share of correct decisions (eq. 9 for one fold), UA the mean recall over the
+    classes that occur in the reference (eq. 10 for one fold).
+    """
+    counts = counts.double()
+    support = counts.sum(dim=1)
+    recall = counts.diagonal()[support > 0] / support[support > 0]
+    return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
+
+
+def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
+    """Write what an epoch still owed when the process died right after its checkpoint.
+
+    ESPnet saves checkpoint.pth first, then ``<N>epoch.pth`` and the links to the latest and the
+    best model. Resuming starts with epoch N + 1 and would never make up for N.
+    """
+    checkpoint = output_dir / CHECKPOINT
+    if not checkpoint.exists():
+        return
+    try:
+        states = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
+    except OSError:
+        raise
+    except Exception as err:  # damaged bytes make the unpickler fail in any way
+        raise UserError(
+            f"{checkpoint}: cannot be read ({type(err).__name__}); remove {output_dir} and run "
+            "stage 4 again to train this fold anew"
+        ) from err
+    model_file = output_dir / f"{epoch}epoch.pth"
+    if not model_file.exists():
+        with atomic_write(model_file, "wb") as stream:
+            torch.save(states["model"], stream)
+    _link(output_dir / "latest.pth", model_file.name)
+    for phase, key, mode in criteria:
+        values = {e: s[phase][key] for e, s in stats.items() if key in s.get(phase, {})}
+        if values:
+            # like ESPnet, the earliest of equally good epochs
+            best = (min if mode == "min" else max)(values, key=values.__getitem__)
+            if (output_dir / f"{best}epoch.pth").exists():
+                _link(output_dir / f"{phase}.{key}.best.pth", f"{best}epoch.pth")
+
+
+def _link(link: Path, target: str) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _unwrap(model: torch.nn.Module) -> SERModel:
+    return getattr(model, "module", model)
+
+
+def _last_step(
+    model, optimizers, schedulers, scaler, reporter: SubReporter, options: TrainerOptions
+) -> None:
+    """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
+
+    ESPnet would carry it into the next epoch, where a resumed run no longer has it.
+    """
+    if scaler is not None:
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(
+        model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
+    )
+    if torch.isfinite(norm):
+        reporter.stats["grad_norm"].append(to_reported_value(norm))
+    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+        if torch.isfinite(norm):
+            optimizer.step()
+            if isinstance(scheduler, AbsBatchStepScheduler):
+                scheduler.step()
+        optimizer.zero_grad()
+    if scaler is not None:
+        scaler.update()
+
+
+def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
+    """Put what is known of the whole epoch only into the reporter and the history.
+
+    WA, UA, the accuracies of label heads over known values, and fusion weights.
+    """
+    model = _unwrap(model)
+    counts = model.counts.clone()
+    if distributed_option.distributed:
+        torch.distributed.all_reduce(counts)
+    if counts.sum() > 0:
+        wa, ua = wa_ua(counts)
+        epoch_stats = {"WA": wa, "UA": ua}
+    else:
+        epoch_stats = {"WA": float("nan"), "UA": float("nan")}
+    for i, weight in enumerate(model.layer_weights()):
+        epoch_stats[f"layer_weight_{i}"] = weight
+    for name in model.aux_labels:
+        shares = [reporter.stats.get(f"{key}_{name}") for key in ("correct", "skipped")]
+        correct, skipped = (float(aggregate(share)) if share else 1.0 for share in shares)
+        if skipped < 1:  # no accuracy where no value is known: a validation speaker's name
+            epoch_stats[f"accuracy_{name}"] = correct / (1 - skipped)
+    for key, value in epoch_stats.items():
+        reporter.stats[key] = [to_reported_value(value)]
+    stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
+    stats["seconds"] = time.perf_counter() - reporter.start_time
+    if not distributed_option.distributed or distributed_option.dist_rank == 0:
+        _record(Path(options.output_dir) / HISTORY, reporter.get_epoch(), reporter.key, stats)
+    return stats
+
+
+def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None:
+    """Set the entry of ``epoch`` and ``phase`` in the history and drop any later epoch's."""
+    history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    history = [entry for entry in history if entry["epoch"] <= epoch]
+    if not history or history[-1]["epoch"] != epoch:
+        history.append({"epoch": epoch})
+    history[-1][phase] = {key: round(value, 6) for key, value in stats.items()}
+    with atomic_write(path) as stream:
+        json.dump(history, stream, indent=1)
+
+
+class _Batches:
+    """An epoch's batches; reports its position now and then, and can begin in the middle."""
+
+    def __init__(self, batches, label: str):
+        self.batches, self.label, self.served = batches, label, 0
+        self.random_state: dict[str, Any] | None = None
+        self.after_each: Callable[[int], None] = lambda served: None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def skip(self, count: int, random_state: dict[str, Any]) -> None:
+        """Leave out the first ``count`` batches, and go on with ``random_state``."""
+        self.served, self.random_state = count, random_state
+
+    def __iter__(self):
+        last = time.monotonic()
+        skipped = self.served
+        if isinstance(getattr(self.batches, "batch_sampler", None), list):
+            del self.batches.batch_sampler[:skipped]  # this epoch's own list; nothing is loaded
+            skipped = 0
+        batches = itertools.islice(iter(self.batches), skipped, None)
+        if self.random_state is not None:  # only now: a DataLoader draws from torch's numbers
+            set_random_state(self.random_state)
+        total = self.served + len(self.batches) - skipped
+        for batch in batches:
+            self.served += 1
+            yield batch
+            self.after_each(self.served)
+            if time.monotonic() - last > PROGRESS_SECONDS:
+                last = time.monotonic()
+                progress(f"{self.label} batch {self.served}/{total}")

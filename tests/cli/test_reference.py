@@ -1,0 +1,222 @@
+"""docs/reference.md: as new as the code, and complete."""
+
+import argparse
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ser.cli import main, reference
+from ser.corpora import KEYS
+from ser.models.heads import AUX_HEADS
+from ser.training.task import SERTask
+from tests.support import ROOT
+
+COMMITTED = ROOT / "docs/reference.md"
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return reference.reference()
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its level or above."""
+    level = heading.split(" ")[0]
+    body = text.split(f"\n{heading}\n", 1)[1]
+    return re.split(rf"^#{{1,{len(level)}}} ", body, flags=re.MULTILINE)[0]
+
+
+def keys(text: str) -> set[str]:
+    """The first word of the first cell of every row."""
+    return set(re.findall(r"^\| `([^` \n]+)", text, re.MULTILINE))
+
+
+def test_the_committed_file_is_what_the_code_says(text):
+    assert COMMITTED.read_text(encoding="utf-8") == text, "run make docs"
+
+
+def test_every_option_of_run_sh_stands_in_it(text):
+    done = subprocess.run([ROOT / "run.sh", "--help"], capture_output=True, text=True, check=True)
+    options = re.findall(r"^  (--[a-z][a-z-]*) ", done.stdout.split("Examples")[0], re.MULTILINE)
+    assert len(options) > 30
+    assert keys(section(text, "## run.sh").split("###")[0]) == {*options, "--"}
+
+
+@pytest.mark.parametrize("name", reference.LAUNCHERS)
+def test_every_option_of_a_launcher_stands_in_it(name, text):
+    path = ROOT / f"local/{name}.sh"
+    script = f'. local/parse_options.sh; _option_names "{path}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    options = {f"--{option}" for option in done.stdout.split()}
+    assert options and keys(section(text, f"#### local/{name}.sh")) - {"--"} == options
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_argument_of_a_command_stands_in_it(name, text):
+    shown = section(text, f"### ser {name}")
+    for action in main.command_parser(name)._actions[1:]:
+        what = action.option_strings or action.choices or [action.metavar]
+        for word in what:
+            assert f"`{word}" in shown or f"\\|{word}" in shown, word
+        assert len(action.help) > 5
+
+
+def test_every_option_that_the_recipe_adds_to_espnet_stands_in_it(text):
+    sources = [
+        (ROOT / f"ser/training/{name}.py").read_text(encoding="utf-8")
+        for name in ("task", "trainer")
+    ]
+    added = set(re.findall(r'"--([a-z_]+)"', "".join(sources)))
+    assert {"token_type", "keep_checkpoints", "lr_conf"} < added
+    shown = section(text, "### The recipe's options").split("####")[0]
+    assert added <= set(re.findall(r"`([a-z_]+)`", shown))
+
+
+def test_every_key_of_the_systems_stands_in_it(text):
+    shown = keys(section(text, "## A system's YAML"))
+    for path in (ROOT / "conf").glob("*.yaml"):
+        assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() <= shown, path
+
+
+def test_every_option_of_a_network_or_head_stands_in_its_table_with_a_word_about_it(text):
+    classes = {f"#### type: {name}": cls for name, cls in AUX_HEADS.items()}
+    for choices in SERTask.class_choices_list:
+        for name, cls in choices.classes.items():
+            mark = " (default)" if name == choices.default else ""
+            classes[f"#### {choices.name}: {name}{mark}"] = cls
+    assert len(classes) == 14
+    given = {"self", "input_size", "frame_size", "pooled_size", "inventory"}
+    for heading, cls in classes.items():
+        shown = section(text, heading)
+        options = set(inspect.signature(cls.__init__).parameters) - given - {"kwargs", "args"}
+        assert options <= keys(shown), heading
+        if cls.__module__.startswith("ser."):
+            for option in options:
+                assert re.search(rf"^\| `{option}` .*[^`|\s] \|$", shown, re.MULTILINE), option
+
+
+def test_every_key_of_a_corpus_yaml_stands_in_it(text):
+    shown = keys(section(text, "## corpus.yaml"))
+    assert shown == set(KEYS)
+    documents = [path.read_text(encoding="utf-8") for path in ROOT.glob("egs/*/corpus.yaml")]
+    corpora = (ROOT / "docs/corpora.md").read_text(encoding="utf-8")
+    documents += re.findall(r"```yaml\n(.*?)```", corpora, re.DOTALL)
+    assert len(documents) > 6
+    for document in documents:
+        assert yaml.safe_load(document).keys() <= shown
+
+
+def test_every_make_target_stands_in_it(text):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
+    shown = section(text, "## make")
+    assert "docs" in targets and all(f"`make {name}`" in shown for name in targets)
+
+
+def test_it_names_no_path_of_this_machine_and_no_object_in_memory(text):
+    assert str(ROOT) not in text and str(Path.home()) not in text
+    assert " at 0x" not in text and "<class" not in text and "<function" not in text
+
+
+def test_a_link_inside_of_it_leads_somewhere(text):
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("https:"):
+            assert (ROOT / "docs" / link).exists(), link
+
+
+def test_every_table_has_as_many_cells_in_each_row_as_in_its_head(text):
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block.splitlines()[0]
+
+
+def test_the_width_of_the_terminal_changes_nothing(monkeypatch):
+    sections = []
+    for columns in ("20", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        sections.append(reference.commands_section())
+    assert sections[0] == sections[1]
+
+
+# --- the parts, by hand -------------------------------------------------------------------------
+
+
+def test_rows_of_a_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", nargs="+", metavar="FILE", help="what to read")
+    parser.add_argument(
+        "--rate", "-r", type=float, default=0.5, help="of 100 %%; <x> | %(default)s"
+    )
+    parser.add_argument("--kind", choices=["a", "b"], required=True, help="of  two\n lines")
+    parser.add_argument("--quick", action="store_true", help="no waiting")
+    parser.add_argument("--hidden", help=argparse.SUPPRESS)
+    assert reference.parser_rows(parser) == [
+        ("`FILE...`", "", "what to read"),
+        ("`--rate, -r RATE`", "`0.5`", "of 100 %; \\<x> \\| 0.5"),
+        ("`--kind a\\|b`, required", "", "of two lines"),
+        ("`--quick`", "", "no waiting"),
+    ]
+
+
+def test_options_of_a_script(tmp_path):
+    script = tmp_path / "example.sh"
+    script.write_text(
+        "#!/usr/bin/env bash\n# Does nothing.\n#\n# Usage: example.sh --tags A B \\\n"
+        "#          --much 1 [-- ARGS]\n"
+        "#   --data-dir DIR  where the tables are, or would be\n"
+        "#                   if there were any\n"
+        "#   --tags NAME...  several\n#   --much LONGER one blank\n#   -- ARGS         the rest\n"
+        f"data_dir={ROOT}/data\ntags=\nmuch=[1]\n"
+        f'. "{ROOT}/local/parse_options.sh"\nparse_options "$@"\n'
+    )
+    assert reference.script_options(script).splitlines()[2:] == [
+        "| `--data-dir DIR` | `data` | where the tables are, or would be if there were any |",
+        "| `--tags NAME...` |  | several |",
+        "| `--much LONGER` | `[1]` | one blank |",
+        "| `-- ARGS` |  | the rest |",
+    ]
+
+
+def test_the_arguments_of_a_docstring():
+    class Example:
+        """What it is.
+
+        Args:
+            one: The first: a ``mapping``
+                over two lines.
+            two, three: Both.
+
+        Raises:
+            UserError: never.
+        """
+
+    assert reference.arguments(Example) == {
+        "one": "The first: a ``mapping`` over two lines.",
+        "two": "Both.",
+        "three": "Both.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-4, "0.0001"),
+        ((1, "a"), "[1, a]"),
+        ({"a": [None]}, "{a: [null]}"),
+        (dict, "dict"),
+    ],
+)
+def test_values_are_written_as_in_yaml(value, written):
+    assert reference._value(value) == written

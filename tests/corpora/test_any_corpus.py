@@ -1,0 +1,553 @@
+"""Corpora by a corpus.yaml alone: those of docs/corpora.md, and what is wrong with others."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from ser import provenance
+from ser.corpora import prepare, rows
+from ser.corpora.rows import as_id, write_once
+from ser.data.folds import assign
+from ser.data.manifest import write_manifests
+from ser.data.prepare import prepare_dump
+from ser.data.tables import read_lines, read_table, validate_data_dir
+from ser.errors import UserError
+from ser.lang.prepare import prepare_lang
+from tests.support import ROOT
+
+DOC = (ROOT / "docs/corpora.md").read_text(encoding="utf-8")
+SPEAKERS = {"anna": "f", "ben": "m", "cora": "f", "dirk": "m"}
+HEADER = ["wav", "emotion", "speaker", "gender", "text"]
+
+
+def documented(name: str) -> str:
+    """The corpus.yaml of this name in docs/corpora.md."""
+    blocks = re.findall(r"```yaml\n(.*?)```", DOC, flags=re.DOTALL)
+    return next(text for text in blocks if text.startswith(f"# egs/{name}/corpus.yaml"))
+
+
+def tone(seed: int, seconds: float = 0.1, rate: int = 16000, channels: int = 1) -> np.ndarray:
+    """(N, channels) of noise in -0.1 to 0.1, different for every seed."""
+    generator = np.random.default_rng(seed)
+    return generator.uniform(-0.1, 0.1, (int(seconds * rate), channels))
+
+
+def wav_bytes(seed: int) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, tone(seed), 16000, "PCM_16", format="WAV")
+    return stream.getvalue()
+
+
+def utterances(labels=("anger", "calm")):
+    """(file, label, speaker, gender, text) of two files for each speaker."""
+    return [
+        (f"{speaker}/{number:03d}.wav", label, speaker, gender, f"Hello {label}, again.")
+        for speaker, gender in SPEAKERS.items()
+        for number, label in enumerate(labels, start=1)
+    ]
+
+
+def write_table(folder: Path, records, header=HEADER, name="metadata.csv") -> Path:
+    """The table, and a file for each of its rows."""
+    for seed, record in enumerate(records):
+        path = folder / record[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wav_bytes(seed))
+    with open(folder / name, "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *records])
+    return folder
+
+
+def egs(tmp_path, text: str) -> tuple[str, Path]:
+    """(name, folder egs) with this corpus.yaml."""
+    name = yaml.safe_load(text)["name"]
+    path = tmp_path / "egs" / name / "corpus.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return name, tmp_path / "egs"
+
+
+def stage_1(tmp_path, text, corpus_dir, **options):
+    """data/<name>/all of a corpus.yaml with this text."""
+    name, folder = egs(tmp_path, text)
+    prepare.prepare(name, tmp_path / "data", corpus_dir, egs=folder, **options)
+    return tmp_path / "data" / name / "all"
+
+
+def check_four_speakers(data: Path) -> None:
+    assert validate_data_dir(data) == 8
+    assert sorted(read_table(data / "utt2emo").values()) == ["angry"] * 4 + ["neutral"] * 4
+    speakers = read_table(data / "utt2spk")
+    genders = read_table(data / "utt2gender")
+    assert {speakers[utt]: gender for utt, gender in genders.items()} == SPEAKERS
+    assert set(read_table(data / "text").values()) == {"Hello anger, again.", "Hello calm, again."}
+    sessions = {speakers[u]: s for u, s in read_table(data / "utt2session").items()}
+    assert sessions == {"anna": "Ses01", "ben": "Ses01", "cora": "Ses02", "dirk": "Ses02"}
+    assert read_lines(data / "emotions") == ["angry", "neutral"]
+
+
+# --- the examples of docs/corpora.md -------------------------------------------------------------
+
+
+def test_the_documented_yamls_are_ten_lines_and_every_reader_has_one():
+    texts = {name: documented(name) for name in ("calls", "meetings", "acted")}
+    assert all(len(text.splitlines()) <= 10 for text in texts.values())
+    readers = [yaml.safe_load(text)["reader"] for text in texts.values()]
+    assert tuple(readers) == prepare.ANY_CORPUS
+
+
+def test_the_documented_table_goes_through_stages_1_to_3(tmp_path, capsys):
+    folder = write_table(tmp_path / "calls", utterances())
+    data = stage_1(tmp_path, documented("calls"), folder)
+    check_four_speakers(data)
+    assert read_table(data / "wav.scp")["ben_002"] == str(folder / "ben/002.wav")
+    prepare_lang(data.parent, "tagged_class", 500)
+    dump = tmp_path / "dump"
+    prepare_dump(data.parent, dump, "tagged_class", "raw", "strict", 1)
+    assert read_lines(dump / "folds/strict/anna/valid") == ["ben_001", "ben_002"]
+    assert len(read_lines(dump / "folds/strict/anna/train")) == 4
+    capsys.readouterr()
+    stage_1(tmp_path, documented("calls"), folder)
+    assert "already done (8 utterances)" in capsys.readouterr().out
+
+
+def manifests(folder: Path, name: str = "", seconds: float = 0.1) -> tuple[list, list]:
+    """Recordings and supervisions of one file each, as lhotse writes them."""
+    recordings, supervisions = [], []
+    for seed, (file, label, speaker, gender, text) in enumerate(utterances()):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, tone(seed, seconds), 16000, "PCM_16")
+        utt = file.replace("/", "-")
+        emotion = {"anger": "angry", "calm": "neutral"}[label]
+        recordings.append(
+            {
+                "id": f"rec {utt}",
+                "sources": [{"type": "file", "channels": [0], "source": file}],
+                "sampling_rate": 16000,
+                "num_samples": int(seconds * 16000),
+                "duration": seconds,
+            }
+        )
+        supervisions.append(
+            {
+                "id": utt,
+                "recording_id": f"rec {utt}",
+                "start": 0.0,
+                "duration": seconds,
+                "channel": 0,
+                "text": text,
+                "speaker": speaker,
+                "gender": gender,
+                "custom": {"emotion": emotion},
+            }
+        )
+    return recordings, supervisions
+
+
+def write_jsonl_gz(path: Path, items) -> None:
+    path.write_bytes(gzip.compress("".join(f"{json.dumps(i)}\n" for i in items).encode()))
+
+
+def test_the_documented_lhotse_manifests_go_through_stage_1(tmp_path):
+    recordings, supervisions = manifests(tmp_path / "m")
+    write_jsonl_gz(tmp_path / "m/x_recordings_all.jsonl.gz", recordings)
+    write_jsonl_gz(tmp_path / "m/x_supervisions_all.jsonl.gz", supervisions)
+    data = stage_1(tmp_path, documented("meetings"), tmp_path / "m")
+    check_four_speakers(data)
+    assert read_table(data / "wav.scp")["anna-001.wav"] == str(tmp_path / "m/anna/001.wav")
+    assert not (tmp_path / "data/meetings/audio").exists()  # nothing had to be cut out
+
+
+def test_cuts_are_read_and_parts_and_channels_of_recordings_cut_out_once(tmp_path):
+    recordings, supervisions = manifests(tmp_path / "m", seconds=0.5)
+    stereo = tone(99, 0.5, channels=2)
+    soundfile.write(tmp_path / "m/stereo.wav", stereo, 16000, "PCM_16")
+    recordings[0]["sources"] = [{"type": "file", "channels": [0, 1], "source": "stereo.wav"}]
+    supervisions[0] |= {"start": 0.1, "duration": 0.2, "channel": 1}
+    cuts = [
+        {"id": f"cut{i}", "type": "MonoCut", "start": 0.1 if i == 0 else 0.0, "channel": 0,
+         "duration": 0.4, "supervisions": [said], "recording": recording}
+        for i, (recording, said) in enumerate(zip(recordings, supervisions, strict=True))
+    ]  # fmt: skip
+    write_jsonl_gz(tmp_path / "m/cuts.jsonl.gz", cuts)
+    text = re.sub(r"(?m)^(supervisions|recordings):.*\n", "", documented("meetings"))
+    data = stage_1(tmp_path, text, tmp_path / "m")
+    check_four_speakers(data)
+    path = Path(read_table(data / "wav.scp")["anna-001.wav"])
+    assert path == tmp_path / "data/meetings/audio/anna-001.wav.3200-6400.c1.wav"
+    whole, _ = soundfile.read(tmp_path / "m/stereo.wav")
+    np.testing.assert_array_equal(soundfile.read(path)[0], whole[3200:6400, 1])
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    made = path.stat().st_ino
+    (data / ".done").unlink()
+    stage_1(tmp_path, text, tmp_path / "m")
+    assert path.stat().st_ino == made
+    soundfile.write(tmp_path / "m/stereo.wav", tone(98, 0.5, channels=2), 16000, "PCM_16")
+    stage_1(tmp_path, text, tmp_path / "m")
+    assert path.stat().st_ino != made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"sources": [{"type": "url", "channels": [0], "source": "http://x"}]},
+            "audio of type url",
+        ),
+        ({"transforms": [{"name": "Speed"}]}, "transforms; expected audio files as they are"),
+        ({"sources": [{"type": "file", "channels": [3], "source": "a"}]}, r"no file with channels"),
+        ({"id": "other"}, "recording 'rec anna-001.wav' is not in"),
+        ({"duration": 0.05}, "from 0 to 0.1 s of a recording of 0.05 s"),
+    ],
+)
+def test_lhotse_recordings_that_are_no_plain_files_are_refused(tmp_path, change, message):
+    recordings, supervisions = manifests(tmp_path / "m")
+    recordings[0] |= change
+    write_jsonl_gz(tmp_path / "m/recordings.jsonl.gz", recordings)
+    write_jsonl_gz(tmp_path / "m/supervisions.jsonl.gz", supervisions)
+    with pytest.raises(UserError, match=rf"supervisions.jsonl.gz:1: .*{message}"):
+        stage_1(tmp_path, documented("meetings"), tmp_path / "m")
+
+
+def test_a_manifest_that_is_cut_short_is_named(tmp_path):
+    recordings, supervisions = manifests(tmp_path / "m")
+    write_jsonl_gz(tmp_path / "m/recordings.jsonl.gz", recordings)
+    write_jsonl_gz(tmp_path / "m/supervisions.jsonl.gz", supervisions)
+    path = tmp_path / "m/supervisions.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"supervisions.jsonl.gz: cannot be read"):
+        stage_1(tmp_path, documented("meetings"), tmp_path / "m")
+
+
+def test_what_ser_manifest_writes_is_read_back_with_the_same_folds(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    first = stage_1(tmp_path, documented("calls"), folder)
+    out = write_manifests(first.parent, relative_to=folder)
+    text = documented("meetings").replace("sessions:", f"audio_dir: {folder}\n#")
+    text = text.replace("{emotion:", "{session: custom.session, emotion:")
+    again = stage_1(tmp_path, text, out / "lhotse")
+    for name in ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur"):
+        assert (again / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def hugging_face(tmp_path, kind: str) -> Path:
+    """The documented dataset, saved in one of the ways that the reader knows."""
+    datasets = pytest.importorskip("datasets")
+    table = utterances(("ang", "neu"))
+    words = {"ang": "anger", "neu": "calm"}
+    columns = {
+        "audio": [{"bytes": wav_bytes(i), "path": "x.wav"} for i in range(len(table))],
+        "label": [("ang", "neu").index(row[1]) for row in table],
+        "speaker_id": [row[2] for row in table],
+        "gender": [{"f": "Female", "m": "Male"}[row[3]] for row in table],
+        "transcription": [f"Hello {words[row[1]]}, again." for row in table],
+    }
+    whole = datasets.Dataset.from_dict(columns)
+    whole = whole.cast_column("audio", datasets.Audio(decode=False))
+    whole = whole.cast_column("label", datasets.ClassLabel(names=["ang", "neu"]))
+    parts = {"train": whole.select(range(6)), "test": whole.select(range(6, 8))}
+    folder = tmp_path / "saved"
+    if kind == "saved":
+        datasets.DatasetDict(parts).save_to_disk(folder)
+    else:
+        (folder / "data").mkdir(parents=True)
+        for split, part in parts.items():
+            part.to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet"])
+def test_the_documented_hugging_face_dataset_goes_through_stage_1(tmp_path, kind, monkeypatch):
+    folder = hugging_face(tmp_path, kind)
+    if kind == "parquet":  # its copy of the data goes elsewhere than into the home folder
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    data = stage_1(tmp_path, documented("acted"), folder)
+    check_four_speakers(data)
+    wavs = read_table(data / "wav.scp")
+    assert sorted(wavs) == [
+        *(f"test_{i:06d}" for i in (0, 1)),
+        *(f"train_{i:06d}" for i in range(6)),
+    ]
+    assert wavs["test_000001"] == str(tmp_path / "data/acted/audio/test_000001.wav")
+    assert Path(wavs["test_000001"]).read_bytes() == wav_bytes(7)
+    only = documented("acted") + "splits: [train]\n"
+    assert len(read_table(stage_1(tmp_path, only, folder) / "wav.scp")) == 6
+    with pytest.raises(UserError, match="no split 'dev'; it has train, test|test, train"):
+        stage_1(tmp_path, documented("acted") + "splits: [dev]\n", folder)
+
+
+def test_an_audiofolder_is_read_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    table = [(f, lab, s, g, t.replace("ang,", "anger,").replace("neu,", "calm,"))
+             for f, lab, s, g, t in utterances(("ang", "neu"))]  # fmt: skip
+    header = ["file_name", "label", "speaker_id", "gender", "transcription"]
+    folder = write_table(tmp_path / "folder/train", table, header).parent
+    data = stage_1(tmp_path, documented("acted"), folder)
+    check_four_speakers(data)
+    assert "train_anna_001" in read_table(data / "wav.scp")
+
+
+def test_a_hub_id_without_the_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    text = documented("acted").replace("# dataset:", "dataset:")
+    with pytest.raises(UserError, match=r"owner/name: .*package datasets.*requirements-apps.txt"):
+        stage_1(tmp_path, text, None)
+
+
+def test_a_dataset_that_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no network\nand much more")
+
+    monkeypatch.setitem(sys.modules, "datasets", type(sys)("datasets"))
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", load_dataset, raising=False)
+    text = documented("acted").replace("# dataset:", "dataset:")
+    with pytest.raises(UserError, match=r"owner/name: .*ConnectionError: no network\); check"):
+        stage_1(tmp_path, text, None)
+
+
+def test_audio_is_written_once_and_anew_when_it_differs(tmp_path):
+    path = write_once(tmp_path / "audio/a.wav", b"one")
+    made = path.stat().st_ino
+    assert write_once(path, b"one").stat().st_ino == made
+    assert write_once(path, b"two").read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["a.wav"]
+
+
+# --- what can be wrong with a table --------------------------------------------------------------
+
+PLAIN = """
+name: calls
+reader: table
+language: en
+emotions: [angry, neutral]
+label_map: {anger: angry, calm: neutral}
+"""
+
+
+def run_table(tmp_path, records, text=PLAIN, header=HEADER, **options):
+    folder = write_table(tmp_path / "calls", records, header)
+    return stage_1(tmp_path, text, folder, **options)
+
+
+def changed(row: int, column: str, value: str):
+    records = [list(record) for record in utterances()]
+    records[row][HEADER.index(column)] = value
+    return records
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "message"),
+    [
+        (2, "emotion", "joy", r":4: label 'joy' is not in label_map \(anger, calm\); add it there"),
+        (2, "emotion", "", r":4: label '' is not in label_map"),
+        (3, "speaker", " ", r":5: no speaker"),
+        (1, "gender", "woman?", r":3: gender 'woman\?'; expected f or m"),
+        (1, "gender", "m", r":3: gender 'm', but 'f' for the same speaker \(anna\) in .*:2"),
+        (1, "wav", "anna/001.wav", r":3: the id anna_001 is also that of .*:2"),
+        (1, "wav", "", r":3: no audio file in column 'wav'"),
+    ],
+)
+def test_a_row_at_fault_is_named_by_its_line(tmp_path, row, column, value, message):
+    records = changed(row, column, value)
+    if not value and column == "wav":
+        folder = write_table(tmp_path / "calls", utterances())
+        with open(folder / "metadata.csv", "w", newline="") as stream:
+            csv.writer(stream).writerows([HEADER, *records])
+        with pytest.raises(UserError, match=f"metadata.csv{message}"):
+            stage_1(tmp_path, PLAIN, folder)
+        return
+    with pytest.raises(UserError, match=f"metadata.csv{message}"):
+        run_table(tmp_path, records)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_file_that_is_not_there_is_named_by_its_line(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    (folder / "ben/001.wav").unlink()
+    with pytest.raises(UserError, match=r"metadata.csv:4: no such file: .*/calls/ben/001.wav"):
+        stage_1(tmp_path, PLAIN, folder)
+
+
+def test_a_file_that_is_no_audio_is_named(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    (folder / "ben/001.wav").write_text("no audio")
+    with pytest.raises(UserError, match=r"ben/001.wav: not an audio file"):
+        stage_1(tmp_path, PLAIN, folder)
+    assert not (tmp_path / "data/calls/all").exists()
+
+
+def test_one_file_under_two_ids_is_refused(tmp_path):
+    header = [*HEADER, "id"]
+    records = [[*row, f"u{i}"] for i, row in enumerate(utterances())]
+    records[1][0] = records[0][0]
+    with pytest.raises(UserError, match=r":3: .*anna/001.wav is also in .*metadata.csv:2"):
+        run_table(tmp_path, records, header=header)
+
+
+def test_without_a_speaker_column_it_says_why_that_is_needed(tmp_path):
+    header = ["wav", "emotion", "who", "gender", "text"]
+    with pytest.raises(UserError, match=r"no column 'speaker' .* no speaker can be left out.*who"):
+        run_table(tmp_path, utterances(), header=header)
+    data = run_table(tmp_path, utterances(), PLAIN + "columns: {speaker: who}", header)
+    assert set(read_table(data / "utt2spk").values()) == set(SPEAKERS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("{emotion: feeling}", "no column 'feeling' for the emotion; it has wav, emotion, speaker"),
+        ("{text: words}", "no column 'words' for the text"),
+        ("{emotions: emotion}", "'emotions'; expected some of audio, emotion, speaker"),
+    ],
+)
+def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, message):
+    with pytest.raises(UserError, match=message):
+        run_table(tmp_path, utterances(), f"{PLAIN}columns: {columns}")
+
+
+def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
+    records = changed(0, "emotion", "unclear")
+    data = run_table(tmp_path, records, PLAIN + "skip_labels: [unclear]")
+    assert len(read_table(data / "utt2emo")) == 7
+    out = capsys.readouterr().out
+    assert "left out: 1 utterances labelled unclear" in out and "counts: {total: 7}" in out
+
+
+def test_counts_that_do_not_hold_stop_it_and_go_unchecked_where_there_are_none(tmp_path):
+    with pytest.raises(UserError, match="total: 8 found, 9 expected"):
+        run_table(tmp_path, utterances(), PLAIN + "counts: {total: 9}")
+    data = run_table(tmp_path, utterances(), PLAIN + "counts: {total: 9}", allow_partial=True)
+    assert read_lines(data / "partial")[0] == "total: 8 found, 9 expected"
+
+
+def test_labels_that_are_the_emotions_need_no_label_map(tmp_path):
+    text = re.sub("(?m)^label_map.*", "", PLAIN)
+    data = run_table(tmp_path, utterances(("angry", "neutral")), text)
+    assert len(read_table(data / "utt2emo")) == 8
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (1, ["Ses01"]),
+        (2, ["Ses01", "Ses01"]),
+        (5, ["Ses01", "Ses01", "Ses02", "Ses02", "Ses02"]),
+        (6, ["Ses01", "Ses01", "Ses02", "Ses02", "Ses03", "Ses03"]),
+    ],
+)
+def test_speakers_are_paired_in_sorted_order(tmp_path, number, expected):
+    names = [f"s{i}" for i in range(number)]
+    records = [
+        (f"{s}{label}.wav", label, s, "", "")
+        for s in reversed(names)
+        for label in ("anger", "calm")
+    ]
+    data = run_table(tmp_path, records)
+    speakers, sessions = read_table(data / "utt2spk"), read_table(data / "utt2session")
+    assert [{speakers[u]: s for u, s in sessions.items()}[name] for name in names] == expected
+    assert set(read_table(data / "utt2gender").values()) == {"u"}
+    if number > 1:  # somebody validates in every fold
+        folds = assign("strict", speakers, sessions, read_table(data / "utt2emo"), {})
+        assert all(fold.get("valid") for fold in folds.values())
+
+
+def test_sessions_and_genders_may_stand_in_the_yaml_or_in_a_column(tmp_path):
+    bare = [(f, lab, s, "", "") for f, lab, s, _, _ in utterances()]
+    text = PLAIN + "sessions: {A: [anna, dirk], B: [ben, cora]}\nspeakers: {anna: f, ben: m}"
+    data = run_table(tmp_path, bare, text)
+    assert read_table(data / "utt2session")["dirk_001"] == "A"
+    genders = read_table(data / "utt2gender")
+    assert [genders[f"{s}_001"] for s in SPEAKERS] == ["f", "m", "u", "u"]
+    with pytest.raises(UserError, match="speaker cora: in no session of corpus.yaml"):
+        run_table(tmp_path, bare, PLAIN + "sessions: {A: [anna, dirk], B: [ben]}")
+    header = ["wav", "emotion", "speaker", "session", "text"]
+    rooms = [(f, lab, s, f"room {s < 'c'}", "") for f, lab, s, _, _ in utterances()]
+    data = run_table(tmp_path, rooms, header=header)
+    assert read_table(data / "utt2session")["ben_001"] == "room_True"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "wav,emotion\na,b,c\n", r"t.csv:2: 3 cells, but 2 columns"),
+        ("t.csv", "wav,wav\na,b\n", r"t.csv:1: two columns have the same name"),
+        ("t.csv", "wav,emotion\n", r"t.csv: no rows"),
+        ("t.csv", 'wav,emotion\n"a,b\n', r"t.csv:2: not valid CSV"),
+        ("t.jsonl", '{"wav": 1}\n{"wav"\n', r"t.jsonl:2: not JSON"),
+        ("t.jsonl", "[1]\n", r"t.jsonl:1: expected a JSON object"),
+        ("t.txt", "x", r"expected one table \(.csv, .tsv, .jsonl\), found none"),
+    ],
+)
+def test_a_table_that_is_none_is_named_with_the_line(tmp_path, name, text, message):
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        stage_1(tmp_path, PLAIN, folder)
+
+
+def test_a_table_in_another_encoding_is_named_with_the_line(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    (folder / "metadata.csv").write_bytes("wav,text\na,b\na,K\xe4se\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"metadata.csv:3: not UTF-8"):
+        stage_1(tmp_path, PLAIN, folder)
+
+
+@pytest.mark.parametrize("kind", ["semicolon", "tsv", "jsonl", "bom"])
+def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
+    folder = write_table(tmp_path / "calls", utterances())
+    path = folder / "metadata.csv"
+    records = [dict(zip(HEADER, row, strict=True)) for row in utterances()]
+    if kind == "jsonl":
+        path.unlink()
+        lines = [json.dumps(r) for r in records]
+        (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    elif kind == "bom":
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    else:
+        path.unlink()
+        name, mark = ("t.tsv", "\t") if kind == "tsv" else ("t.csv", ";")
+        with open(folder / name, "w", newline="") as stream:
+            csv.writer(stream, delimiter=mark).writerows([HEADER, *(r.values() for r in records)])
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+def test_the_place_may_stand_in_the_yaml_and_then_not_in_the_command(tmp_path):
+    write_table(tmp_path / "calls", utterances())
+    data = stage_1(tmp_path, PLAIN + "corpus_dir: ../../calls", None)
+    assert len(read_table(data / "wav.scp")) == 8
+    marker = json.loads((data / ".done").read_text())
+    assert "--corpus-dir" not in provenance._corpus_options("calls", marker, tmp_path / "data")
+    with pytest.raises(UserError, match="corpus_dir in the corpus.yaml of calls: .*/nowhere"):
+        stage_1(tmp_path, PLAIN + "corpus_dir: nowhere", None)
+    with pytest.raises(UserError, match="--corpus-dir: needed for calls"):
+        stage_1(tmp_path, PLAIN, None)
+
+
+def test_the_table_itself_may_be_given_and_changes_are_noticed(tmp_path, capsys):
+    folder = write_table(tmp_path / "calls", utterances())
+    stage_1(tmp_path, PLAIN, folder / "metadata.csv")
+    (folder / "ben/001.wav").write_bytes(wav_bytes(77) + b"\0\0")
+    capsys.readouterr()
+    stage_1(tmp_path, PLAIN, folder / "metadata.csv")
+    assert "already done" not in capsys.readouterr().out
+
+
+def test_ids_have_no_blanks_or_slashes_and_two_speakers_never_become_one(tmp_path):
+    assert as_id(" a b/c ") == "a_b_c"
+    records = changed(0, "speaker", "anna b")
+    records[1][2] = "anna_b"
+    with pytest.raises(UserError, match=r"speaker 'anna_b', but 'anna b' for the same speaker"):
+        run_table(tmp_path, records)
+    assert rows.FIELDS[:3] == rows.REQUIRED

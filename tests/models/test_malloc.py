@@ -1,0 +1,33 @@
+"""What becomes of freed memory; each case in a process of its own, which it changes."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+# Of 300 blocks of 2 MiB all but every tenth are freed; the last stays, so that the heap cannot
+# simply end earlier.
+HOLES = """
+import os, sys
+import numpy as np
+from ser.models.cpu.malloc import return_freed_memory
+
+np.ones(4 << 20).sum()  # once freed, glibc keeps blocks of this size
+return_freed_memory(sys.argv[1] == "at once")
+blocks = [np.ones(2 << 17) for _ in range(300)]
+blocks = blocks[9::10]
+pages = int(open("/proc/self/statm").read().split()[1])
+print(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_goes_back_where_it_is_asked_to():
+    megabytes = {}
+    for how in ("kept", "at once"):
+        command = [sys.executable, "-c", HOLES, how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        megabytes[how] = int(done.stdout)
+    assert megabytes["kept"] > 600
+    assert megabytes["at once"] < 400

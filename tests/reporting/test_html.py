@@ -1,0 +1,882 @@
+"""The HTML report: what is on the page, and, in headless Chromium, what is drawn."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+
+from ser.cli.main import COMMANDS, command_parser
+from ser.data.tables import write_table
+from ser.errors import UserError
+from ser.reporting.html import build_page, make_html_report
+from ser.reporting.page import charts, sound, tracks
+from ser.reporting.page.markup import VOID, Markup, tag
+from ser.reporting.page.material import read_material
+from ser.reporting.page.sections import system_difference
+from ser.scoring.compare import Scored, System, compare_systems
+from ser.scoring.infer import infer_folds
+from ser.scoring.predictions import Prediction
+from ser.scoring.score import score_experiment
+from tests.support.browser import chromium, needs_chromium
+from tests.support.fake_experiment import (
+    FOLDS,
+    HOP,
+    LABELS,
+    LEVELS,
+    FakeModel,
+    make_experiment,
+    write_history,
+)
+from tests.support.fake_scores import make_scores
+
+HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;\u202e"
+
+
+class Confused(FakeModel):
+    """Takes angry for happy and happy for angry; its units are as sure as can be."""
+
+    def infer(self, speech, speech_lengths):
+        out = super().infer(speech, speech_lengths)
+        out["aux"] = {name: (frames + 1e-9).log() for name, frames in out["aux"].items()}
+        out["emotion_logp"] = out["emotion_logp"][:, [1, 0, 2, 3]]
+        return out
+
+
+class Headless(Confused):
+    """Has no head of units."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux_units = {}
+
+
+class Reader(HTMLParser):
+    """The page as a tree; fails where tags do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack = [ET.Element("root")]
+        self.feed(text)
+        assert len(self.stack) == 1, [e.tag for e in self.stack]
+
+    def handle_starttag(self, name, attributes):
+        element = ET.SubElement(self.stack[-1], name, {k: v or "" for k, v in attributes})
+        if name not in VOID:
+            self.stack.append(element)
+
+    def handle_endtag(self, name):
+        assert self.stack.pop().tag == name
+
+    def handle_data(self, data):
+        element = self.stack[-1]
+        if len(element):
+            element[-1].tail = (element[-1].tail or "") + data
+        else:
+            element.text = (element.text or "") + data
+
+
+def read(text):
+    return Reader(text).stack[0]
+
+
+def words(element):
+    return " ".join(" ".join(element.itertext()).split())
+
+
+def by(root, name, **attributes):
+    """Elements whose attributes are these; a class need be one of several."""
+    return [
+        e
+        for e in root.iter(name)
+        if all(
+            v in e.get("class", "").split() if k == "class_" else e.get(k.replace("_", "-")) == v
+            for k, v in attributes.items()
+        )
+    ]
+
+
+def section(root, name):
+    return next(e for e in root.iter() if e.get("id") == name)
+
+
+def rows(element):
+    return [[words(cell) for cell in row] for row in element.iter("tr")]
+
+
+def put(root, **changes):
+    """An experiment of which there is nothing but its scores."""
+    scores = make_scores(**changes)
+    directory = root / "exp/toy" / f"tag{len(list(root.glob('exp/toy/*')))}"
+    directory.mkdir(parents=True)
+    (directory / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    return directory
+
+
+def no_model(*_):
+    raise UserError("there is no model")
+
+
+def build(*directories, **options):
+    materials = [read_material(directory) for directory in directories]
+    return build_page(materials, **{"load_model": no_model, **options})
+
+
+def score(root, model=Confused, **options):
+    """An experiment with everything, scored; angry and happy are all mistaken."""
+    exp, dump, data = make_experiment(root, **options)
+    infer_folds(exp, dump, build_model=lambda *_: model())
+    score_experiment(exp, dump, data)
+    for i, fold in enumerate(FOLDS):
+        write_history(exp / fold, epochs=4, offset=0.1 * i)
+    table = {u: f"words of {u}" for u in read_material(exp).experiment.emotions}
+    write_table(data / "all/text", table)
+    return exp
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    return score(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def page(scored):
+    return build(scored, load_model=lambda *_: Confused())
+
+
+# --- content -----------------------------------------------------------------------------------
+
+
+def test_the_headline_is_wa_and_ua_of_scores_json_with_their_intervals(tmp_path):
+    directory = put(tmp_path, correct=3)  # folds: 3/4 and 4/4 right
+    scores = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
+    root = read(build(directory))
+    low, high = (100 * b for b in scores["summary"]["wa_ci"])
+    (wa,), (ua,) = by(root, "dd", data_score="wa"), by(root, "dd", data_score="ua")
+    assert words(wa) == f"87.5% 95%: {low:.1f} to {high:.1f}"
+    assert words(ua).startswith("87.5% 95%: ")
+    header = words(next(root.iter("header")))
+    for text in ("protocol strict: ", "corpus toy", "speakers tested 2", "utterances tested 8"):
+        assert text in header
+    assert "PER / UER 25.0 / 50.0%" in header
+
+
+def test_the_table_of_folds_has_a_row_for_each_fold_and_for_the_means(tmp_path):
+    found = rows(section(read(build(put(tmp_path, correct=3))), "folds"))
+    assert found[1][:7] == ["Ses01F", "4", "75.0", "75.0", "3", "2", "10"]
+    assert found[2][:7] == ["Ses01M", "4", "100.0", "100.0", "3", "2", "10"]
+    # sd of 75 and 100: 25 / sqrt(2) = 17.7
+    assert [row[:4] for row in found[3:5]] == [
+        ["mean", "", "87.5", "87.5"],
+        ["sd", "", "17.7", "17.7"],
+    ]
+    assert found[-1][:4] == ["pooled", "8", "87.5", "87.5"]
+
+
+def test_the_confusion_matrix_holds_counts_and_shares_and_shades_by_share(tmp_path):
+    # The last of the first fold's four, neutral, is taken for angry: half of the two neutral.
+    root = section(read(build(put(tmp_path, correct=3))), "confusion")
+    cells = {(e.get("data-row"), e.get("data-column")): e for e in by(root, "g")}
+    assert len(cells) == 16
+    share = {key: float(e.find("rect").get("fill-opacity")) for key, e in cells.items()}
+    assert share[("3", "0")] == share[("3", "3")] == 0.5
+    assert share[("0", "0")] == 1 and share[("0", "1")] == 0
+    assert [words(t) for t in cells["3", "0"].iter("text")] == ["50.0", "1"]
+    assert words(cells["3", "0"].find("title")) == ("neutral recognised as angry: 1 of 2, 50.0 %")
+    assert ["neutral", "2", "100.0", "50.0", "66.7"] in rows(root)  # precision, recall, F1
+
+
+def test_a_matrix_of_twelve_long_names_keeps_every_cell_apart():
+    labels = [f"some long emotion {i}" for i in range(12)]
+    scores = {
+        "labels": labels,
+        "confusion": {
+            "counts": np.eye(12, dtype=int).tolist(),
+            "row_normalised": np.eye(12).tolist(),
+        },
+    }
+    root = read(charts.confusion_chart(scores, "matrix"))
+    svg = next(root.iter("svg"))
+    boxes = [float(e.get("width")) for e in root.iter("rect")]
+    assert len(boxes) == 144 and min(boxes) > 30
+    assert "wide" in svg.get("class") and float(svg.get("width")) > 12 * 37
+
+
+def test_the_interval_of_a_speaker_is_wilsons():
+    # 3 of 4, z^2 = 3.8415: centre (0.75 + 3.8415 / 8) / (1 + 3.8415 / 4) = 0.62753, half
+    # 1.96 / 1.96036 sqrt(0.75 0.25 / 4 + 3.8415 / 64) = 0.32688. 0 of 4: 3.8415 / 7.8415.
+    assert charts.wilson(3, 4) == pytest.approx((0.30065, 0.95441), abs=1e-4)
+    assert charts.wilson(0, 4) == pytest.approx((0, 0.48990), abs=1e-4)
+    assert charts.wilson(4, 4) == pytest.approx((1 - 0.48990, 1), abs=1e-4)
+
+
+def test_a_speaker_who_is_tested_in_several_folds_has_one_bar():
+    entries = [
+        {"fold": "1", "speaker": "A", "ref": "01", "hyp": "00"},
+        {"fold": "2", "speaker": "A", "ref": "33", "hyp": "33"},
+        {"fold": "2", "speaker": "B", "ref": "2", "hyp": "1"},
+    ]
+    assert charts.speaker_accuracy({"speakers": entries}) == {"A": (3, 4), "B": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"leaky": ["train and test share speakers"]}, "LEAKY not comparable: train and test"),
+        ({"corpus_partial": ["Ses03 is missing"], "partial": True}, "PARTIAL the corpus is not"),
+        ({"protocol": "kfold5"}, "SPEAKER-DEPENDENT the speakers tested are among"),
+    ],
+)
+def test_what_must_be_known_first_stands_above_every_number(tmp_path, changes, said):
+    text = build(put(tmp_path, **changes))
+    root = read(text)
+    (mark,) = by(root, "p", class_="mark")
+    assert words(mark).startswith(said)
+    assert text.index('class="mark"') < text.index("data-score")
+    word = said.partition(" ")[0]
+    for name in ("folds", "confusion", "speakers", "calibration"):
+        assert f"({word.lower()})" in words(section(root, name)).lower()
+
+
+def test_a_sound_complete_experiment_has_no_marks(tmp_path):
+    assert not by(read(build(put(tmp_path))), "p", class_="mark")
+
+
+def test_what_an_experiment_lacks_is_said_and_the_rest_is_shown(tmp_path):
+    root = read(build(put(tmp_path)))
+    assert "no history.json" in words(section(root, "learning"))
+    assert "does not fuse layers" in words(section(root, "layers"))
+    assert "errors.tsv: no such file" in words(section(root, "errors"))
+    assert "Not drawn" in words(section(root, "utterance"))
+    assert "no decisions but the emotion head's" in words(section(root, "decisions"))
+    assert "gender: women" in words(section(root, "slices"))
+
+
+def test_the_provenance_tells_how_to_get_the_numbers_again(tmp_path):
+    known = {"total": 94_000_000, "trained": 89_500_000}
+    changes = {"parameters": known, "train_seconds": 4000.0, "auxiliary": {}}
+    said = words(section(read(build(put(tmp_path, **changes))), "provenance"))
+    for text in (
+        "./run.sh --corpus toy --config conf/train_s1.yaml --seed 1",
+        "commit 0123456789ab",
+        "torch 2.13.0",
+        "a processor, 2 cores",
+        "1 h 7 min, all folds",
+        "94,000,000, of which 89,500,000 were trained",
+    ):
+        assert text in said
+
+
+def test_the_calibration_is_that_of_scores_json(tmp_path):
+    # All eight decisions are 0.7 sure, seven of them right: ECE 0.875 - 0.7.
+    root = section(read(build(put(tmp_path, correct=3))), "calibration")
+    assert "ECE 17.5% (10 bins), mean confidence 70.0%, accuracy 87.5%" in words(root)
+    (group,) = by(root, "g", data_bin="60")
+    assert words(group.find("title")) == (
+        "60 to 70 % sure: 8 decisions, mean confidence 70.0 %, accuracy 87.5 %"
+    )
+
+
+def test_learning_curves_are_means_over_folds_of_each_history(scored):
+    panels = dict(charts.learning_panels(read_material(scored).histories))
+    assert list(panels) == ["emotion loss", "UA (%)"]
+    # Epoch 1 of 4: 1.4 - 0.25 + (0, 0.1, 0.2)
+    mean = charts.mean_curve([c for _, c in panels["emotion loss"]["train"]])
+    assert mean[1] == pytest.approx(1.25) and list(mean) == [1, 2, 3, 4]
+    assert len(panels["UA (%)"]["valid"]) == 3
+
+
+def test_the_mean_curve_goes_on_with_the_folds_that_train_longer():
+    assert charts.mean_curve([{1: 1.0, 2: 2.0}, {1: 3.0}]) == {1: 2.0, 2: 2.0}
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap():
+    history = [{"epoch": e, "train": {"loss_er": v}} for e, v in ((1, 1.0), (2, float("nan")))]
+    assert charts.epochs_of(history, "train", "loss_er", 1) == {1: 1.0}
+
+
+def test_layer_weights_are_those_after_the_last_epoch(page):
+    # write_history: 0.3, 0.3 - 0.1, 0.4 + 0.1 in every fold
+    found = by(section(read(page), "layers"), "g")
+    values = [words(e).split() for e in found if e.get("data-layer")]
+    assert [(v[0], v[-1]) for v in values] == [
+        ("low-level:", "0.300"),
+        ("layer", "0.200"),
+        ("layer", "0.500"),
+    ]
+
+
+def test_ticks_are_round_and_enclose_the_values():
+    assert charts.ticks(0.12, 1.9) == [0, 0.5, 1.0, 1.5, 2.0]
+    assert charts.ticks(41, 88) == [40, 60, 80, 100]
+    assert charts.ticks(5, 5)[0] <= 5 <= charts.ticks(5, 5)[-1]
+    assert charts.whole_ticks(12) == [1, 2, 4, 6, 8, 10, 12]
+    assert charts.whole_ticks(1) == [1]
+
+
+def test_two_systems_stand_side_by_side_with_their_difference(tmp_path):
+    first, second = put(tmp_path, correct=2), put(tmp_path, correct=3, tag="other")
+    root = read(build(first, second))
+    assert len(by(section(root, "confusion"), "svg")) == 2
+    assert len(by(root, "dd", data_score="wa")) == 2
+    table = rows(next(root.iter("header")))
+    # 50 and 100 against 75 and 100 in the two folds: 75.0, 87.5
+    assert table[1][:4] == ["WA", "75.0", "87.5", "+12.5"]
+    assert ["recall, sad", "50.0", "100.0", "+50.0"] in [row[:4] for row in table]
+
+
+def test_the_difference_is_that_of_the_comparison(tmp_path):
+    first, second = (read_material(put(tmp_path, correct=c)) for c in (1, 3))
+    speakers, systems = {}, []
+    for m in (first, second):
+        fold, decided = {}, {}
+        for entry in m.scores["speakers"]:
+            for i, (ref, hyp) in enumerate(zip(entry["ref"], entry["hyp"], strict=True)):
+                utt = f"{entry['speaker']}_{i}"
+                speakers[utt], fold[utt] = entry["speaker"], entry["fold"]
+                decided[utt] = Prediction(utt, LABELS[int(ref)], LABELS[int(hyp)], ())
+        systems.append(System([Scored(m.exp_dir, m.scores, fold, decided)]))
+    expected = compare_systems(*systems, speakers)["scores"]["wa"]["difference"]
+    row = rows(read(system_difference(first, second)[1]))[1]
+    assert row[3:5] == [
+        f"+{100 * expected['value']:.1f}",
+        f"{100 * expected['low']:+.1f} to {100 * expected['high']:+.1f}",
+    ]
+
+
+def test_systems_that_were_tested_on_other_utterances_have_no_difference(tmp_path):
+    first, second = put(tmp_path), put(tmp_path, test_sha256="other")
+    said = words(next(read(build(first, second)).iter("header")))
+    assert "not tested on the same utterances" in said and "McNemar" not in said
+
+
+def test_equal_experiments_give_equal_bytes(scored, page):
+    assert build(scored, load_model=lambda *_: Confused()) == page
+
+
+def test_the_page_nests_and_every_chart_has_a_name_and_a_description(page):
+    root = read(page)
+    names = [e.get("id") for e in root.iter() if e.get("id")]
+    described = [e for e in root.iter("svg") if e.get("role") == "img"]
+    assert described
+    for svg in described:
+        for name in svg.get("aria-labelledby").split():
+            assert name in names
+        assert words(svg.find("title")) and words(svg.find("desc"))
+    links = [e.get("href")[1:] for e in root.iter("a")]
+    assert set(links) <= set(names) and all(names.count(link) == 1 for link in links)
+
+
+# --- errors and recordings ---------------------------------------------------------------------
+
+
+def test_the_worst_errors_are_those_of_errors_tsv_in_its_order(scored, page):
+    lines = (scored / "errors.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    shown = [words(e) for e in by(section(read(page), "errors"), "li")]
+    assert len(shown) == min(len(lines), 9)
+    for line, card in zip(lines, shown, strict=False):
+        utt, ref, hyp, sure, missed, _ = line.split("\t")
+        assert card == (
+            f"{utt} recognised as {hyp} ({100 * float(sure):.1f}%), is {ref} "
+            f"({100 * float(missed):.1f}%) “words of {utt}”"
+        )
+
+
+def test_a_player_holds_the_samples_that_the_model_heard(scored, page):
+    material = read_material(scored)
+    card = by(section(read(page), "errors"), "li")[0]
+    kind, _, content = next(card.iter("audio")).get("src").partition(",")
+    assert kind == "data:audio/flac;base64"
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(content)), dtype="int16")
+    assert rate == 16000
+    utt = words(next(card.iter("strong")))
+    assert set(samples) == {LEVELS[material.experiment.emotions[utt]]}
+    assert "shared" not in words(card) and "--no-audio" in words(section(read(page), "errors"))
+
+
+def test_without_audio_the_page_holds_neither_recordings_nor_words(scored):
+    text = build(scored, audio=False, load_model=lambda *_: Confused())
+    root = read(text)
+    assert not by(root, "audio") and "words of" not in text
+    assert "licences do not allow" in words(section(root, "errors"))
+    assert len(by(section(root, "errors"), "li")) > 0
+
+
+def test_the_number_of_errors_can_be_chosen(scored):
+    assert len(by(section(read(build(scored, errors=2)), "errors"), "li")) == 2
+    assert not by(section(read(build(scored, errors=0)), "errors"), "li")
+
+
+def test_recordings_stop_where_the_page_would_become_too_large(scored):
+    found = sound.find_recordings(read_material(scored).dump_dir, {})
+    utt = next(iter(found.dumped))
+    found.left = len(sound.flac(found.read(utt)))
+    assert found.player(utt).startswith("<audio") and found.left == 0
+    assert "too large to pass on" in found.player(utt)
+
+
+def test_a_recording_that_is_gone_leaves_a_sentence(tmp_path):
+    found = sound.Recordings({}, {"a": str(tmp_path / "gone.wav")})
+    assert found.player("a").startswith("<p") and "Not to be heard" in found.player("a")
+    assert "Not to be heard" in found.player("b")
+    assert str(tmp_path) not in found.player("a")
+
+
+def test_errors_of_other_scores_are_not_shown(tmp_path):
+    exp = score(tmp_path)
+    with open(exp / "errors.tsv", "a", encoding="utf-8") as stream:
+        stream.write("more\tangry\thappy\t0.5\t0.1\tx.wav\n")
+    said = words(section(read(build(exp)), "errors"))
+    assert "wrong decisions, scores.json has" in said
+
+
+# --- one utterance over time -------------------------------------------------------------------
+
+
+def test_the_most_confident_error_is_drawn_with_its_models_posteriors(scored, page):
+    root = section(read(page), "utterance")
+    first = (scored / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
+    assert f"{first[0]}, tested in fold {first[0][:6]}: {first[1]} recognised as {first[2]}" in (
+        words(root)
+    )
+    titles = [words(svg.find("title")) for svg in by(root, "svg", role="img")]
+    assert titles[1:] == [
+        "Waveform",
+        "Spectrogram",
+        "Emotions that the units speak for",
+        "Posteriors of the units",
+        "Time",
+        "Colours of the posteriors",
+    ]
+    digit = LABELS.index(first[1])
+    assert f"Decoded units: V{digit}" in words(root)
+    # Frames alternate between blank and the unit of the emotion: the picture does so too.
+    picture = by(root, "svg", role="img")[4].find("image").get("href")
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    palette_ends = pixels[:, :, :3].reshape(-1, 3)
+    assert pixels.shape[0] == 5  # V0 to V3, then the blank
+    assert len(np.unique(palette_ends, axis=0)) == 2
+    np.testing.assert_array_equal(
+        pixels[4, ::2], np.broadcast_to(pixels[4, 0], pixels[4, ::2].shape)
+    )
+    assert (pixels[4, 0] == pixels[digit, 1]).all() and (pixels[4, 1] == pixels[digit, 0]).all()
+
+
+def test_an_utterance_can_be_chosen_and_one_that_was_not_tested_is_refused(scored, tmp_path):
+    utt = next(iter(read_material(scored).experiment.references(FOLDS[2])))
+    output = make_html_report(
+        [scored], tmp_path / "a.html", utterance=utt, load_model=lambda *_: Confused()
+    )
+    assert f"{utt}, tested in fold {FOLDS[2]}" in output.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="--utterance nobody: not tested"):
+        make_html_report([scored], tmp_path / "b.html", utterance="nobody")
+    assert not (tmp_path / "b.html").exists()
+
+
+def test_a_model_without_a_head_of_units_has_no_posteriors(scored):
+    root = section(read(build(scored, load_model=lambda *_: Headless())), "utterance")
+    assert "no head of units (CTC)" in words(root)
+    titles = [words(svg.find("title")) for svg in by(root, "svg", role="img")]
+    assert titles[1:] == ["Waveform", "Spectrogram", "Time"]
+
+
+def test_without_a_model_the_utterance_is_left_out_with_a_sentence(scored):
+    root = section(read(build(scored)), "utterance")
+    assert "Not drawn for sys_strict_seed1" in words(root) and not by(root, "svg")
+
+
+def test_emotions_share_what_is_not_blank():
+    units = ["<blank>", "V0", "F0", "V1", "F1"]
+    posteriors = np.array([[0.6, 0.1, 0.2, 0.1, 0.0], [0.0, 0.25, 0.25, 0.0, 0.5]])  # (T, V)
+    np.testing.assert_allclose(
+        tracks.emotion_shares(posteriors, units, 2), [[0.75, 0.5], [0.25, 0.5]]
+    )
+    assert tracks.emotion_shares(posteriors, ["<blank>", "a", "b", "c", "d"], 2) is None
+
+
+def test_units_are_drawn_by_emotion_and_the_blank_last():
+    order, tags = tracks.unit_rows(np.zeros((3, 5)), ["<blank>", "V0", "V1", "F0", "F1"], 2)
+    assert order == [1, 3, 2, 4, 0] and list(tags) == [-1, 0, 1, 0, 1]
+
+
+def test_of_a_large_inventory_the_surest_units_are_drawn():
+    posteriors = np.zeros((2, 200))
+    posteriors[1, [7, 150]] = 0.9
+    order, _ = tracks.unit_rows(posteriors, ["<blank>", *map(chr, range(0x4E00, 0x4E00 + 199))], 4)
+    assert len(order) == tracks.MOST_UNITS + 1 and {7, 150, 0} <= set(order)
+
+
+def test_a_tone_is_bright_where_its_frequency_is():
+    t = np.arange(8000) / 16000
+    loud = tracks.spectrogram((0.5 * np.sin(2 * np.pi * 1000 * t)).astype(np.float32))
+    assert loud.shape == (257, 51)
+    assert (loud[:, 5:-5].argmax(axis=0) == 32).all()  # 1000 Hz / (16000 / 512)
+    assert loud[200, 25] < 0.1 < 0.9 < loud[32, 25]
+
+
+def test_pictures_are_png_files_of_the_palettes_colours():
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    found = matplotlib.image.imread(
+        io.BytesIO(tracks.png(np.array([[0, 1, 2], [2, 2, 1]]), palette))
+    )
+    np.testing.assert_array_equal(255 * found[0, :, :3], palette)
+    np.testing.assert_array_equal(255 * found[1, :, :3], palette[[2, 2, 1]])
+
+
+# --- safety ------------------------------------------------------------------------------------
+
+
+def test_text_is_escaped_and_markup_is_not():
+    made = tag("p", "<b>&", Markup("<i></i>"), title='"x"', data_n=0.12345, hidden=True, id=None)
+    assert made == '<p title="&quot;x&quot;" data-n="0.12" hidden>&lt;b&gt;&amp;<i></i></p>'
+
+
+def test_hostile_names_are_text_wherever_they_stand(tmp_path):
+    speakers = [
+        {**entry, "speaker": f"{entry['speaker']}{HOSTILE}"} for entry in make_scores()["speakers"]
+    ]
+    keys = ("tag", "corpus", "system", "command", "hardware", "commit")
+    directory = put(tmp_path, speakers=speakers, leaky=[HOSTILE], **dict.fromkeys(keys, HOSTILE))
+    (directory / "errors.tsv").write_text(
+        f"utt_id\tref\thyp\tconfidence\tp_ref\twav\n{HOSTILE}\t{HOSTILE}\tangry\t0.9\t0.1\tx\n",
+        encoding="utf-8",
+    )
+    text = build(directory)
+    root = read(text)
+    assert not by(root, "script") and not by(root, "img")
+    for element in root.iter():
+        assert not [k for k in element.attrib if k.startswith("on") or k == "style"]
+    assert text.count("&lt;script&gt;alert(") > 10
+    assert "\u202e" not in text
+
+
+def test_the_page_may_load_nothing_and_refers_to_nothing(page):
+    root = read(page)
+    head = list(root.iter("head"))[0]
+    policy = by(head, "meta", http_equiv="Content-Security-Policy")[0].get("content")
+    assert [e.tag for e in head][:2] == ["meta", "meta"] and "default-src 'none'" in policy
+    (style,) = head.iter("style")
+    digest = base64.b64encode(hashlib.sha256(style.text.encode("utf-8")).digest()).decode("ascii")
+    assert f"style-src 'sha256-{digest}'" in policy and "unsafe" not in policy
+    for element in root.iter():
+        for key in ("src", "href", "action", "poster", "srcset", "data"):
+            value = element.get(key)
+            assert value is None or value.startswith(("#", "data:")), (element.tag, value)
+    assert "url(" not in style.text and "@import" not in style.text
+
+
+def test_no_path_of_this_machine_is_on_the_page(scored, page):
+    assert str(scored.parents[2]) not in page
+
+
+def test_the_page_is_small_enough_to_pass_on(page):
+    assert len(page.encode("utf-8")) < 5_000_000
+    assert 4 / 3 * sound.MOST_BYTES < 4_500_000
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_the_page_goes_where_it_is_asked_for_or_into_the_experiment(tmp_path):
+    first, second = put(tmp_path), put(tmp_path, tag="other")
+    assert make_html_report([first], load_model=no_model) == first / "report.html"
+    assert make_html_report([first, second], load_model=no_model) == first / "report_other.html"
+    chosen = make_html_report([first], tmp_path / "new/page.html", load_model=no_model)
+    assert chosen.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_command_line_is_listed_and_takes_its_options():
+    assert COMMANDS["report"][0] == "ser.cli.commands.report"
+    parser = command_parser("report")
+    args = parser.parse_args(["exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"])
+    assert (args.experiment, args.errors, args.no_audio) == (["exp/a/b", "exp/a/c"], 3, True)
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5"])
+def test_a_number_of_errors_that_is_none_is_a_usage_error(count, capsys):
+    with pytest.raises(SystemExit):
+        command_parser("report").parse_args(["exp/a/b", "--errors", count])
+    assert f"--errors: '{count}': expected a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_a_folder_for_a_page_is_refused(tmp_path):
+    with pytest.raises(UserError, match=f"^--output {tmp_path}: a folder; give the name of a file"):
+        make_html_report([put(tmp_path)], tmp_path, load_model=no_model)
+
+
+def test_folders_of_data_that_were_named_must_be_such(scored, tmp_path):
+    root = scored.parents[2]
+    for option in ("dump_dir", "data_dir"):
+        flag = f"--{option.replace('_', '-')}"
+        with pytest.raises(UserError, match=f"^{flag} {tmp_path}: there is no .*; expected d"):
+            make_html_report([scored], tmp_path / "a.html", **{option: tmp_path})
+    assert not (tmp_path / "a.html").exists()
+    places = {"dump_dir": root / "dump/toy", "data_dir": str(root / "data/toy")}
+    page = make_html_report([scored], tmp_path / "a.html", load_model=no_model, **places)
+    assert "words of " in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_page_is_of_one_experiment_or_two(tmp_path, count):
+    with pytest.raises(UserError, match="of one, or of two"):
+        make_html_report([put(tmp_path) for _ in range(count)])
+
+
+def test_an_experiment_named_twice_or_not_scored_is_refused(tmp_path):
+    directory = put(tmp_path)
+    with pytest.raises(UserError, match="given twice"):
+        make_html_report([directory, directory / "../tag0"])
+    with pytest.raises(UserError, match="scores.json: no such directory; score first"):
+        make_html_report([tmp_path / "exp/toy/nothing"])
+    (directory / "scores.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="schema None"):
+        make_html_report([directory])
+    assert not (directory / "report.html").exists()
+
+
+# --- what is drawn -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, page):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, scored):
+    """Two systems, one with a long name, both with a mark."""
+    root = tmp_path_factory.mktemp("pair")
+    paths = [put(root, tag=tag_, leaky=["why"]) for tag_ in ("a" * 60, "second")]
+    return make_html_report([*paths], root / "pair.html", load_model=no_model)
+
+
+TEXTS_CUT = """
+const cut = [];
+for (const svg of document.querySelectorAll("svg")) {
+  if (svg.parentElement.closest("svg")) continue;
+  const outer = svg.getBoundingClientRect();
+  for (const text of svg.querySelectorAll("text")) {
+    const r = text.getBoundingClientRect();
+    if (r.left < outer.left - 1 || r.right > outer.right + 1 || r.top < outer.top - 2
+        || r.bottom > outer.bottom + 3) cut.push(text.textContent);
+  }
+}
+return cut;
+"""
+OVERFLOWING = """
+const wide = [];
+for (const e of document.querySelectorAll("body *")) {
+  const inside = s => e.closest(s) && !e.matches(s);
+  if (inside(".scroll") || inside("svg")) continue;
+  if (e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
+    wide.push(e.tagName + "." + e.getAttribute("class"));
+}
+return [document.documentElement.scrollWidth, innerWidth, wide];
+"""
+
+
+@needs_chromium
+def test_the_page_opens_without_a_request_or_a_complaint(browser, file):
+    browser.open("about:blank")
+    browser.requests(), browser.log("browser")
+    browser.open(file)
+    assert browser.requests() == [file.resolve().as_uri()]
+    assert browser.log("browser") == []
+    assert browser.ask("return document.scripts.length") == 0
+
+
+@needs_chromium
+def test_nothing_is_fetched_even_if_an_address_got_into_the_page(browser, tmp_path, page):
+    spoilt = tmp_path / "spoilt.html"
+    added = '<img src="http://127.0.0.1:9/x.png"><script>document.title = "run"</script><main>'
+    spoilt.write_text(page.replace("<main>", added), encoding="utf-8")
+    browser.open(spoilt)
+    assert browser.ask("return document.title") != "run"
+    assert "Content Security Policy" in json.dumps(browser.log("browser"))
+
+
+@needs_chromium
+def test_the_bars_are_as_long_as_the_speakers_accuracy(browser, file, scored):
+    browser.open(file)
+    drawn = browser.ask("""
+      const svg = document.querySelector("#speakers svg");
+      const x = [...svg.querySelectorAll("line.axis, line.grid")].map(
+        e => e.getBoundingClientRect().left);
+      return [Math.min(...x), Math.max(...x), [...svg.querySelectorAll("g[data-speaker]")].map(g =>
+        [g.dataset.speaker, g.querySelector("rect").getBoundingClientRect().left,
+         g.querySelector("rect").getBoundingClientRect().width])];
+    """)
+    left, right, bars = drawn
+    expected = charts.speaker_accuracy(read_material(scored).scores)
+    assert [name for name, _, _ in bars] == list(expected)
+    for name, start, width in bars:
+        true, n = expected[name]
+        assert start == pytest.approx(left, abs=1)
+        assert width / (right - left) == pytest.approx(true / n, abs=0.01)
+
+
+@needs_chromium
+def test_the_bars_of_the_reliability_diagram_are_as_high_as_the_accuracy(browser, file, scored):
+    browser.open(file)
+    drawn = browser.ask("""
+      const svg = document.querySelector("#calibration svg");
+      const y = [...svg.querySelectorAll("line.grid")].map(e => e.getBoundingClientRect().top);
+      return [Math.max(...y) - Math.min(...y), [...svg.querySelectorAll("g[data-bin]")].map(g =>
+        [g.dataset.bin, g.querySelector("rect.bar").getBoundingClientRect().height])];
+    """)
+    height, bars = drawn
+    bins = [b for b in read_material(scored).scores["calibration"]["bins"] if b["n"]]
+    assert [name for name, _ in bars] == [f"{100 * b['low']:.0f}" for b in bins]
+    for (_, tall), b in zip(bars, bins, strict=True):
+        assert tall / height == pytest.approx(b["accuracy"], abs=0.01)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_nothing_overflows_and_no_label_is_cut(browser, file, pair, width):
+    for path in (file, pair):
+        browser.open(path, width)
+        scroll, inner, wide = browser.ask(OVERFLOWING)
+        assert scroll <= inner and not wide, path.name
+        assert browser.ask(TEXTS_CUT) == [], path.name
+
+
+@needs_chromium
+def test_text_on_a_phone_is_not_scaled_down(browser, file):
+    browser.open(file, 360)
+    sizes = browser.ask("""
+      return [...document.querySelectorAll("svg.chart")].map(
+        svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)
+    """)
+    assert len(sizes) >= 6 and min(sizes) > 0.98
+
+
+@needs_chromium
+def test_two_matrices_stand_side_by_side_on_a_desktop_and_below_each_other_on_a_phone(
+    browser, pair
+):
+    places = """return [...document.querySelectorAll("#confusion svg")].map(
+      e => [e.getBoundingClientRect().left, e.getBoundingClientRect().top])"""
+    browser.open(pair, 1280)
+    (left, top), (right, same) = browser.ask(places)
+    assert right > left + 300 and same == pytest.approx(top, abs=40)
+    browser.open(pair, 360)
+    (left, top), (right, below) = browser.ask(places)
+    assert right == left and below > top + 300
+
+
+def pixels_of(browser, selector):
+    """The pixels of an element, (H, W, 3) from 0 to 255, as they are on the screen."""
+    box = browser.ask(
+        "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'});"
+        "const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]",
+        selector,
+    )
+    left, top, right, bottom = (round(v) for v in box)
+    image = matplotlib.image.imread(io.BytesIO(browser.screenshot()))
+    return np.round(255 * image[top:bottom, left:right, :3]).astype(int)
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_charts_are_not_blank_and_contrast_with_the_paper(browser, file, dark):
+    browser.open(file, dark=dark)
+    paper = (0x14, 0x18, 0x1D) if dark else (255, 255, 255)
+    for name in ("#confusion svg", "#speakers svg", "#learning svg", "#layers svg",
+                 "#calibration svg", "#utterance .tracks"):  # fmt: skip
+        found = pixels_of(browser, name)
+        distance = np.abs(found - np.array(paper)).sum(axis=-1)
+        assert 0.01 < (distance > 150).mean() < 0.95, name
+        assert len(np.unique(found.reshape(-1, 3), axis=0)) > 10, name
+
+
+@needs_chromium
+def test_the_picture_of_posteriors_alternates_on_the_screen_as_the_frames_do(browser, file):
+    browser.open(file)
+    browser.ask("""
+      const svg = [...document.querySelectorAll("#utterance svg.over")].find(
+        e => e.querySelector("title").textContent.startsWith("Posteriors"));
+      svg.id = "under-test";
+    """)
+    found = pixels_of(browser, "#under-test")
+    blank = found[-6, 2:-2]  # (W, 3), a line of pixels through the lowest row
+    changes = (np.abs(np.diff(blank, axis=0)).sum(axis=-1) > 100).sum()
+    frames = browser.ask("""
+      const image = new Image();
+      image.src = document.querySelector("#under-test image").getAttribute("href");
+      return image.decode().then(() => image.naturalWidth);
+    """)
+    assert frames > 2 and changes == frames - 1
+
+
+@needs_chromium
+def test_the_recordings_can_be_played(browser, file, scored):
+    browser.open(file)
+    seconds = browser.ask("""
+      const audio = document.querySelector("#errors audio");
+      audio.preload = "auto";
+      return new Promise(done => {
+        if (audio.readyState >= 1) done(audio.duration);
+        audio.onloadedmetadata = () => done(audio.duration);
+        audio.onerror = () => done(audio.error.message);
+      });
+    """)
+    material = read_material(scored)
+    first = material.errors[0].utt_id
+    samples = (material.dump_dir / "utt2num_samples").read_text(encoding="utf-8")
+    expected = int(re.search(rf"^{first} (\d+)$", samples, re.M)[1])
+    assert expected % HOP == 0 and seconds == pytest.approx(expected / 16000, abs=0.002)
+
+
+@needs_chromium
+def test_it_prints_on_a4_with_nothing_cut(browser, file, pair):
+    for path in (file, pair):
+        browser.open(path, 703)  # A4 less the margins of style.css, in CSS pixels
+        browser.devtools("Emulation.setEmulatedMedia", media="print")
+        scroll, inner, wide = browser.ask(OVERFLOWING)
+        assert scroll <= inner and not wide, path.name
+        assert browser.ask(TEXTS_CUT) == []
+        clipped = browser.ask("""return [...document.querySelectorAll(".scroll")].filter(
+          e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 40))""")
+        assert clipped == []
+        content = browser.pdf()
+        browser.devtools("Emulation.setEmulatedMedia", media="")
+        sizes = re.findall(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", content)
+        assert 3 <= len(sizes) <= 9
+        assert {tuple(round(float(v)) for v in size) for size in sizes} == {(595, 842)}
+
+
+@needs_chromium
+def test_dark_pages_are_printed_on_white(browser, file):
+    browser.open(file, dark=True)
+    dark = browser.ask("return getComputedStyle(document.body).backgroundColor")
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.devtools("Emulation.setEmulatedMedia", media="print", features=scheme)
+    white = browser.ask("return getComputedStyle(document.body).backgroundColor")
+    browser.devtools("Emulation.setEmulatedMedia", media="")
+    assert (dark, white) == ("rgb(20, 24, 29)", "rgb(255, 255, 255)")
+
+
+@needs_chromium
+def test_hostile_names_run_nothing_and_are_shown_as_they_are(browser, tmp_path):
+    directory = put(tmp_path, tag=HOSTILE, hardware=HOSTILE)
+    path = tmp_path / "hostile.html"
+    path.write_text(build(directory), encoding="utf-8")
+    browser.open(path)
+    assert browser.ask("return [document.scripts.length, document.images.length]") == [0, 0]
+    assert browser.ask("return document.title").startswith("<script>alert('1')</script>")

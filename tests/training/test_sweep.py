@@ -1,0 +1,120 @@
+"""Sweeps: points, their configurations and their names."""
+
+import pytest
+import yaml
+
+from ser.config import check_config
+from ser.errors import UserError
+from ser.training.sweep import list_experiments, load_sweep, write_points
+from tests.support import ROOT
+
+SWEEPS = sorted((ROOT / "conf/sweeps").glob("*.yaml"))
+BASE = """\
+token_type: tagged_class
+frontend_conf: {freeze: none}
+aux_conf: {pr: {type: ctc, weight: 0.1}}
+optim: adam
+optim_conf: {lr: 5.0e-5}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+
+    def load(text: str):
+        (tmp_path / "lambda.yaml").write_text(text)
+        return load_sweep(tmp_path / "lambda.yaml", tmp_path / "base.yaml")
+
+    return load
+
+
+def test_a_grid_of_one_key_names_points_by_their_values(sweep):
+    found = sweep(
+        "seeds: 1 2\nx: aux_conf.pr.weight\ngrid: {aux_conf.pr.weight: [0.0, 0.001, 1.0]}"
+    )
+    assert [point.name for point in found.points] == ["0", "0.001", "1"]
+    assert found.seeds == [1, 2]
+    assert found.points[1].config["aux_conf"] == {"pr": {"type": "ctc", "weight": 0.001}}
+    assert found.points[1].config["optim_conf"] == {"lr": 5.0e-5}
+    assert found.points[1].experiment("lambda", "strict", 2) == "lambda_0.001_strict_seed2"
+
+
+def test_a_grid_of_two_keys_has_every_combination(sweep):
+    found = sweep("grid: {optim: [adam, sgd], optim_conf.lr: [1.0e-4, 1.0e-3]}")
+    assert [point.name for point in found.points] == [
+        "optimadam_lr0.0001",
+        "optimadam_lr0.001",
+        "optimsgd_lr0.0001",
+        "optimsgd_lr0.001",
+    ]
+    assert found.points[2].config["optim"] == "sgd"
+    assert found.points[2].config["optim_conf"]["lr"] == 1.0e-4
+
+
+def test_named_points_may_change_several_keys_or_none(sweep):
+    found = sweep("points:\n  plain:\n  slow: {optim_conf.lr: 1.0e-6, frontend_conf.freeze: cnn}")
+    assert [point.name for point in found.points] == ["plain", "slow"]
+    assert found.points[0].config == yaml.safe_load(BASE)
+    assert found.points[1].config["frontend_conf"] == {"freeze": "cnn"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grids: {a: [1]}", "unknown key 'grids'; a sweep has about, seeds"),
+        ("about: nothing", "no points; give a grid or points"),
+        ("grid: {optim: adam}", "grid.optim: found 'adam'; expected a list"),
+        ("grid: [1]", r"grid: found \[1\]; expected a mapping"),
+        ("points: {a/b: {optim: sgd}}", "point 'a/b': a name is made of letters"),
+        ("points: {a: 3}", "points.a: found 3; expected"),
+        ("points: {a: {optim.lr: 3}}", "optim.lr: optim is no mapping in the system's YAML"),
+        ("grid: {optim: [sgd]}\npoints: {sgd: {}}", "two points are called sgd"),
+        ("x: optim\npoints: {a: {optim_conf.lr: 3}}", "x: 'optim' is not set by every point"),
+        ("seeds: one\ngrid: {optim: [sgd]}", "seeds: found 'one'; expected e.g. 1 2 3"),
+    ],
+)
+def test_what_is_no_sweep_is_explained(sweep, text, message):
+    with pytest.raises(UserError, match=f"lambda.yaml: .*{message}"):
+        sweep(text)
+
+
+def test_points_are_written_once_and_left_alone_when_nothing_changes(sweep, tmp_path):
+    found = sweep("grid: {optim: [sgd, adam]}")
+    files = write_points(found, tmp_path / "points")
+    content = yaml.safe_load(files["sgd"].read_text())
+    assert content["optim"] == "sgd"
+    origin = content["sweep"]
+    assert (origin["name"], origin["point"]) == ("lambda", "sgd")
+    assert (origin["number"], origin["points"]) == (1, 2)
+    assert (origin["file"], origin["config"]) == (
+        str(tmp_path / "lambda.yaml"),
+        str(tmp_path / "base.yaml"),
+    )
+    before = files["sgd"].stat().st_mtime_ns
+    write_points(found, tmp_path / "points")
+    assert files["sgd"].stat().st_mtime_ns == before
+
+
+def test_every_point_and_seed_is_an_experiment(sweep, tmp_path):
+    found = sweep("points:\n  char: {token_type: char}\n  bpe: {token_type: bpe, bpe_size: 50}")
+    rows = list_experiments(found, "paper", [1, 2], tmp_path)
+    char, bpe = str(tmp_path / "char.yaml"), str(tmp_path / "bpe.yaml")
+    assert rows == [
+        ("lambda_char_paper_seed1", "1", char, "char", "-", "raw"),
+        ("lambda_char_paper_seed2", "2", char, "char", "-", "raw"),
+        ("lambda_bpe_paper_seed1", "1", bpe, "bpe", "50", "raw"),
+        ("lambda_bpe_paper_seed2", "2", bpe, "bpe", "50", "raw"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf/sweeps").glob("*.yaml")), ids=lambda p: p.stem
+)
+@pytest.mark.parametrize("base", ["train_s1_mtl_phoneme", "mini_s1", "emodb_s1"])
+def test_every_sweep_fits_every_s1(path, base):
+    from ser.training.task import SERTask
+
+    parser = SERTask.get_parser()
+    for point in load_sweep(path, ROOT / f"conf/{base}.yaml").points:
+        check_config(path, point.config, parser)
