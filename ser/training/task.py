@@ -20,6 +20,9 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
+from ser.models.capsules import CapsulePooling, MultiScaleConvEncoder
+from ser.models.conv_attention import ConvAttentionPooling
+from ser.models.graph import GINEncoder
 from ser.models.conv_recurrent import ConvRecurrentEncoder
 from ser.data.tables import read_table
 from ser.models.identity import IdentityEncoder
@@ -57,6 +60,8 @@ encoder_choices = ClassChoices(
     classes={
         "identity": IdentityEncoder,
         "conv_recurrent": ConvRecurrentEncoder,
+        "gin": GINEncoder,
+        "multi_scale_conv": MultiScaleConvEncoder,
         "rnn": RNNEncoder,
         "transformer": TransformerEncoder,
     },
@@ -71,6 +76,8 @@ pooling_choices = ClassChoices(
         "attention": AttentionPooling,
         "self_attention": SelfAttentionPooling,
         "statistics": StatisticsPooling,
+        "conv_attention": ConvAttentionPooling,
+        "capsule": CapsulePooling,
     },
     type_check=AbsPooling,
     default="mean",
