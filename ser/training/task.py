@@ -34,6 +34,7 @@ from ser.models.ssl import HFFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
 from ser.models.model import AMP_DTYPES, SERModel
 from ser.training.optim import parameter_groups
+from ser.models.parallel import ParallelEncoder
 from ser.models.pooling import (
     AbsPooling,
     AttentionPooling,
@@ -62,6 +63,7 @@ encoder_choices = ClassChoices(
         "conv_recurrent": ConvRecurrentEncoder,
         "gin": GINEncoder,
         "multi_scale_conv": MultiScaleConvEncoder,
+        "parallel": ParallelEncoder,
         "rnn": RNNEncoder,
         "transformer": TransformerEncoder,
     },
@@ -340,7 +342,14 @@ def check_network(args: argparse.Namespace) -> None:
         )
     if reads_waveforms:
         return
-    frontend, _, _ = build_network(args)
+    frontend, encoder, _ = build_network(args)
+    heads = read_heads(args.aux_conf).items()
+    aligned = [name for name, head in heads if head.cls.targets == UNITS]
+    if aligned and getattr(encoder, "one_frame", False):
+        raise UserError(
+            f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
+            "which no units can be aligned; remove this head or choose another encoder"
+        )
     size = FEATS_SIZES[args.feats_type]
     if args.feats_type in FUNCTIONALS and not (
         isinstance(frontend, FeatsFrontend) and frontend.is_plain()

@@ -31,6 +31,7 @@ SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm
     "s5_cnn_blstm_gender",
     "s5_single",
     "s7_conv_attention",
+    "s8_parallel",
     "s13_graph",
     "s17_capsules",
 )
@@ -77,6 +78,9 @@ S5_REST = 2 * lstm(32 * 26, 128) + (64 * 256 + 64) + (4 * 256 + 4)
 HEAD = 4 * 128 + 4
 S7_CONVS = (1 * 25 * 32 + 64) + (32 * 9 * 64 + 128)
 S7_REST = 2 * lstm(64 * 20, 128) + 2 * lstm(256, 128) + (256 * 9 * 64 + 64) + (4 * 256 + 4)
+S8_CONVS = (3 * 9 * 64 + 128) + (64 * 9 * 128 + 256) + (128 * 9 * 256 + 512)
+S8_ATTENTION = 4 * (256 * 256 + 256) + (256 * 64 + 64) + 2 * (40 * 40 + 40)
+S8_REST = 2 * lstm(40, 128) + 2 * lstm(256, 128) + 2 * 512 + (512 * 128 + 128)
 S13_LAYERS = (256 * 128 + 128 * 128 + 4 * 128 + 1) + (2 * 128 * 128 + 4 * 128 + 1)
 S17_CONVS = (9 + 25 + 49) * 32 + 3 * 64 + (96 * 9 * 64 + 128)
 S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
@@ -92,6 +96,7 @@ S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
         ("s5_cnn_blstm_gender", S5_CONVS + S5_REST + (2 * 256 + 2)),
         ("s5_single", S5_CONVS + S5_REST),
         ("s7_conv_attention", S7_CONVS + S7_REST),
+        ("s8_parallel", S8_CONVS + S8_ATTENTION + S8_REST + HEAD),
         ("s13_graph", 2 * lstm(40, 128) + S13_LAYERS + (4 * (256 + 128 + 128) + 4)),
         ("s17_capsules", S17_CONVS + S17_CAPSULES + (4 * (1280 + 4 * 16) + 4)),
     ],
@@ -465,6 +470,11 @@ def test_features_are_no_input_for_a_frontend_that_reads_waveforms():
 def test_one_vector_for_an_utterance_is_not_normalised_over_its_frames(config, options):
     with pytest.raises(UserError, match="egemaps is one vector .* norm_vars: false"):
         arguments(CONF / f"{config}.yaml", *options)
+
+
+def test_units_cannot_be_aligned_to_a_single_frame():
+    with pytest.raises(UserError, match="aux_conf.pr: encoder parallel gives one frame"):
+        arguments(CONF / "train_s8_parallel.yaml", "--aux_conf", "pr={type: ctc, weight: 0.1}")
 
 
 def test_two_directions_of_an_odd_size_are_refused():
