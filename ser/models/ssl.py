@@ -108,6 +108,8 @@ class HFFrontend(AbsFrontend):
             option out of range.
     """
 
+    reads = ("raw",)
+
     def __init__(
         self,
         model: str | None = None,

@@ -30,6 +30,7 @@ from ser.errors import UserError
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
 from ser.models.feats import FeatsFrontend
 from ser.models.grey import GreyScaleFrontend
+from ser.models.raw import RawConvEncoder, RawFrontend
 from ser.models.ssl import HFFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
 from ser.models.model import AMP_DTYPES, SERModel
@@ -52,7 +53,12 @@ FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
 frontend_choices = ClassChoices(
     name="frontend",
-    classes={"hf": HFFrontend, "feats": FeatsFrontend, "grey": GreyScaleFrontend},
+    classes={
+        "hf": HFFrontend,
+        "feats": FeatsFrontend,
+        "grey": GreyScaleFrontend,
+        "raw": RawFrontend,
+    },
     type_check=AbsFrontend,
     default="hf",
 )
@@ -64,6 +70,7 @@ encoder_choices = ClassChoices(
         "gin": GINEncoder,
         "multi_scale_conv": MultiScaleConvEncoder,
         "parallel": ParallelEncoder,
+        "raw_conv": RawConvEncoder,
         "rnn": RNNEncoder,
         "transformer": TransformerEncoder,
     },
@@ -333,14 +340,13 @@ def check_network(args: argparse.Namespace) -> None:
     Raises:
         UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
     """
-    reads_waveforms = args.frontend == "hf"
-    readable = ("raw",) if reads_waveforms else tuple(FEATS_SIZES)
+    readable = getattr(frontend_choices.get_class(args.frontend), "reads", tuple(FEATS_SIZES))
     if args.feats_type not in readable:
         raise UserError(
             f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
             f"{' or '.join(readable)}"
         )
-    if reads_waveforms:
+    if args.frontend == "hf":
         return
     frontend, encoder, _ = build_network(args)
     heads = read_heads(args.aux_conf).items()
@@ -350,6 +356,8 @@ def check_network(args: argparse.Namespace) -> None:
             f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
             "which no units can be aligned; remove this head or choose another encoder"
         )
+    if args.feats_type == "raw":
+        return
     size = FEATS_SIZES[args.feats_type]
     if args.feats_type in FUNCTIONALS and not (
         isinstance(frontend, FeatsFrontend) and frontend.is_plain()
