@@ -1,4 +1,4 @@
-"""Create ``.venv`` from requirements.lock; called by local/install.sh, standard library only.
+"""Create ``.venv`` from requirements.lock; called by local/install.sh. Standard library only.
 
 The stamp ``.venv/.installed`` is written last: an interrupted install, changed requirements or
 another Python lead to a new one. pip's own settings (PIP_INDEX_URL, pip.conf, ...) apply.
@@ -36,7 +36,7 @@ def is_fresh(root: Path, torch_build: str, apps: bool) -> bool:
     except (OSError, ValueError):
         return False
     return (
-        (root / ".venv/bin/python").exists()  # follows the link: false if the base Python is gone
+        (root / ".venv/bin/python").exists()  # false if the base Python is gone
         and stamp.get("fingerprint") == fingerprint(root)
         and torch_build in ("auto", stamp["torch"])
         and (stamp["apps"] or not apps)
@@ -55,7 +55,8 @@ def torch_requirement(build: str, version: str, machine: str) -> list[str]:
     """pip's arguments. A CUDA build brings NVIDIA's libraries, a CPU build needs only the lock."""
     if build == "cuda" or machine != "x86_64":
         return [f"torch=={version}", "-c", LOCK_FILE]
-    return ["--no-deps", f"torch=={version}+cpu", "--extra-index-url", TORCH_CPU_INDEX]
+    source = ["--extra-index-url", TORCH_CPU_INDEX, "--retries", "1"]
+    return ["--no-deps", f"torch=={version}+cpu", *source]
 
 
 def install(root: Path, build: str, apps: bool) -> None:
@@ -82,8 +83,7 @@ def install(root: Path, build: str, apps: bool) -> None:
         pip("-r", APPS_FILE, "-c", LOCK_FILE)
     pip("--no-deps", "--no-build-isolation", "--editable", ".")  # the command ser
     stamp = {"fingerprint": fingerprint(root), "torch": build, "apps": apps}
-    (venv / ".partial").write_text(json.dumps(stamp) + "\n", encoding="utf-8")
-    (venv / ".partial").replace(venv / ".installed")
+    (venv / ".installed").write_text(json.dumps(stamp) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -93,10 +93,9 @@ if __name__ == "__main__":
     with open(ROOT / ".venv.lock", "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # two makes at once install once
         if not is_fresh(ROOT, torch_build, with_apps):
-            chosen = choose_torch(torch_build)
-            print(f"[install] .venv with torch for {chosen}, a minute or more", flush=True)
+            print("[install] .venv, which takes a minute or more", flush=True)
             try:
-                install(ROOT, chosen, with_apps)
+                install(ROOT, choose_torch(torch_build), with_apps)
             except subprocess.CalledProcessError as err:
                 hint = "see the messages above; TORCH=cuda takes torch from the package index"
                 sys.exit(f"error: {' '.join(err.cmd)} failed; {hint}")

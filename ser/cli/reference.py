@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from ser.cli import main
+from ser.config import load_config
 from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
@@ -52,6 +52,10 @@ The files of [conf](../conf), `--config FILE`. What follows `--` on `run.sh` ove
 `key: value` is `-- --key value`, a value in a mapping is `-- --optim_conf lr=1.0e-4` (dots go
 deeper: `-- --aux_conf pr.weight=0.01`). An unknown key, or a value of the wrong type, is refused
 before anything runs.
+
+`base: FILE` makes a file say only how it differs from another, named relative to itself: mappings
+are merged key by key, `null` removes a key, `{}` empties a mapping. `system.yaml` in the
+experiment's folder holds the result.
 """
 REST = f"""### Options of ESPnet that conf/ sets
 
@@ -209,10 +213,7 @@ def espnet_actions() -> dict[str, argparse.Action]:
 
 def configurations() -> dict[str, dict[str, Any]]:
     """The systems of conf/ by file name."""
-    return {
-        path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "conf").glob("*.yaml"))
-    }
+    return {path.name: load_config(path) for path in sorted((ROOT / "conf").glob("*.yaml"))}
 
 
 def task_section() -> list[str]:

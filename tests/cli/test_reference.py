@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ser.cli import main, reference
+from ser.config import load_config
 from ser.corpora import KEYS
 from ser.models.heads import AUX_HEADS
 from ser.training.task import SERTask
@@ -79,7 +80,7 @@ def test_every_option_that_the_recipe_adds_to_espnet_stands_in_it(text):
 def test_every_key_of_the_systems_stands_in_it(text):
     shown = keys(section(text, "## A system's YAML"))
     for path in (ROOT / "conf").glob("*.yaml"):
-        assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() <= shown, path
+        assert load_config(path).keys() <= shown, path
 
 
 def test_every_option_of_a_network_or_head_stands_in_its_table_with_a_word_about_it(text):
