@@ -11,8 +11,8 @@ from espnet2.tasks.abs_task import optim_classes
 from bench.system import EMOTIONS, MODEL, UNITS, System
 from bench.workload import Batch, durations, random_batches
 from ser.config import load_config
+from ser.models.encoders import IdentityEncoder
 from ser.models.heads import read_heads
-from ser.models.identity import IdentityEncoder
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
 from ser.models.ssl import HFFrontend

@@ -78,7 +78,7 @@ def test_a_base_that_leads_nowhere_is_named(tmp_path, text, message):
         ("grad_clip: [5]", r"grad_clip: found \[5\]; expected a number"),
         ("use_tensorboard: 3", "use_tensorboard: found 3; expected true or false"),
         ("aux_conf: ctc", "aux_conf: found 'ctc'; expected a mapping"),
-        ("frontend: wav2vec3", "frontend: found 'wav2vec3'; expected one of hf, feats"),
+        ("frontend: wav2vec3", "frontend: found 'wav2vec3'; expected one of feats, grey, hf"),
         ("keep_nbest_models: 1", "keep_nbest_models: found 1; expected a list"),
     ],
 )

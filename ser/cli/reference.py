@@ -26,9 +26,9 @@ from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
 from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
-from ser.models.conv_recurrent import ConvLayer
+from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
-from ser.models.heads import AUX_HEADS, LABELS
+from ser.models.heads import LABELS, aux_heads
 from ser.training.linear_fit import FitConf
 from ser.models.model import SERModel
 from ser.cluster.slurm_conf import OWN_OPTIONS as SLURM_OWN_OPTIONS
@@ -239,7 +239,7 @@ def task_section() -> list[str]:
         table(
             ("key", ""),
             [
-                ("`type`", "the class: " + ", ".join(map(code, AUX_HEADS))),
+                ("`type`", "the class: " + ", ".join(map(code, aux_heads()))),
                 ("`weight`", "lambda of eq. 1, 0 or more; must be given"),
                 ("`table`", "of a head of labels: a table of dump/\\<corpus>, or the path of one; "
                  "default: `utt2<name>`"),
@@ -247,7 +247,7 @@ def task_section() -> list[str]:
         )
         + "\n"
     ]  # fmt: skip
-    for name, cls in AUX_HEADS.items():
+    for name, cls in aux_heads().items():
         kind = "labels" if cls.targets == LABELS else "units"
         keywords = [p for p in _options(cls) if p.kind is p.KEYWORD_ONLY]
         parts += [f"#### type: {name}\n\nLearns {kind}. " + class_text(cls) + "\n"]

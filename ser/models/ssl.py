@@ -26,8 +26,7 @@ from ser.models.cpu.dropout import replace_dropout
 from ser.models.cpu.malloc import return_freed_memory
 from ser.models.fusion import WeightedSum
 from ser.models.layer_cache import FrameCache, fingerprint
-from ser.models.masked_norm import MaskedGroupNorm
-from ser.models.masks import frame_mask, none_padded
+from ser.models.masks import MaskedGroupNorm, frame_mask, none_padded
 from ser.models.whisper import LogMel, whisper_attention_mask, whisper_stem
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ser.config import load_config
 from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
-from ser.models.conv_recurrent import ConvRecurrentEncoder
+from ser.models.encoders import ConvRecurrentEncoder
 from ser.predict.package import build_network_model
 from ser.training.devices import find_device
 from ser.training.trainer import place_step_counts

@@ -11,8 +11,7 @@ import yaml
 from ser.config import load_config
 from ser.data.features import FEATS_SIZES, FEATS_TYPES, FUNCTIONALS
 from ser.errors import UserError
-from ser.models.conv_recurrent import ConvLayer, ConvRecurrentEncoder, MaskedBatchNorm
-from ser.models.grey import GreyScaleFrontend
+from ser.models.encoders import ConvLayer, ConvRecurrentEncoder, MaskedBatchNorm
 from ser.models.model import SERModel
 from ser.models.pooling import (
     AttentionPooling,
@@ -21,6 +20,7 @@ from ser.models.pooling import (
     SelfAttentionPooling,
     StatisticsPooling,
 )
+from ser.models.spectral import GreyFrontend
 from ser.training.folds import resolve
 from ser.training.task import SERTask
 from tests.support import ROOT
@@ -126,11 +126,11 @@ def test_grey_is_the_level_below_the_loudest_bin_in_decibels():
     decibel = math.log(10.0) / 10.0  # in units of ln power
     levels = torch.tensor([[0.0, -20.0], [-40.0, -80.0], [-100.0, -60.0], [999.0, 999.0]])
     spectrogram = (5.0 + levels * decibel)[None]
-    grey, lengths = GreyScaleFrontend(2)(spectrogram, torch.tensor([3]))
+    grey, lengths = GreyFrontend(2)(spectrogram, torch.tensor([3]))
     expected = torch.tensor([[1.0, 0.75], [0.5, 0.0], [0.0, 0.25], [0.0, 0.0]])
     assert torch.allclose(grey[0], expected, atol=1e-6)
     assert lengths.tolist() == [3]
-    grey, _ = GreyScaleFrontend(2, dynamic_range=40.0)(spectrogram, torch.tensor([3]))
+    grey, _ = GreyFrontend(2, dynamic_range=40.0)(spectrogram, torch.tensor([3]))
     assert torch.allclose(grey[0, 0], torch.tensor([1.0, 0.5]), atol=1e-6)
 
 
