@@ -6,7 +6,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
-from ser.models.conv_recurrent import ConvRecurrentEncoder
+from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import frame_mask
 
 

@@ -6,7 +6,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
-from ser.models.conv_recurrent import ConvRecurrentEncoder
+from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import frame_mask
 
 BLOCK = 16384  # points of a Fourier transform

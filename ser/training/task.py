@@ -20,30 +20,15 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
-from ser.models.capsules import CapsulePooling, MultiScaleConvEncoder
-from ser.models.conv_attention import ConvAttentionPooling
-from ser.models.graph import GINEncoder
-from ser.models.conv_recurrent import ConvRecurrentEncoder
 from ser.data.tables import read_table
-from ser.models.identity import IdentityEncoder
 from ser.errors import UserError
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
-from ser.models.feats import FeatsFrontend
-from ser.models.grey import GreyScaleFrontend
-from ser.models.raw import RawConvEncoder, RawFrontend
-from ser.models.ssl import HFFrontend
+from ser.models.spectral import FeatsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
 from ser.models.model import AMP_DTYPES, SERModel
 from ser.training.optim import parameter_groups
-from ser.models.parallel import ParallelEncoder
-from ser.models.pooling import (
-    AbsPooling,
-    AttentionPooling,
-    LastPooling,
-    MeanPooling,
-    SelfAttentionPooling,
-    StatisticsPooling,
-)
+from ser.models.pooling import AbsPooling
+from ser.models.registry import find_classes
 from ser.training.preprocess import SERPreprocessor
 from ser.training.trainer import SERTrainer
 from ser.lang.units import read_units, read_untagged, tag_stripper
@@ -52,44 +37,16 @@ GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
 frontend_choices = ClassChoices(
-    name="frontend",
-    classes={
-        "hf": HFFrontend,
-        "feats": FeatsFrontend,
-        "grey": GreyScaleFrontend,
-        "raw": RawFrontend,
-    },
-    type_check=AbsFrontend,
-    default="hf",
+    "frontend", find_classes(AbsFrontend, "Frontend"), type_check=AbsFrontend, default="hf"
 )
 encoder_choices = ClassChoices(
-    name="encoder",
-    classes={
-        "identity": IdentityEncoder,
-        "conv_recurrent": ConvRecurrentEncoder,
-        "gin": GINEncoder,
-        "multi_scale_conv": MultiScaleConvEncoder,
-        "parallel": ParallelEncoder,
-        "raw_conv": RawConvEncoder,
-        "rnn": RNNEncoder,
-        "transformer": TransformerEncoder,
-    },
+    "encoder",
+    find_classes(AbsEncoder, "Encoder") | {"rnn": RNNEncoder, "transformer": TransformerEncoder},
     type_check=AbsEncoder,
     default="identity",
 )
 pooling_choices = ClassChoices(
-    name="pooling",
-    classes={
-        "mean": MeanPooling,
-        "last": LastPooling,
-        "attention": AttentionPooling,
-        "self_attention": SelfAttentionPooling,
-        "statistics": StatisticsPooling,
-        "conv_attention": ConvAttentionPooling,
-        "capsule": CapsulePooling,
-    },
-    type_check=AbsPooling,
-    default="mean",
+    "pooling", find_classes(AbsPooling, "Pooling"), type_check=AbsPooling, default="mean"
 )
 
 
