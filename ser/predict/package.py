@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
+from ser.config import encoder_confs
 from ser.errors import UserError
 from ser.files import expand_home
 from ser.lang.units import read_units, write_units
@@ -156,11 +157,12 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the encoder's own configuration is not to be had.
     """
     network = {key: config[key] for key in NETWORK_KEYS if key in config}
-    if network["frontend"] == "hf":
-        with _on_stderr():
-            from ser.models.pretrained import embedded_conf
+    with _on_stderr():
+        from ser.models.pretrained import embedded_frontend
 
-        network["frontend_conf"] = embedded_conf(**network["frontend_conf"])
+    network["frontend_conf"] = embedded_frontend(network["frontend"], network["frontend_conf"])
+    if "weights" in network["encoder_conf"]:  # which the model holds itself from then on
+        network["encoder_conf"] = {**network["encoder_conf"], "weights": None}
     network["aux_conf"] = {
         name: {key: _file_name(value) if key == "table" else value for key, value in head.items()}
         for name, head in network["aux_conf"].items()
@@ -427,11 +429,16 @@ def _read_network(files: _Folder | _Zip, emotions: list[str]) -> dict[str, Any]:
             f"{files.where}: {CONFIG} has the emotions {' '.join(emotions)}, {NETWORK} "
             f"{network['emotions']}; {AGAIN}"
         )
-    conf = network["frontend_conf"]
-    if network["frontend"] == "hf" and (conf.get("init") != "random" or conf.get("model")):
+    encoders = encoder_confs(network["frontend"], network["frontend_conf"])
+    if any(conf.get("init") != "random" or conf.get("model") for conf in encoders):
         raise UserError(
             f"{where}: frontend_conf refers to another model; a packed model holds its encoder "
             f"itself (init: random, without model); {AGAIN}"
+        )
+    if network["encoder_conf"].get("weights"):
+        raise UserError(
+            f"{where}: encoder_conf.weights refers to another file; a packed model holds its "
+            f"weights itself; {AGAIN}"
         )
     return network
 
@@ -462,16 +469,16 @@ def _check_weights(
                 f"{where}: the weights ({tensor}) are for {rows or 'no'} {what}, {file} has "
                 f"{count}; these files are not of the same model: {AGAIN}"
             )
-    frontend = network.get("frontend_conf")
-    encoder = frontend.get("config") if isinstance(frontend, dict) else None
     most = max([len(shapes), *(size for shape in shapes.values() for size in shape)])
-    for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
-        # which would be built, for minutes or until the memory is full, before it does not fit
-        if isinstance(encoder.get(key), int) and encoder[key] > most:
-            raise UserError(
-                f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, which "
-                f"nothing in {name} comes near; {AGAIN}"
-            )
+    for frontend in encoder_confs(network["frontend"], network["frontend_conf"]):
+        encoder = frontend.get("config")
+        for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
+            # which would be built, for minutes or until the memory is full, and then not fit
+            if isinstance(encoder.get(key), int) and encoder[key] > most:
+                raise UserError(
+                    f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, "
+                    f"which nothing in {name} comes near; {AGAIN}"
+                )
 
 
 def _read_header(files: _Folder | _Zip, name: str) -> dict[str, list[int]]:

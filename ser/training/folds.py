@@ -28,6 +28,7 @@ from ser.config import (
     check_arguments,
     check_config,
     differences,
+    encoder_confs,
     load_config,
     read_layers,
     read_numbers,
@@ -42,6 +43,7 @@ from ser.files import atomic_write
 from ser.lang.units import token_tables
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.pretrained import check_folder
+from ser.models.ssl import HFFrontend
 from ser.provenance import git_commit, hardware
 from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
 from ser.training.checkpoint import CHECKPOINT
@@ -265,9 +267,11 @@ def resolve(
     if ssl and content.get("frontend_conf", {}).get("init") == "random":
         for key in ("model_type", "config"):  # of the untrained encoder that --ssl replaces
             args.frontend_conf.pop(key, None)
-    if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
-        check_folder(args.frontend_conf["model"])  # once, not fold by fold
     try:
+        for options in encoder_confs(args.frontend, args.frontend_conf):
+            check_arguments("frontend_conf", HFFrontend, options)
+            if isinstance(options.get("model"), str):
+                check_folder(options["model"])  # once, not fold by fold
         for choices in SERTask.class_choices_list:
             cls = choices.get_class(getattr(args, choices.name))
             check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))

@@ -20,6 +20,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
+from ser.config import encoder_confs
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
@@ -303,16 +304,16 @@ def check_network(args: argparse.Namespace) -> None:
             f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
             f"{' or '.join(readable)}"
         )
-    if args.frontend == "hf":
-        return
-    frontend, encoder, _ = build_network(args)
     heads = read_heads(args.aux_conf).items()
     aligned = [name for name, head in heads if head.cls.targets == UNITS]
-    if aligned and getattr(encoder, "one_frame", False):
+    if aligned and getattr(encoder_choices.get_class(args.encoder), "one_frame", False):
         raise UserError(
             f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
             "which no units can be aligned; remove this head or choose another encoder"
         )
+    if encoder_confs(args.frontend, args.frontend_conf):
+        return
+    frontend, _, _ = build_network(args)
     if args.feats_type == "raw":
         return
     size = FEATS_SIZES[args.feats_type]

@@ -114,8 +114,10 @@ class SERTrainer(Trainer):
         output_dir = Path(trainer_options.output_dir)
         distributed = kwargs["distributed_option"].distributed
         first = not distributed or kwargs["distributed_option"].dist_rank == 0
-        if trainer_options.layer_cache and isinstance(model.frontend, HFFrontend):
-            model.frontend.cache_dir = Path(trainer_options.layer_cache)
+        if trainer_options.layer_cache:
+            for module in model.modules():
+                if isinstance(module, HFFrontend):
+                    module.cache_dir = Path(trainer_options.layer_cache)
         if trainer_options.warm_start:
             state = torch.load(trainer_options.warm_start, map_location="cpu", weights_only=True)
             warm_start(model, state, tag_stripper(trainer_options.token_type))

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ser.cli.completion import SHELLS, completion
 
 from ser.cli import main
-from ser.cli.completion import SHELLS, completion
 from ser.errors import UserError
 from tests.support import ROOT
 

@@ -1,7 +1,6 @@
 """Convolutional recurrent networks and poolings: shapes, sizes, formulas, padding, learning."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from ser.config import load_config
 from ser.data.features import FEATS_SIZES, FEATS_TYPES, FUNCTIONALS
 from ser.errors import UserError
 from ser.models.encoders import ConvLayer, ConvRecurrentEncoder, MaskedBatchNorm
-from ser.models.model import SERModel
 from ser.models.pooling import (
     AttentionPooling,
     LastPooling,
@@ -21,12 +19,10 @@ from ser.models.pooling import (
     StatisticsPooling,
 )
 from ser.models.spectral import GreyFrontend
-from ser.training.folds import resolve
 from ser.training.task import SERTask
-from tests.support import ROOT
-from tests.support.tiny import EMOTIONS, TINY
+from tests.support.systems import CONF, arguments, system
+from tests.support.tiny import TINY
 
-CONF = ROOT / "conf"
 SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm") + (
     "s5_cnn_blstm_gender",
     "s5_single",
@@ -35,19 +31,6 @@ SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm
     "s13_graph",
     "s17_capsules",
 )
-
-
-def arguments(config: Path, *options: str):
-    """The task's arguments for ``config`` with what stage 4 adds for a fold."""
-    args = resolve(config, None, None, options, seed=1, ngpu=0)
-    args.emotions = " ".join(EMOTIONS)
-    args.aux_labels = {name: {"values": ["f", "m"]} for name in args.aux_conf}
-    return args
-
-
-def system(name: str, *options: str) -> SERModel:
-    torch.manual_seed(0)
-    return SERTask.build_model(arguments(CONF / f"train_{name}.yaml", *options))
 
 
 def padded(lengths: list[int], size: int, max_length: int, fill: float = 0.0) -> torch.Tensor:
