@@ -141,7 +141,7 @@ class CoAttentionEncoder(AbsEncoder):
         self.frames, self.shape, self._output_size = frames, tuple(picture), size
         self.features = alexnet_features()
         if weights is not None:
-            load_weights(self, weights, "encoder_conf.weights", "features.")
+            load_weights(self.features, weights, "encoder_conf.weights", "features.")
         self.rnn = torch.nn.LSTM(
             CEPSTRA, hidden_size, 2, batch_first=True, dropout=rnn_dropout, bidirectional=True
         )

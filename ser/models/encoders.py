@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser.config import check_arguments
 from ser.errors import UserError
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, none_padded
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
@@ -170,6 +170,8 @@ class MaskedBatchNorm(torch.nn.BatchNorm1d):
 
     def forward(self, maps: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """(B, C, T, F), (B, T) True for real frames -> (B, C, T, F), zeros for padding."""
+        if none_padded(real):
+            return super().forward(maps.flatten(2)).view_as(maps)
         frames = maps.transpose(1, 2)  # (B, T, C, F)
         normalised = super().forward(frames[real])  # (N, C, F) for N real frames
         out = normalised.new_zeros(frames.shape)

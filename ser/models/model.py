@@ -35,6 +35,7 @@ class SERModel(AbsESPnetModel):
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
         dropout: Of the pooled vector before the emotion head, in training.
         class_counts: n_c, for ``balanced``.
+        emotion_weight: Factor on L_ER; with 0 auxiliary heads alone are learnt.
 
     Raises:
         UserError: an option out of range.
@@ -53,6 +54,7 @@ class SERModel(AbsESPnetModel):
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
         class_counts: list[int] | None = None,
+        emotion_weight: float = 1.0,
     ):
         super().__init__()
         self.emotions = emotions
@@ -71,7 +73,12 @@ class SERModel(AbsESPnetModel):
         for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
             if not 0.0 <= value < 1.0:
                 raise UserError(f"model_conf.{key}: {value!r}; give 0.0 to below 1")
+        if emotion_weight < 0:
+            raise UserError(
+                f"model_conf.emotion_weight: {emotion_weight!r}; give a number of 0 or more"
+            )
         self.label_smoothing, self.dropout = label_smoothing, dropout
+        self.emotion_weight = emotion_weight
         weights = torch.ones(len(emotions))
         if class_weighting == "balanced" and class_counts:
             counts = torch.tensor(class_counts).clamp(min=1)
@@ -125,7 +132,7 @@ class SERModel(AbsESPnetModel):
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
-        loss = loss_er
+        loss = self.emotion_weight * loss_er
         for name, head in self.aux_heads.items():
             entry = head.entry(name)
             aux_loss, aux_stats = head(encoded, targets[entry], targets.get(f"{entry}_lengths"))

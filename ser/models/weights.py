@@ -8,14 +8,14 @@ from ser.errors import UserError
 from ser.files import expand_home
 
 
-def load_weights(module: torch.nn.Module, path: str, option: str, prefix: str = "") -> None:
-    """Load what ``path`` holds for the parameters of ``module`` whose names begin with ``prefix``.
+def load_weights(module: torch.nn.Module, path: str, option: str, within: str = "") -> None:
+    """Load all weights of ``module`` from what ``path`` holds.
 
     Args:
         module: The names of its state are those of the file.
         path: A state dict that torch.save wrote, or a safetensors file.
         option: Named in errors.
-        prefix: Of the names in ``module``, and in the file; others are left alone.
+        within: What the names begin with in the file; others are left alone.
 
     Raises:
         UserError: no such file, not a state dict, a missing name or another size.
@@ -30,18 +30,20 @@ def load_weights(module: torch.nn.Module, path: str, option: str, prefix: str = 
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        found = {name: value for name, value in state.items() if name.startswith(prefix)}
+        found = {name[len(within) :]: v for name, v in state.items() if name.startswith(within)}
     except Exception as err:  # of pickle, zip, safetensors, and whatever else may be in the file
         raise UserError(
             f"{option}: {Path(path).name}: not a file of weights ({str(err).splitlines()[0]}); "
             "give a state dict of torch.save or a safetensors file"
         ) from None
-    own = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
+    own = module.state_dict()
     for name, value in own.items():
+        if name not in found and name.endswith("num_batches_tracked"):  # older files lack it
+            found[name] = value
         if name not in found or found[name].shape != value.shape:
             size = tuple(found[name].shape) if name in found else "nothing"
             raise UserError(
-                f"{option}: {Path(path).name}: {name}: found {size}, expected "
+                f"{option}: {Path(path).name}: {within}{name}: found {size}, expected "
                 f"{tuple(value.shape)}; these weights are of another network"
             )
-    module.load_state_dict({**module.state_dict(), **{name: found[name] for name in own}})
+    module.load_state_dict({name: found[name] for name in own})

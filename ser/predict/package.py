@@ -162,7 +162,7 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
 
     network["frontend_conf"] = embedded_frontend(network["frontend"], network["frontend_conf"])
     if "weights" in network["encoder_conf"]:  # which the model holds itself from then on
-        network["encoder_conf"] = {**network["encoder_conf"], "weights": None}
+        network["encoder_conf"] = {**network["encoder_conf"], "weights": None, "freeze": False}
     network["aux_conf"] = {
         name: {key: _file_name(value) if key == "table" else value for key, value in head.items()}
         for name, head in network["aux_conf"].items()

@@ -149,7 +149,7 @@ class SERTask(AbsTask):
             action=NestedDictAction,
             default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
             help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-            "label_smoothing and dropout: 0.0 to below 1",
+            "label_smoothing and dropout: 0.0 to below 1; emotion_weight: 0 or more",
         )
         group.add_argument(
             "--stated",

@@ -11,6 +11,7 @@ from ser.config import load_config
 from ser.data.features import FEATS_SIZES, FEATS_TYPES, FUNCTIONALS
 from ser.errors import UserError
 from ser.models.encoders import ConvLayer, ConvRecurrentEncoder, MaskedBatchNorm
+from ser.models.model import SERModel
 from ser.models.pooling import (
     AttentionPooling,
     LastPooling,
@@ -29,8 +30,29 @@ SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm
     "s7_conv_attention",
     "s8_parallel",
     "s13_graph",
+    "s15_key_segments",
+    "s15_small",
     "s17_capsules",
+    "s18_xvector",
 )
+# What a test of the whole network makes smaller.
+SMALLER = {
+    "s15_key_segments": {
+        "freeze": "false",
+        "segment": 4,
+        "depth": 18,
+        "width": 8,
+        "picture": [32, 32],
+    },
+    "s15_small": {"segment": 4, "width": 8, "picture": [32, 32]},
+    "s18_xvector": {"depth": 18, "width": 8},
+}
+
+
+def small_system(name: str) -> SERModel:
+    options = SMALLER.get(name, {}).items()
+    changes = [word for key, value in options for word in ("--encoder_conf", f"{key}={value}")]
+    return system(name, *changes)
 
 
 def padded(lengths: list[int], size: int, max_length: int, fill: float = 0.0) -> torch.Tensor:
@@ -67,6 +89,24 @@ S8_REST = 2 * lstm(40, 128) + 2 * lstm(256, 128) + 2 * 512 + (512 * 128 + 128)
 S13_LAYERS = (256 * 128 + 128 * 128 + 4 * 128 + 1) + (2 * 128 * 128 + 4 * 128 + 1)
 S17_CONVS = (9 + 25 + 49) * 32 + 3 * 64 + (96 * 9 * 64 + 128)
 S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
+S15_BLSTM = 2 * lstm(128, 256) + 2 * 2 * lstm(512, 256)
+HEAD_OF_512 = 4 * 512 + 4
+
+
+def residual(before: int, size: int, blocks: int) -> int:
+    """A stage of residual blocks: two 3 x 3 filters each, and 1 x 1 on a shortcut that changes."""
+    first = (before * 9 * size + 2 * size) + (size * 9 * size + 2 * size)
+    shortcut = before * size + 2 * size if before != size else 0
+    return first + shortcut + (blocks - 1) * 2 * (size * 9 * size + 2 * size)
+
+
+def resnet18(size: int, taps: int) -> int:
+    stages = [residual(size << max(n - 1, 0), size << n, 2) for n in range(4)]
+    return taps * size + 2 * size + sum(stages)
+
+
+S18_STAGES = ((32, 32, 3), (32, 64, 4), (64, 128, 6), (128, 256, 3))
+S18_NETWORK = (9 * 32 + 2 * 32) + sum(residual(*stage) for stage in S18_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +121,8 @@ S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
         ("s7_conv_attention", S7_CONVS + S7_REST),
         ("s8_parallel", S8_CONVS + S8_ATTENTION + S8_REST + HEAD),
         ("s13_graph", 2 * lstm(40, 128) + S13_LAYERS + (4 * (256 + 128 + 128) + 4)),
+        ("s15_small", resnet18(16, 3 * 49) + S15_BLSTM + HEAD_OF_512),
+        ("s18_xvector", S18_NETWORK + (2 * 256 * 10 * 256 + 256) + (4 * 256 + 4)),
         ("s17_capsules", S17_CONVS + S17_CAPSULES + (4 * (1280 + 4 * 16) + 4)),
     ],
 )
@@ -318,7 +360,7 @@ def test_an_utterance_in_a_batch_gets_what_it_would_get_alone(encoder):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_scores_of_a_system_do_not_depend_on_batch_mates(name):
-    net = system(name).eval()
+    net = small_system(name).eval()
     lengths = [30, 1, 13, 22]
     size = net.frontend.output_size()
     batch = padded(lengths, size, 33, fill=float("nan")).float()
@@ -348,7 +390,7 @@ def sixteen_utterances(size: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_sixteen_utterances_by_heart(name):
-    net = system(name).train()
+    net = small_system(name).train()
     data = sixteen_utterances(net.frontend.output_size())
     optimizer = torch.optim.Adam(net.parameters(), lr=0.005)
     for _ in range(80):
@@ -366,7 +408,7 @@ def test_a_system_learns_sixteen_utterances_by_heart(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_gradient_reaches_every_parameter(name):
-    net = system(name).train()
+    net = small_system(name).train()
     net(**sixteen_utterances(net.frontend.output_size()))[0].backward()
     untouched = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
