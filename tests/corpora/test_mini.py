@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 
 
 def test_a_full_disk_leaves_nothing_and_says_what_it_is(tmp_path):
-    command = f"ulimit -f 1; exec '{sys.executable}' -m ser.cli.bin.prepare_data --corpus mini"
+    command = f"ulimit -f 1; exec '{sys.executable}' -m ser data --corpus mini"
     # half a .pyc would be left for others to stumble over
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -67,7 +67,7 @@ def test_ten_speakers_in_five_sessions_speak_four_hundred_utterances(data, table
 
 
 def test_another_process_makes_the_same_bytes(corpus, tmp_path):
-    command = [sys.executable, "-m", "ser.cli.bin.prepare_data", "--corpus", "mini"]
+    command = [sys.executable, "-m", "ser", "data", "--corpus", "mini"]
     command += ["--data-dir", str(tmp_path)]
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)

@@ -19,7 +19,7 @@ counts: {total: 2}
 
 def _command_line(*options):
     return subprocess.run(
-        [sys.executable, "-m", "ser.cli.bin.prepare_data", *options],
+        [sys.executable, "-m", "ser", "data", *options],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -248,7 +248,7 @@ def test_two_systems_with_known_speakers_are_compared_over_utterances(two, capsy
 
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
-    command = [sys.executable, "-m", "ser.cli.bin.compare", "--exp-dir", "a", "--exp-dir", "b"]
+    command = [sys.executable, "-m", "ser", "compare", "--exp-dir", "a", "--exp-dir", "b"]
     done = subprocess.run(
         [*command, "--dump-dir", "dump"],
         cwd=tmp_path,
