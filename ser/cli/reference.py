@@ -25,7 +25,8 @@ from ser.cli import main
 from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
-from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
+from ser.corpora import ANY_CORPUS, MAKERS, READERS
+from ser.corpora.spec import KEYS
 from ser.models.conv_recurrent import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
 from ser.models.heads import AUX_HEADS, LABELS

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ser.cli import main, reference
-from ser.corpora import KEYS
+from ser.corpora.spec import KEYS
 from ser.models.heads import AUX_HEADS
 from ser.training.task import SERTask
 from tests.support import ROOT

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import soundfile
 import yaml
 
 from ser import provenance
-from ser.corpora import prepare, rows
+from ser.corpora import ANY_CORPUS, prepare, rows
 from ser.corpora.rows import as_id, write_once
 from ser.data.folds import assign
 from ser.data.manifest import write_manifests
@@ -102,7 +103,7 @@ def test_the_documented_yamls_are_ten_lines_and_every_reader_has_one():
     texts = {name: documented(name) for name in ("calls", "meetings", "acted")}
     assert all(len(text.splitlines()) <= 10 for text in texts.values())
     readers = [yaml.safe_load(text)["reader"] for text in texts.values()]
-    assert tuple(readers) == prepare.ANY_CORPUS
+    assert tuple(readers) == ANY_CORPUS
 
 
 def test_the_documented_table_goes_through_stages_1_to_3(tmp_path, capsys):
@@ -408,7 +409,10 @@ def test_without_a_speaker_column_it_says_why_that_is_needed(tmp_path):
     [
         ("{emotion: feeling}", "no column 'feeling' for the emotion; it has wav, emotion, speaker"),
         ("{text: words}", "no column 'words' for the text"),
-        ("{emotions: emotion}", "'emotions'; expected some of audio, emotion, speaker"),
+        (
+            "{emotions: emotion}",
+            "emotions: found 'emotions'; expected one of audio, emotion",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, message):
@@ -548,6 +552,123 @@ def test_ids_have_no_blanks_or_slashes_and_two_speakers_never_become_one(tmp_pat
     assert as_id(" a b/c ") == "a_b_c"
     records = changed(0, "speaker", "anna b")
     records[1][2] = "anna_b"
-    with pytest.raises(UserError, match=r"speaker 'anna_b', but 'anna b' for the same speaker"):
+    with pytest.raises(UserError, match=r"(?s)'anna b' .*; speaker 'anna_b' .*same_speakers"):
         run_table(tmp_path, records)
     assert rows.FIELDS[:3] == rows.REQUIRED
+
+
+# --- names of people -----------------------------------------------------------------------------
+
+ALIKE = [
+    ("03", "3"),
+    ("anna", "Anna"),
+    ("Zo\u00eb", "Zoe\u0308"),
+    ("Stra\u00dfe", "STRASSE"),
+    ("anna", "anna\u200b"),
+    ("anna b", "annab"),
+    ("sp03", "sp_3"),
+    ("7", "7.0"),
+    ("\uff21nna", "anna"),
+]
+
+
+def two_names(one: str, other: str):
+    """(file, label, speaker, gender, text): anna has ``one`` of the names and ben the other."""
+    new = {"anna": one, "ben": other}
+    return [(f, label, new.get(s, s), "", "") for f, label, s, _, _ in utterances()]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_names_that_may_be_one_person_stop_until_corpus_yaml_says_which(tmp_path, one, other):
+    records = two_names(one, other)
+    if rows.normalized(one) == rows.normalized(other):  # one name in two forms of Unicode
+        data = run_table(tmp_path, records)
+        assert len(set(read_table(data / "utt2spk").values())) == 3
+        return
+    with pytest.raises(UserError, match=r"(?s)metadata.csv:\d.*; speaker .*same_speakers: \[\["):
+        run_table(tmp_path, records)
+    names = json.dumps([[one, other]])
+    data = run_table(tmp_path, records, f"{PLAIN}same_speakers: {names}")
+    speakers = read_table(data / "utt2spk")
+    assert speakers["anna_001"] == speakers["ben_001"] == as_id(one)
+    data = run_table(tmp_path, records, f"{PLAIN}distinct_speakers: {names}")
+    assert len(set(read_table(data / "utt2spk").values())) == 4
+
+
+@pytest.mark.parametrize(("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100")])
+def test_names_of_different_people_are_left_alone(tmp_path, one, other):
+    data = run_table(tmp_path, two_names(one, other))
+    assert len(set(read_table(data / "utt2spk").values())) == 4
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN", "", "  ", ".", "..", "../"])
+def test_what_is_no_name_is_no_speaker(tmp_path, name):
+    with pytest.raises(UserError, match=r"metadata.csv:2: (no speaker|speaker '\.)"):
+        run_table(tmp_path, two_names(name, "ben"))
+
+
+def test_nan_is_no_transcript(tmp_path):
+    data = run_table(tmp_path, changed(0, "text", "nan"))
+    texts = read_table(data / "text", allow_empty=True)
+    assert texts["anna_001"] == "" and texts["anna_002"] == "Hello calm, again."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "speakers: {anna: f, bne: m}",
+        "sessions: {A: [anna, ben], B: [cora, dirk, bne]}",
+        "counts: {speaker: {bne: {angry: 1, neutral: 1}}}",
+        "same_speakers: [[ben, bne]]",
+        "distinct_speakers: [[ben, bne]]",
+    ],
+)
+def test_people_who_are_not_in_the_corpus_are_named(tmp_path, line):
+    message = r"no row is of speaker 'bne'; did you mean ben\?"
+    with pytest.raises(UserError, match=f"{line.partition(':')[0]}.*{message}"):
+        run_table(tmp_path, utterances(), f"{PLAIN}{line}")
+
+
+# --- where things are ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep"])
+def test_tables_of_spreadsheets_are_read(tmp_path, kind):
+    folder = write_table(tmp_path / "calls", utterances())
+    path = folder / "metadata.csv"
+    mark = {"tabs": "\t", "blank last line": ","}.get(kind, ";")
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=mark).writerows([HEADER, *utterances()])
+    before = {"sep": "sep=;\r\n", "quoted sep": '"sep=;"\n', "BOM and sep": "\ufeffsep=;\n"}
+    after = "  \n,,,,\n \n" if kind == "blank last line" else ""
+    path.write_text(before.get(kind, "") + stream.getvalue() + after, encoding="utf-8", newline="")
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+@pytest.mark.parametrize("where", ["beside the table", "in the corpus"])
+def test_audio_dir_is_a_folder_of_the_corpus_and_is_named_where_it_is_not(tmp_path, where):
+    records = [(r[0].replace("/", ""), *r[1:]) for r in utterances()]
+    folder = write_table(tmp_path / "calls/samples", records).parent
+    inside = folder if where == "beside the table" else folder / "meta"
+    inside.mkdir(exist_ok=True)
+    (folder / "samples/metadata.csv").rename(inside / "data.csv")
+    table = (inside / "data.csv").relative_to(folder)
+    (tmp_path / "egs/calls/samples").mkdir(parents=True)
+    text = f"{PLAIN}table: {table}\naudio_dir: samples"
+    check_four_speakers(stage_1(tmp_path, text, folder))
+    with pytest.raises(UserError, match=f"audio_dir .*: no such folder: {folder}.*/sample"):
+        stage_1(tmp_path, text.replace("samples", "sample"), folder)
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_a_file_whose_name_is_in_another_form_of_unicode_is_found(tmp_path, on_disk):
+    table, disk = (
+        [(unicodedata.normalize(form, f"Zo\u00eb/K\u00e4se {r[0]}"), *r[1:]) for r in utterances()]
+        for form in ({"NFC": "NFD", "NFD": "NFC"}[on_disk], on_disk)
+    )
+    folder = write_table(tmp_path / "calls", disk)
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([HEADER, *table])
+    data = stage_1(tmp_path, PLAIN, folder)
+    check_four_speakers(data)
+    assert "Zo\u00eb_K\u00e4se_anna_001" in read_table(data / "wav.scp")

@@ -445,7 +445,7 @@ def test_the_real_counts_agree_with_one_another():
 def test_counts_that_contradict_the_table_are_found_on_loading(egs):
     path = egs / "iemocap/corpus.yaml"
     path.write_text(path.read_text().replace("total: 136", "total: 137"))
-    with pytest.raises(UserError, match="counts.total is 137, but counts.speaker sums to 136"):
+    with pytest.raises(UserError, match="counts.total: is 137, but counts.speaker sums to 136"):
         prepare.load_spec("iemocap", egs)
 
 
@@ -489,7 +489,7 @@ def test_the_whole_corpus_behind_a_part_is_checked(part, root):
     [
         ("TOTAL", "5", r"part: \d+ utterances are called \*_impro\*, 5 expected"),
         ("_impro", "_impr0", r"part: 0 utterances are called \*_impr0\*"),
-        ('ids: "*_impro*", ', "", "part.ids: give a pattern of utterance ids"),
+        ('ids: "*_impro*", ', "", "missing keys: part.ids"),
         ("based_on: iemocap", "based_on: part", "based_on: names the corpus itself"),
         ("based_on: iemocap", "based_on: other", "--corpus other: there is no .*; corpora that"),
     ],
@@ -501,7 +501,7 @@ def test_a_part_that_cannot_be_taken_is_refused(part, old, new, message):
 
 def test_the_improvised_dialogs_are_those_of_iemocap():
     spec = prepare.load_spec("iemocap_improvised")
-    assert spec["counts"] == prepare.load_spec("iemocap")["counts"]
-    assert spec["part"]["total"] == 2943  # as published
-    corpus = {"name": "iemocap_improvised", "emotions": spec["emotions"]}
+    assert spec.counts == prepare.load_spec("iemocap").counts
+    assert spec.part.total == 2943  # as published
+    corpus = {"name": "iemocap_improvised", "emotions": spec.emotions}
     assert "--emotions" not in provenance._corpus_options(corpus["name"], corpus, None)
