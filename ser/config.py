@@ -34,6 +34,65 @@ _PROBLEMS_SHOWN = 5
 Model = TypeVar("Model", bound="BaseModel")
 
 
+def load_config(path: Path | str) -> dict[str, Any]:
+    """Read a system's YAML merged into its bases (``read_layers``).
+
+    Mappings are merged key by key; any other value replaces that of the base; null removes the
+    key, ``{}`` empties a mapping.
+    """
+    *changes, (_, merged) = read_layers(path)
+    for _, layer in reversed(changes):
+        merged = _merge(merged, layer)
+    return merged
+
+
+def read_layers(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
+    """Read a YAML file, the file that its key ``base`` names, that file's base and so on.
+
+    A base is relative to the file that names it. ``base`` itself is left out of the mappings.
+
+    Raises:
+        UserError: as ``read_config``; a base that does not exist or leads back to itself.
+    """
+    layers, here = [(Path(path), dict(read_config(path)))], Path(path)
+    while (name := layers[-1][1].pop("base", None)) is not None:
+        file = here.parent / str(name)
+        if not file.is_file():
+            raise UserError(f"{here}: base: {name}: no such file in {here.parent}")
+        files = [each for each, _ in layers]
+        if any(file.samefile(each) for each in files):
+            chain = " -> ".join(each.name for each in (*files, file))
+            raise UserError(f"{path}: base: leads back to itself: {chain}; remove one of them")
+        layers.append((file, dict(read_config(file))))
+        here = file
+    return layers
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None and key in base:
+            del merged[key]
+        elif isinstance(value, dict) and value and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """Read the mapping in one YAML file of a system or a sweep, without its bases.
+
+    Raises:
+        UserError: as ``read_yaml``.
+    """
+    try:
+        return read_yaml(path)[0]
+    except FileNotFoundError:
+        known = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.yaml"))) or "none there"
+        raise UserError(f"--config {path}: no such file; beside it: {known}") from None
+
+
 def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], dict[str, int]]:
     """Read the mapping in a YAML file, and the line of each of its keys.
 
@@ -66,19 +125,6 @@ def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], 
         line = f":{where.line + 1}" if where else ""
         what = getattr(err, "problem", None) or err
         raise UserError(f"{path}{line}: not valid YAML: {what}; correct that line") from None
-
-
-def load_config(path: Path | str) -> dict[str, Any]:
-    """Read the configuration of a system or a sweep.
-
-    Raises:
-        UserError: as ``read_yaml``.
-    """
-    try:
-        return read_yaml(path)[0]
-    except FileNotFoundError:
-        known = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.yaml"))) or "none there"
-        raise UserError(f"--config {path}: no such file; beside it: {known}") from None
 
 
 def parse(

@@ -1,4 +1,4 @@
-"""Convolutions over a spectrogram, then a recurrent network over its frames (S4, S5)."""
+"""Encoders: none (S1), or convolutions over a spectrogram and a recurrent network (S4, S5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +14,21 @@ from ser.models.masks import frame_mask
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
+
+
+class IdentityEncoder(AbsEncoder):
+    """Hand the frontend's frames on unchanged."""
+
+    def __init__(self, input_size: int):
+        super().__init__()
+        self._output_size = input_size
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        """(B, T, D), (B,) -> the same, and no state."""
+        return xs_pad, ilens, None
 
 
 class ConvRecurrentEncoder(AbsEncoder):
