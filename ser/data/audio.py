@@ -8,6 +8,7 @@ minute where the caller keeps none of them.
 
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ STREAMING_SIZE = 0x7FFFF000
 # How files of chunks begin -> the byte order of their sizes, and which chunk has the samples.
 CHUNKED = {b"RIFF": ("<", b"data"), b"RIFX": (">", b"data"), b"FORM": (">", b"SSND")}
 CHUNKS = (b"data", b"LIST", b"fact", b"cue ", b"bext", b"id3 ", b"smpl", b"fmt ")
+# In the log of libsndfile: the size of the samples, or of a file that says no other.
+SHORTENED = r"(?m)^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)"
 FLAC_BLOCK = 4096  # samples decoded at once to count them
 FLAC_UNKNOWN = (1 << 36) - 1  # as many as its header can say
 
@@ -84,6 +87,7 @@ def probe(path: Path | str) -> AudioInfo:
         with open_sound(path) as header:
             frames, rate, channels = header.frames, header.samplerate, header.channels
             subtype = header.subtype
+            _check_length(path, header.extra_info)
     except soundfile.SoundFileError as err:
         with open(path, "rb") as stream:
             start = stream.read(12)
@@ -120,6 +124,7 @@ def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
             for end in reversed(odd):
                 data = data[:end] + b"\0" + data[end:]
             source = io.BytesIO(data)
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # libsndfile begins where the file stands
         with soundfile.SoundFile(source, closefd=False) as sound:
             yield sound
 
@@ -219,23 +224,27 @@ def _to_int16(samples: np.ndarray) -> np.ndarray:
     return scaled.astype(np.int16)
 
 
-def _check_container(path: Path | str, size: int) -> None:
-    """Raise UserError if ``path`` ends before its header says so, or goes on behind that.
+def _check_length(path: Path | str, log: str) -> None:
+    """Raise UserError if libsndfile had to shorten the file, which its log alone says."""
+    for promised, found in re.findall(SHORTENED, log):
+        if int(found) < int(promised) < STREAMING_SIZE:
+            raise _truncated(path, f"{promised} bytes", found)
 
-    libsndfile shortens such files without a word.
+
+def _check_container(path: Path | str, size: int) -> None:
+    """Raise UserError if ``path`` has no samples, ends within a page, or goes on after its end.
+
+    libsndfile reads such files in part without a word.
     """
     with open(path, "rb") as stream:
         head = stream.read(12)
         if head[:4] in CHUNKED and (len(head) < 12 or head[8:11] in (b"WAV", b"AIF")):
             length, start, _ = _sample_chunk(path, stream)
-            held = size - start
-            if length == 0 and held > 0:
+            if length == 0 < (held := size - start):
                 raise UserError(
                     f"{path}: its header says 0 samples, but {held} bytes follow (it was written "
                     "through a pipe); write the length: ffmpeg -ignore_length 1 -i FILE FIXED.wav"
                 )
-            if held < length < STREAMING_SIZE:
-                raise _truncated(path, f"{length} bytes of samples", f"{held}")
         elif b"RIFF".startswith(head[:4]):
             raise _truncated(path, "a RIFF header of 44 bytes", f"{size} bytes")
         elif head[:4] == b"OggS":
