@@ -128,7 +128,14 @@ def refused(path, function=read_16k_mono):
     return str(caught.value)
 
 
-JOINABLE = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+JOINABLE = [
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+    ("FLAC", "PCM_16"),
+    ("WAV", "PCM_16"),
+    ("AIFF", "PCM_16"),
+]
 
 
 @pytest.mark.parametrize(("kind", "subtype"), JOINABLE)
@@ -138,6 +145,7 @@ def test_one_recording_with_tags_around_it_is_read(tmp_path, kind, subtype):
     raw = path.read_bytes()
     tag = b"ID3\4\0\0\0\0\0\x0a" + bytes(10) if kind == "MP3" else b""
     path.write_bytes(tag + raw + b"TAG" + bytes(125))
+    assert probe(path).duration == pytest.approx(2.0, abs=0.16)
     assert len(read_16k_mono(path)) == pytest.approx(32000, abs=2500)
 
 
@@ -191,11 +199,20 @@ class TestRefusedByTheHeader:
         seconds = (len(whole) if function is read_16k_mono else whole.num_samples) / 16000
         if subtype == "OPUS" and function is probe:
             seconds = whole.duration
-        path.write_bytes(path.read_bytes() * parts)
+        one = path.read_bytes()
+        path.write_bytes(
+            (b"TAG" + bytes(125) if kind == "MP3" and parts == 3 else b"").join([one] * parts)
+        )
         message = refused(path, function)
         assert f"{parts} recordings in one file" in message
         lost = float(message.split(" s lost")[0].split()[-1])
         assert lost == pytest.approx((parts - 1) * seconds, abs=0.1)
+
+    def test_samples_behind_those_that_the_header_counts(self, tmp_path, function):
+        path = write(tmp_path / "a.wav", tone(2.0))
+        raw = path.read_bytes()
+        path.write_bytes(raw[:40] + struct.pack("<I", 32000) + raw[44:])
+        assert "1.00 s would be lost" in refused(path, function)
 
     @pytest.mark.parametrize("content", [b"version https://git-lfs", b"x", b"<html>" * 50])
     def test_text_called_wav(self, tmp_path, function, content):
