@@ -142,6 +142,13 @@ exp_base=$exp_dir/$corpus/$tag
 . "$root/local/experiments.sh"
 name_experiments "$exp_base" "$seed"
 
+# What needs no model is told before anything begins.
+if ((stage <= 4 && stop_stage >= 4)) && [[ $status$paper == falsefalse && -z $compare ]]; then
+  due=()
+  ((stage < 4)) || due=("--fold-dir=$dump_dir/$corpus/folds/$protocol" "--folds=$folds")
+  PYTHONPATH=$root "$python" -m ser.cli.bin.check_system --config "$config" --ssl="$ssl" \
+    ${due[@]+"${due[@]}"} ${extra_args[@]+-- "${extra_args[@]}"}
+fi
 config_value() { # KEY DEFAULT
   PYTHONPATH=$root "$python" -m ser.cli.bin.config_value --config "$config" "$@"
 }

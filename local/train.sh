@@ -67,6 +67,12 @@ configs=("$config")
 [[ -z $experiments ]] || read_experiments "$experiments"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
+# What needs no model is told before any job starts.
+due=()
+[[ -n $after ]] || due=("--fold-dir=$dump_dir/folds/$protocol" "--folds=${folds//,/ }")
+"$python" -m ser.cli.bin.check_system --config "${configs[@]}" --ssl="$ssl" \
+  ${due[@]+"${due[@]}"} ${extra_args[@]+-- "${extra_args[@]}"}
+
 # One task for each fold of each seed. The list of folds may not have been made yet.
 read -r -a names <<<"${folds//,/ }"
 fold_list=$dump_dir/folds/$protocol/folds

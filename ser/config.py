@@ -306,8 +306,12 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
         return
     for key, value in conf.items():
         if key not in parameters:
-            known = ", ".join(p for p in parameters if p != "self")
-            raise UserError(f"{where}: {cls.__name__} has no option {key!r}; it takes: {known}")
+            known = [p for p in parameters if p != "self"]
+            near = suggest(key, known)
+            hint = f"; {near}" if near.startswith("did") else ""
+            raise UserError(
+                f"{where}: {cls.__name__} has no option {key!r}; it takes: {', '.join(known)}{hint}"
+            )
         default = parameters[key].default
         is_number = isinstance(default, int | float) and not isinstance(default, bool)
         if is_number and not isinstance(value, int | float):
