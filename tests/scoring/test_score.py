@@ -268,11 +268,11 @@ def test_predictions_survive_writing_and_reading(tmp_path):
         Prediction("u0", "angry", "happy", (0.25, 0.75), ("V0", "S0")),
         Prediction("u1", "happy", "happy", (0.0, 1.0), ()),
     ]
-    write_predictions(tmp_path / "p.tsv", AH, written)
+    write_predictions(tmp_path / "p.tsv", AH, written, {"u0": "01/u0", "u1": "01/u1"})
     assert (tmp_path / "p.tsv").read_text() == (
-        "utt_id\tref\thyp\tp_angry\tp_happy\tunits\n"
-        "u0\tangry\thappy\t0.250000\t0.750000\tV0 S0\n"
-        "u1\thappy\thappy\t0.000000\t1.000000\t\n"
+        "utt_id\tref\thyp\tp_angry\tp_happy\tunits\torig_id\n"
+        "u0\tangry\thappy\t0.250000\t0.750000\tV0 S0\t01/u0\n"
+        "u1\thappy\thappy\t0.000000\t1.000000\t\t01/u1\n"
     )
     assert read_predictions(tmp_path / "p.tsv", AH, {"u1": "happy", "u0": "angry"}) == written[::-1]
 
@@ -318,7 +318,7 @@ def test_many_faults_are_counted_and_a_few_named(tmp_path):
 
 
 def test_the_header_names_every_probability():
-    assert header(AH) == ["utt_id", "ref", "hyp", "p_angry", "p_happy", "units"]
+    assert header(AH) == ["utt_id", "ref", "hyp", "p_angry", "p_happy", "units", "orig_id"]
 
 
 # Experiments
@@ -404,7 +404,7 @@ def test_an_eleventh_class_is_a_letter_in_the_decisions():
 def test_precision_and_f1_are_in_the_table_with_their_means(toy):
     exp, dump, data = toy
     lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
-    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", "", "Ses01F_000"])
     (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
     score_experiment(exp, dump, data)
     table = (exp / "scores.txt").read_text().splitlines()
@@ -471,7 +471,7 @@ def test_what_marks_a_run_as_leaky_reaches_its_scores_and_its_table(toy):
 def test_the_table_holds_the_interval_of_wa_and_ua(toy):
     exp, dump, data = toy
     lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
-    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", "", "Ses01F_000"])
     (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
     low, high = score_experiment(exp, dump, data)["summary"]["wa_ci"]
     table = (exp / "scores.txt").read_text()
