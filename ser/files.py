@@ -127,3 +127,12 @@ def expand_home(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def write_once(path: Path, data: bytes) -> Path:
+    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
+    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb") as stream:
+            stream.write(data)
+    return path

@@ -21,11 +21,11 @@ from ser.corpora.rows import (
     given_root,
     pick,
     resolve,
-    write_once,
 )
 from ser.corpora.spec import Spec
 from ser.corpora.table import table_rows
 from ser.errors import UserError
+from ser.files import write_once
 
 SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
 METADATA = ("metadata.csv", "metadata.jsonl")

@@ -20,7 +20,7 @@ from ser.corpora import Reading
 from ser.corpora.spec import FIELDS, NO_NAMES, Spec, normalized
 from ser.data.tables import UNKNOWN_GENDER, Utterance, join_problems
 from ser.errors import UserError
-from ser.files import atomic_write, expand_home
+from ser.files import expand_home
 
 REQUIRED = ("audio", "emotion", "speaker")
 AUDIO_COLUMNS = ("audio", "wav", "file_name")  # if corpus.yaml names none
@@ -328,15 +328,6 @@ def _sessions(
     last = max(1, len(speakers) // 2)
     width = max(2, len(str(last)))
     return {s: f"Ses{min(i // 2 + 1, last):0{width}d}" for i, s in enumerate(speakers)}
-
-
-def write_once(path: Path, data: bytes) -> Path:
-    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
-    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "wb") as stream:
-            stream.write(data)
-    return path
 
 
 def resolve(path: str | Path, base: Path) -> Path:

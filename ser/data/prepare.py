@@ -33,7 +33,7 @@ from ser.data.tables import (
     write_table,
 )
 from ser.errors import UserError
-from ser.files import atomic_write, locked
+from ser.files import atomic_write, locked, write_once
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session", "utt2orig")
@@ -102,7 +102,8 @@ def _write_dump(
     if feats_type != RAW:
         if extract_features(dump_dir, feats_type, nj):
             made.append(feats_type)
-        _copy(dump_dir / feats_type / "feats.scp", dump_dir / "feats.scp")  # for Kaldi
+        feats = (dump_dir / feats_type / "feats.scp").read_bytes()
+        write_once(dump_dir / "feats.scp", feats)  # for Kaldi
     if make_folds(protocol, dump_dir):
         made.append(f"folds/{protocol}")
     if not is_done(dump_dir, settings):
