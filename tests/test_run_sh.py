@@ -29,7 +29,6 @@ if [[ $name == config_value ]]; then
   printf '%s\\n' "$4"
   exit 0
 fi
-[[ $name != check_system ]] || exit 0
 printf -v call '%s\\037' "$name" "$@"
 printf '%s\\n' "$call" >>"$STUB_DIR/calls" # one write, since workers do this at the same time
 printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
