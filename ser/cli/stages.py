@@ -61,9 +61,9 @@ def data(
 ) -> None:
     """Stage 1: read and check a corpus, write data/<corpus>/all.
 
-    wav.scp, text, utt2spk, spk2utt, utt2emo, utt2gender, utt2session, utt2dur, emotions and
-    language, checked against every count of egs/<corpus>/corpus.yaml. The mini corpus is first
-    synthesised, in data/mini/corpus.
+    wav.scp, text, utt2spk, spk2utt, utt2emo, utt2gender, spk2gender, utt2session, utt2dur,
+    utt2orig, emotions and language, checked against every count of egs/<corpus>/corpus.yaml. The
+    mini corpus is first synthesised, in data/mini/corpus.
     """
     from ser.corpora.prepare import prepare
 

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from ser import provenance
+from ser.data.tables import read_table, write_table
 from ser.errors import UserError
 from ser.lang.units import tag_stripper, unit_error_rate
 from ser.provenance import git_commit, public_path, run_command, settings_digest
@@ -392,6 +394,21 @@ def test_the_test_sets_digest_changes_with_a_reference_and_not_with_a_decision(t
     assert wrong["test_sha256"] == before
     (dump / "utt2spk").write_text((dump / "utt2spk").read_text().replace(" Ses01F", " someone"))
     assert score_experiment(exp, dump, data)["test_sha256"] != before
+
+
+def test_decisions_are_those_of_the_corpus_own_ids_whatever_the_prefix(toy):
+    exp, dump, data = toy
+    before = score_experiment(exp, dump, data)
+    own = read_table(dump / "utt2orig")
+    assert before["test_sha256"] == provenance.digest(
+        f"{fold} {utt} {fold} {read_table(dump / 'utt2emo')[utt]}"
+        for fold in FOLDS
+        for utt in sorted(u for u in own if u.startswith(fold))
+    )
+    write_table(dump / "utt2orig", {u: f"{u[:-3]}{999 - int(u[-3:])}" for u in own})
+    after = score_experiment(exp, dump, data)
+    assert after["test_sha256"] != before["test_sha256"]
+    assert [s["hyp"] for s in after["speakers"]] == [s["hyp"][::-1] for s in before["speakers"]]
 
 
 def test_an_eleventh_class_is_a_letter_in_the_decisions():
