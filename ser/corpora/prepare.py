@@ -16,6 +16,7 @@ from ser.corpora.texts import add_texts
 from ser.data.audio import probe_files
 from ser.data.tables import Utterance, join_problems, read_table, write_data_dir
 from ser.errors import UserError
+from ser.files import remove_leftovers
 from ser.provenance import EGS
 from ser.stage import file_digest, is_done, read_marker
 
@@ -45,6 +46,7 @@ def prepare(
     text_settings = _text_settings(text)
     target = data_dir / corpus / "all"
     home = (data_dir / corpus).absolute()
+    remove_leftovers(home)
     reader = importlib.import_module(READERS[spec.reader])
     if hasattr(reader, "Reader"):
         reader = reader.Reader(spec, egs / (spec.based_on or corpus), home)
