@@ -25,7 +25,8 @@ from ser.config import load_config
 from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
-from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
+from ser.corpora import ANY_CORPUS, MAKERS, READERS
+from ser.corpora.spec import KEYS
 from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
 from ser.models.heads import LABELS, aux_heads

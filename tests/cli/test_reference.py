@@ -12,7 +12,7 @@ import yaml
 
 from ser.cli import reference
 from ser.config import load_config
-from ser.corpora import KEYS
+from ser.corpora.spec import KEYS
 from ser.models.heads import aux_heads
 from ser.training.task import SERTask
 from tests.support import ROOT

@@ -48,7 +48,16 @@ def corpus(data):
 
 @pytest.fixture(scope="module")
 def tables(data):
-    names = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2session", "utt2gender", "utt2dur")
+    names = (
+        "wav.scp",
+        "text",
+        "utt2spk",
+        "utt2emo",
+        "utt2session",
+        "utt2gender",
+        "utt2dur",
+        "utt2orig",
+    )
     return {name: read_table(data / name, allow_empty=True) for name in names}
 
 
@@ -126,7 +135,7 @@ def test_the_layout_is_iemocaps_oddities_included(corpus):
 def test_both_speakers_of_a_session_speak_in_each_dialog(tables):
     speakers = defaultdict(set)
     for utt, speaker in tables["utt2spk"].items():
-        speakers[utt.rpartition("_")[0]].add(speaker)
+        speakers[tables["utt2orig"][utt].rpartition("_")[0]].add(speaker)
     assert speakers["Ses03F_script01_1"] == speakers["Ses03M_impro01"] == {"Ses03F", "Ses03M"}
 
 

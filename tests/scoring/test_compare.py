@@ -37,7 +37,7 @@ def two(tmp_path):
                 if utt in wrong:
                     hyp = LABELS[(LABELS.index(ref) + 1) % len(LABELS)]
                     probs = ["1.000000" if label == hyp else "0.000000" for label in LABELS]
-                    lines[i] = "\t".join([utt, ref, hyp, *probs, ""])
+                    lines[i] = "\t".join([utt, ref, hyp, *probs, "", utt])
             path.write_text("\n".join(lines) + "\n")
         score_experiment(copy, dump, data)
         return copy
