@@ -10,7 +10,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from ser.errors import UserError
-from ser.models.heads import LABELS, UNITS, AuxHead, Encoded
+from ser.models.heads import IGNORE_ID, LABELS, UNITS, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -116,7 +116,8 @@ class SERModel(AbsESPnetModel):
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,).
-            emotion: (B, 1) class indices.
+            emotion: (B, 1) class indices, IGNORE_ID where the label is not known; such utterances
+                add nothing to L_ER and still count in the batch size.
             targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units,
                 ``<name>_label`` (B, 1) for a head of labels.
 
@@ -133,6 +134,9 @@ class SERModel(AbsESPnetModel):
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
         loss = self.emotion_weight * loss_er
+        own_loss = getattr(self.encoder, "own_loss", None)  # of an encoder that learns by itself
+        if self.training and own_loss is not None:
+            loss, stats["loss_encoder"] = loss + own_loss, own_loss.detach()
         for name, head in self.aux_heads.items():
             entry = head.entry(name)
             aux_loss, aux_stats = head(encoded, targets[entry], targets.get(f"{entry}_lengths"))
@@ -184,11 +188,17 @@ class SERModel(AbsESPnetModel):
         if not self.training:
             return F.cross_entropy(logits, emotion)
         losses = F.cross_entropy(
-            logits, emotion, reduction="none", label_smoothing=self.label_smoothing
+            logits,
+            emotion,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+            ignore_index=IGNORE_ID,
         )
         # Divided by the batch size, not by the sum of weights: averages over processes stay exact.
         return (losses * self.class_weights[emotion]).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
+        known = reference != IGNORE_ID
+        reference, hypothesis = reference[known], hypothesis[known]
         ones = torch.ones_like(reference, dtype=self.counts.dtype)
         self.counts.index_put_((reference, hypothesis), ones, accumulate=True)

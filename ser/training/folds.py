@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import math
+import random
 import shutil
 import sys
 from collections import Counter
@@ -53,7 +54,7 @@ from ser.training.distributed import Processes, this_process
 from ser.training.experiment import data_state
 from ser.training.heads_first import phases, read_heads_first
 from ser.training.linear_fit import check_fit, fit_fold
-from ser.training.task import GRADIENT, SERTask, check_network
+from ser.training.task import GRADIENT, SERTask, check_network, encoder_choices
 from ser.training.trainer import HISTORY, PARAMETERS
 
 BEST_ON_TEST = "best-on-test"
@@ -94,6 +95,7 @@ OWN_OPTIONS = (
     "units",
     "max_cache_fd",
     "class_counts",
+    "unlabelled",
     "aux_labels",
     "has_valid",
     "run_label",
@@ -286,6 +288,12 @@ def resolve(
         )
     if args.batch_size < 1:
         raise UserError(f"{config}: batch_size: found {args.batch_size}; expected 1 or more")
+    semi_supervised = hasattr(encoder_choices.get_class(args.encoder), "semi_supervised")
+    if not 0 < args.label_share <= 1 or semi_supervised != (args.label_share < 1):
+        raise UserError(
+            f"{config}: label_share: found {args.label_share} with encoder {args.encoder}; ladder "
+            "needs utterances without labels, a share above 0 and below 1, and other encoders 1.0"
+        )
     if args.length_jitter < 0 or (args.length_jitter and args.batch_type != "sorted"):
         raise UserError(
             f"{config}: length_jitter: found {args.length_jitter} with batch_type "
@@ -521,8 +529,15 @@ def fold_arguments(
     valid = valid if args.has_valid else "train"  # without one it is named but never read
     args.train_data_path_and_name_and_type = data
     args.valid_data_path_and_name_and_type = data
-    utt2emo = read_table(dump_dir / "utt2emo")
-    trained = Counter(utt2emo[utt] for utt in read_lines(fold_dir / fold / "train"))
+    utt2emo, told = read_table(dump_dir / "utt2emo"), read_lines(fold_dir / fold / "train")
+    if args.label_share < 1:
+        utt2spk, every = read_table(dump_dir / "utt2spk"), told
+        speakers = sorted({utt2spk[utt] for utt in every})
+        count = max(1, round(args.label_share * len(speakers)))
+        kept = set(random.Random(args.seed).sample(speakers, count))
+        told = [utt for utt in every if utt2spk[utt] in kept]
+        args.unlabelled = " ".join(utt for utt in every if utt2spk[utt] not in kept)
+    trained = Counter(utt2emo[utt] for utt in told)
     args.class_counts = " ".join(str(trained[e]) for e in read_lines(dump_dir / "emotions"))
     args.train_shape_file = [str(fold_dir / fold / "train.shape")]
     args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]

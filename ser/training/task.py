@@ -140,6 +140,18 @@ class SERTask(AbsTask):
             "lengths disturbed by this share (see ser/training/batches.py)",
         )
         group.add_argument(
+            "--label_share",
+            type=float,
+            default=1.0,
+            help="Share of the training speakers, drawn by the seed, whose emotions are told; the "
+            "utterances of the others serve encoder: ladder without labels",
+        )
+        group.add_argument(
+            "--unlabelled",
+            type=str_or_none,
+            help="Training utterances without label, blank separated; set by stage 4",
+        )
+        group.add_argument(
             "--class_counts",
             type=str_or_none,
             help="Training utterances of each class, blank separated; set by stage 4",
@@ -198,6 +210,7 @@ class SERTask(AbsTask):
             unit_inventory(args)[1] if with_units else None,
             args.feats_type == "raw",
             labels,
+            set(args.unlabelled.split()) if train and args.unlabelled else (),
         )
 
     @classmethod
