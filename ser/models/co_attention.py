@@ -13,7 +13,7 @@ from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
 from ser.models.masks import frame_mask
 from ser.models.upstreams import UpstreamsFrontend
-from ser.models.weights import load_weights
+from ser.models.weights import start_from
 
 SEGMENT = 3 * SAMPLE_RATE
 SHORTEST = SAMPLE_RATE // 10  # of a last segment after others: less of an utterance is left out
@@ -140,8 +140,7 @@ class CoAttentionEncoder(AbsEncoder):
             raise UserError(f"encoder_conf.frames: found {frames}; expected 1 to {SLOTS}")
         self.frames, self.shape, self._output_size = frames, tuple(picture), size
         self.features = alexnet_features()
-        if weights is not None:
-            load_weights(self.features, weights, "encoder_conf.weights", "features.")
+        start_from(self.features, weights, within="features.")
         self.rnn = torch.nn.LSTM(
             CEPSTRA, hidden_size, 2, batch_first=True, dropout=rnn_dropout, bidirectional=True
         )

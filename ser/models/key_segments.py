@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ser.errors import UserError
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.resnet import ResNet
-from ser.models.weights import load_weights
+from ser.models.weights import start_from
 
 BANDS = 40  # of a segment's description
 ROUNDS = 20  # of clustering
@@ -58,17 +58,10 @@ class KeySegmentsEncoder(AbsEncoder):
         for name, value, least in (("segment", segment, 4), ("most", most, 0)):
             if value < least:
                 raise UserError(f"encoder_conf.{name}: found {value}; expected {least} or more")
-        if freeze and weights is None:
-            raise UserError(
-                "encoder_conf.weights: not given, and freeze is true; name a file of torchvision's "
-                f"resnet{depth} weights, or set freeze: false (conf/train_s15_small.yaml)"
-            )
         self.segment, self.most, self.shape = segment, most, tuple(picture)
         self.network = ResNet(3, depth, width, picture=True)
-        if weights is not None:
-            load_weights(self.network, weights, "encoder_conf.weights")
+        start_from(self.network, weights, freeze=freeze)
         self.freeze = freeze
-        self.network.requires_grad_(not freeze)
         self.norm = torch.nn.BatchNorm1d(self.network.size, affine=False)
         self.recurrent = ConvRecurrentEncoder(
             self.network.size,

@@ -8,7 +8,7 @@ from ser.errors import UserError
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.masks import frame_mask
 from ser.models.pooling import StatisticsPooling
-from ser.models.weights import load_weights
+from ser.models.weights import start_from
 
 # Blocks of each of the four stages, and whether they have a bottleneck.
 DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
@@ -139,19 +139,12 @@ class XVectorEncoder(AbsEncoder):
         freeze: bool = False,
     ):
         super().__init__()
-        if freeze and weights is None:
-            raise UserError(
-                "encoder_conf.freeze: found true without weights; name a speaker network's "
-                "checkpoint in encoder_conf.weights (conf/pretrain_s18_speaker.yaml trains one)"
-            )
         self.network = ResNet(1, depth, width, picture=False)
         self.pooling = StatisticsPooling(self.network.size * -(-input_size // 8))
         self.embed = torch.nn.Linear(self.pooling.output_size(), embedding)
         self._output_size = embedding
         self.freeze = freeze
-        if weights is not None:
-            load_weights(self, weights, "encoder_conf.weights", within="encoder.")
-        self.requires_grad_(not freeze)
+        start_from(self, weights, within="encoder.", freeze=freeze)
 
     def output_size(self) -> int:
         return self._output_size

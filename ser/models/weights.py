@@ -1,28 +1,41 @@
-"""Weights of a part of a network from a file."""
-
-from pathlib import Path
+"""Weights of a part of an encoder from a file: ``encoder_conf.weights``."""
 
 import torch
 
 from ser.errors import UserError
 from ser.files import expand_home
 
+OPTION = "encoder_conf.weights"
 
-def load_weights(module: torch.nn.Module, path: str, option: str, within: str = "") -> None:
-    """Load all weights of ``module`` from what ``path`` holds.
+
+def start_from(
+    module: torch.nn.Module, weights: str | None, within: str = "", freeze: bool = False
+) -> None:
+    """Load all weights of ``module`` from a file, if one is named, and freeze them if asked to.
 
     Args:
         module: The names of its state are those of the file.
-        path: A state dict that torch.save wrote, or a safetensors file.
-        option: Named in errors.
+        weights: A state dict that torch.save wrote, or a safetensors file.
         within: What the names begin with in the file; others are left alone.
+        freeze: Nothing in ``module`` is to be trained.
 
     Raises:
-        UserError: no such file, not a state dict, a missing name or another size.
+        UserError: no such file, not a state dict, a missing name or another size; ``freeze``
+            without ``weights``.
     """
+    if freeze and weights is None:
+        raise UserError(
+            f"{OPTION}: not given, and freeze is true; name a file of weights, or set freeze: false"
+        )
+    if weights is not None:
+        module.load_state_dict(_fitting(module, weights, within))
+    module.requires_grad_(not freeze)
+
+
+def _fitting(module: torch.nn.Module, path: str, within: str) -> dict[str, torch.Tensor]:
     file = expand_home(path)
     if not file.is_file():
-        raise UserError(f"{option}: {path}: no such file; give a file of weights, or leave it out")
+        raise UserError(f"{OPTION}: {path}: no such file; give a file of weights, or leave it out")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -33,17 +46,17 @@ def load_weights(module: torch.nn.Module, path: str, option: str, within: str = 
         found = {name[len(within) :]: v for name, v in state.items() if name.startswith(within)}
     except Exception as err:  # of pickle, zip, safetensors, and whatever else may be in the file
         raise UserError(
-            f"{option}: {Path(path).name}: not a file of weights ({str(err).splitlines()[0]}); "
+            f"{OPTION}: {file.name}: not a file of weights ({str(err).splitlines()[0]}); "
             "give a state dict of torch.save or a safetensors file"
         ) from None
     own = module.state_dict()
     for name, value in own.items():
-        if name not in found and name.endswith("num_batches_tracked"):  # older files lack it
-            found[name] = value
+        if name.endswith("num_batches_tracked"):  # older files lack it
+            found.setdefault(name, value)
         if name not in found or found[name].shape != value.shape:
             size = tuple(found[name].shape) if name in found else "nothing"
             raise UserError(
-                f"{option}: {Path(path).name}: {within}{name}: found {size}, expected "
+                f"{OPTION}: {file.name}: {within}{name}: found {size}, expected "
                 f"{tuple(value.shape)}; these weights are of another network"
             )
-    module.load_state_dict({name: found[name] for name in own})
+    return {name: found[name] for name in own}

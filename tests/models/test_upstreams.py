@@ -14,7 +14,7 @@ from ser.models.upstreams import (
     UpstreamsFrontend,
     interpolate,
 )
-from ser.models.weights import load_weights
+from ser.models.weights import start_from
 from ser.training.optim import parameter_groups
 from tests.support.systems import CONF, arguments, system
 from tests.support.tiny import ENCODERS
@@ -173,7 +173,7 @@ def test_the_frames_of_frozen_encoders_are_kept(tmp_path):
 def test_weights_come_from_a_file_whole_or_not_at_all(tmp_path):
     source, target = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     torch.save(source.state_dict(), tmp_path / "a.pth")
-    load_weights(target, str(tmp_path / "a.pth"), "encoder_conf.weights")
+    start_from(target, str(tmp_path / "a.pth"))
     assert torch.equal(source.weight, target.weight)
     (tmp_path / "text.pth").write_text("no weights")
     for network, name, message in (
@@ -184,4 +184,4 @@ def test_weights_come_from_a_file_whole_or_not_at_all(tmp_path):
         (target, "b.pth", "no such file"),
     ):
         with pytest.raises(UserError, match=f"encoder_conf.weights: .*{message}"):
-            load_weights(network, str(tmp_path / name), "encoder_conf.weights")
+            start_from(network, str(tmp_path / name))

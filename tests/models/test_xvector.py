@@ -72,7 +72,7 @@ def test_with_emotion_weight_zero_speakers_alone_are_learnt():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--encoder_conf", "freeze=true"], "encoder_conf.freeze: found true without weights"),
+        (["--encoder_conf", "freeze=true"], "encoder_conf.weights: not given, and freeze"),
         (["--encoder_conf", "weights=none.pth"], "encoder_conf.weights: none.pth: no such file"),
         (["--encoder_conf", "depth=35"], "encoder_conf.depth: found 35; choose one of 18, 34"),
         (["--model_conf", "emotion_weight=-1"], "emotion_weight: -1; give a number of 0 or more"),
