@@ -22,6 +22,11 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(style=style, digest=digest, **context)
 
 
+def macro(template: str, name: str, *args: Any) -> Markup:
+    """What the macro ``name`` of a template makes of ``args``: a part of a page."""
+    return getattr(_environment().get_template(template).module, name)(*args)
+
+
 def css(name: str) -> str:
     """A style sheet among the templates."""
     return Path(__file__).with_name("templates").joinpath(name).read_text(encoding="utf-8")

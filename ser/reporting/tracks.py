@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ser.console import percent
 from ser.data.audio import SAMPLE_RATE
 from ser.predict.windows import Segment, Unit, merge
-from ser.reporting.charts import BLUE, PAPER, SMALL, WIDTH, Chart, clean, new_chart, styled
+from ser.reporting.charts import BLUE, LINE, PAPER, SMALL, WIDTH, Chart, clean, new_chart, styled
 from ser.scoring.decisions import unit_tags
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms, 10 ms
@@ -124,7 +124,7 @@ def timeline_chart(
         _rows(chart.axes[1], names)
         chart.axes[1].tick_params(axis="y", labelsize=SMALL)
         for cut in cuts:
-            chart.axes[1].axhline(cut - 0.5, color="0.8", linewidth=1)
+            chart.axes[1].axhline(cut - 0.5, color=LINE, linewidth=1)
         total = ", ".join(f"{units[u]} {counts[0, u]}" for u in order if counts[0, u])
         chart.desc += f" Units, how many of each: {total}."
     _seconds(chart.axes[-1], seconds)

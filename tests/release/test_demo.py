@@ -24,9 +24,8 @@ from ser.cli import main
 from ser.errors import UserError
 from ser.predict.classifier import Prediction, SpeechEmotion
 from ser.predict.windows import Segment, Unit
-from ser.release import demo
+from ser.release import answer, demo
 from ser.release.demo_examples import SPOKEN, make_examples
-from ser.reporting.page import answer
 from tests.predict.test_classifier import said_like, write
 from tests.support import ROOT
 from tests.support.browser import chromium, needs_chromium
