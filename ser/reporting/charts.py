@@ -24,6 +24,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from ser.files import atomic_write
@@ -90,6 +91,11 @@ class Chart:
         key = f"data-{name}={clean(value)}"
         artist.set_gid(key)
         self.tips[key] = tip
+
+    def mark_grid(self, axis: Axis) -> None:
+        """Give the grid lines of ``axis`` the attribute ``data-grid`` and their values."""
+        for tick, value in zip(axis.get_major_ticks(), axis.get_majorticklocs(), strict=False):
+            self.mark(tick.gridline, "grid", f"{value:g}", f"{value:g}")
 
     def save_png(self, path: Path, heading: str) -> Path:
         """Write the figure below ``heading`` to ``path``; equal figures are equal files."""
@@ -187,4 +193,3 @@ def styled(more: dict[str, Any] | None = None) -> Iterator[None]:
     with matplotlib.rc_context({**STYLE, **(more or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has it
         yield
-

@@ -76,9 +76,7 @@ def draw_figures(experiment: ReportInput) -> list[Path]:
 
 
 @styled()
-def confusion_chart(
-    labels: Sequence[str], counts: Sequence[Sequence[int]], title: str
-) -> Chart:
+def confusion_chart(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> Chart:
     """Recall in percent and counts: a row is a reference, its shade the share of the row."""
     table = np.array(counts)  # (C, C)
     total = table.sum(axis=1, keepdims=True)
@@ -154,6 +152,7 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Chart:
     ax.set_yticks(range(len(found)), [shorten(speaker, 12) for speaker in found])
     ax.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.6), xticks=range(0, 101, 25))
     ax.grid(axis="x")
+    chart.mark_grid(ax.xaxis)
     ax.spines["bottom"].set_visible(False)
     chart.desc = f"WA by speaker: {', '.join(said)}; {mean} %, 95% {interval(summary['wa_ci'])}."
     return chart
@@ -182,10 +181,13 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
                         textcoords="offset points", fontsize=SMALL)  # fmt: skip
     sure = [100 * b["confidence"] for b in bins]
     accuracy.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=":")
-    accuracy.plot(sure, sure, "o", color=RED, markersize=6, label="mean confidence, on the diagonal")
+    accuracy.plot(
+        sure, sure, "o", color=RED, markersize=6, label="mean confidence, on the diagonal"
+    )
     accuracy.bar(0, 0, color=BLUE, label="accuracy in the bin")
     accuracy.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
     accuracy.grid(axis="y")
+    chart.mark_grid(accuracy.yaxis)
     chart.figure.legend(loc="outside upper left", handlelength=1)
     counts.set(ylabel="decisions", yticks=[], ylim=(0, 1.3 * max(b["n"] for b in bins)))
     counts.set_xlabel(
@@ -212,9 +214,7 @@ def learning_panels(histories: Mapping[str, History]) -> list[Panel]:
 
 
 @styled()
-def learning_chart(
-    histories: Mapping[str, History], panels: Sequence[Panel], title: str
-) -> Chart:
+def learning_chart(histories: Mapping[str, History], panels: Sequence[Panel], title: str) -> Chart:
     """Values over epochs: the mean over folds as a thick line, every fold as a thin one.
 
     Epochs of the phases before the training itself are on shaded ground and count back from 0.
@@ -289,9 +289,7 @@ def spark_chart(history: History, best_epoch: int | None, title: str) -> Chart |
 
 
 @styled()
-def layers_chart(
-    weights: Mapping[str, Sequence[float]], names: Sequence[str], title: str
-) -> Chart:
+def layers_chart(weights: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Chart:
     """Fusion weights (eq. 4) of each layer: mean over folds, a dot for every fold.
 
     Drawn against the equal shares that training starts with, since small learning rates move

@@ -111,7 +111,9 @@ def build_results(
 
     def figure_link(exp_dir: Path) -> str:
         link = _relative(exp_dir / "figures", directory)
-        return "" if records is not None or link.startswith("..") else f" Figures: [{link}]({link})."
+        return (
+            "" if records is not None or link.startswith("..") else f" Figures: [{link}]({link})."
+        )
 
     return rows, render(
         "results.md",

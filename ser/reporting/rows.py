@@ -161,7 +161,10 @@ def system_name(scores: Mapping[str, Any]) -> str:
 def differing(scores: Mapping[str, Any]) -> str:
     """What tells an experiment from its configuration as it is: tag, options of its command."""
     command, _, espnet = scores["command"].partition(" -- ")
-    options = shlex.split(command)[1:]
+    try:
+        options = shlex.split(command)[1:]
+    except ValueError:  # not written by this recipe
+        return command
     given = dict(zip(options[::2], options[1::2], strict=False))
     select = given.get("--select", "")
     usual = default_tag(scores["config"]["path"], scores["protocol"], scores["seed"], select)
