@@ -181,9 +181,7 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
                         textcoords="offset points", fontsize=SMALL)  # fmt: skip
     sure = [100 * b["confidence"] for b in bins]
     accuracy.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=":")
-    accuracy.plot(
-        sure, sure, "o", color=RED, markersize=6, label="mean confidence, on the diagonal"
-    )
+    accuracy.plot(sure, sure, "o", color=RED, label="mean confidence, on the diagonal")
     accuracy.bar(0, 0, color=BLUE, label="accuracy in the bin")
     accuracy.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
     accuracy.grid(axis="y")

@@ -151,7 +151,7 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
 
 
 def report_leakage(exp_dirs: Sequence[Path]) -> str:
-    """One system under sound and leaky protocols; also in ``leakage_<system>.txt`` beside the first.
+    """Compare one system under sound and leaky protocols; also as ``leakage_<system>.txt``.
 
     The only table in which leaky rows are beside sound ones, since their difference is what it
     shows. A gap is a difference in points, for a leaky row to the sound one of the same protocol

@@ -120,7 +120,7 @@ def find_points(sweep: Sweep, directory: Path, protocol: str, seeds: Sequence[in
 
 
 def _draw(sweep: Sweep, found: Sequence[Found], path: Path, title: str) -> None:
-    """The figure; where points differ in more than ``x``, those that differ in nothing else join."""
+    """Draw the points; those that differ in nothing but ``x`` are joined."""
     lines, ticks = _lines(sweep, found)
     drawn = {
         label: [

@@ -70,8 +70,9 @@ def tracks_chart(
                          norm=LogNorm(FAINTEST, 1, clip=True))  # fmt: skip
         ax.hlines(np.array(cuts) - 0.5, 0, seconds, color=PAPER, linewidth=1)
         ax.tick_params(axis="y", labelsize=SMALL)
-        bar = chart.figure.colorbar(image, ax=chart.axes, orientation="horizontal", shrink=0.6,
-                                    aspect=30, ticks=[0.001, 0.01, 0.1, 1], format="%g")  # fmt: skip
+        shape = {"orientation": "horizontal", "shrink": 0.6, "aspect": 30}
+        levels = [0.001, 0.01, 0.1, 1]
+        bar = chart.figure.colorbar(image, ax=chart.axes, ticks=levels, format="%g", **shape)
         bar.set_label("posterior of a unit")
         best = ", ".join(f"{units[u]} {posteriors[:, u].max():.2f}" for u in order)
         said += f" Highest posterior of each unit: {best}."

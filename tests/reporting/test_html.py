@@ -702,7 +702,7 @@ def test_the_bars_are_as_long_as_the_speakers_accuracy(browser, file, scored):
       const box = e => e.getBoundingClientRect();
       const x = [...svg.querySelectorAll("g[data-grid] path")].map(e => box(e).left);
       return [Math.min(...x), Math.max(...x), [...svg.querySelectorAll("g[data-speaker]")].map(g =>
-        [g.dataset.speaker, box(g.querySelector("path")).left, box(g.querySelector("path")).width])];
+        [g.dataset.speaker, ...["left", "width"].map(k => box(g.querySelector("path"))[k])])];
     """)
     left, right, bars = drawn
     expected = figures.speaker_accuracy(read_input(scored).scores)

@@ -353,7 +353,7 @@ def test_without_any_scores_the_error_sends_to_stage_5(tmp_path):
     with pytest.raises(UserError, match=r"no <corpus>/<tag>/scores.json in it; .*--stage 5"):
         report(tmp_path)
     put(tmp_path, make_scores())
-    with pytest.raises(UserError, match=r"toy/tag/scores.json: no such file; .*--stage 5"):
+    with pytest.raises(UserError, match=r"toy/tag/scores.json: not scored; .*--stage 5"):
         full_report(tmp_path, exp_dir=tmp_path / "exp/toy/tag")
 
 
