@@ -16,6 +16,13 @@ from ser.data.folds import SPEAKER_DEPENDENT, caveat
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.reporting.inputs import is_synthetic, read_input
+from ser.reporting.overview import (
+    DECADE,
+    DECADE_TITLE,
+    dated_rows,
+    decade_table,
+    write_overview,
+)
 from ser.reporting.render import render
 from ser.reporting.rows import Row, differing, group_seeds, system_name
 from ser.reporting.sweeps import PointsTable, marked_protocol
@@ -84,6 +91,9 @@ def make_report(
                 f"<corpus>/<tag>/scores.json to keep there; {SCORE_FIRST}"
             )
     rows, text = build_results(runs, Path(conf_dir), results.parent, records)
+    if records is not None:
+        for path in write_overview(rows, Path(conf_dir), results.parent):
+            progress(f"report: {path}")
     figures = []
     for number, experiment in enumerate(inputs, start=1):
         progress(f"report: figures of {experiment.name} ({number} of {len(inputs)})")
@@ -124,6 +134,9 @@ def build_results(
         sweeps=_sweeps([row for row in rows if row.first["sweep"]], directory),
         numbered=numbered,
         absent=[_not_run(stated) for stated in absent],
+        decade=decade_table(dated_rows(rows, conf_dir)) if records is not None else [],
+        decade_title=DECADE_TITLE,
+        decade_figure=DECADE if records is not None and (directory / DECADE).is_file() else None,
         class_scores=CLASS_SCORES,
         figure_link=figure_link,
     )
