@@ -186,7 +186,7 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
     accuracy.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
     accuracy.grid(axis="y")
     chart.mark_grid(accuracy.yaxis)
-    chart.figure.legend(loc="outside upper left", handlelength=1)
+    chart.figure.legend(loc="outside lower left", handlelength=1)
     counts.set(ylabel="decisions", yticks=[], ylim=(0, 1.3 * max(b["n"] for b in bins)))
     counts.set_xlabel(
         f"confidence (%), {len(found['bins'])} bins; calibration error {percent(found['ece'])}%"
@@ -236,7 +236,7 @@ def learning_chart(histories: Mapping[str, History], panels: Sequence[Panel], ti
                             textcoords="offset points", fontsize=SMALL, color=QUIET)  # fmt: skip
     handles, names = chart.axes[0].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
-    chart.figure.legend(unique.values(), unique, loc="outside upper right", ncols=len(unique))
+    chart.figure.legend(unique.values(), unique, loc="outside lower center", ncols=len(unique))
     chart.desc = f"Mean over folds. {'; '.join(said)}."
     return chart
 
@@ -398,7 +398,7 @@ def lambda_chart(
     ax.set_xticks(range(len(values)), values)
     ax.set(xlabel="lambda", ylabel="%")
     ax.grid(axis="y")
-    chart.figure.legend(loc="outside upper right", ncols=2)
+    chart.figure.legend(loc="outside lower center", ncols=2)
     said = [
         f"lambda {value}: stated {told:g} %, ours {f'{own[0]:.1f} %' if own else 'not run'}"
         for value, told, own in zip(values, stated, ours, strict=True)

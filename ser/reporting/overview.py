@@ -14,6 +14,7 @@ from ser.reporting.inputs import is_synthetic
 from ser.reporting.rows import Row, system_name
 
 START, END = "<!-- results: written by make results -->", "<!-- end of results -->"
+BLOCK = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
 OVERVIEW, DECADE = "docs/results.svg", "docs/decade.svg"
 DECADE_TITLE = "A decade of speech emotion recognition on one protocol"
 PROTOCOL = "strict"
@@ -56,11 +57,6 @@ class Dated:
     by: str
     note: str
     row: Row
-
-    @property
-    def label(self) -> str:
-        """Year and system, for an axis."""
-        return f"{self.year}  {system_name(self.row.first).partition(' (')[0]}"
 
 
 def named_rows(rows: Sequence[Row], corpus: str) -> dict[str, Row]:
@@ -111,12 +107,16 @@ def decade_table(dated: Mapping[str, Sequence[Dated]]) -> list[list[str]]:
 
 def draw_decade(dated: Mapping[str, Sequence[Dated]]) -> Chart:
     """WA of every system on the same folds, in the order of the papers, with parameters."""
-    panels = {
-        CORPORA.get(corpus, corpus): {
-            f"{d.label}|{number}": (d.row, _parameters(d.row)) for number, d in enumerate(group)
-        }
-        for corpus, group in dated.items()
-    }
+    panels = {}
+    for corpus, group in dated.items():
+        panel: dict[str, tuple[Row, str]] = {}
+        for d in group:
+            system = d.row.first["system"]
+            label = f"{d.year}  {NAMES.get(system, system)}"
+            if label in panel:
+                label = f"{d.year}  {system}"
+            panel[label] = (d.row, _parameters(d.row))
+        panels[CORPORA.get(corpus, corpus)] = panel
     return forest_chart(panels, DECADE_TITLE, "parameters, training")
 
 
@@ -136,8 +136,7 @@ def forest_chart(
     """WA with its 95% interval over speakers, a panel for each corpus.
 
     Args:
-        panels: by the corpus's name, rows with a text at the right, by label; what follows a | in a
-            label tells it from others and is not shown.
+        panels: by the corpus's name, rows with a text at the right, by label.
         title: of the chart.
         noted: what the texts at the right are.
     """
@@ -154,13 +153,12 @@ def forest_chart(
                     fontsize=SMALL, color=QUIET)  # fmt: skip
             if row.is_floor and label == FLOOR:
                 ax.axvline(wa, color=RED, linewidth=1, linestyle="--")
-            described.append(f"{corpus}, {label.partition('|')[0]}: {wa:.1f}")
-        ax.set_yticks(range(len(panel)), [label.partition("|")[0] for label in panel])
+            described.append(f"{corpus}, {label}: {wa:.1f}")
+        ax.set_yticks(range(len(panel)), list(panel))
         ax.set(ylim=(len(panel) - 0.4, -0.6))
         speakers = {e["speaker"] for e in next(iter(panel.values()))[0].first["speakers"]}
         ax.set_title(f"{corpus}, {len(speakers)} unseen speakers", loc="left", fontsize=10.5)
-        if noted:
-            ax.set_title(noted, loc="right", fontsize=SMALL, color=QUIET)
+        ax.text(1.02, -1, noted, transform=ax.get_yaxis_transform(), fontsize=SMALL, color=QUIET)
         ax.grid(axis="x")
     floors = any(FLOOR in panel for panel in panels.values())
     chart.axes[-1].set_xlabel(
@@ -182,6 +180,12 @@ def overview_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def has_marks(root: Path) -> bool:
+    """Whether ``root``/README.md has a place for the table."""
+    readme = root / "README.md"
+    return readme.is_file() and bool(BLOCK.search(readme.read_text(encoding="utf-8")))
+
+
 def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path]:
     """Put the table between the marks of ``root``/README.md and draw the figures beside it.
 
@@ -190,14 +194,13 @@ def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path
     Returns:
         The files written.
     """
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    block = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
-    if not block.search(text):
+    if not has_marks(root):
         return []
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
     table = f"{START}\n{overview_table(rows)}\n{END}"
     with atomic_write(readme) as stream:
-        stream.write(block.sub(lambda _: table, text))
+        stream.write(BLOCK.sub(lambda _: table, text))
     (root / OVERVIEW).parent.mkdir(exist_ok=True)
     dated = dated_rows(rows, conf_dir)
     figures = [draw_overview(rows).save_svg(root / OVERVIEW)]
