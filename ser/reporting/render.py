@@ -24,7 +24,7 @@ def render(template: str, **context: Any) -> str:
 
 def macro(template: str, name: str, *args: Any) -> Markup:
     """What the macro ``name`` of a template makes of ``args``: a part of a page."""
-    return getattr(_environment().get_template(template).module, name)(*args)
+    return getattr(_environment().get_template(template).module, name)(*args).strip()
 
 
 def css(name: str) -> str:

@@ -25,7 +25,7 @@ from ser.reporting.overview import (
     write_overview,
 )
 from ser.reporting.render import render
-from ser.reporting.rows import Row, differing, group_seeds, system_name
+from ser.reporting.rows import Row, group_seeds, system_name
 from ser.reporting.sweeps import PointsTable, marked_protocol
 from ser.scoring.records import (
     SCORE_FIRST,
@@ -39,6 +39,7 @@ from ser.scoring.records import (
 from ser.scoring.text import (
     CLASS_SCORES,
     columns,
+    differing,
     mark,
     marked,
     others_like,

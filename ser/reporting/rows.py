@@ -12,17 +12,11 @@ import numpy as np
 
 from ser.console import duration, percent
 from ser.data.folds import mean_over
-from ser.provenance import default_tag
 from ser.scoring.metrics import mean_sd
 from ser.scoring.records import Run
 from ser.scoring.text import decision_rows, interval, parameter_count
 from ser.scoring.uncertainty import from_decisions, score_intervals
 
-# Options of a command that a table has columns for; the others are what a row must say.
-IN_COLUMNS = (
-    *("--corpus", "--corpus-dir", "--config", "--ssl", "--sweep", "--protocol", "--seed"),
-    *("--folds", "--tag"),
-)
 FLOOR = re.compile(r"(?:^|_)s(?:0|14)(?:_|$)")  # linear classifiers, which all others should beat
 
 
@@ -156,19 +150,3 @@ def system_name(scores: Mapping[str, Any]) -> str:
     """The configuration's name, with that of the encoder."""
     ssl = scores.get("ssl")
     return scores["system"] + (f" ({Path(ssl.rstrip('/')).name})" if ssl else "")
-
-
-def differing(scores: Mapping[str, Any]) -> str:
-    """What tells an experiment from its configuration as it is: tag, options of its command."""
-    command, _, espnet = scores["command"].partition(" -- ")
-    try:
-        options = shlex.split(command)[1:]
-    except ValueError:  # not written by this recipe
-        return command
-    given = dict(zip(options[::2], options[1::2], strict=False))
-    select = given.get("--select", "")
-    usual = default_tag(scores["config"]["path"], scores["protocol"], scores["seed"], select)
-    found = [f"{k} {v}" for k, v in given.items() if k not in IN_COLUMNS]
-    if scores["tag"] != usual and not scores["sweep"]:
-        found.insert(0, f"tag {scores['tag']}")
-    return " ".join([*found, *([f"-- {espnet}"] if espnet else [])])

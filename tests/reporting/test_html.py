@@ -245,6 +245,11 @@ def test_what_must_be_known_first_stands_above_every_number(tmp_path, changes, s
         assert f"({word.lower()})" in words(section(root, name)).lower()
 
 
+def test_a_page_of_a_synthetic_corpus_says_so_first(tmp_path):
+    (mark,) = by(read(build(put(tmp_path, corpus="mini"))), "p", class_="mark")
+    assert words(mark).startswith("Synthetic speech: no person speaks in this corpus")
+
+
 def test_a_sound_complete_experiment_has_no_marks(tmp_path):
     assert not by(read(build(put(tmp_path))), "p", class_="mark")
 

@@ -84,6 +84,19 @@ def test_a_row_carries_its_command(tmp_path):
     assert "\n./run.sh --corpus toy --config conf/train_s1.yaml --seed 1\n" in report(tmp_path)
 
 
+def test_a_row_says_what_differs_from_its_configuration(tmp_path, capsys):
+    command = "./run.sh --corpus toy --config conf/train_s1.yaml --seed 1 --tag wide --max-epoch 5"
+    put(tmp_path, make_scores(tag="wide", command=command))
+    assert cells(report(tmp_path))["System"] == "s1 `tag wide --max-epoch 5`"
+    full_report(tmp_path)
+    assert "s1 tag wide --max-epoch 5, toy, strict: WA " in capsys.readouterr().out
+
+
+def test_a_synthetic_corpus_is_marked(tmp_path):
+    put(tmp_path, make_scores(corpus="mini"))
+    assert cells(report(tmp_path))["Corpus"] == "mini (synthetic)"
+
+
 def test_seeds_of_one_experiment_become_one_row_of_mean_and_deviation(tmp_path):
     # WA 75.0 and 87.5: mean 81.25, deviation 12.5 / sqrt(2) = 8.84.
     put(tmp_path, make_scores(correct=2, seed=1))
