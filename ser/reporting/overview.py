@@ -180,32 +180,27 @@ def overview_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def has_marks(root: Path) -> bool:
-    """Whether ``root``/README.md has a place for the table."""
-    readme = root / "README.md"
-    return readme.is_file() and bool(BLOCK.search(readme.read_text(encoding="utf-8")))
-
-
 def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path]:
-    """Put the table between the marks of ``root``/README.md and draw the figures beside it.
+    """Put the table between the marks of ``root``/README.md, and draw the figures in docs/.
 
-    A README without the marks is left as it is, and nothing is drawn.
+    A README without the marks is left as it is; without docs/ nothing is drawn.
 
     Returns:
         The files written.
     """
-    if not has_marks(root):
-        return []
+    written = []
     readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    table = f"{START}\n{overview_table(rows)}\n{END}"
-    with atomic_write(readme) as stream:
-        stream.write(BLOCK.sub(lambda _: table, text))
-    (root / OVERVIEW).parent.mkdir(exist_ok=True)
-    dated = dated_rows(rows, conf_dir)
-    figures = [draw_overview(rows).save_svg(root / OVERVIEW)]
-    figures += [draw_decade(dated).save_svg(root / DECADE)] if dated else []
-    return [readme, *figures]
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if BLOCK.search(text):
+        table = f"{START}\n{overview_table(rows)}\n{END}"
+        with atomic_write(readme) as stream:
+            stream.write(BLOCK.sub(lambda _: table, text))
+        written.append(readme)
+    if (root / "docs").is_dir():
+        written.append(draw_overview(rows).save_svg(root / OVERVIEW))
+        dated = dated_rows(rows, conf_dir)
+        written += [draw_decade(dated).save_svg(root / DECADE)] if dated else []
+    return written
 
 
 def _parameters(row: Row) -> str:

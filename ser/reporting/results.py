@@ -21,7 +21,6 @@ from ser.reporting.overview import (
     DECADE_TITLE,
     dated_rows,
     decade_table,
-    has_marks,
     write_overview,
 )
 from ser.reporting.render import render
@@ -138,7 +137,7 @@ def build_results(
         absent=[_not_run(stated) for stated in absent],
         decade=decade_table(dated_rows(rows, conf_dir)) if records is not None else [],
         decade_title=DECADE_TITLE,
-        decade_figure=DECADE if records is not None and has_marks(directory) else None,
+        decade_figure=DECADE if records is not None and (directory / "docs").is_dir() else None,
         class_scores=CLASS_SCORES,
         figure_link=figure_link,
     )

@@ -55,6 +55,7 @@ def checkout(tmp_path):
     for system in ("emodb_s1_plus", "emodb_s2_plus"):
         (tmp_path / f"conf/train_{system}.yaml").write_text("base: train_base.yaml\n")
     (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
     return tmp_path
 
 
@@ -94,9 +95,14 @@ def test_the_figures_are_equal_files_for_equal_records(checkout):
 def test_a_readme_without_the_marks_is_left_alone(checkout, readme):
     path = checkout / "README.md"
     path.write_text(readme) if readme is not None else path.unlink()
-    text = make_results(checkout)
+    make_results(checkout)
     assert (path.read_text() if path.exists() else None) == readme
-    assert not (checkout / OVERVIEW).exists() and DECADE not in text
+
+
+def test_without_a_folder_for_them_no_figures_are_drawn(checkout):
+    (checkout / "docs").rmdir()
+    assert DECADE not in make_results(checkout)
+    assert not (checkout / "docs").exists()
 
 
 def rows_of(root):
