@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser.cli.app import app, call
+from ser.cli.app import make_app
+from ser.cli.options import call
 from ser.data.tables import write_table
 from ser.errors import UserError
 from ser.reporting import figures, tracks, utterance
@@ -583,7 +584,11 @@ def test_the_command_takes_its_options(monkeypatch, tmp_path):
         "ser.reporting.html.make_html_report", lambda dirs, **o: asked.update(o, of=dirs)
     )
     with pytest.raises(SystemExit, match="0"):
-        call(app, ["report", "exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"], "ser")
+        call(
+            make_app("report"),
+            ["report", "exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"],
+            "ser",
+        )
     assert [str(path) for path in asked["of"]] == ["exp/a/b", "exp/a/c"]
     assert (asked["errors"], asked["audio"]) == (3, False)
 
@@ -591,7 +596,7 @@ def test_the_command_takes_its_options(monkeypatch, tmp_path):
 @pytest.mark.parametrize("count", ["-1", "x", "1.5"])
 def test_a_number_of_errors_that_is_none_is_a_usage_error(count, capsys):
     with pytest.raises((SystemExit, UserError)) as stop:
-        call(app, ["report", "exp/a/b", "--errors", count], "ser")
+        call(make_app("report"), ["report", "exp/a/b", "--errors", count], "ser")
     assert "--errors" in capsys.readouterr().err + str(stop.value)
 
 
