@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ser.errors import UserError
+from ser.models.masks import frame_mask
 from ser.models.ssl import HFFrontend
 from ser.models.upstreams import (
     AttentiveStatisticsPooling,
@@ -105,7 +107,8 @@ def test_padding_changes_nothing(training):
     tight, loose = net(frames, lengths)[0], net(padded, lengths)[0]
     assert torch.allclose(tight, loose[:, :9], atol=1e-5)
     assert not loose[1, 4:].any()
-    assert torch.allclose(pooling(tight, lengths), pooling(loose, lengths), atol=1e-5)
+    unknown = loose.masked_fill(~frame_mask(lengths, 29).unsqueeze(-1), float("nan"))
+    assert torch.allclose(pooling(tight, lengths), pooling(unknown, lengths), atol=1e-5)
     assert not training or net.first.norm.num_batches_tracked == 2
 
 
@@ -146,6 +149,14 @@ def test_the_statistics_of_one_frame_have_a_gradient():
 def test_unfit_encoders_are_refused_before_any_fold_is_trained(options, message):
     with pytest.raises(UserError, match=message):
         arguments(CONF / "train_s11_modular.yaml", "--frontend_conf", *options)
+
+
+def test_a_linear_fit_needs_every_encoder_frozen(tmp_path):
+    confs = [{**CONFS[0], "freeze": "all"}, CONFS[1]]
+    content = {"frontend": "upstreams", "frontend_conf": {"upstreams": confs}, "fit": "linear_svm"}
+    (tmp_path / "linear.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="frontend_conf.freeze: fit: linear_svm learns the emotion"):
+        arguments(tmp_path / "linear.yaml")
 
 
 def test_sizes_that_do_not_fit_are_named():
