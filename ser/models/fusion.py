@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ser.errors import UserError
+
 
 class WeightedSum(torch.nn.Module):
     """Softmax-weighted sum of layers with trainable scalars (eq. 4 of Li et al., 2024).
@@ -57,3 +59,23 @@ class _Sum(torch.autograd.Function):
             )
         ]
         return grad_weights, *grad_layers
+
+
+def numbers_of_layers(layers: str | int | list[int], low_level: bool, count: int) -> list[int]:
+    """The layers that ``frontend_conf.layers`` asks for, of ``count``; 0 is H_l.
+
+    Raises:
+        UserError: ``layers`` asks for something else, or a layer that there is not.
+    """
+    if layers in ("weighted_sum", "concat"):
+        return list(range(0 if low_level else 1, count + 1))
+    if layers == "last":
+        return [count]
+    if isinstance(layers, list) and layers and all(n in range(count + 1) for n in layers):
+        return layers
+    if layers in range(1, count + 1):
+        return [layers]
+    raise UserError(
+        f"frontend_conf.layers: {layers!r}; choose weighted_sum, concat, last, a layer from 1 to "
+        f"{count}, or a list of layers from 0 to {count}"
+    )

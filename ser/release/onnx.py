@@ -228,12 +228,12 @@ def traceable(model: SERModel) -> SERModel:
     model = copy.deepcopy(model).eval()
     if isinstance(model.frontend, HFFrontend):
         model.frontend.plain()
-    norm = getattr(model.frontend, "_masked_norm", None)
-    if norm is not None:
-        first = model.frontend.encoder.feature_extractor.conv_layers[0]
-        first.layer_norm = model.frontend._masked_norm = TraceableGroupNorm(norm)
-    if isinstance(getattr(model.frontend, "log_mel", None), LogMel):
-        model.frontend.log_mel = TraceableLogMel(model.frontend.log_mel)
+    stages = getattr(model.frontend, "stages", None)
+    if getattr(stages, "masked_norm", None) is not None:
+        first = stages.encoder.feature_extractor.conv_layers[0]
+        first.layer_norm = stages.masked_norm = TraceableGroupNorm(stages.masked_norm)
+    if isinstance(getattr(stages, "log_mel", None), LogMel):
+        model.frontend.log_mel = stages.log_mel = TraceableLogMel(stages.log_mel)
     if isinstance(model.encoder, ConvRecurrentEncoder):
         for layer in model.encoder.convs:
             layer.norm = TraceableBatchNorm(layer.norm) if layer.norm is not None else None

@@ -3,7 +3,9 @@
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
 import argparse
+import copy
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,84 @@ pooling_choices = ClassChoices(
 )
 
 
+# What SERTask adds to ESPnet's command line.
+_MAPPING = {"action": NestedDictAction, "default": {}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "emotions": {"type": str_or_none, "help": "The classes in index order, blank separated"},
+    "units": {"type": str_or_none, "help": "units.txt of the CTC head: <unit> <id> per line"},
+    "token_type": {
+        "type": str,
+        "default": "tagged_class",
+        "help": "What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
+        "classes), class, tagged_phone, phone, char or bpe",
+    },
+    "untagged": {
+        "type": str2bool,
+        "default": False,
+        "help": "Train the CTC head on its units without their tags; set by stage 4",
+    },
+    "bpe_size": {
+        "type": int_or_none,
+        "help": "With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
+    },
+    "feats_type": {
+        "type": str,
+        "default": "raw",
+        "help": "What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
+        "egemaps or compare functionals of the utterance",
+    },
+    "fit": {
+        "type": str,
+        "default": GRADIENT,
+        "choices": FITS,
+        "help": "How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
+        "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
+    },
+    "fit_conf": {**_MAPPING, "help": "Options of logistic_regression and linear_svm"},
+    "aux_conf": {
+        **_MAPPING,
+        "help": "Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/models/heads.py)",
+    },
+    "aux_labels": {
+        **_MAPPING,
+        "help": "Table and classes of each auxiliary head of labels; set by stage 4",
+    },
+    "lr_conf": {
+        **_MAPPING,
+        "help": "Factors on the learning rate: heads, fusion, layer_decay (see training/optim.py)",
+    },
+    "heads_first_conf": {
+        **_MAPPING,
+        "help": "Train heads and layer weights on the frozen encoder first: untagged_epoch, "
+        "max_epoch, lr, batch_size (see ser/training/heads_first.py)",
+    },
+    "length_jitter": {
+        "type": float,
+        "default": 0.0,
+        "help": "With batch_type sorted, cut the training's batches anew in every epoch, from "
+        "lengths disturbed by this share (see ser/training/batches.py)",
+    },
+    "class_counts": {
+        "type": str_or_none,
+        "help": "Training utterances of each class, blank separated; set by stage 4",
+    },
+    "model_conf": {
+        "action": NestedDictAction,
+        "default": {k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
+        "help": "amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
+        "label_smoothing and dropout: 0.0 to below 1",
+    },
+    "stated": {
+        **_MAPPING,
+        "help": "What the publication states for this system; shown beside our own numbers",
+    },
+    "sweep": {
+        **_MAPPING,
+        "help": "Which point of which sweep this is (see training/sweep.py); shown in the results",
+    },
+}
+
+
 class SERTask(AbsTask):
     """Multi-task speech emotion recognition."""
 
@@ -61,107 +141,8 @@ class SERTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(description="Task related")
         parser.get_default("required").append("emotions")
-        group.add_argument(
-            "--emotions", type=str_or_none, help="The classes in index order, blank separated"
-        )
-        group.add_argument(
-            "--units", type=str_or_none, help="units.txt of the CTC head: <unit> <id> per line"
-        )
-        group.add_argument(
-            "--token_type",
-            type=str,
-            default="tagged_class",
-            help="What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
-            "classes), class, tagged_phone, phone, char or bpe",
-        )
-        group.add_argument(
-            "--untagged",
-            type=str2bool,
-            default=False,
-            help="Train the CTC head on its units without their tags; set by stage 4",
-        )
-        group.add_argument(
-            "--bpe_size",
-            type=int_or_none,
-            help="With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
-        )
-        group.add_argument(
-            "--feats_type",
-            type=str,
-            default="raw",
-            help="What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
-            "egemaps or compare functionals of the utterance",
-        )
-        group.add_argument(
-            "--fit",
-            type=str,
-            default=GRADIENT,
-            choices=FITS,
-            help="How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
-            "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
-        )
-        group.add_argument(
-            "--fit_conf",
-            action=NestedDictAction,
-            default={},
-            help="Options of logistic_regression and linear_svm",
-        )
-        group.add_argument(
-            "--aux_conf",
-            action=NestedDictAction,
-            default={},
-            help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/models/heads.py)",
-        )
-        group.add_argument(
-            "--aux_labels",
-            action=NestedDictAction,
-            default={},
-            help="Table and classes of each auxiliary head of labels; set by stage 4",
-        )
-        group.add_argument(
-            "--lr_conf",
-            action=NestedDictAction,
-            default={},
-            help="Factors on the learning rate: heads, fusion, layer_decay (see training/optim.py)",
-        )
-        group.add_argument(
-            "--heads_first_conf",
-            action=NestedDictAction,
-            default={},
-            help="Train heads and layer weights on the frozen encoder first: untagged_epoch, "
-            "max_epoch, lr, batch_size (see ser/training/heads_first.py)",
-        )
-        group.add_argument(
-            "--length_jitter",
-            type=float,
-            default=0.0,
-            help="With batch_type sorted, cut the training's batches anew in every epoch, from "
-            "lengths disturbed by this share (see ser/training/batches.py)",
-        )
-        group.add_argument(
-            "--class_counts",
-            type=str_or_none,
-            help="Training utterances of each class, blank separated; set by stage 4",
-        )
-        group.add_argument(
-            "--model_conf",
-            action=NestedDictAction,
-            default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
-            help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-            "label_smoothing and dropout: 0.0 to below 1",
-        )
-        group.add_argument(
-            "--stated",
-            action=NestedDictAction,
-            default={},
-            help="What the publication states for this system; shown beside our own numbers",
-        )
-        group.add_argument(
-            "--sweep",
-            action=NestedDictAction,
-            default={},
-            help="Which point of which sweep this is (see training/sweep.py); shown in the results",
-        )
+        for name, options in _OPTIONS.items():
+            group.add_argument(f"--{name}", **copy.deepcopy(options))  # with a mapping of its own
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 

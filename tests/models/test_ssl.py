@@ -16,23 +16,10 @@ from ser.models.fusion import WeightedSum
 from ser.models.masks import MaskedGroupNorm
 from ser.models.spectral import FeatsFrontend
 from ser.models.ssl import HFFrontend
+from tests.support.frontends import build, padded_batch
 from tests.support.tiny import ENCODERS, TINY
 
 WAV2VEC2_LIKE = [name for name in ENCODERS if name != "whisper"]
-
-
-def build(name: str, **options) -> HFFrontend:
-    torch.manual_seed(0)
-    model_type, config = ENCODERS[name]
-    return HFFrontend(init="random", model_type=model_type, config=config, **options).eval()
-
-
-def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    speech = 0.1 * torch.randn(len(lengths), max(lengths), generator=generator)
-    for row, length in zip(speech, lengths, strict=True):
-        row[length:] = 0.0
-    return speech, torch.tensor(lengths)
 
 
 def test_eq4_weights_layers_by_the_softmax_of_the_scalars():
@@ -129,7 +116,7 @@ def test_plain_group_norm_would_let_padding_in():
     speech, lengths = padded_batch([16000, 4320])
     with torch.no_grad():
         good, _ = frontend.hidden_states(speech, lengths)
-        frontend._masked_norm = None  # statistics now include the padding
+        frontend.stages.masked_norm = None  # statistics now include the padding
         bad, _ = frontend.hidden_states(speech, lengths)
     assert (good[0][1, :13] - bad[0][1, :13]).abs().max() > 0.05
 

@@ -142,25 +142,6 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
         train(corpus, trained, seed=2)
 
 
-def test_what_earlier_versions_noted_besides_is_no_other_setting(corpus, trained, tmp_path, capfd):
-    exp_dir = tmp_path / "old"
-    shutil.copytree(trained, exp_dir, symlinks=True)
-    run = yaml.safe_load((exp_dir / "run.yaml").read_text())
-    now = dict(run["settings"])
-    run["settings"]["max_cache_size"] = 1e9
-    (exp_dir / "run.yaml").write_text(yaml.safe_dump(run))
-    for name in ("settings.json", ".done"):
-        (exp_dir / "Ses01F" / name).write_text(json.dumps(run["settings"]))
-    train(corpus, exp_dir)
-    assert "Ses01F: already trained" in capfd.readouterr().out
-    # stage 5 compares the two
-    assert yaml.safe_load((exp_dir / "run.yaml").read_text())["settings"] == now
-    assert read_marker(exp_dir / "Ses01F") == now
-    (exp_dir / "Ses01F/.done").unlink()  # not finished yet: goes on from its checkpoint
-    train(corpus, exp_dir)
-    assert read_marker(exp_dir / "Ses01F") == now
-
-
 def test_where_a_training_comes_from_is_noted_and_what_began_it_stays(corpus, trained, tmp_path):
     exp_dir = tmp_path / "copy"
     shutil.copytree(trained, exp_dir, symlinks=True)
@@ -445,7 +426,9 @@ def test_a_gpu_that_only_emulates_bfloat16_is_said(corpus, tmp_path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not emulated)
-    monkeypatch.setattr(train_module, "_train_fold", lambda args, *_: trained.append(args) or True)
+    monkeypatch.setattr(
+        train_module._Work, "train_fold", lambda _, args, log: trained.append(args) or True
+    )
     config = tmp_path / "bfloat16.yaml"
     config.write_text(yaml.safe_dump({**SYSTEM, "model_conf": {"amp_dtype": "bfloat16"}}))
     train(corpus, tmp_path / "exp", config=config, ngpu=1)

@@ -32,8 +32,8 @@ from ser.scoring.predictions import read_predictions
 from ser.scoring.score import score_experiment
 from ser.training import linear_fit
 from ser.training.experiment import open_experiment
-from ser.training.folds import describe, resolve
 from ser.training.linear_fit import FitConf, Linear, Split, choose, fit_factor, fit_linear
+from ser.training.settings import TrainingOptions, resolve
 from tests.support.training import SYSTEM, make_corpus, train, weights
 
 FITS = ["logistic_regression", "linear_svm"]
@@ -378,12 +378,11 @@ def test_what_a_linear_fit_cannot_learn_is_refused_before_anything_runs(tmp_path
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(OF_ENCODER | changes))
     with pytest.raises(UserError, match=message):
-        resolve(path, ssl=None, max_epoch=None, extra_args=[], seed=1, ngpu=0)
+        resolve(path, TrainingOptions())
 
 
 def test_several_processes_are_refused(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(OF_FEATS))
-    args = resolve(path, ssl=None, max_epoch=None, extra_args=[], seed=1, ngpu=0)
     with pytest.raises(UserError, match="--num-nodes 2 .* takes one process"):
-        describe(args, tmp_path, path, "strict", None, None, [], num_nodes=2)
+        resolve(path, TrainingOptions(num_nodes=2))

@@ -21,7 +21,7 @@ from ser.models.pooling import (
     StatisticsPooling,
 )
 from ser.models.spectral import GreyFrontend
-from ser.training.folds import resolve
+from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
 from tests.support import ROOT
 from tests.support.tiny import EMOTIONS, TINY
@@ -39,7 +39,7 @@ SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm
 
 def arguments(config: Path, *options: str):
     """The task's arguments for ``config`` with what stage 4 adds for a fold."""
-    args = resolve(config, None, None, options, seed=1, ngpu=0)
+    args = resolve(config, TrainingOptions(extra_args=options))
     args.emotions = " ".join(EMOTIONS)
     args.aux_labels = {name: {"values": ["f", "m"]} for name in args.aux_conf}
     return args
