@@ -41,7 +41,6 @@ NOT_SETTINGS = (
     "wandb_entity",
     "wandb_name",
     "wandb_model_log_interval",
-    "background_checkpoints",
     "checkpoint_seconds",
     "keep_checkpoints",
     "layer_cache",

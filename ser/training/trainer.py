@@ -10,6 +10,7 @@ import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 import argparse
 import itertools
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -18,16 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
-from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
+from espnet2.schedulers.abs_scheduler import (
+    AbsBatchStepScheduler,
+    AbsEpochStepScheduler,
+    AbsValEpochStepScheduler,
+)
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+from espnet2.train.reporter import Reporter, SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.types import str2bool, str_or_none
+from torch.amp import GradScaler
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from ser.cluster import preemption
-from ser.training.checkpoint import CHECKPOINT, EpochFiles, StepCheckpoints, set_random_state
+from ser.training.checkpoint import CHECKPOINT, StepCheckpoints, read_checkpoint, set_random_state
+from ser.training.outputs import EpochOutputs
 from ser.console import progress
-from ser.errors import UserError
 from ser.files import atomic_write
 from ser.models.ssl import HFFrontend
 from ser.training.heads_first import warm_start
@@ -46,7 +54,6 @@ class SERTrainerOptions(TrainerOptions):
     has_valid: bool = True
     run_label: str = ""
     checkpoint_seconds: float = 600.0
-    background_checkpoints: str = "auto"
     layer_cache: str | None = None
     warm_start: str | None = None
     token_type: str = ""
@@ -73,14 +80,6 @@ class SERTrainer(Trainer):
             help="Between two checkpoints within an epoch; what a killed process loses at most",
         )
         parser.add_argument(
-            "--background_checkpoints",
-            type=str.lower,
-            default="auto",
-            choices=("auto", "true", "false"),
-            help="Write an epoch's checkpoint and model from copies in main memory while the next "
-            "epoch trains; auto: on GPUs, where epochs are short",
-        )
-        parser.add_argument(
             "--keep_checkpoints",
             type=str2bool,
             default=False,
@@ -105,73 +104,71 @@ class SERTrainer(Trainer):
         return build_dataclass(SERTrainerOptions, args)
 
     @classmethod
-    def run(cls, model, optimizers, schedulers, trainer_options, **kwargs) -> None:
+    def run(
+        cls, model, optimizers, schedulers, train_iter_factory, valid_iter_factory,
+        plot_attention_iter_factory, trainer_options, distributed_option,
+    ) -> None:  # fmt: skip
         """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
+
+        In place of ESPnet's, whose files a kill would leave half written. FairScale and plots of
+        attention are left out.
 
         Raises:
             Stopped: asked to, after a checkpoint.
         """
-        output_dir = Path(trainer_options.output_dir)
-        distributed = kwargs["distributed_option"].distributed
-        first = not distributed or kwargs["distributed_option"].dist_rank == 0
-        if trainer_options.layer_cache and isinstance(model.frontend, HFFrontend):
-            model.frontend.cache_dir = Path(trainer_options.layer_cache)
-        if trainer_options.warm_start:
-            state = torch.load(trainer_options.warm_start, map_location="cpu", weights_only=True)
-            warm_start(model, state, tag_stripper(trainer_options.token_type))
-        model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
-        if distributed:
-            # The wrapper around the model wants to see these parameters when it is made, and to
-            # be told that not all of them take part in every step.
-            trainer_options.unused_parameters = True
-        if first:
-            with atomic_write(output_dir / PARAMETERS) as stream:
-                json.dump(count_parameters(model), stream)
-        if trainer_options.resume and first:
-            complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
-        if distributed:
-            torch.distributed.barrier()
-        keep = trainer_options.keep_nbest_models
-        asked = str(trainer_options.background_checkpoints).lower()  # a YAML's true is no text
-        background = trainer_options.ngpu > 0 if asked == "auto" else asked == "true"
-        files = EpochFiles(
-            # what is sent to Weights & Biases at the end of an epoch is read there and then
-            background and trainer_options.wandb_model_log_interval < 1,
-            trainer_options.best_model_criterion,
-            keep if isinstance(keep, int) else max(keep, default=1),
-        )
-        trainer_options.steps = StepCheckpoints(
-            output_dir,
-            model,
-            optimizers,
-            schedulers,
-            trainer_options.accum_grad,
-            trainer_options.checkpoint_seconds,
-            distributed,
-            "cuda" if trainer_options.ngpu > 0 else "cpu",
-            files.settle,
-        )
-        with preemption.listening(), files:
-            super().run(
-                model=model,
-                optimizers=optimizers,
-                schedulers=schedulers,
-                trainer_options=trainer_options,
-                **kwargs,
-            )
-        if first:
-            trainer_options.steps.remove()
+        options, reporter = trainer_options, Reporter()
+        directory, distributed = Path(options.output_dir), distributed_option.distributed
+        first = not distributed or distributed_option.dist_rank == 0
+        scaler = GradScaler("cuda") if options.use_amp else None
+        _prepare(model, options, first)
+        options.steps = StepCheckpoints(directory, model, optimizers, schedulers, options)
+        if options.resume and (directory / CHECKPOINT).exists():
+            cls.resume(
+                directory / CHECKPOINT, model=model, optimizers=optimizers, schedulers=schedulers,
+                scaler=scaler, reporter=reporter, ngpu=options.ngpu,
+            )  # fmt: skip
+        outputs = EpochOutputs(directory, options, reporter) if first else None
+        training = {"optimizers": optimizers, "schedulers": schedulers, "scaler": scaler}
+        training["summary_writer"] = outputs and outputs.writers.get("train")
+        network = _distributed(model, options) if distributed else model
+        common = {"model": network, "options": options, "distributed_option": distributed_option}
+        with preemption.listening():
+            for epoch in range(reporter.get_epoch() + 1, options.max_epoch + 1):
+                logging.info(f"{epoch}/{options.max_epoch}epoch started")
+                set_all_random_seed(options.seed + epoch)
+                reporter.set_epoch(epoch)
+                torch.cuda.empty_cache()
+                with reporter.observe("train") as observed:
+                    batches = train_iter_factory.build_iter(epoch)
+                    invalid = cls.train_one_epoch(
+                        iterator=batches, reporter=observed, **training, **common
+                    )
+                torch.cuda.empty_cache()
+                with reporter.observe("valid") as observed:
+                    batches = valid_iter_factory.build_iter(epoch)
+                    cls.validate_one_epoch(iterator=batches, reporter=observed, **common)
+                _end_epoch(schedulers, reporter, options)
+                if outputs is not None:
+                    outputs.write({"model": model, **training})
+                if invalid or _stops_early(reporter, options):
+                    break
+        if outputs is not None:
+            outputs.close()
+            options.steps.remove()
 
     @classmethod
     def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
-        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
+        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew).
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        # mapped, since of this file only the random state is read a second time
+        state = read_checkpoint(checkpoint, map_location="cpu", mmap=True)
         super().resume(checkpoint, optimizers=optimizers, **kwargs)
         for optimizer in optimizers:
             place_step_counts(optimizer)
-        # mapped, since of this file only the random state is read a second time
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
-        if "random" in state:
-            set_random_state(state["random"])
+        set_random_state(state["random"])
 
     @classmethod
     def train_one_epoch(
@@ -233,6 +230,52 @@ class SERTrainer(Trainer):
         )
 
 
+def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
+    """Set the model up for the first epoch of this process; note its size."""
+    if options.layer_cache and isinstance(model.frontend, HFFrontend):
+        model.frontend.cache_dir = Path(options.layer_cache)
+    if options.warm_start:
+        state = torch.load(options.warm_start, map_location="cpu", weights_only=True)
+        warm_start(model, state, tag_stripper(options.token_type))
+    model.begin_epoch(options.max_epoch)  # by then all that ever will be is trained
+    if first:
+        with atomic_write(Path(options.output_dir) / PARAMETERS) as stream:
+            json.dump(count_parameters(model), stream)
+
+
+def _distributed(model: SERModel, options: SERTrainerOptions) -> torch.nn.Module:
+    """``model``, wrapped for one of several processes."""
+    devices = [torch.cuda.current_device()] if options.ngpu > 0 else None
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=devices,
+        # It wants to see all parameters that will ever be trained when it is made, and to be told
+        # that not all of them take part in every step.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=options.gradient_as_bucket_view,
+    )
+    if options.ddp_comm_hook is not None:
+        hook = getattr(default_hooks, f"{options.ddp_comm_hook}_compress_hook")
+        wrapped.register_comm_hook(None, hook)
+    return wrapped
+
+
+def _end_epoch(schedulers, reporter: Reporter, options: SERTrainerOptions) -> None:
+    """Step the schedulers that go by epochs."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, AbsValEpochStepScheduler):
+            scheduler.step(reporter.get_value(*options.val_scheduler_criterion))
+        elif isinstance(scheduler, AbsEpochStepScheduler):
+            scheduler.step()
+
+
+def _stops_early(reporter: Reporter, options: SERTrainerOptions) -> bool:
+    criterion = options.early_stopping_criterion
+    return options.patience is not None and reporter.check_early_stopping(
+        options.patience, *criterion
+    )
+
+
 def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
     """Put Adam's counts of steps where a training that was not resumed has them.
 
@@ -264,44 +307,6 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
     support = counts.sum(dim=1)
     recall = counts.diagonal()[support > 0] / support[support > 0]
     return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
-
-
-def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
-    """Write what an epoch still owed when the process died right after its checkpoint.
-
-    ESPnet saves checkpoint.pth first, then ``<N>epoch.pth`` and the links to the latest and the
-    best model. Resuming starts with epoch N + 1 and would never make up for N.
-    """
-    checkpoint = output_dir / CHECKPOINT
-    if not checkpoint.exists():
-        return
-    try:
-        states = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
-    except OSError:
-        raise
-    except Exception as err:  # damaged bytes make the unpickler fail in any way
-        raise UserError(
-            f"{checkpoint}: cannot be read ({type(err).__name__}); remove {output_dir} and run "
-            "stage 4 again to train this fold anew"
-        ) from err
-    model_file = output_dir / f"{epoch}epoch.pth"
-    if not model_file.exists():
-        with atomic_write(model_file, "wb") as stream:
-            torch.save(states["model"], stream)
-    _link(output_dir / "latest.pth", model_file.name)
-    for phase, key, mode in criteria:
-        values = {e: s[phase][key] for e, s in stats.items() if key in s.get(phase, {})}
-        if values:
-            # like ESPnet, the earliest of equally good epochs
-            best = (min if mode == "min" else max)(values, key=values.__getitem__)
-            if (output_dir / f"{best}epoch.pth").exists():
-                _link(output_dir / f"{phase}.{key}.best.pth", f"{best}epoch.pth")
-
-
-def _link(link: Path, target: str) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
 
 
 def _unwrap(model: torch.nn.Module) -> SERModel:

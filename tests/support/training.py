@@ -16,7 +16,6 @@ import yaml
 
 from ser.data.prepare import prepare_dump
 from ser.lang.prepare import prepare_lang
-from ser.training import checkpoint
 from ser.training.folds import Training, train_folds
 from tests.support import ROOT
 from tests.support.tiny import TINY, write_tone_corpus
@@ -74,12 +73,6 @@ def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
         folds=list(folds),
         **settings,
     )
-
-
-def train_where_writing_takes_long(corpus: Path, exp_dir: Path, **options) -> None:
-    """Like train; all checkpoints after the first are only held. For a process of its own."""
-    checkpoint.WRITING = 1e-9
-    train(corpus, exp_dir, **options)
 
 
 def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:

@@ -19,9 +19,9 @@ from ser.errors import UserError
 from ser.provenance import run_command
 from ser.stage import read_marker
 from ser.training import folds as train_module
-from ser.training.checkpoint import EpochFiles
+from ser.training.checkpoint import read_checkpoint, save
 from ser.training.devices import lacks_bfloat16
-from ser.training.trainer import _last_step, complete_interrupted_epoch, wa_ua
+from ser.training.trainer import _last_step, wa_ua
 from tests.support import ROOT
 from tests.support.training import SYSTEM, interrupted_at, make_corpus, same, train, weights
 
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
     with pytest.raises(
         UserError, match=r"checkpoint.pth: cannot be read .*remove .* stage 4 again"
     ):
-        complete_interrupted_epoch(tmp_path, [("valid", "UA", "max")])
+        read_checkpoint(tmp_path / "checkpoint.pth")
 
 
 def test_a_fold_that_another_run_is_at_work_on_stops_the_second(corpus, tmp_path):
@@ -298,18 +298,6 @@ def test_death_while_a_file_of_the_second_epoch_is_written_costs_no_result(
         assert same(weights(died, name), weights(undisturbed, name)), name
 
 
-def test_what_a_dead_process_still_owed_its_last_epoch_is_made_up_for(corpus, tmp_path):
-    train(corpus, tmp_path, max_epoch=2)
-    fold = tmp_path / "Ses01F"
-    expected = weights(fold, "2epoch.pth")
-    for path in fold.glob("*.pth"):
-        if path.name not in ("checkpoint.pth", "1epoch.pth"):
-            path.unlink()
-    complete_interrupted_epoch(fold, [("valid", "UA", "max")])
-    assert same(weights(fold, "2epoch.pth"), expected)
-    assert (fold / "latest.pth").resolve().name == "2epoch.pth"
-
-
 def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
     path = tmp_path / "checkpoint.pth"
 
@@ -317,10 +305,9 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
         def __reduce__(self):
             raise RuntimeError("the disk is full")
 
-    with EpochFiles(False, (), 1):
-        torch.save({"epoch": 1}, path)
-        with pytest.raises(RuntimeError, match="the disk is full"):
-            torch.save({"epoch": 2, "bad": Poison()}, path)
+    save({"epoch": 1}, path)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        save({"epoch": 2, "bad": Poison()}, path)
     assert torch.load(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
 
@@ -328,12 +315,12 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
 def test_a_full_disk_is_told_from_a_defect_when_a_checkpoint_does_not_fit(tmp_path):
     program = f"""
 import resource, signal, torch
-from ser.training.checkpoint import EpochFiles
+from pathlib import Path
+from ser.training.checkpoint import save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
-    with EpochFiles(False, (), 1):
-        torch.save([torch.zeros(3000), torch.zeros(300000)], {str(tmp_path / "checkpoint.pth")!r})
+    save([torch.zeros(3000), torch.zeros(300000)], Path({str(tmp_path / "checkpoint.pth")!r}))
 except OSError as err:
     print(err.strerror, err.filename)
 """
