@@ -37,11 +37,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, *layers):
         ctx.save_for_backward(*layers)
-        ctx.weights, ctx.weights_dtype = weights.tolist(), weights.dtype  # a GPU is waited for once
+        # numbers where they are at hand, else tensors, which a GPU need not be waited for
+        on_cpu = weights.device.type == "cpu"
+        ctx.weights, ctx.weights_dtype = weights.tolist() if on_cpu else weights, weights.dtype
         dtype = torch.promote_types(weights.dtype, layers[0].dtype)
         fused = torch.zeros_like(layers[0], dtype=dtype)
         for weight, layer in zip(ctx.weights, layers, strict=True):
-            fused.add_(layer, alpha=weight)
+            if on_cpu:
+                fused.add_(layer, alpha=weight)
+            else:
+                fused.addcmul_(layer, weight)
         return fused
 
     @staticmethod

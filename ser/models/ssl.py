@@ -1,5 +1,6 @@
 """Any Hugging Face speech encoder as an ESPnet frontend."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from ser.errors import UserError
 from ser.models.cpu.attention import NAME as FAST_ATTENTION
 from ser.models.cpu.dropout import replace_dropout
 from ser.models.fusion import WeightedSum, numbers_of_layers
-from ser.models.layer_cache import FrameCache, fingerprint
-from ser.models.masks import frame_mask, none_padded
+from ser.models.layer_cache import FrameCache, digests, fingerprint
+from ser.models.masks import beside, frame_mask, none_padded
 from ser.models.pretrained import (
     UNUSED_WEIGHTS,
     from_recipe,
@@ -116,6 +117,7 @@ class HFFrontend(AbsFrontend):
         self.time_mask = None
         if time_mask:
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
+            time_mask = {**time_mask, "replace_with_zero": True}
             self.time_mask = MaskAlongAxisVariableMaxWidth(dim="time", **time_mask)
         self.num_layers = len(self.stages.layers)
         self.layers, self.layer_norm = layers, layer_norm
@@ -130,6 +132,7 @@ class HFFrontend(AbsFrontend):
         self.freeze, self.unfreeze_after = freeze, unfreeze_after
         self.cache_dir: Path | None = None
         self._caches: dict[tuple, FrameCache] = {}
+        self._keys: Sequence[str] | None = None  # of the batch at hand
         self._frozen: list[torch.nn.Module] = []
         self.set_epoch(1)
 
@@ -202,10 +205,23 @@ class HFFrontend(AbsFrontend):
             module.eval()
         return self
 
+    def keys(self, speech: torch.Tensor, lengths: torch.Tensor) -> list[str] | None:
+        """What ``forward`` finds utterances by in what is kept; None where nothing is."""
+        return None if self.cache_dir is None else digests(speech, lengths)
+
     def forward(
-        self, input: torch.Tensor, input_lengths: torch.Tensor
+        self,
+        input: torch.Tensor,
+        input_lengths: torch.Tensor,
+        keys: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,)."""
+        """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,).
+
+        Args:
+            keys: Of ``keys``, which would otherwise have to fetch the samples from a GPU.
+            input_lengths: On the CPU, as those that are returned.
+        """
+        self._keys = keys
         if self.training:  # of layers above kept ones as well
             self.stages.save_memory(input)
         depth = self._frozen_depth()
@@ -259,7 +275,7 @@ class HFFrontend(AbsFrontend):
         if self.cache_dir is not None and not masked:
             frozen = torch.nn.ModuleList(self._frozen)
             cache = self._cache("layers", frozen, speech.device, depth, needed)
-            stacked, lengths = cache(speech, speech_lengths, compute)
+            stacked, lengths = cache(speech, speech_lengths, compute, self._keys)
         else:
             stacked, lengths = compute(speech, speech_lengths)
         return dict(zip(needed, stacked.unbind(1), strict=True)), lengths
@@ -311,8 +327,9 @@ class HFFrontend(AbsFrontend):
         """The outputs of layers ``first`` + 1 .. ``last`` by number, from that of ``first``."""
         if first == last:
             return {}
-        mask = frame_mask(lengths, hidden.size(1))
-        mask = None if none_padded(mask) else mask
+        mask = None
+        if not none_padded(lengths, hidden.size(1)):
+            mask = frame_mask(lengths, hidden.size(1), hidden.device)
         hidden = self.stages.enter(hidden, mask, lengths) if first == 0 else hidden
         options = self.stages.layer_options(hidden, mask)
         outputs = {}
@@ -327,7 +344,9 @@ class HFFrontend(AbsFrontend):
         """(B, T, D) with stretches of time set to 0, in training and where it is asked for."""
         if self.time_mask is None or not self.training:
             return features
-        return self.time_mask(features, lengths)[0]
+        # drawn on the CPU, since ESPnet asks for the widest of the masks
+        masks = self.time_mask(torch.ones(*features.shape[:2], 1), lengths)[0] == 0.0
+        return features.masked_fill(beside(masks, features.device), 0.0)
 
     def _features(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
@@ -345,7 +364,7 @@ class HFFrontend(AbsFrontend):
             return features.unsqueeze(1), frames
 
         cache = self._cache("convolutions", self.encoder.feature_extractor, speech.device)
-        kept, lengths = cache(speech, speech_lengths, compute)
+        kept, lengths = cache(speech, speech_lengths, compute, self._keys)
         return kept.squeeze(1), lengths
 
     def _modules_to_freeze(self) -> list[torch.nn.Module]:

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers.masking_utils import create_bidirectional_mask
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
 from ser.models.cpu.conv_stack import conv_features
 from ser.models.cpu.malloc import return_freed_memory
-from ser.models.masks import MaskedGroupNorm, frame_mask
+from ser.models.masks import MaskedGroupNorm, attention_mask, beside, frame_mask
 
 # On a CPU a longer batch, padding included, keeps only what enters each transformer layer, and
 # computes the rest again in the backward pass. Four times 16 s, which few batches are.
@@ -123,11 +122,7 @@ class Wav2Vec:
     def layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
         """What transformers passes to each layer."""
         if self.encoder.config.model_type != "wavlm":
-            return {
-                "attention_mask": create_bidirectional_mask(
-                    config=self.encoder.config, inputs_embeds=hidden, attention_mask=mask
-                )
-            }
+            return {"attention_mask": attention_mask(mask)}
         batch, frames, _ = hidden.shape
         bias = self.layers[0].attention.compute_bias(frames, frames)  # (H, T, T)
         return {"attention_mask": mask, "position_bias": bias.repeat(batch, 1, 1)}
@@ -154,13 +149,14 @@ class Wav2Vec:
     def _zero_padding(self, _module, _inputs, output: torch.Tensor) -> torch.Tensor:
         if self._lengths is None:  # called outside ``enter``, nothing is padded
             return output
-        return output * frame_mask(self._lengths, output.size(-1)).unsqueeze(1)  # (B, D, T)
+        mask = frame_mask(self._lengths, output.size(-1), output.device)
+        return output * mask.unsqueeze(1)  # (B, D, T)
 
 
 def normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit variance over each utterance's own samples; padding becomes zero."""
-    mask = frame_mask(lengths, speech.size(1))
-    count = lengths.unsqueeze(1)
+    mask = frame_mask(lengths, speech.size(1), speech.device)
+    count = beside(lengths, speech.device).unsqueeze(1)
     mean = speech.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count
     centred = (speech - mean).masked_fill(~mask, 0.0)
     variance = centred.square().sum(1, keepdim=True) / count

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ser.models.masks import frame_mask
+from ser.models.masks import attention_mask, frame_mask
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -37,7 +37,7 @@ class LogMel(torch.nn.Module):
             self._utterance(wave[:length])
             for wave, length in zip(speech, lengths.tolist(), strict=True)
         ]
-        frames = torch.tensor([m.size(1) for m in mels], device=speech.device)
+        frames = torch.tensor([m.size(1) for m in mels])
         longest = int(frames.max())
         return torch.stack([F.pad(m, (0, longest - m.size(1))) for m in mels]), frames
 
@@ -99,7 +99,7 @@ class Whisper:
         encoder = self.encoder
         stem = F.gelu(encoder.conv1(mels.transpose(1, 2)))  # (B, D, T)
         # padding stays zero for conv2
-        stem = stem * frame_mask(lengths, stem.size(-1)).unsqueeze(1)
+        stem = stem * frame_mask(lengths, stem.size(-1), stem.device).unsqueeze(1)
         stem = F.gelu(encoder.conv2(stem)).transpose(1, 2)  # (B, T', D)
         table = encoder.embed_positions.weight
         positions = torch.arange(stem.size(1), device=stem.device) % table.size(0)
@@ -114,10 +114,8 @@ class Whisper:
         return low_level
 
     def layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
-        """What transformers passes to each layer: (B, 1, T, T), True = attend."""
-        if mask is not None:
-            mask = mask[:, None, None, :].expand(-1, 1, mask.size(1), -1)
-        return {"attention_mask": mask}
+        """What transformers passes to each layer."""
+        return {"attention_mask": attention_mask(mask)}
 
     def leave(self, hidden: torch.Tensor) -> torch.Tensor:
         """H_{h,N} from the last layer's output."""

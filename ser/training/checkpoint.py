@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from espnet2.train.reporter import SubReporter
 
 from ser.cluster import preemption
 from ser.errors import UserError
@@ -116,8 +115,10 @@ class StepCheckpoints:
         self.world_size = torch.distributed.get_world_size() if distributed else 1
         self.last = time.monotonic()
 
-    def begin(self, reporter: SubReporter, scaler: Any) -> dict[str, Any] | None:
+    def begin(self, statistics: Any, scaler: Any) -> dict[str, Any] | None:
         """Start an epoch's training; where to go on, or None at its beginning.
+
+        ``statistics`` are those of the pass (training/passes.py).
 
         Everything but the random numbers is put back; those, ``random``, are for
         ``set_random_state`` once the data loader has drawn its own. ``batches`` says how many
@@ -131,7 +132,8 @@ class StepCheckpoints:
             if self.distributed:  # srun ends all processes as soon as one of them has stopped
                 torch.distributed.barrier()
             raise preemption.Stopped(signal.Signals(asked))
-        self.epoch, self.reporter, self.scaler = reporter.get_epoch(), reporter, scaler
+        reporter = statistics.reporter
+        self.epoch, self.statistics, self.scaler = reporter.get_epoch(), statistics, scaler
         self.last = time.monotonic()
         state = self._load(self._path(self.epoch))
         if self.distributed:
@@ -205,6 +207,7 @@ class StepCheckpoints:
             torch.distributed.all_gather_object(ranks, mine)
         if self.rank != 0:
             return
+        reporter = self.statistics.flush()
         state = {
             "batches": batches,
             "trained": trained,
@@ -213,10 +216,10 @@ class StepCheckpoints:
             "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "reporter": {
-                "stats": dict(self.reporter.stats),
-                "count": self.reporter.count,
-                "total_count": self.reporter.total_count,
-                "seconds": time.perf_counter() - self.reporter.start_time,
+                "stats": dict(reporter.stats),
+                "count": reporter.count,
+                "total_count": reporter.total_count,
+                "seconds": time.perf_counter() - reporter.start_time,
             },
             "ranks": ranks,
         }

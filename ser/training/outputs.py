@@ -1,7 +1,6 @@
 """What a training leaves at the end of an epoch: models, the checkpoint, plots and logs."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from ser.training.checkpoint import CHECKPOINT, random_state, save
+from ser.training.passes import Training
 
 
 class EpochOutputs:
@@ -31,20 +31,17 @@ class EpochOutputs:
             logs = directory / "tensorboard"
             self.writers = {p: SummaryWriter(str(logs / p)) for p in ("train", "valid")}
 
-    def write(self, training: Mapping[str, Any]) -> None:
+    def write(self, training: Training) -> None:
         """Log the epoch that has ended, and write its files in an order that a kill may cut.
 
         The model, ``<N>epoch.pth``, and the links to the latest and best ones come before
         ``checkpoint.pth``: killed in between, the epoch is trained again and writes them once
         more. Models that are no longer among the best are removed last, when nobody goes back to
         them.
-
-        Args:
-            training: ``model``, ``optimizers``, ``schedulers`` and ``scaler``.
         """
         self._log()
         epoch, best = self.reporter.get_epoch(), set()
-        model, scaler = training["model"].state_dict(), training["scaler"]
+        model, scaler = training.model.state_dict(), training.scaler
         save(model, self.directory / f"{epoch}epoch.pth")
         self._link("latest.pth", epoch)
         for phase, key, mode in self.options.best_model_criterion:
@@ -55,8 +52,8 @@ class EpochOutputs:
         state = {
             "model": model,
             "reporter": self.reporter.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in training["optimizers"]],
-            "schedulers": [s and s.state_dict() for s in training["schedulers"]],
+            "optimizers": [optimizer.state_dict() for optimizer in training.optimizers],
+            "schedulers": [s and s.state_dict() for s in training.schedulers],
             "scaler": scaler and scaler.state_dict(),
             "random": random_state(),
         }

@@ -8,19 +8,15 @@ without a validation set, and checkpoints within an epoch (ser/training/checkpoi
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
 import argparse
-import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from espnet2.schedulers.abs_scheduler import (
-    AbsBatchStepScheduler,
     AbsEpochStepScheduler,
     AbsValEpochStepScheduler,
 )
@@ -35,6 +31,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from ser.cluster import preemption
 from ser.training.checkpoint import CHECKPOINT, StepCheckpoints, read_checkpoint, set_random_state
 from ser.training.outputs import EpochOutputs
+from ser.training.passes import Batches, Statistics, Training, train_pass, valid_pass
 from ser.console import progress
 from ser.files import atomic_write
 from ser.models.ssl import HFFrontend
@@ -44,7 +41,6 @@ from ser.lang.units import tag_stripper
 
 HISTORY = "history.json"
 PARAMETERS = "parameters.json"
-PROGRESS_SECONDS = 5.0  # between two lines within an epoch
 
 
 @dataclass
@@ -110,8 +106,8 @@ class SERTrainer(Trainer):
     ) -> None:  # fmt: skip
         """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
 
-        In place of ESPnet's, whose files a kill would leave half written. FairScale and plots of
-        attention are left out.
+        In place of ESPnet's, whose files a kill would leave half written. FairScale, plots of
+        attention and models sent to Weights & Biases are left out.
 
         Raises:
             Stopped: asked to, after a checkpoint.
@@ -128,10 +124,16 @@ class SERTrainer(Trainer):
                 scaler=scaler, reporter=reporter, ngpu=options.ngpu,
             )  # fmt: skip
         outputs = EpochOutputs(directory, options, reporter) if first else None
-        training = {"optimizers": optimizers, "schedulers": schedulers, "scaler": scaler}
-        training["summary_writer"] = outputs and outputs.writers.get("train")
-        network = _distributed(model, options) if distributed else model
-        common = {"model": network, "options": options, "distributed_option": distributed_option}
+        training = Training(
+            model,
+            _distributed(model, options) if distributed else model,
+            list(optimizers),
+            list(schedulers),
+            scaler,
+            options,
+            distributed,
+            outputs and outputs.writers.get("train"),
+        )
         with preemption.listening():
             for epoch in range(reporter.get_epoch() + 1, options.max_epoch + 1):
                 logging.info(f"{epoch}/{options.max_epoch}epoch started")
@@ -140,16 +142,14 @@ class SERTrainer(Trainer):
                 torch.cuda.empty_cache()
                 with reporter.observe("train") as observed:
                     batches = train_iter_factory.build_iter(epoch)
-                    invalid = cls.train_one_epoch(
-                        iterator=batches, reporter=observed, **training, **common
-                    )
+                    invalid = cls.train_one_epoch(training, batches, observed)
                 torch.cuda.empty_cache()
                 with reporter.observe("valid") as observed:
                     batches = valid_iter_factory.build_iter(epoch)
-                    cls.validate_one_epoch(iterator=batches, reporter=observed, **common)
+                    cls.validate_one_epoch(training, batches, observed)
                 _end_epoch(schedulers, reporter, options)
                 if outputs is not None:
-                    outputs.write({"model": model, **training})
+                    outputs.write(training)
                 if invalid or _stops_early(reporter, options):
                     break
         if outputs is not None:
@@ -171,63 +171,41 @@ class SERTrainer(Trainer):
         set_random_state(state["random"])
 
     @classmethod
-    def train_one_epoch(
-        cls, model, iterator, optimizers, schedulers, scaler, reporter, summary_writer, options,
-        distributed_option,
-    ) -> bool:  # fmt: skip
+    def train_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> bool:
         """One pass over the training set, or what is left of it; True if no step was valid."""
-        epoch = reporter.get_epoch()
-        _unwrap(model).begin_epoch(epoch)
-        batches = _Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
-        state = options.steps.begin(reporter, scaler)
+        epoch, options, model = reporter.get_epoch(), training.options, training.model
+        model.begin_epoch(epoch)
+        batches = Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
+        statistics = Statistics(reporter)
+        state = options.steps.begin(statistics, training.scaler)
         if state is not None:
             batches.skip(state["batches"], state["random"])
-        invalid = True
         if state is None or not state["trained"]:
             batches.after_each = options.steps.after_batch
-            invalid = super().train_one_epoch(
-                model=model,
-                iterator=batches,
-                optimizers=optimizers,
-                schedulers=schedulers,
-                scaler=scaler,
-                reporter=reporter,
-                summary_writer=summary_writer,
-                options=options,
-                distributed_option=distributed_option,
-            )
-            if batches.served % options.accum_grad:
-                _last_step(model, optimizers, schedulers, scaler, reporter, options)
-            stats = _finish(model, reporter, options, distributed_option)
-            cls._announce_epoch("train", epoch, options, stats)
+            train_pass(training, batches, statistics)
+            _announce("train", _finish(training, reporter), reporter, options)
         options.served = batches.served
         norms = reporter.stats.get("grad_norm", ())  # of the steps before a restart as well
-        return invalid and not any(math.isfinite(norm.value) for norm in norms)
+        return not any(math.isfinite(norm.value) for norm in norms)
 
     @classmethod
-    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option) -> None:
+    def validate_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> None:
         """One pass over the validation set; nothing where the protocol has none."""
+        options = training.options
         if not options.has_valid:
             return
-        _unwrap(model).counts.zero_()
-        batches = _Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
+        training.model.counts.zero_()
+        batches = Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
         batches.after_each = lambda _: options.steps.after_training(options.served)
-        super().validate_one_epoch(
-            model=model,
-            iterator=batches,
-            reporter=reporter,
-            options=options,
-            distributed_option=distributed_option,
-        )
-        stats = _finish(model, reporter, options, distributed_option)
-        cls._announce_epoch("valid", reporter.get_epoch(), options, stats)
+        valid_pass(training, batches, Statistics(reporter))
+        _announce("valid", _finish(training, reporter), reporter, options)
 
-    @classmethod
-    def _announce_epoch(cls, phase: str, epoch: int, options, stats: dict[str, float]) -> None:
-        progress(
-            f"{options.run_label} epoch {epoch}/{options.max_epoch} {phase} "
-            f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
-        )
+
+def _announce(phase: str, stats: dict[str, float], reporter: SubReporter, options) -> None:
+    progress(
+        f"{options.run_label} epoch {reporter.get_epoch()}/{options.max_epoch} {phase} "
+        f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
+    )
 
 
 def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
@@ -245,10 +223,8 @@ def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
 
 def _distributed(model: SERModel, options: SERTrainerOptions) -> torch.nn.Module:
     """``model``, wrapped for one of several processes."""
-    devices = [torch.cuda.current_device()] if options.ngpu > 0 else None
     wrapped = torch.nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=devices,
+        model,  # without device_ids, for which lengths would be moved to the device as well
         # It wants to see all parameters that will ever be trained when it is made, and to be told
         # that not all of them take part in every step.
         find_unused_parameters=True,
@@ -309,43 +285,14 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
     return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
 
 
-def _unwrap(model: torch.nn.Module) -> SERModel:
-    return getattr(model, "module", model)
-
-
-def _last_step(
-    model, optimizers, schedulers, scaler, reporter: SubReporter, options: TrainerOptions
-) -> None:
-    """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
-
-    ESPnet would carry it into the next epoch, where a resumed run no longer has it.
-    """
-    if scaler is not None:
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(
-        model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
-    )
-    if torch.isfinite(norm):
-        reporter.stats["grad_norm"].append(to_reported_value(norm))
-    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-        if torch.isfinite(norm):
-            optimizer.step()
-            if isinstance(scheduler, AbsBatchStepScheduler):
-                scheduler.step()
-        optimizer.zero_grad()
-    if scaler is not None:
-        scaler.update()
-
-
-def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
+def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
     """Put what is known of the whole epoch only into the reporter and the history.
 
     WA, UA, the accuracies of label heads over known values, and fusion weights.
     """
-    model = _unwrap(model)
+    model = training.model
     counts = model.counts.clone()
-    if distributed_option.distributed:
+    if training.distributed:
         torch.distributed.all_reduce(counts)
     if counts.sum() > 0:
         wa, ua = wa_ua(counts)
@@ -363,8 +310,9 @@ def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[s
         reporter.stats[key] = [to_reported_value(value)]
     stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
     stats["seconds"] = time.perf_counter() - reporter.start_time
-    if not distributed_option.distributed or distributed_option.dist_rank == 0:
-        _record(Path(options.output_dir) / HISTORY, reporter.get_epoch(), reporter.key, stats)
+    if not training.distributed or torch.distributed.get_rank() == 0:
+        path = Path(training.options.output_dir) / HISTORY
+        _record(path, reporter.get_epoch(), reporter.key, stats)
     return stats
 
 
@@ -377,37 +325,3 @@ def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None
     history[-1][phase] = {key: round(value, 6) for key, value in stats.items()}
     with atomic_write(path) as stream:
         json.dump(history, stream, indent=1)
-
-
-class _Batches:
-    """An epoch's batches; reports its position now and then, and can begin in the middle."""
-
-    def __init__(self, batches, label: str):
-        self.batches, self.label, self.served = batches, label, 0
-        self.random_state: dict[str, Any] | None = None
-        self.after_each: Callable[[int], None] = lambda served: None
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def skip(self, count: int, random_state: dict[str, Any]) -> None:
-        """Leave out the first ``count`` batches, and go on with ``random_state``."""
-        self.served, self.random_state = count, random_state
-
-    def __iter__(self):
-        last = time.monotonic()
-        skipped = self.served
-        if isinstance(getattr(self.batches, "batch_sampler", None), list):
-            del self.batches.batch_sampler[:skipped]  # this epoch's own list; nothing is loaded
-            skipped = 0
-        batches = itertools.islice(iter(self.batches), skipped, None)
-        if self.random_state is not None:  # only now: a DataLoader draws from torch's numbers
-            set_random_state(self.random_state)
-        total = self.served + len(self.batches) - skipped
-        for batch in batches:
-            self.served += 1
-            yield batch
-            self.after_each(self.served)
-            if time.monotonic() - last > PROGRESS_SECONDS:
-                last = time.monotonic()
-                progress(f"{self.label} batch {self.served}/{total}")

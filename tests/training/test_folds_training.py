@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks import abs_task
+from espnet2.train.reporter import SubReporter
 
 from ser.errors import UserError
 from ser.provenance import run_command
@@ -21,7 +22,8 @@ from ser.stage import read_marker
 from ser.training import folds as train_module
 from ser.training.checkpoint import read_checkpoint, save
 from ser.training.devices import lacks_bfloat16
-from ser.training.trainer import _last_step, wa_ua
+from ser.training.passes import Statistics, Training, _update
+from ser.training.trainer import wa_ua
 from tests.support import ROOT
 from tests.support.training import SYSTEM, interrupted_at, make_corpus, same, train, weights
 
@@ -374,7 +376,7 @@ def test_wa_and_ua_of_a_hand_worked_confusion():
 
 def test_a_last_step_of_scaled_gradients_is_that_of_plain_ones():
     """With use_amp, where ESPnet scales losses so that small gradients survive in float16."""
-    options = SimpleNamespace(grad_clip=1.0, grad_clip_type=2.0)
+    options = SimpleNamespace(grad_clip=1.0, grad_clip_type=2.0, grad_noise=False)
     stepped = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
         model = torch.nn.Linear(2, 1, bias=False)
@@ -382,8 +384,11 @@ def test_a_last_step_of_scaled_gradients_is_that_of_plain_ones():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss = model(torch.tensor([[3.0, 4.0]])).sum()  # gradient (3, 4), clipped to (0.6, 0.8)
         (loss if scaler is None else scaler.scale(loss)).backward()
-        reporter = SimpleNamespace(stats={"grad_norm": []})
-        _last_step(model, [optimizer], [None], scaler, reporter, options)
+        training = Training(model, model, [optimizer], [None], scaler, options, False)
+        statistics = Statistics(SubReporter("train", 1, 0))
+        _update(training, statistics)
+        statistics.next()
+        reporter = statistics.flush()
         assert reporter.stats["grad_norm"][0].value == pytest.approx(5.0)
         assert model.weight.grad is None
         stepped.append(model.weight.detach())
