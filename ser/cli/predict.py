@@ -1,20 +1,14 @@
-"""Say which emotion each recording has, and when it changes.
+"""``ser predict``: which emotion each recording has, and when it changes."""
 
-Files of any length, sample rate and number of channels, in any format that libsndfile reads (WAV,
-FLAC, MP3, Ogg, ...), and m4a, mp4 and webm where torchcodec is installed; - is standard input.
-A recording of up to 15 s is heard as one utterance, a longer one every 3 s through windows of 6 s;
-its own emotion comes from the mean log-probabilities of these segments. A file that cannot be heard
-is reported, the others are done all the same, and the exit status is 1.
-"""
-
-import argparse
 import contextlib
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from ser.console import EXIT_ERROR, explain
 from ser.errors import UserError
@@ -23,95 +17,86 @@ from ser.files import naming
 if TYPE_CHECKING:
     from ser.predict.classifier import Prediction, SpeechEmotion
 
-EXAMPLES = """examples:
-  ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
-  ser predict calls/*.mp3 --format csv --output calls.csv
-  ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
-  ffmpeg -i film.mkv -f wav - | ser predict - --format json
-
-formats:
-  text      the decision, and where the emotion changes
-  json      one object a line for each file: file, duration, emotion, probabilities, segments, units
-  csv       for each file a row of scope "file", then a row of scope "segment" for each segment
-  textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
-"""
 STDIN = "-"
 STDIN_NAME = "standard input"
 EXPERIMENTS = Path("exp")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``ser predict``."""
-    parser.epilog = EXAMPLES
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="recordings; - reads standard input; -- comes before names that begin with a dash",
-    )
-    add_model_options(parser)
-    add(
-        "--format",
-        choices=["text", "json", "csv", "textgrid"],
-        default="text",
-        help="of the output, see below",
-    )
-    add(
-        "--segments",
-        type=_segments,
-        default="auto",
-        metavar="auto|none|SECONDS",
-        help="auto; none: each file as one utterance, up to 5 minutes; or windows of SECONDS "
-        "without overlap",
-    )
-    add("--output", type=Path, metavar="FILE", help="write there; default: standard output")
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="recordings; - reads standard input; -- comes before names that begin with a dash",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|ZIP|HUB_ID|EXP",
+            help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+            "experiment under exp/, if there is only one",
+        ),
+    ] = "",
+    folds: Annotated[
+        str,
+        typer.Option(
+            help="ask the models of these folds only, and average them; default: all folds"
+        ),
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
+    form: Annotated[
+        Literal["text", "json", "csv", "textgrid"],
+        typer.Option("--format", help="of the output, see above"),
+    ] = "text",
+    segments: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|SECONDS",
+            help="auto; none: each file as one utterance, up to 5 minutes; or windows of SECONDS "
+            "without overlap",
+        ),
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option(help="write there; default: standard output")
+    ] = None,
+) -> None:
+    """Predict the emotions in recordings, and when they change.
 
+    Files of any length, sample rate and number of channels, in any format that libsndfile reads
+    (WAV, FLAC, MP3, Ogg, ...), and m4a, mp4 and webm where torchcodec is installed; - is standard
+    input. A recording of up to 15 s is one utterance, a longer one is read every 3 s through
+    windows of 6 s; its own emotion comes from the mean log-probabilities of these segments. A file
+    that cannot be read is reported, the others are done all the same, and the exit status is 1.
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, which of its folds, and where it runs; ``ser demo`` has them too."""
-    add = parser.add_argument
-    add(
-        "--model",
-        metavar="DIR|ZIP|HUB_ID|EXPERIMENT",
-        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
-        "experiment under exp/, if there is only one",
-    )
-    add(
-        "--folds",
-        type=str.split,
-        metavar="'NAME NAME'",
-        help="ask the models of these folds only, and average them; default: all folds",
-    )
-    add("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
+    \b
+      ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
+      ser predict calls/*.mp3 --format csv --output calls.csv
+      ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
+      ffmpeg -i film.mkv -f wav - | ser predict - --format json
 
-
-def _segments(text: str) -> str | float:
-    if text in ("auto", "none"):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected auto, none or a number of seconds"
-        ) from None
-
-
-def run(args: argparse.Namespace) -> None:
-    """Predict all files; exit status 1 if there was one that could not be heard."""
-    targets = _targets(args.files, args.format, args.output)
-    source = args.model or default_model(EXPERIMENTS)
+    \b
+    Formats:
+      text      the decision, and where the emotion changes
+      json      one object a line for each file: file, duration, emotion, probabilities, segments,
+                units
+      csv       for each file a row of scope "file", then one of scope "segment" for each segment
+      textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
+    """
+    targets = _targets(files, form, output)
+    spans = _segments(segments)
+    source = model or default_model(EXPERIMENTS)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
 
-        check_segments(args.segments)
-        model = SpeechEmotion.from_pretrained(source, args.device, args.folds)
+        check_segments(spans)
+        classifier = SpeechEmotion.from_pretrained(source, device, folds.split() or None)
     failed = 0
-    with _writer(args.format, args.output, targets, model.emotions) as write:
-        for number, name in enumerate(args.files, start=1):
-            place = f"{number}/{len(args.files)} " if len(args.files) > 1 else ""
+    with _writer(form, output, targets, classifier.emotions) as write:
+        for number, name in enumerate(files, start=1):
+            place = f"{number}/{len(files)} " if len(files) > 1 else ""
             try:
-                said = _predict(model, name, args.segments, place)
+                said = _predict(classifier, name, spans, place)
             except Exception as err:  # one file's failure must not cost the others
                 failed += 1
                 about = "" if isinstance(err, UserError) else f"{name}: "
@@ -123,9 +108,18 @@ def run(args: argparse.Namespace) -> None:
                 failed += 1
                 print(f"error: {err}", file=sys.stderr)
     if failed:
-        if len(args.files) > 1:
-            print(f"error: {failed} of {len(args.files)} files failed, see above", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        if len(files) > 1:
+            print(f"error: {failed} of {len(files)} files failed, see above", file=sys.stderr)
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _segments(text: str) -> str | float:
+    if text in ("auto", "none"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--segments {text}: expected auto, none or a number of seconds") from None
 
 
 def _predict(model: "SpeechEmotion", name: str, segments: str | float, place: str) -> "Prediction":
