@@ -7,9 +7,9 @@ changes what torch takes for the accelerator of this machine, so it is done in a
 """
 
 import contextlib
-import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ WRITTEN_OUT = 0  # among torch's ways to compute attention; the others are kerne
 
 
 @contextlib.contextmanager
-def process() -> Iterator[Callable]:
+def process(context: BaseContext) -> Iterator[Callable]:
     """A new process in which the device exists; calls a function there, and returns its value."""
-    with multiprocessing.get_context("spawn").Pool(1, initializer=_register) as pool:
+    with context.Pool(1, initializer=_register) as pool:
         yield lambda function, *args: pool.apply(function, args)
 
 

@@ -1,4 +1,4 @@
-"""Tiny untrained encoders as frontends, and batches of noise for them."""
+"""Tiny untrained networks, and batches of noise for them."""
 
 import torch
 
@@ -20,3 +20,18 @@ def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     for row, length in zip(speech, lengths, strict=True):
         row[length:] = 0.0
     return speech, torch.tensor(lengths)
+
+
+def frames_of(lengths: list[int], size: int) -> torch.Tensor:
+    """Noise as frames, zeros beyond the lengths: (B, T, D)."""
+    generator = torch.Generator().manual_seed(3)
+    batch = torch.zeros(len(lengths), max(lengths), size)
+    for row, length in zip(batch, lengths, strict=True):
+        row[:length] = torch.randn(length, size, generator=generator)
+    return batch
+
+
+def seeded(make):
+    """What ``make`` makes, always with the same weights."""
+    torch.manual_seed(1)
+    return make()

@@ -1,19 +1,16 @@
 """Interrupted anywhere, a training ends as if nobody had touched it."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ser.cluster import preemption
 from ser.stage import read_marker
@@ -25,20 +22,12 @@ from ser.training.checkpoint import (
 )
 from ser.training.trainer import SERTrainer
 from tests.support import ROOT
-from tests.support.training import (
-    SYSTEM,
-    forked_processes,
-    make_corpus,
-    same,
-    train,
-    weights,
-)
+from tests.support.training import SYSTEM, read_json, same, train, weights, write_system
 
 EPOCHS, BATCHES = 6, 5  # 16 utterances of training, 3 or 4 in a batch
 LAST = f"{EPOCHS}epoch.pth"
 # dropout everywhere, so that a random number drawn twice or never changes the weights
 RANDOM = {
-    **SYSTEM,
     "frontend_conf": {
         **SYSTEM["frontend_conf"],
         "config": {**SYSTEM["frontend_conf"]["config"], "hidden_dropout": 0.3},
@@ -51,15 +40,8 @@ RANDOM = {
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
 def system(corpus) -> Path:
-    path = corpus / "random.yaml"
-    path.write_text(yaml.safe_dump(RANDOM))
-    return path
+    return write_system(corpus / "random.yaml", **RANDOM)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +98,7 @@ def test_a_warned_training_stops_after_its_step_and_goes_on_to_the_same_result(
 
 def statistics(fold: Path) -> list[dict]:
     """The history without times."""
-    history = json.loads((fold / "history.json").read_text())
+    history = read_json(fold / "history.json")
     for entry in history:
         for phase in ("train", "valid"):
             times = [key for key in entry[phase] if key.endswith(("time", "seconds"))]
@@ -149,11 +131,7 @@ def test_a_damaged_checkpoint_within_an_epoch_costs_the_epoch_and_no_result(
     assert "2epoch.step.pth: cannot be read" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def processes() -> BaseContext:
-    return forked_processes()
-
-
+@pytest.mark.slow
 def test_killed_at_random_moments_a_fold_ends_with_the_same_weights(
     corpus, system, undisturbed, tmp_path, processes
 ):
@@ -169,7 +147,7 @@ def test_killed_at_random_moments_a_fold_ends_with_the_same_weights(
         process.start()
         while process.is_alive() and not (log.exists() and begun(log, before)):
             time.sleep(0.005)
-        if kills < 6:
+        if kills < 4:
             time.sleep(moments.uniform(0, 0.3))
             process.kill()
         process.join()
@@ -208,13 +186,14 @@ def test_a_resumed_run_takes_up_the_random_state_of_the_checkpoint(tmp_path, mon
     assert torch.rand(1).item() == expected
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_leaves_the_data_loader_to_finish_the_step(
     corpus, system, tmp_path
 ):
-    command = [sys.executable, "-m", "ser.cli.bin.train", "--data-dir", str(corpus / "data/tones")]
+    command = [sys.executable, "-m", "ser", "train", "--data-dir", str(corpus / "data/tones")]
     command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(tmp_path)]
     command += ["--config", str(system), "--folds", "Ses01F", "--max-epoch", "2000"]
-    command += ["--", "--num_workers", "2"]
+    command += ["--share", "1/1", "--", "--num_workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     log = tmp_path / "log/stage4.Ses01F.log"
     while not (log.exists() and b"2/2000epoch started" in log.read_bytes()):

@@ -145,9 +145,9 @@ def utterances(length: int, *size: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def in_process():
+def in_process(processes):
     """Calls a function where the device exists."""
-    with process() as call:
+    with process(processes) as call:
         yield call
 
 
@@ -236,6 +236,27 @@ def test_what_is_kept_of_a_frozen_part_serves_both_devices(freeze, tmp_path, in_
 def test_the_device_tells_tensors_of_the_cpu_from_its_own(in_process):
     with pytest.raises(RuntimeError, match="aten::add: tensors of two devices"):
         in_process(add_here_and_there)
+
+
+@pytest.mark.parametrize("name", ["item", "list", "copy back", "copy there", "mask", "none"])
+def test_the_device_counts_what_it_is_waited_for(name, in_process):
+    assert in_process(waits_of, name) == (0 if name == "none" else 1)
+
+
+def waits_of(name: str) -> int:
+    there, mask = torch.ones(3), torch.tensor([True, False, True])
+    with Elsewhere():
+        there, mask = there.to(NAME), mask.to(NAME)
+        waits.clear()
+        {
+            "item": lambda: there.sum().item(),
+            "list": lambda: there.tolist(),
+            "copy back": lambda: there.to("cpu"),
+            "copy there": lambda: torch.ones(3).to(NAME),
+            "mask": lambda: there[mask],
+            "none": lambda: (there * torch.ones(3).to(NAME, non_blocking=True)).sum(),
+        }[name]()
+        return len(waits)
 
 
 def add_here_and_there() -> None:
