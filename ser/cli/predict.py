@@ -85,6 +85,7 @@ def predict(
     """
     targets = _targets(files, form, output)
     spans = _segments(segments)
+    _require_audio(files)  # before the models are loaded
     source = model or default_model(EXPERIMENTS)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
@@ -111,6 +112,24 @@ def predict(
         if len(files) > 1:
             print(f"error: {failed} of {len(files)} files failed, see above", file=sys.stderr)
         raise typer.Exit(EXIT_ERROR)
+
+
+def _require_audio(files: Sequence[str]) -> None:
+    """Report the files and exit where none of them is audio."""
+    from ser.data.audio import probe
+
+    problems = []
+    for name in files:
+        try:
+            if name == STDIN or probe(name):
+                return
+        except UserError as err:
+            problems.append(str(err))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(files) > 1:
+        print(f"error: {len(files)} of {len(files)} files failed, see above", file=sys.stderr)
+    raise typer.Exit(EXIT_ERROR)
 
 
 def _segments(text: str) -> str | float:

@@ -27,6 +27,7 @@ from ser.errors import UserError
 from ser.lang.units import token_tables
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.stage import is_done, mark_done, require_done
+from ser.training.declared import check_folds
 from ser.training.devices import lacks_bfloat16, require_gpu
 from ser.training.distributed import Processes, this_process
 from ser.training.heads_first import phases
@@ -87,7 +88,7 @@ def train_folds(
     fold_dir = dump_dir / "folds" / protocol
     require_done(fold_dir, 3, f"the folds of protocol {protocol}")
     require_current(data_dir, dump_dir)
-    folds = _named_folds(fold_dir, folds)
+    folds = check_folds(fold_dir, folds)
     pairs = [(training, fold) for training in trainings for fold in folds]
     pairs = pairs[share[0] - 1 :: share[1]]
     if not check_only:  # which may run where jobs are submitted
@@ -112,18 +113,6 @@ def train_folds(
             f"{len(failed)} of {len(pairs)} folds failed; see "
             + ", ".join(str(log) for log in failed)
         )
-
-
-def _named_folds(fold_dir: Path, folds: Sequence[str]) -> Sequence[str]:
-    """``folds``, or all of the protocol if empty; UserError names those that there are not."""
-    known = read_lines(fold_dir / "folds")
-    unknown = [fold for fold in folds if fold not in known]
-    if unknown:
-        raise UserError(
-            f"--folds {' '.join(unknown)}: not in protocol {fold_dir.name}; it has "
-            f"{' '.join(known)}"
-        )
-    return folds or known
 
 
 @dataclass(frozen=True)

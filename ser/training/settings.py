@@ -16,7 +16,7 @@ from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.lang.units import token_tables
 from ser.models.heads import UNITS, label_tables, read_heads
-from ser.models.pretrained import check_folder
+from ser.models.registry import check_folder
 from ser.provenance import git_commit, hardware
 from ser.training.experiment import data_state
 from ser.training.heads_first import read_heads_first
