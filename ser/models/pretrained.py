@@ -12,8 +12,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ser.errors import UserError
-from ser.files import ROOT
-from ser.models.registry import check_folder
+from ser.models.registry import check_folder, from_recipe
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
@@ -112,13 +111,6 @@ def embedded_conf(
 def _unsupported(model_type: str) -> UserError:
     known = ", ".join((*WAV2VEC2_FAMILY, "whisper"))
     return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
-
-
-def from_recipe(model: str | None) -> str | None:
-    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
-    if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
-        return str(ROOT / model)
-    return model
 
 
 def _not_found(model: str, err: Exception) -> UserError:

@@ -23,11 +23,11 @@ from ser.models.layer_cache import FrameCache, fingerprint
 from ser.models.masks import MaskedGroupNorm, frame_mask, none_padded
 from ser.models.pretrained import (
     UNUSED_WEIGHTS,
-    from_recipe,
     load_encoder,
     load_encoder_config,
     wants_normalized,
 )
+from ser.models.registry import from_recipe
 from ser.models.whisper import LogMel, whisper_attention_mask, whisper_stem
 
 # Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
