@@ -1,6 +1,7 @@
 # What a newcomer and CI call; each target is complete by itself: it installs first if need be.
 # make PYTHON=/path/to/python3.11 ...   builds .venv on that interpreter (3.10 to 3.12)
 # make TORCH=cuda ...                   takes the CUDA build where no GPU is visible (login nodes)
+# make APPS=1 ...                       installs requirements-apps.txt too: demo, export, openSMILE...
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
@@ -8,7 +9,7 @@ PYTHON_BIN := .venv/bin/python
 NJ ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 SHELL_FILES := run.sh path.sh cmd.sh .ci/run $(wildcard local/*.sh bench/*.sh egs/*/run.sh tests/*/*.sh)
 UV_VERSION := 0.9.30
-export PYTHON TORCH
+export PYTHON TORCH APPS
 
 .PHONY: help install demo test test-slurm lint format results docs mini-encoder bench bench-peers bench-gpu bench-means bench-data \
 	lock clean

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, MODEL, UNITS, System
 from bench.workload import Batch, durations, random_batches
+from ser.config import load_config
+from ser.models.encoders import IdentityEncoder
 from ser.models.heads import read_heads
-from ser.models.identity import IdentityEncoder
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
 from ser.models.ssl import HFFrontend
@@ -43,7 +43,7 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
     torch.manual_seed(0)
     torch.backends.cudnn.deterministic = True  # as ESPnet sets it
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    config = load_config(CONFIG)
     for key, value in (changes or {}).items():
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     frontend_conf = {**config["frontend_conf"], "model": None, "init": "random"}

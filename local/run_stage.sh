@@ -1,123 +1,95 @@
 # shellcheck shell=bash
-# How run.sh runs a stage: on this machine or as a Slurm job, waiting for its end or not. Sourced.
-# shellcheck disable=SC2154 # the variables are set by run.sh
+# What run.sh needs to run its stages: its options, its signals and what a stage is. Sourced.
+# shellcheck disable=SC2154,SC2034 # the variables are set by settle_options, and read by run.sh
 
-. ./local/lifeline.sh
-exp=${exp_dirs[0]} # what several seeds share is logged with the first
-chain=()           # the jobs of a detached run, each to begin when the one before it is done
-received=          # the signal that asked this run to stop
-job=               # the process of the stage that is running
-running=           # its name
-trap 'pass_on INT' INT
-trap 'pass_on TERM' TERM
-trap 'pass_on HUP' HUP
-trap 'pass_on USR1' USR1
-
-# Only training answers USR1, "stop when you can"; other stages are quick to repeat. A process in
-# the background ignores INT.
-pass_on() { # SIGNAL
-  local signal=$1
-  received=$1
-  signalled=true
-  case $signal in
-    INT) signal=TERM ;;
-    USR1) [[ $running == train ]] || signal=TERM ;;
-  esac
-  [[ -z $job ]] || kill -s "$signal" "$job" 2>/dev/null || true
+# Complete and check the options (ser/cli/settings.py). Ends the run where they ask for something
+# other than stages, such as --help or --status.
+settle_options() { # OPTION...
+  local settings arguments=("$@") i instead=()
+  python=$root/.venv/bin/python
+  for ((i = 0; i < $#; i++)); do
+    case ${arguments[i]} in
+      --) break ;;
+      --python) python=${arguments[i + 1]:-} ;;
+      --python=*) python=${arguments[i]#*=} ;;
+    esac
+  done
+  if ! command -v "$python" >/dev/null; then
+    printf 'error: --python %s: no such program; to install the recipe'\''s own: make install\n' \
+      "$python" >&2
+    exit 2
+  fi
+  [[ $python != */* || $python == /* ]] || python=$PWD/$python
+  export SER_PYTHON=$python # a wrapper starts other processes as well
+  . "$root/cmd.sh"
+  settings=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m ser.cli.recipe "$@") || exit
+  if [[ $settings == Usage:* ]]; then # --help
+    printf '%s\n' "$settings"
+    exit
+  fi
+  eval "$settings"
+  cd "$root" || exit 1
+  . ./path.sh
+  ((${#instead[@]} == 0)) || exec "${instead[@]}"
+  [[ -z $chain ]] || rm -f "$chain"
+  logs=${all_logs[0]}
 }
 
-# Run local/NAME.sh with its ARGs, unless --stage and --stop-stage leave it out. If it fails or is
-# stopped, end the run.
+# Run a stage as `ser NAME ARG...`, unless --stage and --stop-stage leave it out. If it fails or is
+# stopped, end the run with its status.
 run_stage() { # NUMBER NAME ARG...
-  local number=$1 name=$2 log=$exp/log/stage$1.log resources=()
-  shift 2
+  local number=$1 name=$2 resources=()
   ((stage <= number && number <= stop_stage)) || return 0
   case $number in
-    1 | 3) resources=(--num-threads "${nj:-2}") ;; # their processes
+    1 | 3) resources=(--num-threads "$processes") ;;
     5) resources=(--gpu "$((ngpu > 0))") ;;
   esac
-  local command=("local/$name.sh" --python "$python" "$@")
-  local slurm_command=("${train_cmd[@]}" ${resources[@]+"${resources[@]}"} --name "stage$number")
-  if [[ $detach == true ]]; then
-    submit_stage
-  elif [[ $backend == local || $name == train ]]; then # train.sh calls train_cmd by itself
-    watch_stage "$log" "${command[@]}"
-  else
-    watch_stage "${log%log}slurm.log" "${slurm_command[@]}" "$log" "${command[@]}"
-  fi
+  ((number < stop_stage)) || resources+=(--last)
+  attend "$python" -m ser stage ${resources[@]+"${resources[@]}"} ${slurm[@]+"${slurm[@]}"} \
+    "$number" "$name" "$logs/stage$number.log" "$python" -m ser "${@:2}"
 }
 
-watch_stage() { # LOG COMMAND...
-  local began=$SECONDS status=0 code elapsed
-  printf 'stage %d (%s): started, log: %s\n' "$number" "$name" "$log"
-  local/run_logged.sh --live --watch "${log%log}" "$@" &
+# Run COMMAND and pass signals on to it. A process in the background ignores INT.
+attend() { # COMMAND...
+  local signalled=true status=0 job received=
+  "$@" &
   job=$!
-  tie "$job"
-  running=$name
-  [[ -z $received ]] || pass_on "$received" # it came before there was a job
-  while true; do
+  trap 'signalled=true received=TERM; kill -TERM "$job" 2>/dev/null || true' TERM
+  trap 'signalled=true received=INT; kill -TERM "$job" 2>/dev/null || true' INT
+  trap 'signalled=true received=HUP; kill -HUP "$job" 2>/dev/null || true' HUP
+  trap 'signalled=true received=USR1; kill -USR1 "$job" 2>/dev/null || true' USR1
+  while [[ $signalled == true ]]; do # a signal ends "wait", not yet the stage
     signalled=false
-    code=0
-    wait "$job" || code=$?
-    ((code == 127)) || status=$code   # 127: it had ended before
-    [[ $signalled == true ]] || break # else the signal ended "wait", not yet the stage
+    status=0
+    wait "$job" || status=$?
   done
-  job=
-  untie
-  elapsed=$(printf '%d:%02d' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60)))
-  case $received in
-    INT) status=130 ;;
-    TERM) status=143 ;;
-    HUP) status=129 ;;
-    USR1) ((status != 143)) || status=75 ;;
-  esac
-  if ((status == 75)); then
-    stop_for_now
-  elif ((status != 0)); then
-    [[ -e $log ]] || log=$1 # a job that Slurm has not taken
-    printf 'stage %d (%s): FAILED after %s; log: %s\n' "$number" "$name" "$elapsed" "$log" >&2
-    exit "$status"
-  fi
-  printf 'stage %d (%s): done in %s\n' "$number" "$name" "$elapsed"
-  [[ $received != USR1 ]] || ((number == stop_stage)) || stop_for_now
+  trap - TERM INT HUP USR1
+  [[ $received != INT ]] || status=130
+  ((status == 0)) || exit "$status"
 }
 
-# End a run that was warned of its end, so that it can go on later; as a Slurm job, by itself.
-stop_for_now() {
-  local again='run the same command to go on'
-  if [[ -n ${SER_BATCH_JOB:-} && ${SER_BATCH_JOB:-} == "${SLURM_JOB_ID:-}" ]]; then
-    again="job $SLURM_JOB_ID is requeued and goes on by itself"
-  fi
-  printf 'stage %d (%s): stopped after %s by a signal; %s\n' "$number" "$name" "$elapsed" "$again"
-  [[ $again == run* ]] || scontrol requeue "$SLURM_JOB_ID"
-  exit 75
+# Turn to the experiments of the protocol with this NUMBER.
+choose_experiments() { # NUMBER
+  logs=${all_logs[$1]}
+  which=("${experiments[@]/#/--exp-dir=}")
+  [[ -z $sweep ]] || which=(--experiments "${lists[$1]}")
 }
 
-# Submit a stage of a detached run. If Slurm refuses it, the stages before it are withdrawn.
-submit_stage() {
-  local id_file=$exp/log/stage$number.job status=0 after=
-  ((${#chain[@]} == 0)) || after=${chain[${#chain[@]} - 1]}
-  if [[ $name == train ]]; then
-    "${command[0]}" --detach true --after="$after" --id-file "$id_file" "${command[@]:1}" ||
-      status=$?
-  else
-    "${slurm_command[@]}" --detach ${after:+--after "$after"} --id-file "$id_file" \
-      "$log" "${command[@]}" || status=$?
-  fi
-  ((status != 0)) || chain+=("$(<"$id_file")")
-  if ((status != 0)) || [[ -n $received ]]; then
-    ((${#chain[@]} == 0)) || scancel "${chain[@]}" || true
-    printf 'stage %d (%s): not submitted, and the stages before it are withdrawn\n' \
-      "$number" "$name" >&2
-    exit "$((status != 0 ? status : 130))"
-  fi
+# Say what training will take, if that was asked for.
+say_plan() {
+  ((${#plan[@]} == 0)) || attend "${plan[@]}"
+  [[ $plan_only == false ]] || exit 0
 }
 
 # Say what a detached run has left in the queue.
 explain_chain() {
+  [[ -n $chain ]] || return 0
   local ids
-  printf -v ids '%s,' "${chain[@]}"
+  mapfile -t ids <"$chain"
   printf '%s\n' "each of them begins when the one before it is done" \
-    "  to follow them: ./run.sh --status, with the same options; squeue --jobs=${ids%,}" \
-    "  to stop them:   scancel ${chain[*]}"
+    "  to follow them: ./run.sh --status, with the same options; squeue --jobs=$(
+      IFS=,
+      echo "${ids[*]}"
+    )" \
+    "  to stop them:   scancel ${ids[*]}"
 }

@@ -1,6 +1,6 @@
 """``python -m ser``: the same as the command ``ser``."""
 
-from ser.cli.main import main
+from ser.cli.app import main
 
 if __name__ == "__main__":
     main()

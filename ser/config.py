@@ -17,6 +17,52 @@ NUMBER_AS_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_config(path: Path | str) -> dict[str, Any]:
+    """Read a system's YAML merged into its bases (``read_layers``).
+
+    Mappings are merged key by key; any other value replaces that of the base; null removes the
+    key, ``{}`` empties a mapping.
+    """
+    *changes, (_, merged) = read_layers(path)
+    for _, layer in reversed(changes):
+        merged = _merge(merged, layer)
+    return merged
+
+
+def read_layers(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
+    """Read a YAML file, the file that its key ``base`` names, that file's base and so on.
+
+    A base is relative to the file that names it. ``base`` itself is left out of the mappings.
+
+    Raises:
+        UserError: as ``read_config``; a base that does not exist or leads back to itself.
+    """
+    layers, here = [(Path(path), dict(read_config(path)))], Path(path)
+    while (name := layers[-1][1].pop("base", None)) is not None:
+        file = here.parent / str(name)
+        if not file.is_file():
+            raise UserError(f"{here}: base: {name}: no such file in {here.parent}")
+        files = [each for each, _ in layers]
+        if any(file.samefile(each) for each in files):
+            chain = " -> ".join(each.name for each in (*files, file))
+            raise UserError(f"{path}: base: leads back to itself: {chain}; remove one of them")
+        layers.append((file, dict(read_config(file))))
+        here = file
+    return layers
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None and key in base:
+            del merged[key]
+        elif isinstance(value, dict) and value and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:

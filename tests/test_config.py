@@ -45,6 +45,30 @@ def test_a_number_that_yaml_reads_as_text_is_caught(tmp_path):
         load_config(path)
 
 
+def test_a_file_says_only_how_it_differs_from_its_base(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "root.yaml", "a: 1\nb: {c: 2, d: 3, e: {f: 4}}\ng: {h: 5}\ni: 6\nj: {k: 7}\n")
+    write(tmp_path / "deep/middle.yaml", "base: ../root.yaml\na: 8\nb: {d: null, e: {l: 9}}\n")
+    path = write(tmp_path / "top.yaml", "base: deep/middle.yaml\ng: {}\ni: null\nj: 10\nm: null\n")
+    expected = {"a": 8, "b": {"c": 2, "e": {"f": 4, "l": 9}}, "g": {}, "j": 10, "m": None}
+    assert load_config(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: y.yaml", r"x.yaml: base: leads back to itself: x.yaml -> y.yaml -> x.yaml"),
+        ("base: z.yaml", r"x.yaml: base: z.yaml: no such file in "),
+        ("base: [y.yaml]", r"x.yaml: base: \['y.yaml'\]: no such file"),
+    ],
+)
+def test_a_base_that_leads_nowhere_is_named(tmp_path, text, message):
+    path = write(tmp_path / "x.yaml", text)
+    write(tmp_path / "y.yaml", "base: x.yaml")
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -54,7 +78,7 @@ def test_a_number_that_yaml_reads_as_text_is_caught(tmp_path):
         ("grad_clip: [5]", r"grad_clip: found \[5\]; expected a number"),
         ("use_tensorboard: 3", "use_tensorboard: found 3; expected true or false"),
         ("aux_conf: ctc", "aux_conf: found 'ctc'; expected a mapping"),
-        ("frontend: wav2vec3", "frontend: found 'wav2vec3'; expected one of hf, feats"),
+        ("frontend: wav2vec3", "frontend: found 'wav2vec3'; expected one of feats, grey, hf"),
         ("keep_nbest_models: 1", "keep_nbest_models: found 1; expected a list"),
     ],
 )

@@ -1,6 +1,5 @@
 """local/install.sh and install_env.py: when .venv counts as up to date, and which torch it gets."""
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,14 +17,17 @@ install_env = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(install_env)
 
 
+FILES = ("requirements.txt", "requirements.lock", "pyproject.toml")
+
+
 @pytest.fixture
 def root(tmp_path):
     """A recipe with a finished CPU install."""
-    for name in ("requirements.txt", "requirements.lock", "pyproject.toml"):
+    for name in (*FILES, "requirements-apps.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    stamp = {"fingerprint": install_env.fingerprint(tmp_path), "torch": "cpu"}
+    stamp = {"fingerprint": install_env.fingerprint(tmp_path), "torch": "cpu", "apps": False}
     (tmp_path / ".venv/.installed").write_text(json.dumps(stamp))
     return tmp_path
 
@@ -33,80 +35,66 @@ def root(tmp_path):
 # --- up to date or not -------------------------------------------------------------------------
 
 
-def test_a_finished_install_is_up_to_date(root):
-    assert install_env.is_fresh(root, "auto")
-    assert install_env.is_fresh(root, "cpu")
+@pytest.mark.parametrize(
+    ("build", "apps", "fresh"),
+    [
+        ("auto", False, True),
+        ("cpu", False, True),
+        ("cuda", False, False),
+        ("auto", True, False),
+    ],
+)
+def test_a_finished_install_is_up_to_date_for_what_it_has(root, build, apps, fresh):
+    assert install_env.is_fresh(root, build, apps) == fresh
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "pyproject.toml"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_changed_requirement_makes_it_stale(root, name):
     with open(root / name, "a") as stream:
         stream.write("# \n")
-    assert not install_env.is_fresh(root, "auto")
-
-
-def test_another_installer_makes_it_stale(root, monkeypatch, tmp_path):
-    other = tmp_path / "install_env.py"
-    other.write_text((ROOT / "local/install_env.py").read_text() + "# changed\n")
-    monkeypatch.setattr(install_env, "__file__", str(other))
-    assert not install_env.is_fresh(root, "auto")
+    assert not install_env.is_fresh(root, "auto", False)
 
 
 def test_another_python_makes_it_stale(root, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 1))
-    assert not install_env.is_fresh(root, "auto")
+    assert not install_env.is_fresh(root, "auto", False)
 
 
-def test_asking_for_another_build_of_torch_makes_it_stale(root):
-    assert not install_env.is_fresh(root, "cuda")
-
-
-def test_without_a_stamp_it_is_not_finished(root):
+@pytest.mark.parametrize("stamp", [None, '{"fingerprint": "'])
+def test_without_a_whole_stamp_it_is_not_finished(root, stamp):
     (root / ".venv/.installed").unlink()
-    assert not install_env.is_fresh(root, "auto")
-
-
-def test_a_damaged_stamp_counts_as_none(root):
-    (root / ".venv/.installed").write_text('{"fingerprint": "')
-    assert not install_env.is_fresh(root, "auto")
+    if stamp is not None:
+        (root / ".venv/.installed").write_text(stamp)
+    assert not install_env.is_fresh(root, "auto", False)
 
 
 def test_it_is_stale_when_the_base_python_is_gone(root):
     (root / ".venv/bin/python").unlink()
     (root / ".venv/bin/python").symlink_to("/no/such/python")
-    assert not install_env.is_fresh(root, "auto")
+    assert not install_env.is_fresh(root, "auto", False)
 
 
-@pytest.mark.parametrize("broken_step", ["setuptools", "torch==", "-r", "--editable"])
-def test_an_install_that_breaks_off_is_not_taken_for_finished(root, monkeypatch, broken_step):
-    def pip(venv, *args, silent=False):
-        return not any(arg.startswith(broken_step) for arg in args)
+@pytest.mark.parametrize("broken", ["venv", "setuptools", "torch==2", "-r", "--editable"])
+def test_an_install_that_breaks_off_is_not_taken_for_finished(root, monkeypatch, broken):
+    def run(command, check, **options):
+        if any(str(arg).startswith(broken) for arg in command):
+            raise subprocess.CalledProcessError(1, command)
 
-    monkeypatch.setattr(install_env, "pip", pip)
-    monkeypatch.setattr(install_env, "add_pip", lambda venv: None)
-    with pytest.raises(install_env.InstallError):
-        install_env.install(root, "cpu")
-    assert not install_env.is_fresh(root, "auto")
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(subprocess.CalledProcessError):
+        install_env.install(root, "cpu", False)
+    assert not install_env.is_fresh(root, "auto", False)
 
 
 def test_an_install_that_ends_well_is_up_to_date(root, monkeypatch):
-    (root / ".venv/left over").write_text("from before")
-    monkeypatch.setattr(install_env, "pip", lambda *args, **kwargs: True)
-    monkeypatch.setattr(install_env, "add_pip", lambda venv: None)
-    monkeypatch.setattr(install_env, "mend_torchaudio", lambda venv: None)
-    install_env.install(root, "cuda")
-    assert install_env.is_fresh(root, "auto")
-    assert install_env.is_fresh(root, "cuda")
-    assert not (root / ".venv/left over").exists()
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    install_env.install(root, "cuda", True)
+    assert install_env.is_fresh(root, "cuda", True)
+    assert ["-r", "requirements-apps.txt", "-c", "requirements.lock"] in [c[-4:] for c in commands]
 
 
 # --- which torch -------------------------------------------------------------------------------
-
-
-def fake_nvidia_smi(directory, script):
-    program = directory / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +106,9 @@ def fake_nvidia_smi(directory, script):
     ],
 )
 def test_a_gpu_that_nvidia_smi_lists_gets_the_cuda_build(tmp_path, monkeypatch, script, build):
-    fake_nvidia_smi(tmp_path, script)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert install_env.choose_torch("auto") == build
 
@@ -129,61 +119,12 @@ def test_the_user_may_choose_the_build(tmp_path, monkeypatch):
     assert install_env.choose_torch("cuda") == "cuda"
 
 
-def test_a_cpu_machine_tries_cpu_builds_before_the_big_one():
-    attempts = [args for _, args in install_env.torch_attempts("cpu", "2.13.0", "x86_64")]
-    assert attempts[0] == ["--no-deps", "torch==2.13.0+cpu"]
-    assert attempts[1][:4] == [*attempts[0], "--index-url", install_env.TORCH_CPU_INDEX]
-    assert attempts[2] == ["torch==2.13.0", "-c", "requirements.lock"]
-    plain = attempts[2:]
-    for build, machine in (("cuda", "x86_64"), ("cpu", "aarch64")):
-        found = [args for _, args in install_env.torch_attempts(build, "2.13.0", machine)]
-        assert found == plain
-
-
-def test_the_next_source_of_torch_is_tried_when_one_has_none(root, monkeypatch, capsys):
-    tried = []
-
-    def pip(venv, *args, silent=False):
-        tried.append((args[-1], silent))
-        return len(tried) == 3
-
-    monkeypatch.setattr(install_env, "pip", pip)
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", "x86_64")))
-    install_env.install_torch(root / ".venv", root, "cpu")
-    assert [silent for _, silent in tried] == [True, True, False]
-    assert "several GB more" in capsys.readouterr().out
-
-
-# --- pip where Python has none -----------------------------------------------------------------
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """A package index of one file, the address of its page about pip."""
-    page = tmp_path / "simple/pip/index.html"
-    page.parent.mkdir(parents=True)
-    name = install_env.PIP_WHEEL
-    page.write_text(f'<a href="../../files/{name}#sha256=0">{name}</a>')
-    wheel = tmp_path / "files" / name
-    wheel.parent.mkdir()
-    wheel.write_bytes(b"wheel")
-    monkeypatch.setattr(install_env, "PIP_SHA256", hashlib.sha256(b"wheel").hexdigest())
-    return page.parent.as_uri() + "/"
-
-
-def test_pip_is_fetched_through_the_index_page(index):
-    assert install_env.fetch_pip(index) == b"wheel"
-
-
-def test_a_pip_with_another_digest_is_refused(index, monkeypatch):
-    monkeypatch.setattr(install_env, "PIP_SHA256", "0" * 64)
-    with pytest.raises(install_env.InstallError, match="is not the file released"):
-        install_env.fetch_pip(index)
-
-
-def test_an_index_without_pip_is_named_with_the_cure(tmp_path):
-    with pytest.raises(install_env.InstallError, match="PIP_INDEX_URL"):
-        install_env.fetch_pip(tmp_path.as_uri() + "/simple/pip/")
+@pytest.mark.parametrize(
+    ("build", "machine", "requirement"),
+    [("cpu", "x86_64", "2.13.0+cpu"), ("cpu", "aarch64", "2.13.0"), ("cuda", "x86_64", "2.13.0")],
+)
+def test_only_an_x86_without_a_gpu_needs_the_cpu_build(build, machine, requirement):
+    assert f"torch=={requirement}" in install_env.torch_requirement(build, "2.13.0", machine)
 
 
 # --- the files ---------------------------------------------------------------------------------
@@ -228,9 +169,9 @@ def fake_python(path, version):
     path.chmod(0o755)
 
 
-def install_sh(path, *args, **env):
+def install_sh(path, **env):
     return subprocess.run(
-        ["/bin/bash", ROOT / "local/install.sh", *args],
+        ["/bin/bash", ROOT / "local/install.sh"],
         capture_output=True,
         text=True,
         env={"PATH": str(path), **env},
@@ -239,9 +180,8 @@ def install_sh(path, *args, **env):
 
 @pytest.fixture
 def tools(tmp_path):
-    """A directory with the few programs that install.sh calls, and no Python."""
-    for name in ("dirname", "awk"):
-        (tmp_path / name).symlink_to(shutil.which(name))
+    """A directory with the program that install.sh calls, and no Python."""
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
     return tmp_path
 
 
@@ -249,7 +189,7 @@ def test_the_first_suitable_python_is_taken(tools):
     fake_python(tools / "python3", False)
     fake_python(tools / "python3.10", True)
     fake_python(tools / "python3.11", True)
-    assert install_sh(tools, "--check").stdout.split()[0] == str(tools / "python3.11")
+    assert install_sh(tools).stdout.split()[0] == str(tools / "python3.11")
     fake_python(tools / "python3", True)
     assert install_sh(tools).stdout.split()[0] == str(tools / "python3")
 
@@ -265,8 +205,8 @@ def test_an_unsuitable_python_is_an_error_that_says_what_to_do(tools):
     fake_python(tools / "python3", False)
     done = install_sh(tools)
     assert done.returncode == 1
-    assert "found no Python 3.10, 3.11 or 3.12" in done.stderr
+    assert "no Python 3.10, 3.11 or 3.12" in done.stderr
     assert "make PYTHON=" in done.stderr
     done = install_sh(tools, PYTHON=str(tools / "python3"))
     assert done.returncode == 1
-    assert "not a Python 3.10, 3.11 or 3.12" in done.stderr
+    assert f"{tools}/python3: no Python 3.10, 3.11 or 3.12" in done.stderr

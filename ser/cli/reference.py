@@ -17,18 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from ser.cli import main
+from ser.config import load_config
 from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
 from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
-from ser.models.conv_recurrent import ConvLayer
+from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
-from ser.models.heads import AUX_HEADS, LABELS
+from ser.models.heads import LABELS, aux_heads
 from ser.training.linear_fit import FitConf
 from ser.models.model import SERModel
 from ser.cluster.slurm_conf import OWN_OPTIONS as SLURM_OWN_OPTIONS
@@ -52,6 +52,10 @@ The files of [conf](../conf), `--config FILE`. What follows `--` on `run.sh` ove
 `key: value` is `-- --key value`, a value in a mapping is `-- --optim_conf lr=1.0e-4` (dots go
 deeper: `-- --aux_conf pr.weight=0.01`). An unknown key, or a value of the wrong type, is refused
 before anything runs.
+
+`base: FILE` makes a file say only how it differs from another, named relative to itself: mappings
+are merged key by key, `null` removes a key, `{}` empties a mapping. `system.yaml` in the
+experiment's folder holds the result.
 """
 REST = f"""### Options of ESPnet that conf/ sets
 
@@ -209,10 +213,7 @@ def espnet_actions() -> dict[str, argparse.Action]:
 
 def configurations() -> dict[str, dict[str, Any]]:
     """The systems of conf/ by file name."""
-    return {
-        path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "conf").glob("*.yaml"))
-    }
+    return {path.name: load_config(path) for path in sorted((ROOT / "conf").glob("*.yaml"))}
 
 
 def task_section() -> list[str]:
@@ -238,7 +239,7 @@ def task_section() -> list[str]:
         table(
             ("key", ""),
             [
-                ("`type`", "the class: " + ", ".join(map(code, AUX_HEADS))),
+                ("`type`", "the class: " + ", ".join(map(code, aux_heads()))),
                 ("`weight`", "lambda of eq. 1, 0 or more; must be given"),
                 ("`table`", "of a head of labels: a table of dump/\\<corpus>, or the path of one; "
                  "default: `utt2<name>`"),
@@ -246,7 +247,7 @@ def task_section() -> list[str]:
         )
         + "\n"
     ]  # fmt: skip
-    for name, cls in AUX_HEADS.items():
+    for name, cls in aux_heads().items():
         kind = "labels" if cls.targets == LABELS else "units"
         keywords = [p for p in _options(cls) if p.kind is p.KEYWORD_ONLY]
         parts += [f"#### type: {name}\n\nLearns {kind}. " + class_text(cls) + "\n"]

@@ -1,231 +1,15 @@
-"""Run a command, or many of them side by side, with Kaldi's calling convention; on this machine.
+"""Run tasks as processes of this machine."""
 
-``JOB=1:10 exp/log/train.JOB.log command --part JOB`` stands for ten tasks. What they have in common
-with those on a cluster (``slurm``) is here: the tasks, locks, signals and what is said of them.
-"""
-
-import ctypes
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
-from ser.cluster.locks import held
-from ser.console import progress
+from ser.cluster.logged import TICK_SECONDS, Display, LoggedCommand, stdout
+from ser.cluster.tasks import DONE, FAILED, RUNNING, Board, Signals, Tasks, conclude, hold
 from ser.errors import EXIT_RESUME, UserError
-from ser.files import ROOT
-
-RUN_LOGGED = ROOT / "local/run_logged.sh"
-LOCK = ".lock"
-CHILD_SECONDS = 1.0  # between looks at the children, should the signal of an end get lost
-NAMED_FAILURES = 10  # in the last line of a run
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """What is to be run; made by ``parse_tasks``.
-
-    ``word`` stands in ``log`` and ``command`` for the number of a task, from ``first`` to ``last``;
-    without a word there is one task.
-    """
-
-    log: str
-    command: Sequence[str]
-    name: str
-    word: str = ""
-    first: int = 1
-    last: int = 1
-    gpu: int = 0  # of one task, on each of its nodes
-    devices: int = 0  # GPUs of this machine that the tasks share; 0: all it shows
-    num_threads: int = 0  # 0: this machine's cores are divided, on a cluster it is Slurm's business
-    num_nodes: int = 1
-    nj: int = 0  # tasks at a time; 0: all
-    show: str = ""  # regular expression: which lines of stdout the user sees
-    hold: Sequence[Path] = ()  # directories that nobody else may use meanwhile
-
-    @property
-    def numbers(self) -> range:
-        """The number of every task."""
-        return range(self.first, self.last + 1)
-
-    def fill(self, text: str, number: int | str) -> str:
-        """``text`` with ``number`` where the word stands by itself, not inside another one."""
-        return str(number).join(self.split(text))
-
-    def split(self, text: str) -> list[str]:
-        """The parts of ``text`` around the word."""
-        if not self.word:
-            return [text]
-        return re.split(rf"(?<![A-Za-z0-9]){re.escape(self.word)}(?![A-Za-z0-9])", text)
-
-    def log_of(self, number: int) -> str:
-        """The log of one task."""
-        return self.fill(self.log, number)
-
-    def title(self, number: int) -> str:
-        """How a task is called in messages: ``stage4 task 3``, or ``stage5`` if it is alone."""
-        return f"{self.name} task {number}" if self.word else self.name
-
-
-def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
-    """The tasks of ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks.
-
-    Raises:
-        UserError: something is missing or does not fit; says what was expected.
-    """
-    word, first, last = "", 1, 1
-    rest = list(arguments)
-    found = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]) if rest else None
-    if found:
-        word, first, last = found[1], int(found[2]), int(found[3] or found[2])
-        if first > last:
-            raise UserError(f"{rest[0]}: no tasks; expected {word}=FIRST:LAST, e.g. {word}=1:10")
-        rest = rest[1:]
-    if len(rest) < 2:
-        raise UserError("expected [JOB=1:N] LOG COMMAND [ARG...] after the options; see --help")
-    log, *command = rest
-    tasks = Tasks(log, command, name, word, first, last, **options)
-    if first < last and len(tasks.split(log)) == 1:
-        raise UserError(
-            f"LOG {log}: {word} does not stand in it, so that {last - first + 1} tasks would write "
-            f"one log; expected e.g. {Path(log).with_suffix('')}.{word}.log"
-        )
-    name = name or re.sub(r"[^\w.-]", "_", ".".join(p.strip(".") for p in tasks.split(_stem(log))))
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name.strip(".")):
-        raise UserError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
-    least_of = {"gpu": 0, "devices": 0, "num_threads": 0, "nj": 0, "num_nodes": 1}
-    for option, least in least_of.items():
-        if getattr(tasks, option) < least:
-            raise UserError(f"--{option.replace('_', '-')}: expected a number from {least} on")
-    return Tasks(log, command, name.strip("."), word, first, last, **options)
-
-
-def _stem(log: str) -> str:
-    return Path(log).name.removesuffix(".log")
-
-
-# --- what both backends need --------------------------------------------------------------------
-
-
-@contextmanager
-def hold(tasks: Tasks) -> Iterator[list[Path]]:
-    """Hold the lock of each directory of ``tasks.hold`` while the block runs; gives their paths.
-
-    Raises:
-        UserError: another run is at work in one of them; says who.
-    """
-    with ExitStack() as stack:
-        locks = [Path(directory) / LOCK for directory in tasks.hold]
-        for lock in locks:
-            stack.enter_context(held(lock, str(lock.parent)))
-        yield locks
-
-
-class Signals:
-    """Notes INT, TERM, HUP and USR1 while the block runs, and lets one wait for the next.
-
-    Signals that were ignored before (``nohup``) stay ignored.
-
-    Args:
-        children: Whether the end of a child ends a wait, too; one that has ended already counts.
-    """
-
-    def __init__(self, children: bool = True) -> None:
-        self._children = children
-        self.received: list[signal.Signals] = []
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> "Signals":
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
-        if self._children:
-            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._read)
-        os.close(self._write)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep until a signal arrives (or a child ends), for ``seconds`` at most."""
-        if select.select([self._read], [], [], seconds)[0]:
-            os.read(self._read, 4096)
-
-    @property
-    def last(self) -> signal.Signals | None:
-        """The most recent signal."""
-        return self.received[-1] if self.received else None
-
-    def _note(self, number: int, _: object) -> None:
-        self.received.append(signal.Signals(number))
-
-
-@dataclass
-class Board:
-    """How many tasks are in which state; says so whenever that changes."""
-
-    tasks: Tasks
-    states: dict[int, str] = field(default_factory=dict)
-    _said: str = ""
-
-    def __post_init__(self) -> None:
-        self.states = dict.fromkeys(self.tasks.numbers, PENDING)
-
-    def say(self) -> bool:
-        """Print the counts if they have changed; whether they have."""
-        present = list(self.states.values())
-        counts = ", ".join(
-            f"{present.count(state)} {state}" for state in (PENDING, RUNNING, DONE, FAILED)
-        )
-        changed = counts != self._said
-        if changed:
-            progress(f"{self.tasks.name}: {counts}")
-        self._said = counts
-        return changed
-
-    @property
-    def open(self) -> list[int]:
-        """The tasks that have not ended."""
-        return [number for number, state in self.states.items() if state in (PENDING, RUNNING)]
-
-
-def conclude(tasks: Tasks, statuses: Mapping[int, int]) -> int:
-    """The exit status of a run: 0, or that of the first task that failed.
-
-    Tasks that were stopped (75) count only where none failed. The failed ones of several are
-    listed on stderr with their logs.
-    """
-    failed = {n: s for n, s in sorted(statuses.items()) if s not in (0, EXIT_RESUME)}
-    if failed and tasks.word:
-        listed = [f"{tasks.log_of(n)} (exit status {s})" for n, s in failed.items()]
-        more = len(listed) - NAMED_FAILURES
-        listed[NAMED_FAILURES:] = [f"and {more} more"] if more > 0 else []
-        sys.stdout.flush()
-        print(
-            f"error: {tasks.name}: {len(failed)} of {len(tasks.numbers)} tasks failed; see "
-            + ", ".join(listed),
-            file=sys.stderr,
-        )
-    if failed:
-        return next(iter(failed.values()))
-    return EXIT_RESUME if EXIT_RESUME in statuses.values() else 0
-
-
-# --- this machine -------------------------------------------------------------------------------
 
 
 def run_local(tasks: Tasks) -> int:
@@ -251,30 +35,29 @@ def _run_processes(
     board = Board(tasks)
     waiting = list(tasks.numbers)
     free = list(range(slots))
-    running: dict[int, tuple[subprocess.Popen, int]] = {}
+    running: dict[int, tuple[LoggedCommand, int]] = {}
     statuses: dict[int, int] = {}
-    passed = 0  # signals
+    display = Display(stdout(), tasks.show)
     while running or (waiting and not signals.received):
         while waiting and free and not signals.received:
             number, slot = waiting.pop(0), free.pop(0)
-            running[number] = _start(tasks, number, threads, devices, slot), slot
+            running[number] = _start(tasks, number, threads, devices, slot, display), slot
             board.states[number] = RUNNING
         if tasks.word:
             board.say()
-        if passed == len(signals.received):
-            signals.wait(CHILD_SECONDS)
-        for received in signals.received[passed:]:
-            passed += 1
-            passed_on = received if received == signal.SIGUSR1 else signal.SIGTERM
-            for process, _ in running.values():
-                process.send_signal(passed_on)
-        for number, (process, slot) in list(running.items()):
-            if process.poll() is not None:
-                statuses[number] = _shell_status(process.returncode)
+        signals.wait(TICK_SECONDS)
+        for received in signals.take():
+            for command, _ in running.values():
+                command.send(received if received == signal.SIGUSR1 else signal.SIGTERM)
+        for number, (command, slot) in list(running.items()):
+            status = command.poll()
+            if status is not None:
+                statuses[number] = status
                 del running[number]
                 free.append(slot)
-                board.states[number] = DONE if statuses[number] == 0 else FAILED
-                _say_failed(tasks, number, statuses[number], signals)
+                board.states[number] = DONE if status == 0 else FAILED
+                command.report(sys.stdout, sys.stderr)
+                _say_failed(tasks, number, status, signals)
     if tasks.word:
         board.say()
     ended_by = [s for s in signals.received if s != signal.SIGUSR1]
@@ -285,37 +68,27 @@ def _run_processes(
 
 
 def _start(
-    tasks: Tasks, number: int, threads: int, devices: Sequence[str], slot: int
-) -> subprocess.Popen:
+    tasks: Tasks,
+    number: int,
+    threads: int,
+    devices: Sequence[str],
+    slot: int,
+    display: Display,
+) -> LoggedCommand:
     environment = dict(os.environ)
     if devices:
         mine = [devices[(slot * tasks.gpu + i) % len(devices)] for i in range(tasks.gpu)]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-    command = [str(RUN_LOGGED), "--num-threads", str(threads), "--show", tasks.show]
-    command += [tasks.log_of(number), *(tasks.fill(arg, number) for arg in tasks.command)]
-    # Of its own session, so that a signal to a whole group reaches it once, from here.
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
+    command = [tasks.fill(argument, number) for argument in tasks.command]
+    return LoggedCommand(
+        tasks.log_of(number), command, display, threads=threads, environment=environment
     )
-
-
-def _die_with_parent() -> None:
-    """Have Linux kill this process when the one that started it dies, even by kill -9."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _say_failed(tasks: Tasks, number: int, status: int, signals: Signals) -> None:
     if tasks.word and status not in (0, EXIT_RESUME) and not signals.received:
         title, log = tasks.title(number), tasks.log_of(number)
         print(f"[job] {title} failed with exit status {status}; log: {log}", flush=True)
-
-
-def _shell_status(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode
 
 
 def _cores() -> int:
@@ -331,7 +104,7 @@ def _devices(tasks: Tasks, slots: int) -> list[str]:
     if gpu == 0:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [name.strip() for name in visible.split(",")] if visible else _count_gpus()
+    devices = [name.strip() for name in visible.split(",")] if visible else shown_gpus()
     devices = [name for name in devices if name] or [str(i) for i in range(gpu * slots)]
     if len(devices) < gpu:
         raise UserError(
@@ -341,9 +114,21 @@ def _devices(tasks: Tasks, slots: int) -> list[str]:
     return devices[: tasks.devices or None]
 
 
-def _count_gpus() -> list[str]:
+def shown_gpus() -> list[str]:
+    """The numbers of the GPUs that nvidia-smi lists; empty without it."""
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     except OSError:
         return []
     return [str(i) for i, _ in enumerate(re.findall(r"^GPU \d+", done.stdout, re.M))]
+
+
+def attend(command: Sequence[str]) -> int:
+    """Run ``command`` in the foreground and pass signals on to it; its exit status."""
+    with Signals() as signals:
+        process = subprocess.Popen(command)
+        while process.poll() is None:
+            signals.wait(TICK_SECONDS)
+            for number in signals.take():
+                process.send_signal(number)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -1,9 +1,10 @@
 """What Slurm has been asked to do for an experiment, and how far it is: for ``--status``.
 
-Every submission left a file (``slurm.Submission``) beside the logs of its stage; that of
+Every submission left a file (``Submission``) beside the logs of its stage; that of
 several seeds lies with the first seed.
 """
 
+import json
 import os
 import subprocess
 from collections import Counter
@@ -12,11 +13,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ser.cluster.slurm import Submission, read_submission
-
 T = TypeVar("T")
 SQUEUE_SECONDS = 15  # a look should not take long, even if the controller is away
 STAGE_JOBS = "log/slurm/stage*"
+SUBMISSION = "submission.json"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was submitted; the content of ``submission.json``."""
+
+    job: str
+    name: str
+    word: str  # empty: a single job; else an array, whose tasks are <job>_<number>
+    first: int
+    last: int
+    log: str  # with the word in it
+    command: list[str]
+    sbatch: list[str]
+    time: str  # local, ISO 8601
+
+    def job_of(self, number: int) -> str:
+        """How squeue calls a task: ``12_3``, or ``12`` where it is the only one."""
+        return f"{self.job}_{number}" if self.word else self.job
+
+
+def read_submission(directory: Path) -> Submission | None:
+    """The last submission into ``directory``; None if there is none."""
+    try:
+        content = json.loads((directory / SUBMISSION).read_text(encoding="utf-8"))
+        return Submission(**content)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

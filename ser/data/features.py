@@ -155,11 +155,19 @@ FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
     "mfcc": mfcc,
+    "fbank_mfcc": lambda samples: np.hstack([fbank(samples), mfcc(samples)]),
     "egemaps": egemaps,
     "compare": compare,
 }
 # values of a frame
-FEATS_SIZES = {"spectrogram": 201, "fbank": 80, "mfcc": 40, "egemaps": 88, "compare": 6373}
+FEATS_SIZES = {
+    "spectrogram": 201,
+    "fbank": 80,
+    "mfcc": 40,
+    "fbank_mfcc": 120,
+    "egemaps": 88,
+    "compare": 6373,
+}
 FUNCTIONALS = ("egemaps", "compare")  # one vector for an utterance
 
 

@@ -5,10 +5,10 @@
       gender:  {type: label, weight: 0.5}
       speaker: {type: label, table: utt2spk, weight: 0.1, gradient_reversal: 1.0}
 
-``pr`` names the head (its loss is reported as ``loss_pr``), ``type`` picks a class of
-``AUX_HEADS`` and ``weight`` is the lambda of eq. 1. A head of labels reads its targets from
-``table``: a table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another.
-What else the entry holds are options of the class.
+``pr`` names the head (its loss is reported as ``loss_pr``), ``type`` picks a class (``ctc`` is
+CTCHead) and ``weight`` is the lambda of eq. 1. A head of labels reads its targets from ``table``: a
+table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another. Everything else
+in the entry is an option of the class.
 """
 
 import inspect
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.lang.units import ctc_min_frames
+from ser.models.registry import find_classes
 
 IGNORE_ID = -1  # padding of target sequences, and a label that is not known
 UNITS, LABELS = "units", "labels"  # the kinds of targets
@@ -228,23 +229,9 @@ class _ReverseGradient(torch.autograd.Function):
         return -ctx.factor * gradient, None
 
 
-AUX_HEADS: dict[str, type[AuxHead]] = {"ctc": CTCHead, "label": LabelHead}
-"""The classes that ``type`` chooses from.
-
-A new task with a table needs no class: ``type: label`` does it. A new kind of head is a class here;
-data, loss, inference and scores follow from its ``targets``. One with a hidden layer, for example:
-
-    class DeepLabelHead(LabelHead):
-        def __init__(self, frame_size, pooled_size, inventory, *, hidden: int = 64):
-            super().__init__(frame_size, pooled_size, inventory)
-            self.linear = torch.nn.Sequential(
-                torch.nn.Linear(pooled_size, hidden),
-                torch.nn.ReLU(),
-                torch.nn.Linear(hidden, len(inventory)),
-            )
-
-    AUX_HEADS["deep_label"] = DeepLabelHead       # dialect: {type: deep_label, weight: 0.2}
-"""
+def aux_heads() -> dict[str, type[AuxHead]]:
+    """The classes that ``type`` chooses from, those of other files of ser/models included."""
+    return find_classes(AuxHead, "Head")
 
 
 @dataclass(frozen=True)
@@ -295,11 +282,11 @@ def _read_head(name: Any, entry: Any) -> HeadConf:
         )
     options = dict(entry)
     kind, weight = options.pop("type", None), options.pop("weight", None)
-    if not isinstance(kind, str) or kind not in AUX_HEADS:
-        raise UserError(f"{where}.type: {kind!r}; choose one of {', '.join(AUX_HEADS)}")
+    if not isinstance(kind, str) or kind not in aux_heads():
+        raise UserError(f"{where}.type: {kind!r}; choose one of {', '.join(aux_heads())}")
     if not _is_factor(weight):
         raise UserError(f"{where}.weight: {weight!r}; give a number of 0 or more")
-    cls, table = AUX_HEADS[kind], None
+    cls, table = aux_heads()[kind], None
     if cls.targets == LABELS:
         table = options.pop("table", f"utt2{name}")
         if not isinstance(table, str) or not table:

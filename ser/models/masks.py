@@ -1,6 +1,7 @@
-"""Which frames of a padded batch are real."""
+"""Which frames of a padded batch are real, and norms over those alone."""
 
 import torch
+import torch.nn.functional as F
 
 
 def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
@@ -14,3 +15,37 @@ def none_padded(mask: torch.Tensor) -> bool:
     What an exported graph computes must not hang on the example that it was traced with.
     """
     return not torch.compiler.is_exporting() and bool(mask.all())
+
+
+class MaskedGroupNorm(torch.nn.GroupNorm):
+    """Group norm whose statistics leave out the padding of a batch.
+
+    wav2vec 2.0 base (and HuBERT, WavLM base) normalises its first convolution over time. Plain
+    group norm takes the zero padding into the statistics, so that an utterance's features
+    depend on how long its batch mates are. Here each utterance is normalised over its own
+    frames, which gives exactly what it would get alone; padded frames come out as zeros. The
+    output has the precision of the input, where CUDA's autocast would double this largest of all
+    maps from here on.
+
+    Set ``lengths`` ((B,) frame counts) before the call; None means no padding.
+    """
+
+    lengths: torch.Tensor | None = None
+
+    @classmethod
+    def from_group_norm(cls, norm: torch.nn.GroupNorm) -> "MaskedGroupNorm":
+        """A drop-in replacement that shares ``norm``'s parameters (and their names)."""
+        masked = cls(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
+        masked.weight, masked.bias = norm.weight, norm.bias
+        return masked
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        frames = input.size(-1)
+        if self.lengths is None or bool((self.lengths >= frames).all()):
+            return super().forward(input).to(input.dtype)
+        normalised = []
+        for utterance, length in zip(input.split(1), self.lengths.tolist(), strict=True):
+            real = super().forward(utterance[..., :length]).to(input.dtype)  # (1, C, length)
+            normalised.append(F.pad(real, (0, frames - length)))
+        return torch.cat(normalised)

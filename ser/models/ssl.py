@@ -1,7 +1,5 @@
 """Any Hugging Face speech encoder as an ESPnet frontend."""
 
-import json
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,31 +9,27 @@ import torch.nn.functional as F
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
-from transformers.utils import logging as transformers_logging
 
 from ser.config import check_arguments
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
-from ser.files import ROOT, expand_home
 from ser.models.cpu.attention import NAME as FAST_ATTENTION
 from ser.models.cpu.conv_stack import conv_features
 from ser.models.cpu.dropout import replace_dropout
 from ser.models.cpu.malloc import return_freed_memory
 from ser.models.fusion import WeightedSum
 from ser.models.layer_cache import FrameCache, fingerprint
-from ser.models.masked_norm import MaskedGroupNorm
-from ser.models.masks import frame_mask, none_padded
+from ser.models.masks import MaskedGroupNorm, frame_mask, none_padded
+from ser.models.pretrained import (
+    UNUSED_WEIGHTS,
+    from_recipe,
+    load_encoder,
+    load_encoder_config,
+    wants_normalized,
+)
 from ser.models.whisper import LogMel, whisper_attention_mask, whisper_stem
 
-# convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
-WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
-# Masks and dropped layers belong to pre-training; see HFFrontend.
-OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
-# Weights that only pre-training uses; a checkpoint may lack them.
-UNUSED_WEIGHTS = ("masked_spec_embed",)
 # Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
 # What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
@@ -45,17 +39,6 @@ FAST = ("convolutions", "dropout", "attention")
 KEPT_SAMPLES = 64 * SAMPLE_RATE
 # Of what a cache holds: raised with every change of what a frontend computes, but for rounding.
 CACHE_VERSION = 2
-# Keys of a model's configuration that say what it was made for, by what and where.
-NOT_ARCHITECTURE = (
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "model_type",
-    "transformers_version",
-)
-
-transformers_logging.disable_progress_bar()
 
 
 class HFFrontend(AbsFrontend):
@@ -108,6 +91,8 @@ class HFFrontend(AbsFrontend):
             option out of range.
     """
 
+    reads = ("raw",)
+
     def __init__(
         self,
         model: str | None = None,
@@ -135,16 +120,16 @@ class HFFrontend(AbsFrontend):
                 f"frontend_conf.fast: {unknown[0]!r}; choose true, false or a list of "
                 f"{', '.join(FAST)}"
             )
-        model = _from_recipe(model)
-        hf_config = _load_config(model, init, model_type, config or {})
+        model = from_recipe(model)
+        hf_config = load_encoder_config(model, init, model_type, config or {})
         self.is_whisper = hf_config.model_type == "whisper"
-        self.encoder = _load_encoder(model, init, hf_config)
+        self.encoder = load_encoder(model, init, hf_config)
         if self.is_whisper:
             self.log_mel = LogMel(hf_config.num_mel_bins)
             self.normalize = False
             self._output_size = hf_config.d_model
         else:
-            self.normalize = _wants_normalized(model) if normalize == "auto" else bool(normalize)
+            self.normalize = wants_normalized(model) if normalize == "auto" else bool(normalize)
             self._output_size = hf_config.hidden_size
             self._make_padding_neutral()
             if "dropout" in self.fast:
@@ -506,147 +491,3 @@ def _normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     centred = (speech - mean).masked_fill(~mask, 0.0)
     variance = centred.square().sum(1, keepdim=True) / count
     return centred / (variance + 1e-7).sqrt()  # 1e-7 as in transformers' feature extractor
-
-
-def _wants_normalized(model: str | None) -> bool:
-    """``do_normalize`` of the model's preprocessor_config.json; True where there is none."""
-    if model is None:
-        return True
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(model, "preprocessor_config.json")
-    except OSError:
-        return True
-    return json.loads(Path(path).read_text(encoding="utf-8")).get("do_normalize", True)
-
-
-def _load_config(
-    model: str | None, init: str, model_type: str | None, overrides: dict[str, Any]
-) -> PretrainedConfig:
-    if model is None:
-        if init != "random" or model_type is None:
-            raise UserError(
-                "frontend_conf.model: not given; name a hub id or a folder (or --ssl on run.sh), "
-                "or set init: random and model_type"
-            )
-
-        def load(**settings: Any) -> PretrainedConfig:
-            return AutoConfig.for_model(model_type, **settings)
-    else:
-        check_folder(model)
-
-        def load(**settings: Any) -> PretrainedConfig:
-            return AutoConfig.from_pretrained(model, **settings)
-
-    try:
-        default = load()
-    except (OSError, ValueError) as err:
-        raise (_unsupported(model_type) if model is None else _not_found(model, err)) from err
-    if default.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
-        raise _unsupported(default.model_type)
-    for key in overrides:
-        # such as _attn_implementation, which may name code of the hub
-        if key.startswith("_") or not hasattr(default, key):
-            raise UserError(f"frontend_conf.config: {default.model_type} has no setting {key!r}")
-    settings = {key: value for key, value in OFF.items() if hasattr(default, key)}
-    try:
-        config = load(**{**settings, **overrides})
-    except (TypeError, ValueError) as err:
-        raise UserError(f"frontend_conf.config: {str(err).splitlines()[0]}") from err
-    for key in ("conv_kernel", "conv_stride"):  # PyTorch would notice at the first utterance
-        if min(getattr(config, key, [1]), default=1) < 1:
-            raise UserError(f"frontend_conf.config: {key}: {getattr(config, key)}; 1 is the least")
-    return config
-
-
-def embedded_conf(
-    model: str | None = None,
-    init: str = "pretrained",
-    model_type: str | None = None,
-    config: dict[str, Any] | None = None,
-    normalize: bool | str = "auto",
-    **options: Any,
-) -> dict[str, Any]:
-    """The ``frontend_conf`` that builds the same encoder, untrained, from nothing but itself.
-
-    What the hub or the folder of ``model`` says about the architecture and its input is written
-    into ``config`` and ``normalize``. The arguments are those of HFFrontend.
-
-    Raises:
-        UserError: no such model, or an unsupported architecture.
-    """
-    model = _from_recipe(model)
-    own = _load_config(model, init, model_type, config or {})
-    default = AutoConfig.for_model(own.model_type).to_dict()
-    settings = {
-        key: value
-        for key, value in own.to_diff_dict().items()
-        if key in default and value != default[key] and key not in NOT_ARCHITECTURE
-    }
-    if normalize == "auto":
-        normalize = own.model_type != "whisper" and _wants_normalized(model)
-    own_conf = {"init": "random", "model_type": own.model_type, "config": settings}
-    return {**own_conf, "normalize": bool(normalize), **options}
-
-
-def _unsupported(model_type: str) -> UserError:
-    known = ", ".join((*WAV2VEC2_FAMILY, "whisper"))
-    return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
-
-
-def _from_recipe(model: str | None) -> str | None:
-    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
-    if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
-        return str(ROOT / model)
-    return model
-
-
-def check_folder(model: str) -> None:
-    """A name that can only be a folder must be one; hub ids have the form [owner/]name."""
-    path = expand_home(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"frontend_conf.model: {model}: no config.json in this folder; point --ssl at the "
-                "folder that a Hugging Face model was saved in"
-            )
-    elif model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UserError(
-            f"frontend_conf.model: {model}: no such folder; give an existing folder or a hub id "
-            "such as facebook/wav2vec2-base (--ssl on run.sh)"
-        )
-
-
-def _not_found(model: str, err: Exception) -> UserError:
-    if Path(model).is_dir():
-        return UserError(f"frontend_conf.model: {model}: {str(err).splitlines()[0]}")
-    return UserError(
-        f"frontend_conf.model: {model}: neither a folder here nor to be had from the Hugging Face "
-        "hub; check the name and the network, or download it elsewhere and give the folder (--ssl)"
-    )
-
-
-def _load_encoder(model: str | None, init: str, config: PretrainedConfig) -> torch.nn.Module:
-    whisper = config.model_type == "whisper"
-    if init == "random":
-        return WhisperEncoder(config) if whisper else AutoModel.from_config(config)
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    encoder_only = "WhisperEncoder" in (config.architectures or [])
-    try:
-        if whisper and not encoder_only:
-            full, info = WhisperModel.from_pretrained(model, **options)
-            encoder = full.get_encoder()
-        else:
-            cls = WhisperEncoder if whisper else AutoModel
-            encoder, info = cls.from_pretrained(model, **options)
-    except (OSError, ValueError, RuntimeError) as err:
-        raise _not_found(model, err) from err
-    missing = [k for k in info["missing_keys"] if not k.endswith(UNUSED_WEIGHTS)]
-    if missing:
-        raise UserError(
-            f"frontend_conf.model: {model}: {len(missing)} weights of the encoder are not in the "
-            f"checkpoint (first: {sorted(missing)[0]}); it is incomplete or of another architecture"
-        )
-    logging.info(f"Loaded {config.model_type} weights from {model}")
-    return encoder

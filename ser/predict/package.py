@@ -158,7 +158,7 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     network = {key: config[key] for key in NETWORK_KEYS if key in config}
     if network["frontend"] == "hf":
         with _on_stderr():
-            from ser.models.ssl import embedded_conf
+            from ser.models.pretrained import embedded_conf
 
         network["frontend_conf"] = embedded_conf(**network["frontend_conf"])
     network["aux_conf"] = {

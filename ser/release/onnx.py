@@ -30,9 +30,8 @@ from ser.console import progress
 from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
 from ser.files import naming
-from ser.models.conv_recurrent import ConvRecurrentEncoder, MaskedBatchNorm
-from ser.models.masked_norm import MaskedGroupNorm
-from ser.models.masks import frame_mask
+from ser.models.encoders import ConvRecurrentEncoder, MaskedBatchNorm
+from ser.models.masks import MaskedGroupNorm, frame_mask
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
 from ser.models.ssl import HFFrontend

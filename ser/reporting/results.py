@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ser.config import load_config
 from ser.console import duration, percent, progress
 from ser.data.folds import SPEAKER_DEPENDENT, caveat
 from ser.errors import UserError
@@ -155,11 +154,7 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted(conf_dir.glob("*.yaml")):
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as err:
-            raise UserError(f"{path}: not YAML: {' '.join(str(err).split())}") from None
-        stated = config.get("stated") if isinstance(config, dict) else None
+        stated = load_config(path).get("stated")
         if stated is None:
             continue
         lacking = [key for key in ("corpus", "wa", "ua") if key not in stated]

@@ -357,6 +357,7 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
     """What was scored: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
+    system = experiment.exp_dir / "system.yaml"  # with its bases, as stage 4 wrote it
     data = (run.get("settings") or {}).get("data")
     return {
         "schema": SCHEMA,
@@ -372,7 +373,7 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
         "max_epoch": run.get("max_epoch"),
         "config": {
             "path": provenance.public_path(config),
-            "sha256": file_digest(config) if config.is_file() else None,
+            "sha256": file_digest(system) if system.is_file() else None,
         },
         "settings_sha256": provenance.settings_digest(run.get("settings") or {}),
         "data_sha256": provenance.settings_digest(data) if data else None,

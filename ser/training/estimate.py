@@ -155,6 +155,50 @@ def describe_plan(
     return "\n".join(lines)
 
 
+def plan(
+    sweep: Sweep,
+    directory: Path,
+    dump_dir: Path,
+    protocols: Sequence[str],
+    seeds: Sequence[int],
+    folds: Sequence[str] = (),
+    ngpu: int = 0,
+    at_once: int = 1,
+    max_epoch: int | None = None,
+    ssl: str | None = None,
+    timed_here: bool = True,
+    extra_args: Sequence[str] = (),
+) -> str:
+    """Say what is left of a sweep in ``directory``, exp/<corpus>, and what it will take.
+
+    Args:
+        at_once: Trainings that run side by side.
+        timed_here: Time a few batches on this machine where no epoch has been trained yet.
+    """
+    work = read_work(sweep, directory, dump_dir, protocols, seeds, folds, max_epoch)
+    at_once = min(at_once, len(work))
+    costs = costs_so_far(work, at_once)
+    left = {w.kind for w in work if w.trained < w.epochs} - costs.keys()
+    timings = timings_of(
+        sweep,
+        directory / "paper",
+        sorted(left) if timed_here else None,
+        dump_dir=dump_dir,
+        protocol=protocols[0],
+        ssl=ssl,
+        ngpu=min(ngpu, 1),
+        extra_args=extra_args,
+    )
+    source = f"an estimate from {2 * STEPS} batches on this machine"
+    timed = {
+        kind: Cost(timings[kind]["rate"], max(ngpu, 1), source) for kind in left & timings.keys()
+    }
+    samples = read_table(dump_dir / "utt2num_samples").values()
+    seconds = sum(map(int, samples)) / RATE
+    experiments = len(protocols) * len(sweep.points) * len(seeds)
+    return describe_plan(work, experiments, costs | timed, timings, seconds, at_once, directory)
+
+
 def timings_of(
     sweep: Sweep,
     directory: Path,

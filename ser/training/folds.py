@@ -24,7 +24,14 @@ from espnet2.tasks.abs_task import optim_classes
 from ser.cluster import preemption
 from ser.cluster.locks import held
 from ser.cluster.runlog import fold_log
-from ser.config import check_arguments, check_config, differences, load_config, read_numbers
+from ser.config import (
+    check_arguments,
+    check_config,
+    differences,
+    load_config,
+    read_layers,
+    read_numbers,
+)
 from ser.console import explain
 from ser.data.folds import LEAKY
 from ser.data.labels import fold_labels
@@ -34,7 +41,7 @@ from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import token_tables
 from ser.models.heads import UNITS, label_tables, read_heads
-from ser.models.ssl import check_folder
+from ser.models.pretrained import check_folder
 from ser.provenance import git_commit, hardware
 from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
 from ser.training.checkpoint import CHECKPOINT
@@ -48,6 +55,7 @@ from ser.training.trainer import HISTORY, PARAMETERS
 
 BEST_ON_TEST = "best-on-test"
 RUN_FILE = "run.yaml"
+SYSTEM_FILE = "system.yaml"  # the configuration, merged with its bases
 FOLD_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
 LAYER_CACHE = "layers"  # folder in dump/<corpus>
@@ -165,6 +173,8 @@ def train_folds(
         labels = fold_labels(label_tables(args.aux_conf), dump_dir, fold_dir, folds or known)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)
+            with atomic_write(training.exp_dir / SYSTEM_FILE) as stream:
+                yaml.safe_dump(load_config(training.config), stream, sort_keys=False)
         if check_only:
             continue
         if args.model_conf.get("amp_dtype") == "bfloat16" and (device := lacks_bfloat16(ngpu)):
@@ -240,13 +250,15 @@ def resolve(
     for key in OWN_OPTIONS:
         if key in content:
             raise UserError(f"{config}: {key} is set by run.sh for each fold; remove the line")
-    command = ["--config", str(config), "--seed", str(seed), "--ngpu", str(ngpu), *extra_args]
+    parser.set_defaults(**content)
+    command = ["--seed", str(seed), "--ngpu", str(ngpu), *extra_args]
     if max_epoch is not None:
         command += ["--max_epoch", str(max_epoch)]
     if ssl:
         command += ["--frontend_conf", f"model={json.dumps(ssl)}"]
         command += ["--frontend_conf", "init=pretrained"]
     args = parser.parse_args(command)
+    args.config = str(config)
     for key, value in vars(args).items():
         if isinstance(value, dict):
             setattr(args, key, read_numbers(value))
@@ -349,6 +361,7 @@ def describe(
         "corpus": dump_dir.name,
         "protocol": protocol,
         "config": str(config),
+        "bases": [str(file) for file, _ in read_layers(config)[1:]],
         "commit": git_commit(),
         "hardware": hardware(args.ngpu),
         "seed": args.seed,

@@ -152,8 +152,8 @@ def list_experiments(
     """Write the points' YAML to ``directory`` and list what is to be run.
 
     Returns:
-        For every point and seed: tag, seed, file of the configuration, token_type, bpe_size (or
-        ``-``) and feats_type.
+        For every point and seed: tag, seed, file of the configuration, token_type, bpe_size and
+        feats_type.
     """
     files = write_points(sweep, directory)
     return [
@@ -162,7 +162,7 @@ def list_experiments(
             str(seed),
             str(files[point.name]),
             str(point.config.get("token_type", "tagged_class")),
-            str(point.config.get("bpe_size", "-")),
+            str(point.config.get("bpe_size", 500)),
             str(point.config.get("feats_type", "raw")),
         )
         for point in sweep.points

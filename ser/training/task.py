@@ -20,25 +20,15 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
-from ser.models.conv_recurrent import ConvRecurrentEncoder
 from ser.data.tables import read_table
-from ser.models.identity import IdentityEncoder
 from ser.errors import UserError
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
-from ser.models.feats import FeatsFrontend
-from ser.models.grey import GreyScaleFrontend
-from ser.models.ssl import HFFrontend
+from ser.models.spectral import FeatsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
 from ser.models.model import AMP_DTYPES, SERModel
 from ser.training.optim import parameter_groups
-from ser.models.pooling import (
-    AbsPooling,
-    AttentionPooling,
-    LastPooling,
-    MeanPooling,
-    SelfAttentionPooling,
-    StatisticsPooling,
-)
+from ser.models.pooling import AbsPooling
+from ser.models.registry import find_classes
 from ser.training.preprocess import SERPreprocessor
 from ser.training.trainer import SERTrainer
 from ser.lang.units import read_units, read_untagged, tag_stripper
@@ -47,33 +37,16 @@ GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
 frontend_choices = ClassChoices(
-    name="frontend",
-    classes={"hf": HFFrontend, "feats": FeatsFrontend, "grey": GreyScaleFrontend},
-    type_check=AbsFrontend,
-    default="hf",
+    "frontend", find_classes(AbsFrontend, "Frontend"), type_check=AbsFrontend, default="hf"
 )
 encoder_choices = ClassChoices(
-    name="encoder",
-    classes={
-        "identity": IdentityEncoder,
-        "conv_recurrent": ConvRecurrentEncoder,
-        "rnn": RNNEncoder,
-        "transformer": TransformerEncoder,
-    },
+    "encoder",
+    find_classes(AbsEncoder, "Encoder") | {"rnn": RNNEncoder, "transformer": TransformerEncoder},
     type_check=AbsEncoder,
     default="identity",
 )
 pooling_choices = ClassChoices(
-    name="pooling",
-    classes={
-        "mean": MeanPooling,
-        "last": LastPooling,
-        "attention": AttentionPooling,
-        "self_attention": SelfAttentionPooling,
-        "statistics": StatisticsPooling,
-    },
-    type_check=AbsPooling,
-    default="mean",
+    "pooling", find_classes(AbsPooling, "Pooling"), type_check=AbsPooling, default="mean"
 )
 
 
@@ -324,16 +297,24 @@ def check_network(args: argparse.Namespace) -> None:
     Raises:
         UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
     """
-    reads_waveforms = args.frontend == "hf"
-    readable = ("raw",) if reads_waveforms else tuple(FEATS_SIZES)
+    readable = getattr(frontend_choices.get_class(args.frontend), "reads", tuple(FEATS_SIZES))
     if args.feats_type not in readable:
         raise UserError(
             f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
             f"{' or '.join(readable)}"
         )
-    if reads_waveforms:
+    if args.frontend == "hf":
         return
-    frontend, _, _ = build_network(args)
+    frontend, encoder, _ = build_network(args)
+    heads = read_heads(args.aux_conf).items()
+    aligned = [name for name, head in heads if head.cls.targets == UNITS]
+    if aligned and getattr(encoder, "one_frame", False):
+        raise UserError(
+            f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
+            "which no units can be aligned; remove this head or choose another encoder"
+        )
+    if args.feats_type == "raw":
+        return
     size = FEATS_SIZES[args.feats_type]
     if args.feats_type in FUNCTIONALS and not (
         isinstance(frontend, FeatsFrontend) and frontend.is_plain()

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from ser.errors import UserError
-from ser.models.feats import FeatsFrontend
-from ser.models.heads import AUX_HEADS, CTCHead, Encoded, LabelHead, label_tables, read_heads
-from ser.models.identity import IdentityEncoder
+from ser.models.encoders import IdentityEncoder
+from ser.models.heads import (
+    CTCHead,
+    Encoded,
+    LabelHead,
+    aux_heads,
+    label_tables,
+    read_heads,
+)
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
+from ser.models.spectral import FeatsFrontend
 from ser.training.preprocess import SERPreprocessor
 from ser.training.task import SERTask
 from tests.support.tiny import EMOTIONS
@@ -316,7 +323,7 @@ def test_labels_go_into_the_batch_as_they_are_and_unknown_ones_as_ignored():
 
 
 class DeepLabelHead(LabelHead):
-    """What the registry's docstring shows."""
+    """What CONTRIBUTING.md shows."""
 
     def __init__(self, frame_size, pooled_size, inventory, *, hidden: int = 64):
         super().__init__(frame_size, pooled_size, inventory)
@@ -328,7 +335,7 @@ class DeepLabelHead(LabelHead):
 
 
 def test_a_new_kind_of_head_is_one_class(monkeypatch):
-    monkeypatch.setitem(AUX_HEADS, "deep_label", DeepLabelHead)
+    monkeypatch.setitem(aux_heads(), "deep_label", DeepLabelHead)
     args = SERTask.get_parser().parse_args(["--feats_type", "fbank"])
     args.frontend, args.frontend_conf = "feats", {"input_size": 3}
     args.emotions, args.aux_labels = " ".join(EMOTIONS), {"gender": {"values": GENDERS}}

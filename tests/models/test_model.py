@@ -8,11 +8,11 @@ import torch
 
 from ser.errors import UserError
 from ser.lang.units import greedy_ctc
-from ser.models.feats import FeatsFrontend
+from ser.models.encoders import IdentityEncoder
 from ser.models.heads import CTCHead, Encoded
-from ser.models.identity import IdentityEncoder
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
+from ser.models.spectral import FeatsFrontend
 from ser.training.trainer import wa_ua
 from tests.support.tiny import EMOTIONS
 

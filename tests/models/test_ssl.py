@@ -12,9 +12,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ser.errors import UserError
 from ser.models.cpu.attention import NAME as ATTENTION
 from ser.models.cpu.dropout import Dropout
-from ser.models.feats import FeatsFrontend
 from ser.models.fusion import WeightedSum
-from ser.models.masked_norm import MaskedGroupNorm
+from ser.models.masks import MaskedGroupNorm
+from ser.models.spectral import FeatsFrontend
 from ser.models.ssl import HFFrontend
 from tests.support.tiny import ENCODERS, TINY
 

@@ -10,8 +10,8 @@ from espnet2.tasks.abs_task import optim_classes
 from ser.models import ssl as hf
 from ser.models.cpu import attention as attention_module
 from ser.models.cpu.attention import attention, written_out
+from ser.models.encoders import IdentityEncoder
 from ser.models.heads import CTCHead
-from ser.models.identity import IdentityEncoder
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
 from ser.models.ssl import HFFrontend

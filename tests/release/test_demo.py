@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_predict import said_like, write
 
 from ser.cli import main
 from ser.errors import UserError
@@ -28,6 +27,7 @@ from ser.predict.windows import Segment, Unit
 from ser.release import demo
 from ser.release.demo_examples import SPOKEN, make_examples
 from ser.reporting.page import answer
+from tests.predict.test_classifier import said_like, write
 from tests.support import ROOT
 from tests.support.browser import chromium, needs_chromium
 from tests.support.fake_experiment import LABELS, UNITS, FakeModel

@@ -9,8 +9,8 @@ import torch
 
 from ser.cli.commands import export as command
 from ser.errors import UserError
-from ser.models.conv_recurrent import MaskedBatchNorm
-from ser.models.masked_norm import MaskedGroupNorm
+from ser.models.encoders import MaskedBatchNorm
+from ser.models.masks import MaskedGroupNorm
 from ser.models.whisper import LogMel
 from ser.release.onnx import (
     OLDEST_OPSET,

@@ -122,7 +122,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def _random(changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` with an encoder of random weights in place of a pretrained one."""
-    from ser.models.ssl import embedded_conf
+    from ser.models.pretrained import embedded_conf
 
     if changes.get("frontend_conf", {}).get("model"):
         return changes | {"frontend_conf": embedded_conf(**changes["frontend_conf"])}

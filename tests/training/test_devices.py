@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.nn.utils.rnn import PackedSequence
 
+from ser.config import load_config
 from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
-from ser.models.conv_recurrent import ConvRecurrentEncoder
+from ser.models.encoders import ConvRecurrentEncoder
 from ser.predict.package import build_network_model
 from ser.training.devices import find_device
 from ser.training.trainer import place_step_counts
@@ -39,7 +39,7 @@ def on_waveforms(encoder: str = "wav2vec2-base-like", **options: Any) -> dict[st
 
 def of_system(name: str) -> dict[str, Any]:
     """The network of a system on features, as its YAML has it."""
-    config = yaml.safe_load((CONF / f"train_{name}.yaml").read_text(encoding="utf-8"))
+    config = load_config(CONF / f"train_{name}.yaml")
     return {key: config.get(key, {}) for key in make_network() if key in config or "conf" in key}
 
 

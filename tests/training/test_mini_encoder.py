@@ -12,7 +12,8 @@ import torch
 from ser import provenance
 from ser.config import load_config
 from ser.corpora import mini
-from ser.models.ssl import HFFrontend, embedded_conf
+from ser.models.pretrained import embedded_conf
+from ser.models.ssl import HFFrontend
 from ser.training import mini_encoder
 from tests.support import ROOT
 

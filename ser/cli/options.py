@@ -1,0 +1,42 @@
+"""How options may be written: with dashes or underscores, BOOLs and lists as Kaldi has them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+# dashes and underscores are the same in names of options
+CONTEXT = {
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "max_content_width": 100,
+    "help_option_names": ["-h", "--help"],
+}
+BOOLS = {"true": True, "false": False}
+
+
+def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:
+    """``arguments`` of ``command`` as click reads them.
+
+    ``--status true`` and ``--status=true`` become ``--status``, with false they go; ``--compare A
+    B`` becomes ``--compare A --compare B``. What follows ``--`` stays.
+    """
+    options = {name: p for p in command.params for name in p.opts if name.startswith("-")}
+    rest, written = list(arguments), []
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        name, _, value = word.partition("=")
+        option = options.get(name.replace("_", "-"))
+        if getattr(option, "is_flag", False):
+            if not value and rest and rest[0] in BOOLS:
+                value = rest.pop(0)
+            if value and value not in BOOLS:
+                raise typer.BadParameter(f"{word}: expected true or false", param=option)
+            written += [name] if BOOLS.get(value, True) else []
+        elif getattr(option, "multiple", False) and word == name:
+            values = []
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            written += [part for each in values for part in (name, each)] or [name]
+        else:
+            written.append(word)
+    return written + rest

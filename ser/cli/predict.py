@@ -1,0 +1,284 @@
+"""``ser predict``: which emotion each recording has, and when it changes."""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ser.console import EXIT_ERROR, explain
+from ser.errors import UserError
+from ser.files import naming
+
+if TYPE_CHECKING:
+    from ser.predict.classifier import Prediction, SpeechEmotion
+
+STDIN = "-"
+STDIN_NAME = "standard input"
+EXPERIMENTS = Path("exp")
+
+
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="recordings; - reads standard input; -- comes before names that begin with a dash",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|ZIP|HUB_ID|EXP",
+            help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+            "experiment under exp/, if there is only one",
+        ),
+    ] = "",
+    folds: Annotated[
+        str,
+        typer.Option(
+            help="ask the models of these folds only, and average them; default: all folds"
+        ),
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
+    form: Annotated[
+        Literal["text", "json", "csv", "textgrid"],
+        typer.Option("--format", help="of the output, see above"),
+    ] = "text",
+    segments: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|SECONDS",
+            help="auto; none: each file as one utterance, up to 5 minutes; or windows of SECONDS "
+            "without overlap",
+        ),
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option(help="write there; default: standard output")
+    ] = None,
+) -> None:
+    """Predict the emotions in recordings, and when they change.
+
+    Files of any length, sample rate and number of channels, in any format that libsndfile reads
+    (WAV, FLAC, MP3, Ogg, ...), and m4a, mp4 and webm where torchcodec is installed; - is standard
+    input. A recording of up to 15 s is one utterance, a longer one is read every 3 s through
+    windows of 6 s; its own emotion comes from the mean log-probabilities of these segments. A file
+    that cannot be read is reported, the others are done all the same, and the exit status is 1.
+
+    \b
+      ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
+      ser predict calls/*.mp3 --format csv --output calls.csv
+      ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
+      ffmpeg -i film.mkv -f wav - | ser predict - --format json
+
+    \b
+    Formats:
+      text      the decision, and where the emotion changes
+      json      one object a line for each file: file, duration, emotion, probabilities, segments,
+                units
+      csv       for each file a row of scope "file", then one of scope "segment" for each segment
+      textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
+    """
+    targets = _targets(files, form, output)
+    spans = _segments(segments)
+    source = model or default_model(EXPERIMENTS)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
+        from ser.predict.classifier import SpeechEmotion, check_segments
+
+        check_segments(spans)
+        classifier = SpeechEmotion.from_pretrained(source, device, folds.split() or None)
+    failed = 0
+    with _writer(form, output, targets, classifier.emotions) as write:
+        for number, name in enumerate(files, start=1):
+            place = f"{number}/{len(files)} " if len(files) > 1 else ""
+            try:
+                said = _predict(classifier, name, spans, place)
+            except Exception as err:  # one file's failure must not cost the others
+                failed += 1
+                about = "" if isinstance(err, UserError) else f"{name}: "
+                print(f"error: {about}{explain(err)}", file=sys.stderr)
+                continue
+            try:
+                write(name, said)
+            except UserError as err:
+                failed += 1
+                print(f"error: {err}", file=sys.stderr)
+    if failed:
+        if len(files) > 1:
+            print(f"error: {failed} of {len(files)} files failed, see above", file=sys.stderr)
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _segments(text: str) -> str | float:
+    if text in ("auto", "none"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--segments {text}: expected auto, none or a number of seconds") from None
+
+
+def _predict(model: "SpeechEmotion", name: str, segments: str | float, place: str) -> "Prediction":
+    """One file's prediction, with a progress bar where somebody looks."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc=f"{place}{Path(name).name}",
+        disable=None,  # unless stderr is a terminal
+        leave=False,
+        file=sys.stderr,
+        bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of audio, "
+        "{remaining} left",
+        total=1.0,
+    )
+
+    def show(done: float, total: float) -> None:
+        bar.total = max(done, total)
+        bar.update(done - bar.n)
+
+    with bar, _file(name) as path:
+        try:
+            return model(path, segments=segments, on_progress=show)
+        except UserError as err:
+            raise UserError(str(err).replace(path, STDIN_NAME if name == STDIN else name)) from err
+
+
+@contextlib.contextmanager
+def _file(name: str) -> Iterator[str]:
+    """``name``, or a temporary file with what comes through a pipe, which cannot be sought."""
+    if name != STDIN and not Path(name).is_fifo():
+        yield name
+        return
+    if name == STDIN and sys.stdin is None:
+        raise UserError(f"{STDIN_NAME}: closed; give audio through a pipe, or name a file")
+    with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="ser-"))
+        pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
+        shutil.copyfileobj(pipe, copy)
+        copy.flush()
+        yield copy.name
+
+
+def default_model(experiments: Path) -> str:
+    """The only experiment there is; UserError if there are none or several."""
+    found = sorted(path.parent for path in experiments.glob("*/*/run.yaml"))
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise UserError(
+            f"--model: not given, and {experiments}/ holds no experiment; name a packed model, a "
+            "hub id, or train one: make demo"
+        )
+    listed = "\n  ".join(map(str, found))
+    raise UserError(f"--model: not given, and there are several; choose one:\n  {listed}")
+
+
+def _targets(files: Sequence[str], form: str, output: Path | None) -> dict[str, Path]:
+    """Where each file's TextGrid goes, if they are many; UserError for what cannot be written."""
+    if files.count(STDIN) > 1:
+        raise UserError(f"{STDIN}: standard input can be read once only; name it once")
+    folder = form == "textgrid" and output is not None and (len(files) > 1 or output.is_dir())
+    if output is None:
+        if form == "textgrid" and len(files) > 1:
+            raise UserError(
+                f"--format textgrid: {len(files)} files, each of which gives a TextGrid; say with "
+                "--output into which folder"
+            )
+        return {}
+    if not folder:
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            what = "a folder" if output.is_dir() else f"there is no folder {output.parent}"
+            raise UserError(f"--output {output}: {what}; expected the name of a file to write")
+        if any(name != STDIN and _same(Path(name), output) for name in files):
+            raise UserError(f"--output {output}: is one of the recordings; choose another name")
+        if _is_recording(output):
+            raise UserError(
+                f"--output {output}: a recording, which would be lost; choose another name"
+            )
+        return {}
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: a file; expected a folder for {len(files)} TextGrids")
+    targets: dict[str, Path] = {}
+    for name in dict.fromkeys(files):
+        target = output / f"{'stdin' if name == STDIN else Path(name).stem}.TextGrid"
+        if target in targets.values():
+            raise UserError(
+                f"--output {output}: two recordings would both be written to {target}; predict "
+                "them one by one"
+            )
+        targets[name] = target
+    return targets
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _is_recording(path: Path) -> bool:
+    from ser.data.audio import probe
+
+    try:
+        return path.is_file() and bool(probe(path))
+    except UserError:
+        return False
+
+
+@contextlib.contextmanager
+def _writer(
+    form: str, output: Path | None, targets: dict[str, Path], emotions: Sequence[str]
+) -> Iterator[Callable[[str, "Prediction"], None]]:
+    """A function that writes a prediction at once, so that what is done stays if more is not.
+
+    An older ``output`` stays until there is a prediction to take its place.
+    """
+    from ser.predict.formats import FORMATS, csv_header
+
+    head = csv_header(emotions) if form == "csv" else ""
+    if targets:
+        output.mkdir(parents=True, exist_ok=True)
+
+        def write(name: str, said: "Prediction") -> None:
+            try:
+                with _open(targets[name], "w") as file:
+                    file.write(FORMATS[form](name, said))
+            except OSError as err:
+                raise UserError(
+                    f"{targets[name]}: cannot be written ({err.strerror}); rename {name}, or "
+                    "choose another --output"
+                ) from None
+
+        yield write
+        return
+    if output is None and sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --output")
+    fresh = output is not None and not output.exists()
+    wrote = False
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            stream: IO[str] = sys.stdout
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
+        else:
+            stack.enter_context(naming(output))
+            stream = stack.enter_context(_open(output, "a"))
+
+        def write(name: str, said: "Prediction") -> None:
+            nonlocal wrote
+            if not wrote:
+                if output is not None and output.is_file():
+                    stream.truncate(0)
+                stream.write(head)
+                wrote = True
+            stream.write(FORMATS[form](name, said))
+            stream.flush()
+
+        yield write
+    if fresh and not wrote:
+        output.unlink()
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")

@@ -1,0 +1,351 @@
+"""Checking and completing the options of run.sh, once, for all its stages."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ser.cluster.local import shown_gpus
+from ser.errors import UserError
+from ser.files import ROOT, atomic_write
+
+LARGEST_SEED = 2**32 - 1
+PROTOCOLS = ("strict", "paper", "session", "crossed", "kfold", "prefix")
+COUNTED = ("kfold", "crossed")  # protocols that are followed by a number
+SELECTIONS = ("protocol", "best-on-test")
+PAPER_PROTOCOLS = ["paper", "strict"]
+SER = [os.environ.get("SER_PYTHON") or sys.executable, "-m", "ser"]
+
+
+@dataclass
+class Settings:
+    """What run.sh works with: its options, completed. Paths are in the recipe or absolute."""
+
+    corpus: str = ""
+    stage: int = 0
+    stop_stage: int = 0
+    protocols: list[str] = field(default_factory=list)
+    config: str = ""
+    sweep: str = ""
+    seed: str = ""  # blank separated; empty: those of the sweep
+    folds: str = ""
+    data: str = ""  # data/<corpus>
+    dump: str = ""
+    exp_root: str = ""
+    results: str = ""
+    ngpu: int = 0
+    processes: int = 0  # of stages 1 and 3
+    plan_only: str = "false"
+    chain: str = ""  # file of the jobs of a detached run
+    all_logs: list[str] = field(default_factory=list)  # where stages log, for each protocol
+    inputs: list[str] = field(default_factory=list)  # "token_type bpe_size feats_type" of stage 2
+    experiments: list[str] = field(default_factory=list)  # exp/<corpus>/<tag> of each seed
+    lists: list[str] = field(default_factory=list)  # a sweep's experiments, for each protocol
+    data_options: list[str] = field(default_factory=list)  # of stage 1
+    train_options: list[str] = field(default_factory=list)  # of stage 4
+    slurm: list[str] = field(default_factory=list)  # how stages are submitted
+    plan: list[str] = field(default_factory=list)  # what says how long the training will take
+    instead: list[str] = field(default_factory=list)  # a command to run in place of the stages
+
+    def as_shell(self) -> str:
+        """Assignments for bash to evaluate."""
+        lines = []
+        for name, value in vars(self).items():
+            words = value if isinstance(value, list) else [str(value)]
+            quoted = " ".join(map(shlex.quote, words))
+            lines.append(f"{name}=({quoted})" if isinstance(value, list) else f"{name}={quoted}")
+        return "\n".join(lines)
+
+
+def settle(options: SimpleNamespace) -> Settings:
+    """Check the options of ``recipe`` and complete them.
+
+    Raises:
+        UserError: an option that does not fit; nothing has been written.
+    """
+    if options.paper or options.plan:
+        _for_the_paper(options)
+    _numbers(options)
+    _backend(options)
+    protocol = _protocol(options)
+    _names(options)
+    settings = Settings(
+        corpus=options.corpus,
+        stage=options.stage,
+        stop_stage=options.stop_stage,
+        protocols=PAPER_PROTOCOLS if options.paper else [protocol],
+        config=_config(options),
+        sweep=_sweep(options),
+        seed=options.seed,
+        folds=options.folds,
+        data=f"{_path(options.data_dir, 'data')}/{options.corpus}",
+        dump=f"{_path(options.dump_dir, 'dump')}/{options.corpus}",
+        exp_root=_path(options.exp_dir, "exp"),
+        ngpu=options.ngpu,
+        processes=options.nj or 2,
+        plan_only=str(options.plan).lower(),
+    )
+    settings.results = _path(options.results, f"{settings.exp_root}/RESULTS.md")
+    _experiments(settings, options)
+    _modes(settings, options)
+    _stage_options(settings, options)
+    if options.stage > 1 and (options.emotions or options.text):
+        from ser.corpora.prepare import require_same_options
+
+        text = Path(options.text) if options.text else None
+        require_same_options(options.corpus, Path(settings.data).parent, options.emotions, text)
+    return settings
+
+
+def _for_the_paper(options: SimpleNamespace) -> None:
+    """--paper is a sweep in two protocols."""
+    if not options.paper:
+        raise UserError("--plan says what --paper will take; give both")
+    for name in ("sweep", "compare", "tag", "k"):
+        if getattr(options, name):
+            raise UserError(f"--{name} does not go with --paper; leave one of them out")
+    if (options.protocol, options.select) != ("strict", "protocol"):
+        raise UserError(
+            "--protocol and --select do not go with --paper, which runs the protocols paper and "
+            "strict"
+        )
+    options.sweep = str(ROOT / "conf/sweeps/paper.yaml")
+    if options.plan:
+        options.stop_stage = 3
+
+
+def _numbers(options: SimpleNamespace) -> None:
+    """Stages and seeds."""
+    options.stop_stage = options.stop_stage or (7 if options.stage == 7 else 6)
+    if options.stage > options.stop_stage and not options.plan:
+        raise UserError(f"--stage {options.stage} comes after --stop-stage {options.stop_stage}")
+    if options.seed == "auto":
+        options.seed = "" if options.sweep else "1"
+        return
+    seeds = options.seed.replace(",", " ").split()
+    if not seeds:
+        raise UserError('--seed is empty; give a number, or several: --seed "1 2 3"')
+    for seed in seeds:
+        if not seed.isdecimal() or int(seed) > LARGEST_SEED:
+            raise UserError(f"--seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
+        if seeds.count(seed) > 1:
+            raise UserError(f"--seed: {seed} is given twice")
+    options.seed = " ".join(str(int(seed)) for seed in seeds)
+
+
+def _backend(options: SimpleNamespace) -> None:
+    """Where the jobs run."""
+    if options.backend == "slurm":
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "--backend slurm: found no program sbatch; run this where jobs are submitted "
+                "(a cluster's login node), or on this machine alone: --backend local"
+            )
+        options.slurm_conf = _path(options.slurm_conf, "conf/slurm.conf")
+        if not (ROOT / options.slurm_conf).is_file():
+            raise UserError(f"--slurm-conf {options.slurm_conf}: no such file")
+        return
+    if options.backend != "local":
+        raise UserError(f"--backend {options.backend}: expected local or slurm")
+    if options.detach:
+        raise UserError("--detach: needs --backend slurm")
+    if options.num_nodes > 1:
+        raise UserError(f"--num-nodes {options.num_nodes}: needs --backend slurm")
+    if options.ngpu and not options.status:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        named = [n for n in (visible or "").split(",") if n.strip() and n.strip() != "-1"]
+        count = len(shown_gpus() if visible is None else named)
+        if options.ngpu > count:
+            raise UserError(
+                f"--ngpu {options.ngpu}: this machine shows {count} GPUs (nvidia-smi -L; "
+                f"CUDA_VISIBLE_DEVICES={'unset' if visible is None else visible}); --ngpu 0 runs "
+                "on the CPU. Where there is no nvidia-smi, CUDA_VISIBLE_DEVICES=0 names the first "
+                "GPU"
+            )
+
+
+def _protocol(options: SimpleNamespace) -> str:
+    """The protocol with its number, such as kfold5."""
+    protocol, k = options.protocol, options.k
+    found = re.fullmatch(rf"({'|'.join(COUNTED)})(\d+)", protocol)
+    if found and not k:  # as in run.yaml and RESULTS.md
+        protocol, k = found.groups()
+    if protocol not in PROTOCOLS:
+        raise UserError(
+            f"--protocol {protocol}: expected strict, paper, session, crossed or kfold (or the "
+            "leaky prefix)"
+        )
+    if options.select not in SELECTIONS:
+        raise UserError(f"--select {options.select}: expected protocol (or the leaky best-on-test)")
+    if protocol not in COUNTED:
+        if k:
+            raise UserError(
+                f"--k {k} is for --protocol kfold and crossed; leave it out with {protocol}"
+            )
+        return protocol
+    if not k:
+        raise UserError(f"--protocol {protocol} needs a number of folds or groups, e.g. --k 5")
+    if not k.isdecimal() or int(k) < 2:
+        raise UserError(f"--k {k}: expected a whole number from 2 on")
+    return f"{protocol}{int(k)}"
+
+
+def _names(options: SimpleNamespace) -> None:
+    """The corpus, where it is, its transcripts, the tag and the folds."""
+    egs = sorted(path.parent.name for path in ROOT.glob("egs/*/corpus.yaml"))
+    if options.corpus not in egs:
+        raise UserError(f"--corpus {options.corpus!r} is unknown; egs/ has: {' '.join(egs)}")
+    if options.corpus_dir:
+        if not Path(options.corpus_dir).exists():
+            raise UserError(f"--corpus-dir {options.corpus_dir}: no such directory")
+        options.corpus_dir = _path(options.corpus_dir)
+    if options.text:
+        if not Path(options.text).is_file():
+            raise UserError(f"--text {options.text}: no such file")
+        options.text = _path(options.text)
+    if options.ssl and Path(options.ssl).is_dir():
+        options.ssl = _path(options.ssl)
+    if "/" in options.tag or options.tag.startswith("-") or options.tag in (".", ".."):
+        raise UserError(f"--tag {options.tag!r}: a tag is a name, not a path (see --exp-dir)")
+    options.folds = " ".join(options.folds.replace(",", " ").split())
+
+
+def _config(options: SimpleNamespace) -> str:
+    """The system's YAML, by default S1; of corpora without transcripts S4."""
+    if not options.config:
+        own = ROOT / "conf" / f"{options.corpus}_s1.yaml"
+        if options.corpus == "casia":
+            own = ROOT / "conf/train_s4_cgru_attention.yaml"
+        return _path(str(own if own.is_file() else ROOT / "conf/train_s1_mtl_phoneme.yaml"))
+    return _existing("--config", options.config, "conf/*.yaml")
+
+
+def _sweep(options: SimpleNamespace) -> str:
+    if not options.sweep:
+        return ""
+    if options.tag:
+        raise UserError("--tag does not go with --sweep, whose points have tags of their own")
+    if options.select != "protocol":
+        raise UserError("--select does not go with --sweep")
+    return _existing("--sweep", options.sweep, "conf/sweeps/*.yaml")
+
+
+def _existing(option: str, name: str, pattern: str) -> str:
+    """A file of the user, or of the recipe."""
+    path = Path(name) if Path(name).is_file() else ROOT / name
+    if not path.is_file():
+        known = " ".join(str(file.relative_to(ROOT)) for file in sorted(ROOT.glob(pattern)))
+        raise UserError(f"{option} {name}: no such file; there are: {known}")
+    return _path(str(path))
+
+
+def _experiments(settings: Settings, options: SimpleNamespace) -> None:
+    """Which experiments are run, and what stages 2 and 3 make for them."""
+    from ser.config import load_config
+
+    root, seeds = Path(settings.exp_root) / options.corpus, settings.seed.split()
+    config = load_config(ROOT / settings.config)
+    if not settings.sweep:
+        (protocol,) = settings.protocols
+        tag = options.tag
+        if not tag:
+            tag = f"{Path(settings.config).stem.removeprefix('train_')}_{protocol}"
+            tag += "" if options.select == "protocol" else f"_{options.select}"
+            tag += f"_seed{seeds[0]}" if len(seeds) == 1 else ""
+        tags = [tag] if len(seeds) == 1 else [f"{tag}_seed{seed}" for seed in seeds]
+        settings.experiments = [str(root / tag) for tag in tags]
+        settings.inputs = [" ".join(inputs_of(config))]
+        settings.all_logs = [f"{settings.experiments[0]}/log"]
+        return
+    from ser.training.sweep import list_experiments, load_sweep
+
+    sweep = load_sweep(ROOT / settings.sweep, ROOT / settings.config)
+    for protocol in settings.protocols:
+        rows = list_experiments(
+            sweep, protocol, [int(s) for s in seeds] or sweep.seeds, root / f"{sweep.name}_points"
+        )
+        file = root / f"{sweep.name}_{protocol}.tsv"
+        with atomic_write(file) as stream:
+            stream.writelines("\t".join(row) + "\n" for row in rows)
+        settings.lists.append(str(file))
+        settings.experiments += [str(root / row[0]) for row in rows]
+        settings.inputs += [" ".join(row[3:]) for row in rows]
+        settings.all_logs.append(f"{root / rows[0][0]}/log")
+    settings.inputs = list(dict.fromkeys(settings.inputs))
+
+
+def inputs_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a system asks of stages 2 and 3: token_type, bpe_size and feats_type."""
+    defaults = {"token_type": "tagged_class", "bpe_size": 500, "feats_type": "raw"}
+    return tuple(str(config.get(key, default)) for key, default in defaults.items())
+
+
+def _modes(settings: Settings, options: SimpleNamespace) -> None:
+    """What runs in place of the stages, and what says how long they will take."""
+    dump = ["--dump-dir", settings.dump]
+    seed = ["--seed", settings.seed]
+    if options.paper:
+        root = ["--exp-root", settings.exp_root, "--corpus", options.corpus, *dump, *seed]
+        paper = [*SER, "paper", "--sweep", settings.sweep, "--config", settings.config, *root]
+        work = [f"--ngpu={options.ngpu}", f"--folds-per-gpu={options.folds_per_gpu}"]
+        work += [f"--nj={options.nj}", f"--max-epoch={options.max_epoch}", f"--ssl={options.ssl}"]
+        work += [f"--folds={settings.folds}", f"--backend={options.backend}"]
+        if options.status:
+            settings.instead = [*paper, "--status"]
+        elif options.plan or (options.stage <= 4 <= options.stop_stage and not options.detach):
+            settings.plan = [*paper, *work, "--", *(options.espnet_options or [])]
+    elif options.status:
+        chosen = [f"--exp-dir={directory}" for directory in settings.experiments]
+        settings.instead = [*SER, "status", *dump, "--protocol", settings.protocols[0], *chosen]
+    elif options.compare:
+        root = Path(settings.exp_root) / options.corpus
+        compared = [f"--exp-dir={root / tag}" for tag in options.compare]
+        settings.instead = [*SER, "compare", *dump, *compared]
+    elif options.stage > 4:
+        for directory in settings.experiments:
+            # the log of what begins here would otherwise make the folder
+            if not (ROOT / directory).is_dir():
+                raise UserError(
+                    f"--stage {options.stage}: there is no experiment {directory}; train it first, "
+                    "or correct what names it: --tag, --config, --protocol, --seed"
+                )
+
+
+def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
+    """Options that concern one stage only."""
+    settings.data_options = [f"--corpus={options.corpus}", f"--nj={settings.processes}"]
+    for name in ("corpus_dir", "text", "emotions"):
+        if value := getattr(options, name):
+            settings.data_options.append(f"--{name.replace('_', '-')}={value}")
+    if options.allow_partial:
+        settings.data_options.append("--allow-partial")
+    slurm = options.backend == "slurm"
+    train = [f"--config={settings.config}"] if not settings.sweep else []
+    train += [f"--seed={settings.seed}"] if not settings.sweep else []
+    train += [f"--select={options.select}", f"--folds={settings.folds}", f"--ngpu={options.ngpu}"]
+    train += [f"--folds-per-gpu={options.folds_per_gpu}", f"--nj={options.nj}"]
+    train += [f"--max-epoch={options.max_epoch}"] if options.max_epoch else []
+    train += [f"--ssl={options.ssl}"] if options.ssl else []
+    train += ["--overwrite"] if options.overwrite else []
+    if slurm:
+        train += ["--backend=slurm", f"--slurm-conf={options.slurm_conf}"]
+        train += [f"--num-nodes={options.num_nodes}"]
+        settings.slurm = [f"--slurm-conf={options.slurm_conf}"]
+    if options.detach:
+        settings.chain = f"{settings.all_logs[0]}/chain"
+        settings.slurm.append(f"--chain={settings.chain}")
+    settings.train_options = [*train, "--", *(options.espnet_options or [])]
+
+
+def _path(name: str, default: str = "") -> str:
+    """A path of the caller: absolute, or relative to the recipe if it is inside."""
+    if not name:
+        return default
+    path = os.path.normpath(Path(name).absolute())
+    return os.path.relpath(path, ROOT) if Path(path).is_relative_to(ROOT) else path

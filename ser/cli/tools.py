@@ -1,0 +1,282 @@
+"""Commands about experiments, models and the recipe itself, each a line of ``ser --help``."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ser.errors import UserError
+
+ExpDirs = Annotated[
+    list[Path], typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times")
+]
+DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR|ZIP|HUB_ID|EXP",
+        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+        "experiment under exp/, if there is only one",
+    ),
+]
+
+
+def status(
+    exp_dir: ExpDirs,
+    dump_dir: DumpDir,
+    protocol: Annotated[str, typer.Option(help="where stage 4 has not begun")] = "strict",
+) -> None:
+    """Show how far every fold of experiments has come; starts and changes nothing."""
+    from ser.reporting.status import show_status
+
+    for directory in exp_dir:
+        print(show_status(directory, dump_dir, protocol))
+
+
+def compare(
+    exp_dir: ExpDirs,
+    dump_dir: DumpDir,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="for compare.json and compare.txt; default: compare/A_vs_B beside the first"
+        ),
+    ] = None,
+) -> None:
+    """Compare two systems on the same test utterances: differences, intervals, tests.
+
+    --exp-dir once for each system, or for each seed of both.
+    """
+    from ser.scoring.compare import compare as compare_systems
+
+    compare_systems([str(directory) for directory in exp_dir], dump_dir, out_dir)
+
+
+def paper(
+    sweep: Annotated[Path, typer.Option(help="the experiments")],
+    config: Annotated[Path, typer.Option(help="the system that they vary")],
+    exp_root: Annotated[Path, typer.Option(help="holds <corpus>/<tag>")],
+    dump_dir: DumpDir,
+    corpus: Annotated[str, typer.Option()],
+    seed: Annotated[str, typer.Option(help="blank separated; default: those of the sweep")] = "",
+    folds: Annotated[str, typer.Option(help="blank separated names; default: all")] = "",
+    ngpu: Annotated[int, typer.Option()] = 0,
+    folds_per_gpu: Annotated[int, typer.Option()] = 1,
+    nj: Annotated[int, typer.Option(help="trainings side by side on the CPU; 0: 2")] = 0,
+    max_epoch: Annotated[int, typer.Option(help="replaces max_epoch of the YAML")] = 0,
+    ssl: Annotated[str, typer.Option(help="replaces frontend_conf.model")] = "",
+    backend: Annotated[str, typer.Option(help="with slurm nothing is timed here")] = "local",
+    how_far: Annotated[bool, typer.Option("--status", help="show every fold instead")] = False,
+    espnet_options: Annotated[list[str] | None, typer.Argument(help="ESPnet's, after --")] = None,
+) -> None:
+    """Say what ./run.sh --paper will take: hours, disk and memory; or how far it has come."""
+    from ser.cli.settings import PAPER_PROTOCOLS
+    from ser.training import estimate
+    from ser.training.sweep import load_sweep
+
+    loaded = load_sweep(sweep, config)
+    seeds = [int(number) for number in seed.split()] or loaded.seeds
+    directory = exp_root / corpus
+    if how_far:
+        from ser.reporting.status import show_status
+
+        for protocol, point, number in itertools.product(PAPER_PROTOCOLS, loaded.points, seeds):
+            exp_dir = directory / point.experiment(loaded.name, protocol, number)
+            found = show_status(exp_dir, dump_dir, protocol) if exp_dir.is_dir() else ""
+            print(found or f"{exp_dir}: not started")
+        return
+    print(
+        estimate.plan(
+            loaded,
+            directory,
+            dump_dir,
+            PAPER_PROTOCOLS,
+            seeds,
+            folds=folds.split(),
+            ngpu=ngpu,
+            at_once=1 if backend == "slurm" else ngpu * folds_per_gpu or nj or 2,
+            max_epoch=max_epoch or None,
+            ssl=ssl or None,
+            timed_here=backend == "local",
+            extra_args=espnet_options or [],
+        )
+    )
+
+
+def audit(
+    dump_dir: DumpDir,
+    protocol: Annotated[str, typer.Option(help="e.g. strict or kfold5")] = "strict",
+) -> None:
+    """Check the folds of a dump again: nothing of a test split may be trained on."""
+    from ser.data.folds import audit_folds
+
+    folds_dir = dump_dir / "folds" / protocol
+    print("\n".join(audit_folds(protocol, folds_dir, dump_dir)))
+
+
+def reference(
+    output: Annotated[Path, typer.Option(help="the file to write")] = Path("docs/reference.md"),
+) -> None:
+    """Write the list of every option from the code (make docs)."""
+    from ser.cli.reference import reference as text
+    from ser.files import atomic_write
+
+    with atomic_write(output) as stream:
+        stream.write(text())
+
+
+def mini_encoder(
+    output: Annotated[Path, typer.Option(help="folder; is replaced")] = Path("egs/mini/encoder"),
+    seed: Annotated[int, typer.Option(help="of speech and training")] = 1,
+) -> None:
+    """Pretrain the encoder of conf/mini_*.yaml on synthetic speech of other voices."""
+    from ser.training.mini_encoder import make
+
+    make(output, seed)
+
+
+def export(
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="the file to write")],
+    model: Model,
+    fold: Annotated[
+        str | None, typer.Option(help="the fold whose model is exported; default: the first")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="version of ONNX's operators, 18 or later")] = 18,
+) -> None:
+    """Write a model as ONNX, for programs without PyTorch, and compare the two.
+
+    The graph takes any number of utterances of any lengths; padding does not change its answers:
+
+    \b
+      speech (B, L) float32 samples in [-1, 1] at 16 kHz, or (B, T, F) features as the model reads
+      speech_lengths (B,) int64
+      emotion_logp (B, C)   log-probabilities of the emotions
+      lengths (B,) int64    the frames of each utterance
+      <head>_logp           of each auxiliary head: (B, T, V) over its units, (B, V) over its labels
+
+    The names of emotions and units are in the file's metadata. One fold makes one file. After
+    writing, PyTorch and onnxruntime are compared on batches of several sizes and lengths, and the
+    largest difference is printed. Needs requirements-apps.txt: make install APPS=1
+
+    \b
+      ser export --onnx s1.onnx --model exp/iemocap/s1_mtl_phoneme_strict_seed1 --fold Ses01F
+      ser export --onnx model.onnx --model packed.zip
+    """
+    from ser.release.onnx import export_onnx
+
+    export_onnx(model, onnx, fold, opset)
+
+
+def manifest(
+    data_dir: Annotated[Path, typer.Argument(help="data/<corpus>, as stage 1 has left it")],
+    form: Annotated[
+        Literal["both", "lhotse", "emobox"], typer.Option("--format", help="what to write")
+    ] = "both",
+    protocol: Annotated[
+        Literal["strict", "paper", "session", "crossed", "kfold"],
+        typer.Option(help="of the folds, as in run.sh"),
+    ] = "strict",
+    k: Annotated[
+        int | None, typer.Option(help="folds of kfold, groups of sentences of crossed")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="the folder to write, or to write anew if it holds manifests; default: "
+            "DATA_DIR/manifests/<protocol>"
+        ),
+    ] = None,
+    relative_to: Annotated[
+        Path | None,
+        typer.Option(help="write audio paths as seen from this folder; default: absolute"),
+    ] = None,
+    nj: Annotated[int, typer.Option(help="audio headers read at a time")] = 4,
+) -> None:
+    """Write a prepared corpus, with its folds, as manifests for lhotse and EmoBox.
+
+    OUTPUT/lhotse holds recordings.jsonl.gz, supervisions.jsonl.gz (speaker, gender, language, text,
+    and the emotion as custom.emotion) and, for each fold, cuts_train, cuts_valid and
+    cuts_test.jsonl.gz. OUTPUT/emobox/<corpus> holds EmoBox's metadata: <corpus>.jsonl,
+    label_map.json and, for fold N, fold_N/<corpus>_train_fold_N.jsonl and so on; folds.tsv says
+    which fold N is. Only strict has a valid split. Audio is referred to, not copied.
+
+    \b
+      ser manifest data/emodb
+      ser manifest data/iemocap --protocol session --format emobox --output ~/EmoBox/data_session
+      ser manifest data/emodb --relative-to ~/emodb/wav      # for a machine that has it elsewhere
+      ser manifest data/emodb --protocol kfold --k 5         # speaker-dependent
+    """
+    from ser.data.manifest import protocol_name, write_manifests
+
+    write_manifests(
+        data_dir,
+        protocol=protocol_name(protocol, k),
+        form=form,
+        output=output,
+        relative_to=relative_to,
+        nj=nj,
+    )
+
+
+def demo(
+    model: Model = "",
+    folds: Annotated[str, typer.Option(help="ask the models of these folds only")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="serve on this address; 0.0.0.0: on all, to whoever can reach them",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="default: 7860, or the next one that is free"),
+    ] = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share",
+            help="also give the page a public address for a week, through servers of Gradio's "
+            "makers: whoever has it can use the page, and recordings pass through those servers",
+        ),
+    ] = False,
+    max_megabytes: Annotated[float, typer.Option(help="the largest file that is taken")] = 100,
+    max_minutes: Annotated[float, typer.Option(help="the longest recording that is taken")] = 15,
+) -> None:
+    """Serve a page on which to drop or record speech and see its emotions.
+
+    The probabilities of the emotions, when they change, and the units of the CTC head; the answers
+    are those of ser predict. The page is for this machine alone unless --host or --share says
+    otherwise. It needs no network and keeps nothing: recordings are deleted once they are answered.
+    Needs requirements-apps.txt: make install APPS=1
+
+    \b
+      ser demo --model exp/iemocap/s1_mtl_phoneme_strict_seed1
+      ser demo --model packed.zip --folds "Ses01F Ses01M" --port 8080
+      ser demo --host 0.0.0.0 --max-minutes 5      # for all who can reach this machine
+    """
+    from ser.cli.predict import EXPERIMENTS, default_model
+    from ser.release.demo import serve
+
+    for name, value in (("--max-megabytes", max_megabytes), ("--max-minutes", max_minutes)):
+        if not 0 < value < math.inf:
+            raise UserError(f"{name} {value}: expected a number above 0")
+    source = model or default_model(EXPERIMENTS)
+
+    def load_model():
+        from ser.predict.classifier import SpeechEmotion
+
+        return SpeechEmotion.from_pretrained(source, device, folds.split() or None)
+
+    serve(
+        load_model,
+        source,
+        host=host,
+        port=port,
+        share=share,
+        max_megabytes=max_megabytes,
+        max_minutes=max_minutes,
+    )

@@ -1,0 +1,299 @@
+"""A command on this machine with a log that says what ran where, when and how it ended."""
+
+import contextlib
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from ser.cluster.locks import slurm_job
+from ser.cluster.tasks import Signals
+from ser.errors import EXIT_RESUME, UserError
+
+EXIT_NOT_FOUND = 127  # of shells
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+LIBC = ctypes.CDLL(None)
+TICK_SECONDS = 1.0  # between looks at a command, should the signal of its end get lost
+PROGRESS = "[progress] "
+WARNING = "warning: "
+LAST_LINES = 15
+FURNITURE = re.compile(
+    r"# (command|host|job|start|pid|end|exit status):|warning: |\[(fold|progress)\] "
+)
+
+
+class Display:
+    """Passes lines of a command's stdout on to the user.
+
+    Args:
+        show: Regular expression of the lines that are passed on.
+        live: Rewrite ``[progress] ...`` lines in place on a terminal, drop them elsewhere.
+        watch: With ``live``: look for progress in the newest of these logs as well, given as a
+            prefix, since jobs with logs of their own say nothing here.
+    """
+
+    def __init__(self, stream: IO[str], show: str = "", live: bool = False, watch: str = ""):
+        self._stream, self._show, self._live = stream, re.compile(show), live
+        self._watch = Path(watch) if watch else None
+        self._terminal = live and stream.isatty()
+        self._on_screen = False
+        self._lock = threading.Lock()
+
+    def line(self, text: str) -> None:
+        """Show one line, without its end, unless it is not for the user."""
+        with self._lock:
+            if self._live and text.startswith(PROGRESS):
+                self._progress(text)
+            elif not text.startswith(WARNING) and self._show.search(text):
+                self._erase()
+                self._stream.write(text + "\n")
+                self._stream.flush()
+
+    def tick(self) -> None:
+        """Show the newest progress among the watched logs."""
+        if not self._terminal or self._watch is None:
+            return
+        logs = self._watch.parent.glob(f"{self._watch.name}*.log")
+        newest = max(logs, key=lambda log: log.stat().st_mtime_ns, default=None)
+        lines = tail(newest).splitlines() if newest else []
+        for text in reversed(lines):
+            if text.startswith(PROGRESS):
+                with self._lock:
+                    self._progress(text)
+                return
+
+    def close(self) -> None:
+        """Remove a progress line that stands on the screen."""
+        with self._lock:
+            self._erase()
+            self._stream.flush()
+
+    def _progress(self, text: str) -> None:
+        if self._terminal:
+            columns = shutil.get_terminal_size().columns
+            self._stream.write("\r\033[K" + f"  {text.removeprefix(PROGRESS)}"[: columns - 1])
+            self._stream.flush()
+            self._on_screen = True
+
+    def _erase(self) -> None:
+        if self._on_screen:
+            self._stream.write("\r\033[K")
+        self._on_screen = False
+
+
+class LoggedCommand:
+    """A running command, its stdout and stderr in ``log`` between a header and a footer.
+
+        # command: .venv/bin/python -m ser data --corpus mini ...
+        # host: node7
+        # job: 12_3                          (in a Slurm job)
+        # start: 2025-01-31T12:00:00+0100
+        # pid: 4711                          (of the command)
+        # end: 2025-01-31T12:03:10+0100
+        # exit status: 0
+
+    The command leads a process group of its own, which is killed should this process die.
+
+    Args:
+        threads: Of the command's numeric libraries; 0 leaves them alone.
+        append: Go on below what is in ``log``, which is replaced otherwise.
+
+    Raises:
+        UserError: the log cannot be written.
+    """
+
+    def __init__(
+        self,
+        log: Path | str,
+        command: Sequence[str],
+        display: Display,
+        threads: int = 0,
+        append: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.log, self._display = Path(log), display
+        self._append(command, new=not append)
+        environment = dict(os.environ if environment is None else environment)
+        if threads:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._process: subprocess.Popen | None = None
+        self._reader: threading.Thread | None = None
+        self._status: int | None = None
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stream,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        except OSError as err:
+            self._write(f"error: {command[0]}: {err.strerror}\n")
+            self._end(EXIT_NOT_FOUND)
+            return
+        self._guard = _Guard(self._process.pid)
+        self._write(f"# pid: {self._process.pid}\n")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def poll(self) -> int | None:
+        """The exit status as a shell has it, or None while the command runs."""
+        if self._status is None and self._process.poll() is not None:
+            self._reader.join()
+            self._guard.release()
+            code = self._process.returncode
+            self._end(code if code >= 0 else 128 - code)
+        return self._status
+
+    def send(self, number: signal.Signals) -> None:
+        """Pass a signal on: USR1, "stop when you can", to the command alone, others to all."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        if number == signal.SIGUSR1:
+            self._process.send_signal(number)
+        else:
+            os.killpg(self._process.pid, number)
+
+    def report(self, out: IO[str], err: IO[str]) -> None:
+        """Print the warnings of a command that has ended and, if it failed, why."""
+        with open(self.log, "rb") as stream:
+            stream.seek(self._began)
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+        for line in lines:
+            if line.startswith(WARNING):
+                print(line, file=out, flush=True)
+        if self._status == EXIT_RESUME:
+            print(
+                "stopped by a signal after writing a checkpoint; run the same command to go on",
+                file=err,
+            )
+        elif self._status:
+            body = [line for line in lines if not FURNITURE.match(line)]
+            print(
+                "\n".join([*last_words(body), f"exit status {self._status}; log: {self.log}"]),
+                file=err,
+            )
+        err.flush()
+
+    def _append(self, command: Sequence[str], new: bool) -> None:
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self.log, "ab", buffering=0)  # noqa: SIM115 (closed by _end)
+            if new:
+                self._stream.truncate(0)
+        except OSError:
+            raise UserError(
+                f"{self.log}: cannot be written; choose an --exp-dir on a writable disk"
+            ) from None
+        self._began = self._stream.tell()
+        job = slurm_job()
+        self._write(f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n")
+        self._write((f"# job: {job}\n" if job else "") + f"# start: {now()}\n")
+
+    def _read(self) -> None:
+        for raw in self._process.stdout:
+            self._stream.write(raw if raw.endswith(b"\n") else raw + b"\n")  # in one piece
+            self._display.line(raw.decode("utf-8", "replace").rstrip("\n"))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text.encode("utf-8"))
+
+    def _end(self, status: int) -> None:
+        self._write(f"# end: {now()}\n# exit status: {status}\n")
+        self._stream.close()
+        self._display.close()
+        self._status = status
+
+
+class _Guard:
+    """A process that kills a process group as soon as this process has died, even by kill -9."""
+
+    def __init__(self, group: int) -> None:
+        read, self._write = os.pipe()
+        script = f"read -r _ || kill -KILL -- -{group}"
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stdin=read,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(read)
+
+    def release(self) -> None:
+        """The group has ended."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self._write, b"\n")
+        os.close(self._write)
+        self._process.wait()
+
+
+def run_logged(
+    command: LoggedCommand,
+    display: Display,
+    signals: Signals,
+    usr1: signal.Signals = signal.SIGUSR1,
+) -> int:
+    """Wait for ``command`` and pass ``signals`` on to it, USR1 as ``usr1``; its exit status.
+
+    INT is passed on as TERM, which processes in the background do not ignore.
+    """
+    passed = {signal.SIGINT: signal.SIGTERM, signal.SIGUSR1: usr1}
+    while (status := command.poll()) is None:
+        signals.wait(TICK_SECONDS)
+        for number in signals.take():
+            command.send(passed.get(number, number))
+        display.tick()
+    return status
+
+
+def last_words(body: Sequence[str]) -> list[str]:
+    """What a failed command's log says last, and its error, should that stand further above."""
+    last = [*body[-LAST_LINES:]]
+    if any("error:" in line for line in last):
+        return last
+    error: list[str] = []
+    open_ = False
+    for line in body:
+        if "error:" in line:
+            error, open_ = [line], True
+        elif open_ and line.startswith("  "):
+            error.append(line)
+        else:
+            open_ = False
+    return error + [line for line in last if line not in error]
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when the one that started it dies."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def tail(path: Path, size: int = 20_000) -> str:
+    """The end of a text file."""
+    with open(path, "rb") as stream:
+        stream.seek(max(0, path.stat().st_size - size))
+        return stream.read().decode("utf-8", "replace")
+
+
+def now() -> str:
+    """The time as logs have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def stdout() -> IO[str]:
+    """Standard output for ``Display``: lines of any encoding pass."""
+    sys.stdout.reconfigure(errors="replace")
+    return sys.stdout

@@ -1,0 +1,94 @@
+"""Asking Slurm: its commands, a controller that does not answer, and signals meanwhile."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from ser.cluster.tasks import Signals
+from ser.errors import EXIT_RESUME, UserError
+
+POLL = "SER_SLURM_POLL"  # seconds between looks at the queue
+POLL_SECONDS = 2.0, 15.0  # at first and later, or both from the environment
+COMMAND_SECONDS = 90.0  # before a command of Slurm counts as unanswered
+SILENT = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were")
+
+
+class Interrupted(Exception):
+    """A signal has come before there was a job."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.signal = number
+
+
+def ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.CompletedProcess:
+    """Run a command of Slurm; while the controller does not answer, say so once and try again.
+
+    Raises:
+        Interrupted: one of ``signals`` has come, and the command did not succeed.
+    """
+    said = False
+    while True:
+        done = call(command)
+        silent = is_silent(done)
+        if silent and not said:
+            print(f"waiting for Slurm's controller to {purpose}: {words(done.stderr)}", flush=True)
+        if silent:
+            signals.wait(polls()[0])
+        if done.returncode != 0 and signals.last:  # which may also be what ended the command
+            raise Interrupted(signals.last)
+        if not silent:
+            if said:
+                print("Slurm's controller answers again", flush=True)
+            return done
+        said = True
+
+
+def call(command: Sequence[str]) -> subprocess.CompletedProcess:
+    # Within a job its own variables would become those of the new one.
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
+    try:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", "Socket timed out")
+
+
+def is_silent(done: subprocess.CompletedProcess) -> bool:
+    return done.returncode != 0 and any(words in done.stderr for words in SILENT)
+
+
+def polls() -> tuple[float, float]:
+    """Seconds between looks at the queue: at first, and later."""
+    fixed = os.environ.get(POLL)
+    try:
+        return (float(fixed), float(fixed)) if fixed else POLL_SECONDS
+    except ValueError:
+        raise UserError(f"{POLL}={fixed}: expected a number of seconds") from None
+
+
+def words(complaint: str) -> str:
+    """Slurm's own words in one line."""
+    return "; ".join(line.strip() for line in complaint.splitlines() if line.strip())
+
+
+def accounted(job: str) -> dict[str, str]:
+    """What Slurm's accounting knows of a job; empty where there is none."""
+    if shutil.which("sacct") is None:
+        return {}
+    form = "--format=State,ExitCode,NodeList,Timelimit"
+    done = call(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", form])
+    fields = done.stdout.splitlines()[0].split("|") if done.stdout.strip() else []
+    if len(fields) != 4:
+        return {}
+    state = (fields[0].split() or [""])[0]  # "CANCELLED by 1000"
+    return dict(JobState=state, ExitCode=fields[1], NodeList=fields[2], TimeLimit=fields[3])
+
+
+def status_of(number: signal.Signals) -> int:
+    """The exit status of a run that this signal has ended."""
+    return EXIT_RESUME if number == signal.SIGUSR1 else 128 + number

@@ -1,0 +1,132 @@
+"""How run.sh runs a stage: here or as a Slurm job, waiting for its end or submitted in a chain."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ser.cluster.logged import Display, LoggedCommand, die_with_parent, run_logged, stdout
+from ser.cluster.slurm import run_slurm
+from ser.cluster.tasks import Signals, Tasks
+from ser.errors import EXIT_RESUME, UserError
+
+BATCH_JOB = "SER_BATCH_JOB"  # set by run.sh where it is itself a Slurm job
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of run.sh and what it needs."""
+
+    number: int
+    name: str
+    log: Path
+    command: Sequence[str]
+    last: bool = False  # of the run
+    gpu: int = 0
+    num_threads: int = 0
+
+    @property
+    def title(self) -> str:
+        """``stage 1 (data)``"""
+        return f"stage {self.number} ({self.name})"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage submits jobs by itself and knows how to stop for now."""
+        return self.name == "train"
+
+
+def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
+    """Run a stage, say how it went; its exit status.
+
+    TERM, INT and HUP end it. USR1, "stop when you can", ends other stages than training as well,
+    since they are quick to repeat; the status is then 75, and a run that is a Slurm job requeues
+    itself.
+
+    Args:
+        slurm_conf: Run it as a Slurm job with these settings of sbatch; None: on this machine.
+    """
+    die_with_parent()
+    log, command, threads = stage.log, list(stage.command), stage.num_threads
+    if slurm_conf is not None and not stage.trains:
+        jobs = [sys.executable, "-m", "ser", "jobs", "--backend", "slurm"]
+        jobs += [f"--slurm-conf={slurm_conf}", f"--gpu={stage.gpu}", f"--num-threads={threads}"]
+        command = [*jobs, f"--name=stage{stage.number}", str(log), *command]
+        log, threads = log.with_suffix(".slurm.log"), 0
+    print(f"{stage.title}: started, log: {stage.log}", flush=True)
+    began = time.monotonic()
+    with Signals() as signals:
+        display = Display(stdout(), live=True, watch=str(stage.log.with_suffix("")))
+        running = LoggedCommand(log, command, display, threads)
+        usr1 = signal.SIGUSR1 if stage.trains else signal.SIGTERM
+        status = run_logged(running, display, signals, usr1)
+        running.report(sys.stdout, sys.stderr)
+        received = signals.last
+    seconds = round(time.monotonic() - began)
+    elapsed = f"{seconds // 60}:{seconds % 60:02d}"
+    if received not in (None, signal.SIGUSR1):
+        status = 128 + received
+    elif received == signal.SIGUSR1 and (status == 143 or (status == 0 and not stage.last)):
+        status = EXIT_RESUME
+    if status == EXIT_RESUME:
+        _stop_for_now(stage, elapsed)
+    elif status:
+        log = stage.log if stage.log.exists() else log  # a job that Slurm has not taken
+        print(f"{stage.title}: FAILED after {elapsed}; log: {log}", file=sys.stderr)
+    else:
+        print(f"{stage.title}: done in {elapsed}", flush=True)
+    return status
+
+
+def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
+    """Submit a stage that begins when the one before it is done, the last job in ``chain``.
+
+    If it is refused, the stages before it are withdrawn. Its job is added to ``chain``.
+    """
+    jobs = chain.read_text(encoding="utf-8").split() if chain.exists() else []
+    id_file = stage.log.with_suffix(".job")
+    status: int | str = 0
+    try:
+        if stage.trains:
+            options = ["--detach", f"--id-file={id_file}", *(f"--after={job}" for job in jobs[-1:])]
+            status = subprocess.run([*stage.command, *options], check=False).returncode
+        else:
+            tasks = Tasks(
+                log=str(stage.log),
+                command=stage.command,
+                name=f"stage{stage.number}",
+                gpu=stage.gpu,
+                num_threads=stage.num_threads,
+            )
+            status = run_slurm(tasks, slurm_conf, "".join(jobs[-1:]), True, id_file)
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        status = 1
+    if status:
+        if jobs:
+            subprocess.run(["scancel", *jobs], check=False)
+        print(
+            f"{stage.title}: not submitted, and the stages before it are withdrawn", file=sys.stderr
+        )
+        return status
+    with open(chain, "a", encoding="utf-8") as stream:
+        stream.write(id_file.read_text(encoding="utf-8"))
+    return 0
+
+
+def _stop_for_now(stage: Stage, elapsed: str) -> None:
+    """Say how a run that was warned of its end goes on; as a Slurm job, by itself."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    by_itself = job and os.environ.get(BATCH_JOB) == job
+    again = f"job {job} is requeued and goes on by itself" if by_itself else ""
+    print(
+        f"{stage.title}: stopped after {elapsed} by a signal; "
+        + (again or "run the same command to go on"),
+        flush=True,
+    )
+    if by_itself:
+        subprocess.run(["scontrol", "requeue", job], check=False)

@@ -1,0 +1,45 @@
+"""Attention whose weights come from several neighbouring frames (S7)."""
+
+import torch
+
+from ser.errors import UserError
+from ser.models.pooling import AbsPooling, _softmax, _without_padding
+
+
+class ConvAttentionPooling(AbsPooling):
+    """Convolutional attention, after Huang and Narayanan (2017): ``hops`` weighted sums.
+
+    A = softmax(W_2 tanh(conv(H))) over the real frames, M = A H, where the convolution spans
+    ``kernel`` frames, with zeros beyond the utterance. With a kernel of 1 it is
+    SelfAttentionPooling.
+
+    Args:
+        input_size: D.
+        size: Channels of the convolution.
+        kernel: Frames that it spans, an odd number.
+        hops: Weighted sums, concatenated.
+
+    Raises:
+        UserError: a number out of range, or an even kernel.
+    """
+
+    def __init__(self, input_size: int, size: int = 64, kernel: int = 9, hops: int = 1):
+        super().__init__()
+        for name, value in (("size", size), ("kernel", kernel), ("hops", hops)):
+            if not isinstance(value, int) or value < 1 or name == "kernel" and value % 2 == 0:
+                odd = "an odd" if name == "kernel" else "a"
+                raise UserError(
+                    f"pooling_conf.{name}: found {value!r}; expected {odd} whole number, 1 or more"
+                )
+        self._output_size = hops * input_size
+        self.hidden = torch.nn.Conv1d(input_size, size, kernel, padding=kernel // 2, bias=False)
+        self.score = torch.nn.Linear(size, hops, bias=False)  # W_2
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        frames = _without_padding(frames, lengths)
+        hidden = self.hidden(frames.transpose(1, 2)).transpose(1, 2).tanh()  # (B, T, size)
+        weights = _softmax(self.score(hidden), lengths)  # (B, T, hops)
+        return (weights.transpose(1, 2) @ frames).flatten(1)  # (B, hops D)

@@ -1,0 +1,155 @@
+"""Convolutions and a recurrent network side by side, with attention in each of them (S8)."""
+
+import math
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+
+from ser.errors import UserError
+from ser.models.encoders import ConvLayer, ConvRecurrentEncoder
+from ser.models.masks import frame_mask
+from ser.models.pooling import MeanPooling, SelfAttentionPooling
+
+HEADS = 4
+
+
+class ParallelEncoder(AbsEncoder):
+    """Two branches over one utterance, fused into a single frame, after Jiang et al. (2022).
+
+    A frame holds ``input_size - lld_size`` log-mels and then ``lld_size`` values for the recurrent
+    branch. The log-mels with their first and second differences are a picture of three channels:
+    convolutions, mean over bins, multi-head self-attention over frames, self-attention pooling. The
+    other values pass DimensionAttention and a BLSTM, and their mean is taken. The two vectors are
+    concatenated, normalised (LayerNorm), and made one of ``output_size`` values.
+
+    Args:
+        input_size: Values of a frame.
+        lld_size: Values of the recurrent branch, the last of a frame.
+        channels: Filters of the convolutions, each [3, 3] with [2, 2] pooling; the last a
+            multiple of four.
+        hidden_size: Of the BLSTM, in each direction.
+        output_size: Of the fused vector.
+        dropout: Before the fused layer's output and on the BLSTM's input.
+        frame_attention: Multi-head self-attention over the frames of the convolutions.
+        dimension_attention: DimensionAttention before the BLSTM.
+
+    Raises:
+        UserError: sizes that do not fit.
+    """
+
+    one_frame = True  # for an utterance, so that CTC is refused
+
+    def __init__(
+        self,
+        input_size: int,
+        lld_size: int = 40,
+        channels: tuple[int, ...] = (64, 128, 256),
+        hidden_size: int = 128,
+        output_size: int = 128,
+        dropout: float = 0.5,
+        frame_attention: bool = True,
+        dimension_attention: bool = True,
+    ):
+        super().__init__()
+        if not 0 < lld_size < input_size:
+            raise UserError(
+                f"encoder_conf.lld_size: found {lld_size}; expected less than the {input_size} "
+                "values of a frame"
+            )
+        if channels[-1] % HEADS:
+            raise UserError(
+                f"encoder_conf.channels: found {channels[-1]} last; expected a multiple of {HEADS}"
+            )
+        self.lld_size = lld_size
+        sizes = [3, *channels]
+        self.convs = torch.nn.ModuleList(
+            ConvLayer(before, after, (3, 3), (2, 2), "batch")
+            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        width = channels[-1]
+        self.frame_attention = None
+        if frame_attention:
+            self.frame_attention = torch.nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.conv_pooling = SelfAttentionPooling(width)
+        self.dimension_attention = DimensionAttention(lld_size) if dimension_attention else None
+        self.recurrent = ConvRecurrentEncoder(
+            lld_size,
+            rnn_type="lstm",
+            hidden_size=hidden_size,
+            num_layers=2,
+            bidirectional=True,
+            dropout=dropout,
+        )
+        self.recurrent_pooling = MeanPooling(2 * hidden_size)
+        fused = width + 2 * hidden_size
+        self.fuse = torch.nn.Sequential(
+            torch.nn.LayerNorm(fused),
+            torch.nn.Linear(fused, output_size),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(dropout),
+        )
+        self._output_size = output_size
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
+        padding = ~frame_mask(ilens, xs_pad.size(1)).unsqueeze(-1)
+        frames = xs_pad.masked_fill(padding, 0.0)
+        mels, values = frames.split([frames.size(2) - self.lld_size, self.lld_size], dim=2)
+        both = torch.cat([self._read_picture(mels, ilens), self._read(values, ilens)], dim=-1)
+        return self.fuse(both).unsqueeze(1), torch.ones_like(ilens), None
+
+    def _read_picture(self, mels: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """(B, T, F), (B,) -> (B, C)."""
+        first = differences(mels, lengths)
+        maps = torch.stack([mels, first, differences(first, lengths)], dim=1)  # (B, 3, T, F)
+        for layer in self.convs:
+            maps, lengths = layer(maps, lengths)
+        frames = maps.mean(dim=-1).transpose(1, 2)  # (B, T', C)
+        if self.frame_attention is not None:
+            padding = ~frame_mask(lengths, frames.size(1))
+            frames = self.frame_attention(
+                frames, frames, frames, key_padding_mask=padding, need_weights=False
+            )[0]
+        return self.conv_pooling(frames, lengths)
+
+    def _read(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """(B, T, F'), (B,) -> (B, 2 hidden)."""
+        if self.dimension_attention is not None:
+            values = self.dimension_attention(values, lengths)
+        frames, lengths, _ = self.recurrent(values, lengths)
+        return self.recurrent_pooling(frames, lengths)
+
+
+class DimensionAttention(torch.nn.Module):
+    """Attention over time for every dimension of a frame by itself.
+
+    a = softmax over the T real frames of W_2 relu(W_1 x_t + b_1) + b_2, one distribution for each
+    dimension; x'_t = T a_t * x_t, so that equal weights change nothing.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.hidden = torch.nn.Linear(size, size)
+        self.score = torch.nn.Linear(size, size)
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """(B, T, D), (B,) -> (B, T, D) with zeros for padding."""
+        padding = ~frame_mask(lengths, frames.size(1)).unsqueeze(-1)
+        scores = self.score(self.hidden(frames).relu()).masked_fill(padding, -math.inf)
+        weights = scores.softmax(dim=1) * lengths.view(-1, 1, 1)
+        return weights * frames.masked_fill(padding, 0.0)
+
+
+def differences(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """(x_{t+1} - x_{t-1}) / 2, the first and the last real frame repeated: (B, T, F) -> same."""
+    places = torch.arange(frames.size(1), device=frames.device)
+    last = (lengths - 1).unsqueeze(1)  # (B, 1)
+    after = torch.minimum(places + 1, last)
+    before = torch.minimum((places - 1).clamp(min=0), last)
+    index = (after, before)
+    ahead, behind = (frames.gather(1, i.unsqueeze(-1).expand_as(frames)) for i in index)
+    real = frame_mask(lengths, frames.size(1)).unsqueeze(-1)
+    return ((ahead - behind) / 2).masked_fill(~real, 0.0)

@@ -1,0 +1,135 @@
+"""Waveforms without a pretrained encoder: convolutions over samples, then a BLSTM (S6)."""
+
+import torch
+import torch.nn.functional as F
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+from ser.errors import UserError
+from ser.models.encoders import ConvRecurrentEncoder
+from ser.models.masks import frame_mask
+
+BLOCK = 16384  # points of a Fourier transform
+DIRECT = 64  # taps up to which a convolution is computed directly
+
+
+class RawFrontend(AbsFrontend):
+    """Samples as frames of one value, with mean 0 and variance 1 over each utterance."""
+
+    reads = ("raw",)
+
+    def output_size(self) -> int:
+        return 1
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L), (B,) -> (B, L, 1) with zeros for padding, (B,)."""
+        real = frame_mask(input_lengths, input.size(1))
+        count = input_lengths.unsqueeze(1)
+        samples = input.masked_fill(~real, 0.0)
+        centred = (samples - samples.sum(1, keepdim=True) / count).masked_fill(~real, 0.0)
+        variance = centred.square().sum(1, keepdim=True) / count
+        return (centred / (variance + 1e-7).sqrt()).unsqueeze(-1), input_lengths
+
+
+class RawConvEncoder(AbsEncoder):
+    """Two convolutions over samples and a BLSTM, as in Trigeorgis et al. (2016).
+
+    Gaussian noise is added to the input in training. The first convolution is followed by ReLU and
+    max pooling over ``pool`` steps in time, the second by max pooling over groups of
+    ``channel_pool`` channels. What is left of ``step`` samples is one frame of the BLSTM. Zeros
+    beyond an utterance stay zeros throughout.
+
+    Args:
+        input_size: 1.
+        channels: Of both convolutions.
+        kernel1: Taps of the first convolution, at the input's sampling rate.
+        pool: Steps of which the maximum is kept.
+        kernel2: Taps of the second, at 1 / ``pool`` of that rate.
+        channel_pool: Channels of which the maximum is kept.
+        step: Samples of a frame, a multiple of ``pool``.
+        noise: Standard deviation of the noise; the input has 1.
+        hidden_size: Of the BLSTM, in each direction.
+        num_layers: Of the BLSTM.
+        dropout: On the way into each layer of the BLSTM.
+
+    Raises:
+        UserError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        channels: int = 40,
+        kernel1: int = 80,
+        pool: int = 2,
+        kernel2: int = 4000,
+        channel_pool: int = 20,
+        step: int = 640,
+        noise: float = 0.1,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        if input_size != 1:
+            raise UserError("encoder: raw_conv reads samples; set frontend: raw")
+        for name, value, divisor in (
+            ("channels", channels, channel_pool),
+            ("step", step, pool),
+        ):
+            if value % divisor:
+                raise UserError(
+                    f"encoder_conf.{name}: found {value}; expected a multiple of {divisor}"
+                )
+        self.pool, self.channel_pool, self.step, self.noise = pool, channel_pool, step, noise
+        self.first = torch.nn.Conv1d(1, channels, kernel1)
+        self.second = torch.nn.Conv1d(channels, channels, kernel2)
+        self.recurrent = ConvRecurrentEncoder(
+            step // pool * (channels // channel_pool),
+            rnn_type="lstm",
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=True,
+            dropout=dropout,
+        )
+
+    def output_size(self) -> int:
+        return self.recurrent.output_size()
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""
+        samples = F.pad(xs_pad.transpose(1, 2), (0, -xs_pad.size(1) % self.step))  # (B, 1, L')
+        real = frame_mask(ilens, samples.size(2)).unsqueeze(1)
+        if self.training and self.noise:
+            samples = samples + self.noise * torch.randn_like(samples)
+        maps = convolve(samples.masked_fill(~real, 0.0), self.first).relu()
+        maps = F.max_pool1d(maps.masked_fill(~real, 0.0), self.pool)
+        lengths = -(-ilens // self.pool)
+        maps = convolve(maps, self.second)
+        maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
+        maps = maps.masked_fill(~frame_mask(lengths, maps.size(2)).unsqueeze(1), 0.0)
+        frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
+        return self.recurrent(frames, -(-ilens // self.step))
+
+
+def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
+    """``conv`` with zeros around that keep the length: (B, C, L) -> (B, C', L).
+
+    Long kernels are multiplied in the frequency domain, in blocks of BLOCK points that overlap by
+    the length of the kernel, which is the same up to rounding.
+    """
+    taps = conv.kernel_size[0]
+    maps = F.pad(maps, ((taps - 1) // 2, taps // 2))
+    if taps <= DIRECT:
+        return conv(maps)
+    length = maps.size(2) - taps + 1
+    hop = BLOCK - taps + 1
+    count = -(-length // hop)
+    blocks = F.pad(maps, (0, count * hop + taps - 1 - maps.size(2))).unfold(2, BLOCK, hop)
+    spectrum = torch.fft.rfft(blocks.float())  # (B, C, count, BLOCK / 2 + 1)
+    kernel = torch.fft.rfft(conv.weight.float(), BLOCK).conj()  # correlation, as convolutions are
+    product = torch.einsum("bcnf,ocf->bonf", spectrum, kernel)
+    parts = torch.fft.irfft(product, BLOCK)[..., :hop]
+    return parts.flatten(2)[..., :length].to(maps.dtype) + conv.bias.unsqueeze(-1)
