@@ -2,9 +2,10 @@
 
 import contextlib
 import errno
+import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from ser.errors import Stopped, UserError
 

@@ -18,7 +18,6 @@ import contextlib
 import json
 import re
 import stat
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -32,7 +31,7 @@ import yaml
 
 from ser.errors import UserError
 from ser.files import expand_home
-from ser.lang.units import read_units, write_units
+from ser.lang.units import read_units
 from ser.training.experiment import (
     NETWORK,
     NETWORK_KEYS,
@@ -108,10 +107,13 @@ class Packed:
                 f"{self.name}: no fold {fold!r} in it; choose from: {' '.join(self.members)}"
             )
         member = self.members[fold]
+        from ser.models.transformers_import import no_init_weights
+
         weights = member.weights()
-        model = build_network_model(member.network, self.units, member.labels, member.where)
+        with no_init_weights():  # random numbers for wav2vec2-base would take five seconds
+            model = build_network_model(member.network, self.units, member.labels, member.where)
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(weights, assign=True)  # which stay mapped from their file
         except (RuntimeError, TypeError) as err:
             what = " ".join(str(err).split())[:300]
             raise UserError(
@@ -157,8 +159,7 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     network = {key: config[key] for key in NETWORK_KEYS if key in config}
     if network["frontend"] == "hf":
-        with _on_stderr():
-            from ser.models.pretrained import embedded_conf
+        from ser.models.pretrained import embedded_conf
 
         network["frontend_conf"] = embedded_conf(**network["frontend_conf"])
     network["aux_conf"] = {
@@ -187,18 +188,13 @@ def build_network_model(
     """
     import torch
 
-    with _on_stderr():
-        from ser.training.task import SERTask, check_network
+    from ser.models.build import build_model, check_network
 
-    with tempfile.TemporaryDirectory() as directory, torch.random.fork_rng(devices=[]):
-        args = Namespace(**network, class_counts=None, units=None, untagged=False)
-        args.aux_labels = {name: {"values": values} for name, values in labels.items()}
-        if units is not None:
-            args.units = str(Path(directory) / UNITS)
-            write_units(args.units, units[1:])
+    args = Namespace(**network)
+    with torch.random.fork_rng(devices=[]):
         try:
             check_network(args)
-            return SERTask.build_model(args)
+            return build_model(args, units, labels)
         except Exception as err:  # a configuration from anywhere can make any part of it fail
             what = str(err) if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
             what = " ".join(what.split())[:300]
@@ -589,10 +585,3 @@ def _same_network(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _file_name(path: Any) -> str:
     return Path(str(path)).name
-
-
-@contextlib.contextmanager
-def _on_stderr() -> Iterator[None]:
-    """ESPnet prints on import which options it lacks; stdout belongs to the answer."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -25,7 +25,11 @@ class Part(BaseModel):
     """A part of scores.json; values are never converted, unknown keys are kept."""
 
     model_config = ConfigDict(
-        strict=True, extra="allow", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+        strict=True,
+        extra="allow",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
     )
 
     def __getitem__(self, name: str) -> Any:

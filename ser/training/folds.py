@@ -40,6 +40,7 @@ from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import token_tables
+from ser.models.build import check_network
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.pretrained import check_folder
 from ser.provenance import git_commit, hardware
@@ -50,7 +51,7 @@ from ser.training.distributed import Processes, this_process
 from ser.training.experiment import data_state
 from ser.training.heads_first import phases, read_heads_first
 from ser.training.linear_fit import check_fit, fit_fold
-from ser.training.task import GRADIENT, SERTask, check_network
+from ser.training.task import GRADIENT, SERTask
 from ser.training.trainer import HISTORY, PARAMETERS
 
 BEST_ON_TEST = "best-on-test"
