@@ -9,6 +9,14 @@ from typing import Any, NoReturn
 
 from ser.errors import Stopped, UserError
 
+EXPECTED = {  # by the type of a pydantic error
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    **dict.fromkeys(("dict_type", "model_type"), "expected names with values"),
+}
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
@@ -94,7 +102,7 @@ def validation_problems(errors: Sequence[Mapping[str, Any]], most: int = 5) -> s
             lines.append(f"{where[1:]} not found in it")
             continue
         found = json.dumps(error["input"], ensure_ascii=False, default=str)[:40]
-        what = error["msg"].replace("Input should be", "expected")
+        what = EXPECTED.get(error["type"], error["msg"].replace("Input should be", "expected"))
         lines.append(f"{where[1:]}: {what}, found {found}")
     more = len(errors) - most
     return ", ".join(lines) + (f" and {more} more" if more > 0 else "")

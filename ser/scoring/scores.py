@@ -4,11 +4,22 @@ All scores are fractions from 0 to 1; class scores are None where there is nothi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    StrictBool,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ser.console import validation_problems
 from ser.errors import UserError
@@ -17,12 +28,19 @@ from ser.files import atomic_write
 SCHEMA = 2
 CURE = "write it again: ./run.sh --stage 5 --stop-stage 5 with its --corpus, --config, --tag"
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise PydanticCustomError("fraction", "expected a number from 0 to 1")
+    return value
+
+
+Fraction = Annotated[float, PlainValidator(_fraction)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]  # from, to
 
 
 class Part(BaseModel):
-    """A part of scores.json; values are never converted, unknown keys are kept."""
+    """A part of scores.json; values are never converted, unknown keys are kept, in their order."""
 
     model_config = ConfigDict(
         strict=True,
@@ -32,9 +50,19 @@ class Part(BaseModel):
         validate_by_alias=True,
     )
 
-    def __getitem__(self, name: str) -> Any:
-        """An entry by its key in the file, for callers that do not use attributes yet."""
-        return getattr(self, "version" if name == "schema" else name)
+    _keys: list[str] = PrivateAttr(default_factory=list)  # of the file, in its order
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_keys(cls, value: Any, handler: Callable[[Any], "Part"]) -> "Part":
+        part = handler(value)
+        part._keys = list(value) if isinstance(value, dict) else []
+        return part
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: Callable[["Part"], dict[str, Any]]) -> dict[str, Any]:
+        found = handler(self)
+        return {key: found[key] for key in self._keys if key in found} | found
 
 
 class ConfigFile(Part):
@@ -47,6 +75,7 @@ class ConfigFile(Part):
 class Sweep(Part):
     """The sweep that the experiment is a point of."""
 
+    file: str | None = None
     name: str
     about: str
     point: str
@@ -252,15 +281,6 @@ class Scores(Part):
     auxiliary: dict[str, Auxiliary] = {}
     units: Units | None
 
-    _order: list[str] = PrivateAttr(default_factory=list)  # of the keys in the file
-
-    @classmethod
-    def parse(cls, found: Mapping[str, Any]) -> "Scores":
-        """Scores from decoded JSON; raises pydantic's ValidationError."""
-        scores = cls.model_validate(found)
-        scores._order = list(found)
-        return scores
-
     @classmethod
     def read(cls, path: Path) -> "Scores":
         """A scores.json.
@@ -276,15 +296,19 @@ class Scores(Part):
         if schema != SCHEMA or isinstance(schema, bool):
             raise UserError(f"{path}: schema {schema}, this version reads {SCHEMA}; {CURE}")
         try:
-            return cls.parse(found)
+            return cls.model_validate(found)
         except ValidationError as err:
-            raise UserError(f"{path}: {validation_problems(err.errors())}; {CURE}") from None
+            problems = validation_problems(err.errors())
+            raise UserError(f"{path}: {problems}; it was not written by stage 5; {CURE}") from None
+
+    def plain(self) -> dict[str, Any]:
+        """The entries as in the file, those that it lacks with their defaults."""
+        return self.model_dump(by_alias=True)
 
     def text(self) -> str:
         """The file's contents: of scores that were read, the same bytes."""
-        entries = self.model_dump(by_alias=True, exclude_unset=bool(self._order))
-        ordered = {key: entries[key] for key in self._order if key in entries} | entries
-        return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        found = self.model_dump(by_alias=True, exclude_unset=True)
+        return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Write a scores.json, whole or not at all."""
