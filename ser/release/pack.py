@@ -42,7 +42,7 @@ from ser.predict.package import (
 from ser.provenance import public_path
 from ser.scoring.predictions import FILE_NAME
 from ser.scoring.records import SCORE_FIRST, read_scores
-from ser.stage import read_marker
+from ser.stage import file_digest, read_marker
 from ser.training.experiment import (
     PREDICTIONS_MARKER,
     find_units,
@@ -272,10 +272,13 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
         tested = json.loads(text)["made_from"]
     except (OSError, ValueError, KeyError, TypeError):
         tested = {}
-    if not (fold_dir / FILE_NAME).is_file() or any(tested.get(k) != v for k, v in present.items()):
+    same = all(tested.get(key) == value for key, value in present.items())
+    noted = present["model_sha256"]
+    whole = noted is None or noted == file_digest(fold_model_file(fold_dir))
+    if not (fold_dir / FILE_NAME).is_file() or not same or not whole:
         raise UserError(
             f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
-            f"{SCORE_FIRST}, or copy the experiment with the times of its files (cp -a, rsync -a)"
+            f"{SCORE_FIRST if whole else 'copy it again, or train this fold again: --stage 4'}"
         )
 
 

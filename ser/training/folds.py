@@ -44,7 +44,7 @@ from ser.models.build import check_network
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.pretrained import check_folder
 from ser.provenance import git_commit, hardware
-from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
+from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 from ser.training.checkpoint import CHECKPOINT
 from ser.training.devices import lacks_bfloat16, require_gpu
 from ser.training.distributed import Processes, this_process
@@ -614,6 +614,7 @@ def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> No
     seconds += sum(record["train_seconds"] for record in before.values())
     record = {
         "inference_model": model,
+        "model_sha256": file_digest(output_dir / model),
         "epochs": len(history),
         "best_epoch": chosen["epoch"],
         "train_seconds": round(seconds, 1),
