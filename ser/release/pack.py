@@ -26,25 +26,18 @@ from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
 from ser.lang.units import read_units, write_units
 from ser.predict.card import format_card, format_size, make_card
-from ser.predict.package import (
-    CARD,
-    CONFIG,
-    FORMAT_VERSION,
-    MODEL_TYPE,
-    NETWORK,
-    NETWORK_KEYS,
-    SAMPLING_RATE,
-    UNITS,
-    label_values,
-    network_conf,
-    open_model,
-)
+from ser.predict.config import FORMAT_VERSION, MODEL_TYPE, SAMPLING_RATE
+from ser.predict.files import CARD, CONFIG
+from ser.predict.package import label_values, network_conf, open_model
 from ser.provenance import public_path
 from ser.scoring.predictions import FILE_NAME
 from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.stage import file_digest, read_marker
 from ser.training.experiment import (
+    NETWORK,
+    NETWORK_KEYS,
     PREDICTIONS_MARKER,
+    UNITS,
     find_units,
     fold_model_file,
     model_state,
