@@ -86,6 +86,7 @@ def predict(
     targets = _targets(files, form, output)
     spans = _segments(segments)
     source = model or default_model(EXPERIMENTS)
+    _require_one(files)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
 
@@ -111,6 +112,25 @@ def predict(
         if len(files) > 1:
             print(f"error: {failed} of {len(files)} files failed, see above", file=sys.stderr)
         raise typer.Exit(EXIT_ERROR)
+
+
+def _require_one(files: Sequence[str]) -> None:
+    """Exit where no file can be predicted, before any model is loaded."""
+    from ser.predict.recordings import open_recording
+
+    problems = []
+    for name in files:
+        if name == STDIN or Path(name).is_fifo():
+            return
+        try:
+            open_recording(name)
+            return
+        except UserError as err:
+            problems.append(f"error: {err}")
+    if len(problems) > 1:
+        problems.append(f"error: {len(problems)} of {len(files)} files failed, see above")
+    print("\n".join(problems), file=sys.stderr)
+    raise typer.Exit(EXIT_ERROR)
 
 
 def _segments(text: str) -> str | float:

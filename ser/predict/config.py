@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from ser.errors import UserError
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, read_shapes, read_text
+from ser.predict.inputs import Trained
 from ser.training.experiment import NETWORK, NETWORK_KEYS, UNITS
 
 FORMAT_VERSION = 1
@@ -64,6 +65,15 @@ class FoldEntry(BaseModel):
         return {"weights": name, "labels": entry.get("labels") or {}}
 
 
+class Card(BaseModel):
+    """What of the card decides about warnings; ser/predict/card.py writes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    synthetic: bool = False
+    input: Trained | None = None
+
+
 class Config(BaseModel):
     """What of config.json is read; the other entries are for readers."""
 
@@ -73,7 +83,7 @@ class Config(BaseModel):
     emotions: Annotated[list[str], PlainValidator(_two_or_more)]
     sampling_rate: Literal[16000]  # Hz
     folds: Annotated[dict[str, FoldEntry], Field(min_length=1)]
-    card: dict[str, Any]  # see ser/predict/card.py
+    card: Card
 
 
 def read_config(files: Files) -> Config:

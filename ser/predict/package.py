@@ -213,7 +213,7 @@ def _open_packed(files: Files) -> Packed:
         feats_type=str(network.get("feats_type")),
         token_type=str(network.get("token_type")),
         units=units,
-        card=config.card,
+        card=config.card.model_dump(),
         members=members,
     )
 

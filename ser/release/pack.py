@@ -28,6 +28,7 @@ from ser.lang.units import read_units, write_units
 from ser.predict.card import format_card, format_size, make_card
 from ser.predict.config import FORMAT_VERSION, MODEL_TYPE, SAMPLING_RATE
 from ser.predict.files import CARD, CONFIG
+from ser.predict.inputs import measure_training
 from ser.predict.package import label_values, network_conf, open_model
 from ser.provenance import public_path
 from ser.scoring.predictions import FILE_NAME
@@ -38,6 +39,7 @@ from ser.training.experiment import (
     NETWORK_KEYS,
     PREDICTIONS_MARKER,
     UNITS,
+    find_file,
     find_units,
     fold_model_file,
     model_state,
@@ -106,7 +108,9 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
     files = {fold: fold_model_file(exp_dir / fold) for fold in names}
     _require_space(exp_dir, files)
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
-    config = describe(exp_dir.resolve().name, configs, make_card(scores))
+    wavs = find_file(exp_dir, Path("dump", str(run["corpus"]), "wav.scp"))
+    trained = measure_training(wavs) if wavs else None
+    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained))
     with atomic_dir(exp_dir / PACKED) as temporary:
         for number, fold in enumerate(names, start=1):
             progress(f"pack: fold {fold} ({number} of {len(names)})")

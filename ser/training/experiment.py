@@ -323,11 +323,16 @@ def fold_model_file(fold_dir: Path) -> Path:
 def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
     """units.txt of an experiment, whose path is relative to the recipe; UserError if it is gone."""
     path = Path(str(config.get("units") or UNITS))
-    candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    found = find_file(exp_dir, path)
+    if found is not None:
+        return found
     raise UserError(
         f"{path}: no such file, which names the units of {exp_dir}; make it again: ./run.sh "
         "--stage 2 --stop-stage 3 with the options of this experiment"
     )
+
+
+def find_file(exp_dir: Path, path: Path) -> Path | None:
+    """The file at ``path`` in the recipe that ``exp_dir`` is in; None if it is gone."""
+    candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -45,6 +45,7 @@ class Packed:
     """Stands for package.Packed: folds of the fake model, each surer than the one before."""
 
     emotions, feats_type, folds = LABELS, "raw", ["one", "two", "three"]
+    card = {}
 
     def load(self, fold, device="cpu"):
         model = FakeModel()
