@@ -42,13 +42,13 @@ format: install ## rewrite sources as make lint wants them
 	.venv/bin/shfmt -i 2 -ci -w $(SHELL_FILES)
 
 results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
-	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.report --exp-root exp --results RESULTS.md --records results
+	. ./path.sh && $(PYTHON_BIN) -m ser report --exp-root exp --results RESULTS.md --records results
 
 docs: install ## write docs/reference.md, the list of every option, from the code
-	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.reference --output docs/reference.md
+	. ./path.sh && $(PYTHON_BIN) -m ser reference --output docs/reference.md
 
 mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mini/encoder; minutes
-	. ./path.sh && $(PYTHON_BIN) -m ser.cli.bin.mini_encoder --output egs/mini/encoder
+	. ./path.sh && $(PYTHON_BIN) -m ser mini-encoder --output egs/mini/encoder
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run --longest

@@ -1,19 +1,37 @@
-"""Reading and checking the YAML that describes a system (conf/*.yaml)."""
+"""Strict reading of the YAML that users write: systems and sweeps (conf/), corpora (egs/).
+
+YAML 1.1, which PyYAML reads, takes ``no`` for false, ``03`` for 3, ``12:30`` for 750 and ``2e-5``
+for text. Here a corpus is read as text throughout, and its model (``parse``) makes numbers where
+numbers are expected; in other files whatever YAML 1.1 and 1.2 read differently is refused.
+"""
 
 import argparse
 import difflib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from ser.errors import UserError
 
-# What YAML 1.1 reads as text although it is meant as a number: no dot before the exponent.
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+# A number that YAML 1.1 reads as text: no dot before the exponent.
 NUMBER_AS_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_YAML_12 = {  # what plain scalars of YAML 1.2 are
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?(0|[1-9]\d*)"),
+    "float": re.compile(
+        r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    ),
+}
+_PROBLEMS_SHOWN = 5
+Model = TypeVar("Model", bound="BaseModel")
 
 
 def load_config(path: Path | str) -> dict[str, Any]:
@@ -63,34 +81,196 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in one YAML file of a system or a sweep, without its bases.
 
     Raises:
-        UserError: no such file, not YAML, not a mapping, or a number that YAML reads as text.
+        UserError: as ``read_yaml``.
+    """
+    try:
+        return read_yaml(path)[0]
+    except FileNotFoundError:
+        known = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.yaml"))) or "none there"
+        raise UserError(f"--config {path}: no such file; beside it: {known}") from None
+
+
+def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read the mapping in a YAML file, and the line of each of its keys.
+
+    Args:
+        path: UTF-8 text.
+        as_text: Leave every scalar but null the text that it is in the file.
+
+    Returns:
+        The mapping, and dotted key (``counts.total``, ``emotions.0``) -> line, from 1.
+
+    Raises:
+        UserError: no such file, not YAML, not a mapping, a key given twice, or a value that
+            readers of YAML understand differently.
     """
     path = Path(path)
+    lines: dict[str, int] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = ", ".join(str(p) for p in sorted(path.parent.glob("*.yaml"))) or "none there"
-        raise UserError(f"--config {path}: no such file; beside it: {known}") from None
+        node = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            found = "a list" if isinstance(node, yaml.SequenceNode) else "none"
+            raise UserError(f"{path}: expected `key: value` lines, found {found}")
+        _check_nodes(node, path, "", as_text, lines)
+        return yaml.SafeLoader("").construct_document(node), lines
     except (UnicodeDecodeError, IsADirectoryError) as err:
-        raise UserError(f"--config {path}: not a text file ({err}); give a YAML file") from None
-    try:
-        config = yaml.safe_load(text)
+        raise UserError(f"{path}: not a text file ({err}); give a YAML file") from None
+    except RecursionError:
+        raise UserError(f"{path}: an alias that holds itself; write the values out") from None
     except yaml.YAMLError as err:
         where = getattr(err, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
         what = getattr(err, "problem", None) or err
-        raise UserError(f"{path}{line}: not valid YAML: {what}; mend that line") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: found {type(config).__name__}; expected `key: value` lines")
-    for key, value in _leaves(config):
-        if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value):
-            mantissa, exponent = re.split("[eE]", value)
-            written = f"{float(mantissa)}e{exponent}"
-            raise UserError(f"{path}: {key}: YAML reads {value!r} as text; write {written}")
-    return config
+        raise UserError(f"{path}{line}: not valid YAML: {what}; correct that line") from None
+
+
+def parse(
+    model: type[Model], content: Mapping[str, Any], path: Path, lines: Mapping[str, int]
+) -> Model:
+    """Validate ``content`` against a pydantic model.
+
+    Raises:
+        UserError: what does not fit, each with file, line, key, what was found and what fits.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(content)
+    except ValidationError as err:
+        found = err.errors()
+    problems = []
+    missing = [_key(error, content) for error in found if error["type"] == "missing"]
+    if missing:
+        problems.append(f"{path}: missing keys: {', '.join(missing)}")
+    for error in found:
+        key = _key(error, content)
+        line = next((lines[k] for k in _and_parents(key) if k in lines), None)
+        where = f"{path}:{line}" if line else str(path)
+        if error["type"] == "extra_forbidden":
+            problems.append(f"{where}: unknown key {key!r}; {_nearest(model, error['loc'])}")
+        elif error["type"] == "value_error":
+            problems.append(f"{where}: {f'{key}: ' if key else ''}{error['ctx']['error']}")
+        elif error["type"] != "missing":
+            problems.append(f"{where}: {key}: found {_shown(error)}; expected {_expected(error)}")
+    more = len(problems) - _PROBLEMS_SHOWN
+    shown = problems[:_PROBLEMS_SHOWN] + ([f"... and {more} more like these"] if more > 0 else [])
+    raise UserError("\n  ".join(shown))
+
+
+def suggest(word: str, known: Mapping[str, Any] | Any) -> str:
+    """Say which of the ``known`` names ``word`` may have meant, or all of them."""
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected {', '.join(names)}"
+
+
+def _check_nodes(node: Any, path: Path, key: str, as_text: bool, lines: dict[str, int]) -> None:
+    """Note lines, refuse keys that are given twice, and settle what plain scalars are."""
+    lines.setdefault(key, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _check_nodes(item, path, _join(key, number), as_text, lines)
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for name, value in node.value:
+            line = name.start_mark.line + 1
+            if not isinstance(name, yaml.ScalarNode):
+                raise UserError(f"{path}:{line}: {key}: a key that is no text; write `key: value`")
+            if name.tag == "tag:yaml.org,2002:merge":
+                continue
+            whole = _join(key, name.value)
+            if name.value in first:
+                raise UserError(
+                    f"{path}:{line}: {whole}: given a second time, first in line "
+                    f"{first[name.value]}; keep one"
+                )
+            first[name.value] = line
+            _settle(name, path, whole, as_text, is_key=True)
+            lines[whole] = line
+            _check_nodes(value, path, whole, as_text, lines)
+    else:
+        _settle(node, path, key, as_text)
+
+
+def _settle(
+    node: yaml.ScalarNode, path: Path, key: str, as_text: bool, is_key: bool = False
+) -> None:
+    if node.style is not None or not node.tag.startswith("tag:yaml.org,2002:"):
+        return
+    kind = next((k for k, form in _YAML_12.items() if form.fullmatch(node.value)), "str")
+    if as_text:
+        node.tag = f"tag:yaml.org,2002:{'null' if kind == 'null' and not is_key else 'str'}"
+    elif node.tag != f"tag:yaml.org,2002:{kind}":
+        text, where = node.value, f"{path}:{node.start_mark.line + 1}: {key}"
+        if kind == "float":
+            mantissa, _, exponent = text.lower().partition("e")
+            number = f"{float(mantissa)}e{exponent}" if exponent else float(text)
+            raise UserError(f"{where}: YAML reads {text!r} as text; write {number}")
+        truth = "true or false, or " if node.tag.endswith("bool") else ""
+        raise UserError(
+            f"{where}: {text} means one thing in YAML 1.1 and another in YAML 1.2; write "
+            f"{truth}{text!r} in quotes if it is text"
+        )
+
+
+def _join(key: str, part: str | int) -> str:
+    return f"{key}.{part}" if key else str(part)
+
+
+def _and_parents(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _key(error: Mapping[str, Any], content: Any) -> str:
+    """The dotted key of an error, without the marks that pydantic adds for keys and unions."""
+    parts: list[Any] = []
+    here = content
+    for part in error["loc"]:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            if error["type"] not in ("missing", "extra_forbidden") or part != error["loc"][-1]:
+                continue
+        parts.append(part)
+    return ".".join(map(str, parts))
+
+
+def _nearest(model: Any, loc: tuple[Any, ...]) -> str:
+    """The keys that are like the unknown one at ``loc``."""
+    import typing
+
+    for part in loc[:-1]:
+        field = model.model_fields.get(part)
+        inner = [field.annotation, *typing.get_args(field.annotation)] if field else []
+        inner += [a for arg in inner for a in typing.get_args(arg)]
+        model = next((a for a in inner if hasattr(a, "model_fields")), model)
+    return suggest(str(loc[-1]), model.model_fields)
+
+
+def _shown(error: Mapping[str, Any]) -> str:
+    return "nothing" if error["input"] is None else repr(error["input"])
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    kind = error["type"]
+    if kind == "literal_error":
+        return "one of " + error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    for part, words in {
+        "list": "a list, such as [a, b]",
+        "dict": "`key: value` lines",
+        "model": "`key: value` lines",
+        "string": "text",
+        "int": "a whole number",
+        "greater": "0 or more",
+    }.items():
+        if kind.startswith(part):
+            return words
+    return error["msg"]
 
 
 def check_config(path: Path | str, config: dict[str, Any], parser: argparse.ArgumentParser) -> None:
@@ -126,8 +306,12 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
         return
     for key, value in conf.items():
         if key not in parameters:
-            known = ", ".join(p for p in parameters if p != "self")
-            raise UserError(f"{where}: {cls.__name__} has no option {key!r}; it takes: {known}")
+            known = [p for p in parameters if p != "self"]
+            near = suggest(key, known)
+            hint = f"; {near}" if near.startswith("did") else ""
+            raise UserError(
+                f"{where}: {cls.__name__} has no option {key!r}; it takes: {', '.join(known)}{hint}"
+            )
         default = parameters[key].default
         is_number = isinstance(default, int | float) and not isinstance(default, bool)
         if is_number and not isinstance(value, int | float):

@@ -4,12 +4,17 @@ import contextlib
 import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+LEFTOVER = re.compile(r"\..+\.(?:tmp|old)-(.+)-(\d+)")
+LEFT_FOR_GOOD = 24 * 3600  # seconds
 
 ROOT = Path(__file__).resolve().parents[1]  # of the recipe: run.sh, conf, egs and so on
 
@@ -110,15 +115,29 @@ def locked(path: Path | str, message: str) -> Iterator[None]:
 
 def _beside(path: Path, kind: str) -> Path:
     """A name beside ``path`` for this process alone; removes what killed processes left."""
-    stem = f".{path.name}.{kind}-{socket.gethostname()}-"
-    for leftover in path.parent.glob(f"{glob.escape(stem)}*"):
-        pid = leftover.name.removeprefix(stem)
-        if pid == str(os.getpid()) or not Path("/proc", pid).exists():
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-    return path.with_name(f"{stem}{os.getpid()}")
+    remove_leftovers(path.parent, path.name)
+    return path.with_name(f".{path.name}.{kind}-{socket.gethostname()}-{os.getpid()}")
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove temporary files and folders of killed processes, all or those of one ``name``.
+
+    Whether a process of another machine was killed cannot be known; after a day it is assumed.
+    """
+    pattern = "*" if name == "*" else glob.escape(name)
+    for leftover in folder.glob(f".{pattern}.*-*-*"):
+        found = LEFTOVER.fullmatch(leftover.name)
+        if not found:
+            continue
+        host, pid = found.groups()
+        if host != socket.gethostname():
+            gone = time.time() - leftover.stat().st_mtime > LEFT_FOR_GOOD
+        else:
+            gone = pid == str(os.getpid()) or not Path("/proc", pid).exists()
+        if gone and leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif gone:
+            leftover.unlink(missing_ok=True)
 
 
 def expand_home(path: Path | str) -> Path:
@@ -127,3 +146,12 @@ def expand_home(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def write_once(path: Path, data: bytes) -> Path:
+    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
+    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb") as stream:
+            stream.write(data)
+    return path

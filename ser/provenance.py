@@ -12,8 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ser.config import read_yaml
 from ser.files import ROOT, expand_home
 
 PACKAGES = ("espnet", "torch", "transformers", "numpy", "scipy")
@@ -150,7 +149,7 @@ def _usual_emotions(name: str) -> list[str] | None:
     path = EGS / name / "corpus.yaml"
     if not path.is_file():
         return None
-    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spec, _ = read_yaml(path, as_text=True)
     return spec["emotions"] if "emotions" in spec else _usual_emotions(spec["based_on"])
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ser.console import explain
-from ser.files import atomic_dir, atomic_write, locked
+from ser.files import atomic_dir, atomic_write, locked, remove_leftovers
 from tests.support import ROOT
 
 
@@ -124,3 +125,23 @@ def test_a_lock_is_waited_for_and_ends_with_its_process(tmp_path):
 def test_a_disk_without_locks_stops_nobody(tmp_path):
     with locked(tmp_path / "no/such/lock", "waiting"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "stays"),
+    [
+        (f".corpus.tmp-{socket.gethostname()}-999999999", 0, False),
+        (f".utt2spk.old-{socket.gethostname()}-999999999", 0, False),
+        (f".corpus.tmp-{socket.gethostname()}-{os.getppid()}", 0, True),  # at work
+        (".corpus.tmp-another-host-17", 3600, True),
+        (".corpus.tmp-another-host-17", 90000, False),
+        (".hidden-by-the-user-1", 90000, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_killed_processes_left_is_removed(tmp_path, name, age, stays, kind):
+    path = tmp_path / name
+    path.mkdir() if kind == "folder" else path.touch()
+    os.utime(path, (path.stat().st_mtime - age,) * 2)
+    remove_leftovers(tmp_path)
+    assert path.exists() == stays

@@ -40,3 +40,15 @@ def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:
         else:
             written.append(word)
     return written + rest
+
+
+def call(application: typer.Typer, arguments: Sequence[str], program: str) -> None:
+    """Run a command of ``application``; exits with 2 where the options do not fit."""
+    command, words = typer.main.get_command(application), list(arguments)
+    chosen = getattr(command, "commands", {}).get(words[0]) if words else None
+    if chosen is None:
+        command.main(rewrite(command, words), prog_name=program)
+    elif chosen.context_settings.get("allow_interspersed_args", True):
+        command.main([words[0], *rewrite(chosen, words[1:])], prog_name=program)
+    else:
+        command.main(words, prog_name=program)

@@ -85,8 +85,8 @@ def predict(
     """
     targets = _targets(files, form, output)
     spans = _segments(segments)
+    _require_audio(files)  # before the models are loaded
     source = model or default_model(EXPERIMENTS)
-    _require_one(files)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
 
@@ -114,21 +114,19 @@ def predict(
         raise typer.Exit(EXIT_ERROR)
 
 
-def _require_one(files: Sequence[str]) -> None:
-    """Exit where no file can be predicted, before any model is loaded."""
+def _require_audio(files: Sequence[str]) -> None:
+    """Report the files and exit where none of them can be predicted."""
     from ser.predict.recordings import open_recording
 
     problems = []
     for name in files:
-        if name == STDIN or Path(name).is_fifo():
-            return
         try:
-            open_recording(name)
-            return
+            if name == STDIN or Path(name).is_fifo() or open_recording(name):
+                return
         except UserError as err:
             problems.append(f"error: {err}")
-    if len(problems) > 1:
-        problems.append(f"error: {len(problems)} of {len(files)} files failed, see above")
+    if len(files) > 1:
+        problems.append(f"error: {len(files)} of {len(files)} files failed, see above")
     print("\n".join(problems), file=sys.stderr)
     raise typer.Exit(EXIT_ERROR)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ser.cli.options import CONTEXT, rewrite
+from ser.cli.options import CONTEXT, call, rewrite
 from ser.cli.settings import SER, Settings, settle
 from ser.errors import EXIT_RESUME, UserError
 from ser.files import ROOT
@@ -30,6 +30,7 @@ VARIANTS = (
     ("prefix", "protocol"),
     ("paper", "best-on-test"),
 )
+EXIT_USAGE = 2
 NOT_WITH_LEAKAGE = ("protocol", "k", "select", "tag", "sweep", "detach", "paper", "plan", "compare")
 
 
@@ -291,7 +292,10 @@ def leakage(
 
 
 if __name__ == "__main__":
-    from ser.cli.app import call
-    from ser.console import run
+    from ser.console import explain
 
-    run(lambda: call(app, sys.argv[1:], "run.sh"))
+    try:
+        call(app, sys.argv[1:], "run.sh")
+    except (UserError, OSError) as err:
+        print(f"run.sh: error: {explain(err)}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)

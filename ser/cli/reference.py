@@ -1,7 +1,7 @@
 """docs/reference.md: every option, read from the code that takes it.
 
-Nothing is described here a second time: options of scripts come from their headers, those of
-``ser`` from its parsers, those of a system's YAML from ESPnet's parser with the task's own options,
+Nothing is described here a second time: options of run.sh and ``ser`` come from their functions,
+those of a system's YAML from ESPnet's parser with the task's own options,
 from constructors and from the ``Args`` of their docstrings. The text does not depend on the width
 of the terminal, the Python version or where the recipe lies.
 """
@@ -11,21 +11,22 @@ import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 import argparse
 import inspect
 import re
-import subprocess
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+import typer
 from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
-from ser.cli import main
+from ser.cli import app, recipe
 from ser.config import load_config
 from ser.training import optim
 from ser.training import sweep
 from ser.files import ROOT
-from ser.corpora import ANY_CORPUS, KEYS, MAKERS, READERS
+from ser.corpora import ANY_CORPUS, MAKERS, READERS
+from ser.corpora.spec import KEYS
 from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
 from ser.models.heads import LABELS, aux_heads
@@ -38,13 +39,12 @@ from ser.training.folds import OWN_OPTIONS
 from ser.training.trainer import SERTrainer
 from ser.lang.units import TOKEN_TYPES
 
-LAUNCHERS = ("data", "lang", "dump", "train", "score", "report", "pack")  # stages 1 to 7
 ESPNET = "https://espnet.github.io/espnet/espnet2_training_option.html"
 HEAD = """# Reference: every option
 
 <!-- Written by `make docs` (reference.py); edit the help texts and docstrings in the code. -->
 
-- [run.sh](#runsh), and [its stages alone](#the-stages-alone)
+- [run.sh](#runsh)
 - [ser COMMAND](#ser-command): """
 CONF = """## A system's YAML
 
@@ -72,8 +72,7 @@ Row = tuple[str, ...]
 
 def reference() -> str:
     """The text of docs/reference.md."""
-    commands = ", ".join(f"[{name}](#ser-{name})" for name in main.COMMANDS)
-    parts = [HEAD + commands]
+    parts = [HEAD + ", ".join(f"[{name}](#ser-{name})" for name in commands())]
     parts += ["- [A system's YAML](#a-systems-yaml): [the recipe's options](#the-recipes-options)"]
     parts[-1] += "".join(
         f", [{title}](#{_anchor(title)})"
@@ -82,113 +81,65 @@ def reference() -> str:
     parts[-1] += ", [schedules](#schedules), [ESPnet's options](#options-of-espnet-that-conf-sets)"
     parts += ["- [A sweep's YAML](#a-sweeps-yaml), [corpus.yaml](#corpusyaml), "]
     parts[-1] += "[conf/slurm.conf](#confslurmconf), [make](#make)\n"
-    parts += [scripts(), commands_section(), CONF, *task_section(), *networks_section()]
+    parts += [run_section(), commands_section(), CONF, *task_section(), *networks_section()]
     parts += [*optimisation_section(), espnet_section(), sweep_section(), corpus_section()]
     parts += [slurm_section(), make_section()]
     return "\n".join(parts).rstrip() + "\n"
 
 
-# --- scripts -------------------------------------------------------------------------------------
+# --- command lines -------------------------------------------------------------------------------
 
 
-def scripts() -> str:
-    """run.sh and the launchers of its stages."""
-    parts = ["## run.sh\n\n`--name value` or `--name=value`; dashes or underscores.\n"]
-    parts += [script_options(ROOT / "run.sh")]
-    parts += ["### The stages alone\n\nEach launcher works by itself, from the recipe's folder. "]
-    parts[-1] += "An empty default is none, or that of the program behind it, which says it in its "
-    parts[-1] += "own help, e.g. `.venv/bin/python -m ser.cli.bin.prepare_data --help`.\n"
-    for name in LAUNCHERS:
-        path = ROOT / "local" / f"{name}.sh"
-        about = _first_paragraph(_header(path))
-        parts += [f"#### local/{name}.sh\n\n{prose(about)}\n", script_options(path)]
-    return "\n".join(parts)
-
-
-def script_options(path: Path) -> str:
-    """Tables of the options that the header of a script lists, one for each heading there.
-
-    Defaults are what ``--help`` adds to the header (local/parse_options.sh).
-    """
-    done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
-    groups: list[tuple[str, list[list[str]]]] = []
-    heading = ""
-    column = 0
-    for line, shown in zip(_header(path), done.stdout.split("\n"), strict=False):
-        default = shown.removeprefix(line).strip().removeprefix("[").removesuffix("]")
-        option = re.match(r" {1,4}(--(?:[a-z][a-z0-9-]*)?(?: [A-Z_]+(?:\.{3})?)?) +(.*)", line)
-        if option:
-            if not groups or groups[-1][0] != heading:
-                groups.append((heading, []))
-            column = option.start(2)
-            default = default.replace(f"{ROOT}/", "")
-            groups[-1][1].append([code(option[1]), code(default) if default else "", option[2]])
-        elif column and line.startswith(" " * column):
-            groups[-1][1][-1][2] += f" {line.strip()}"
-        else:
-            column = 0
-            heading = line if line and not line.startswith(" ") else heading
-    parts = []
-    for heading, rows in groups:
-        if len(groups) > 1:
-            parts.append(f"{prose(heading)}:\n")
-        parts.append(
-            table(("option", "default", ""), [(o, d, cell(text)) for o, d, text in rows]) + "\n"
-        )
-    return "\n".join(parts)
-
-
-def _header(path: Path) -> list[str]:
-    """The header comment of a script, as ``_header`` of local/parse_options.sh has it."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    header = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        header.append(re.sub("^# ?", "", line))
-    return header
-
-
-def _first_paragraph(lines: Sequence[str]) -> str:
-    return " ".join(lines[: lines.index("")] if "" in lines else lines)
-
-
-# --- ser COMMAND ---------------------------------------------------------------------------------
+def run_section() -> str:
+    """The options of run.sh."""
+    command = typer.main.get_command(recipe.app)
+    about = "`--name value` or `--name=value`; dashes or underscores."
+    return f"## run.sh\n\n{about}\n\n{options_table(command)}"
 
 
 def commands_section() -> str:
     """Every subcommand of ``ser``."""
     parts = ["## ser COMMAND\n\n`.venv/bin/ser COMMAND`, or `.venv/bin/python -m ser COMMAND`.\n"]
-    for name in main.COMMANDS:
-        parser = main.command_parser(name)
-        texts = [part for part in (parser.description, parser.epilog) if part]
-        parts += [f"### ser {name}\n", layout(texts[0])]
-        parts += [table(("argument", "default", ""), parser_rows(parser)) + "\n"]
-        parts += [layout(text) for text in texts[1:]]
+    for name, command in commands().items():
+        parts += [f"### ser {name}\n", layout(inspect.cleandoc(command.help).replace("\b\n", ""))]
+        parts += [options_table(command)]
     return "\n".join(parts)
 
 
-def parser_rows(parser: argparse.ArgumentParser) -> list[Row]:
-    """A row (argument, default, help) for each argument of ``parser``, in its order."""
+def commands() -> dict[str, Any]:
+    """The commands of ``ser`` that are for people."""
+    found = typer.main.get_command(app.make_app()).commands
+    return {name: command for name, command in found.items() if not command.hidden}
+
+
+def options_table(command: Any) -> str:
+    """A row (option, default, help) for each parameter of a command, in its order."""
     rows = []
-    for action in parser._actions:
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+    for parameter in command.params:
+        if parameter.name in ("help", "ctx") or parameter.hidden:
             continue
-        value = ""
-        if action.choices and not action.metavar:
-            value = "|".join(map(str, action.choices))
-        elif action.nargs != 0:
-            value = str(action.metavar or action.dest.upper())
-        name = ", ".join(action.option_strings)
-        more = "..." if action.nargs in ("*", "+") else ""
-        written = f"{name} {value}".strip() + more
-        required = ", required" if action.required and action.option_strings else ""
-        shown = action.default not in (None, argparse.SUPPRESS, []) and action.nargs != 0
-        help_text = (action.help or "").replace("%%", "%")
-        help_text = help_text.replace("%(default)s", str(action.default))
-        default = code(_value(action.default)) if shown else ""
-        rows.append((code(written) + required, default, cell(help_text)))
-    return rows
+        option = parameter.param_type_name == "option"
+        value = "" if getattr(parameter, "is_flag", False) else _metavar(parameter)
+        written = f"{parameter.opts[0]} {value}".strip() if option else value
+        shown = getattr(parameter, "show_default", None)
+        default = shown if isinstance(shown, str) else _value(parameter.default)
+        has_default = parameter.default not in (None, "", [], False, ()) or isinstance(shown, str)
+        required = ", required" if option and parameter.required else ""
+        rows.append(
+            (code(written) + required, code(default) if has_default else "", cell(parameter.help))
+        )
+    return table(("option", "default", ""), rows) + "\n"
+
+
+def _metavar(parameter: Any) -> str:
+    """``--option``'s value as --help shows it; a list of choices, or N for a number."""
+    if parameter.metavar:
+        return parameter.metavar
+    kind = parameter.type_descriptor.annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    kind = next(iter(get_args(kind)), kind)  # of a list or an optional
+    return {int: "N", float: "N", Path: "PATH"}.get(kind, "TEXT")
 
 
 # --- a system's YAML -----------------------------------------------------------------------------

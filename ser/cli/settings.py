@@ -95,6 +95,8 @@ def settle(options: SimpleNamespace) -> Settings:
     _experiments(settings, options)
     _modes(settings, options)
     _stage_options(settings, options)
+    if options.stage <= 4 <= options.stop_stage and not settings.instead:
+        _system(settings, options)
     if options.stage > 1 and (options.emotions or options.text):
         from ser.corpora.prepare import require_same_options
 
@@ -315,6 +317,17 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
                     f"--stage {options.stage}: there is no experiment {directory}; train it first, "
                     "or correct what names it: --tag, --config, --protocol, --seed"
                 )
+
+
+def _system(settings: Settings, options: SimpleNamespace) -> None:
+    """What needs no network is checked before anything begins."""
+    from ser.training.declared import check_system
+
+    due = None
+    if options.stage == 4 and not options.paper:
+        due = ROOT / settings.dump / "folds" / settings.protocols[0]
+    espnet, folds = options.espnet_options or [], settings.folds.split()
+    check_system(ROOT / settings.config, espnet, options.ssl, due, folds)
 
 
 def _stage_options(settings: Settings, options: SimpleNamespace) -> None:

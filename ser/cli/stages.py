@@ -61,9 +61,9 @@ def data(
 ) -> None:
     """Stage 1: read and check a corpus, write data/<corpus>/all.
 
-    wav.scp, text, utt2spk, spk2utt, utt2emo, utt2gender, utt2session, utt2dur, emotions and
-    language, checked against every count of egs/<corpus>/corpus.yaml. The mini corpus is first
-    synthesised, in data/mini/corpus.
+    wav.scp, text, utt2spk, spk2utt, utt2emo, utt2gender, spk2gender, utt2session, utt2dur,
+    utt2orig, emotions and language, checked against every count of egs/<corpus>/corpus.yaml. The
+    mini corpus is first synthesised, in data/mini/corpus.
     """
     from ser.corpora.prepare import prepare
 
@@ -228,6 +228,11 @@ def train(
             check_only=check_only,
         )
         return
+    from ser.training.declared import check_system
+
+    due = None if after else dump_dir / "folds" / protocol
+    for file in {file: None for _, _, file in trainings}:
+        check_system(file, espnet, ssl, due, names)
     trainer = [*SER, "train", f"--data-dir={data_dir}", f"--dump-dir={dump_dir}"]
     if experiments is not None:
         trainer.append(f"--experiments={experiments}")

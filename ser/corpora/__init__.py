@@ -31,43 +31,6 @@ READERS = {
 ANY_CORPUS = ("table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini"}
-# Keys of corpus.yaml -> what they are; docs/reference.md shows this table.
-KEYS = {
-    "name": "that of the folder in egs/; required",
-    "reader": "how it lies on disk; required",
-    "maker": "who makes it, where it is made by the recipe",
-    "language": "of the transcripts: en, de, cmn ...; required",
-    "licence": "for people",
-    "obtain": "what to say when --corpus-dir is missing",
-    "emotions": "the classes, in the order of their indices; required",
-    "emotion_sets": "what --emotions may name: name -> classes",
-    "label_map": "label -> emotion; required, unless a reader of any corpus finds emotions",
-    "skip_labels": "labels that are left out and counted",
-    "counts": "what must hold: total, and by session, emotion and speaker; iemocap and mini also "
-    "dialog, wav and label. Required, but not by a reader of any corpus",
-    "editions": "casia: several counts, of which those of the edition that is found must hold",
-    "speakers": "speaker -> f or m",
-    "free_speakers": "casia: how the full corpus spells the speakers",
-    "sessions": "session -> its speakers, who validate for each other; for iemocap and mini a list",
-    "dialogs": "iemocap: the dialogs of each half session",
-    "sentences": "emodb: sentence -> its words",
-    "based_on": "another corpus of egs/, whose keys hold here too unless they are stated",
-    "part": "of that corpus: ids, a pattern of utterance ids such as *_impro*, and total, how many "
-    "there are",
-    "corpus_dir": "a reader of any corpus: where it lies, in place of --corpus-dir",
-    "audio_dir": "a reader of any corpus: from where relative audio paths are seen",
-    "columns": "a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, text, "
-    "session, id; a dot goes into a field",
-    "gender_map": "a reader of any corpus: value of the gender column -> f or m",
-    "table": "table: the file, where there are several",
-    "supervisions": "lhotse: name or pattern of the manifest",
-    "recordings": "lhotse: name or pattern of the manifest",
-    "cuts": "lhotse: name or pattern of the manifest, in place of the two above",
-    "dataset": "huggingface: id on the hub, in place of --corpus-dir",
-    "revision": "huggingface: of the dataset on the hub",
-    "config": "huggingface: of the dataset on the hub",
-    "splits": "huggingface: those to take; default: all",
-}
 
 
 @dataclass

@@ -11,11 +11,11 @@ for neutral. Copies in which they follow the common ones as 301 to 400 are read 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ser.corpora import Reading
+from ser.corpora.spec import Spec
 from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
@@ -48,7 +48,7 @@ def fingerprint_files(root: Path) -> list[Path]:
     return sorted(_wavs(root, LEVELS))
 
 
-def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     """The utterances of ``root`` in ``emotions``; those in other emotions are counted.
 
     Ids are such as liuchanhg_angry_201, and liuchanhg_angry_free001 for the sentences that mean
@@ -57,9 +57,9 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
     Raises UserError for a wav file that lies elsewhere than in ``<speaker>/<emotion>`` of
     ``spec``, is not named by a number, or is there twice.
     """
-    common = {name.casefold(): name for name in spec["speakers"]}
-    free = {name.casefold(): speaker for name, speaker in spec["free_speakers"].items()}
-    session_of = {s: name for name, members in spec["sessions"].items() for s in members}
+    common = {name.casefold(): name for name in spec.speakers}
+    free = {name.casefold(): speaker for name, speaker in spec.free_speakers.items()}
+    session_of = spec.session_of
     reading = Reading([])
     problems = []
     seen: dict[str, Path] = {}
@@ -67,7 +67,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
     for path in fingerprint_files(root):
         folder = path.parent.parent.name.casefold()
         speaker = common.get(folder) or free.get(folder)
-        emotion = spec["label_map"].get(path.parent.name.lower())
+        emotion = spec.label_map.get(path.parent.name.lower())
         if speaker is None or emotion is None or not SENTENCE.fullmatch(path.stem):
             problems.append(f"{path}: not <speaker>/<emotion>/<number>.wav of corpus.yaml")
             continue
@@ -89,7 +89,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
                 text="",
                 speaker=speaker,
                 emotion=emotion,
-                gender=spec["speakers"][speaker],
+                gender=spec.speakers[speaker],
                 session=session_of[speaker],
                 sentence=number if folder in common and int(number) <= COMMON_SENTENCES else "",
             )

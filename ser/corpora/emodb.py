@@ -6,11 +6,11 @@ the emotion's German initial (F) and the take (a); all else stands in corpus.yam
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ser.corpora import Reading
+from ser.corpora.spec import Spec
 from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
@@ -38,13 +38,13 @@ def fingerprint_files(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("*.wav") if not path.name.startswith("."))
 
 
-def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     """The utterances of ``root`` in ``emotions``; those in other emotions are counted.
 
     Raises UserError for names that are not made like EmoDB's and for an emotion letter, speaker
     or sentence that ``spec`` does not list.
     """
-    session_of = {s: name for name, members in spec["sessions"].items() for s in members}
+    session_of = spec.session_of
     utterances = []
     problems = []
     skipped: Counter[str] = Counter()
@@ -57,12 +57,14 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         speaker, sentence, letter, _ = match.groups()
         checks = {"speakers": speaker, "sentences": sentence, "label_map": letter}
         unknown = [
-            f"{value} under {key}" for key, value in checks.items() if value not in spec[key]
+            f"{value} under {key}"
+            for key, value in checks.items()
+            if value not in getattr(spec, key)
         ]
         if unknown:
             problems.append(f"{path}: corpus.yaml has no {', no '.join(unknown)}")
             continue
-        emotion = spec["label_map"][letter]
+        emotion = spec.label_map[letter]
         if emotion not in emotions:
             skipped[f"utterances labelled {letter} ({emotion})"] += 1
             left_out.add(path.stem)
@@ -71,10 +73,10 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
             Utterance(
                 utt_id=path.stem,
                 wav=path,
-                text=spec["sentences"][sentence],
+                text=spec.sentences[sentence],
                 speaker=speaker,
                 emotion=emotion,
-                gender=spec["speakers"][speaker],
+                gender=spec.speakers[speaker],
                 session=session_of[speaker],
             )
         )

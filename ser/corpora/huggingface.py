@@ -8,7 +8,7 @@ a column, or the split and the number of the row. The package datasets is needed
 audiofolder, which is a table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,10 +21,11 @@ from ser.corpora.rows import (
     given_root,
     pick,
     resolve,
-    write_once,
 )
+from ser.corpora.spec import Spec
 from ser.corpora.table import table_rows
 from ser.errors import UserError
+from ser.files import write_once
 
 SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -33,14 +34,14 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 class Reader(RowsReader):
     """A dataset; audio inside of it is written into ``home``."""
 
-    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
+    def __init__(self, spec: Spec, egs: Path, home: Path) -> None:
         super().__init__(spec, egs, home)
         self._loaded: dict[str, Any] = {}
 
     def find(self, directory: Path | None) -> Path:
         """The folder, or the hub id as a path; UserError for a folder that holds no dataset."""
-        if directory is None and "dataset" in self.spec:
-            return Path(str(self.spec["dataset"]))
+        if directory is None and self.spec.dataset:
+            return Path(self.spec.dataset)
         root = given_root(self.spec, self.egs, directory)
         if not (_files(root) or _metadata(root)):
             raise UserError(
@@ -100,7 +101,7 @@ class Reader(RowsReader):
                     "name and the network, or save it where there is one and give --corpus-dir"
                 ) from err
             parts = loaded if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
-            wanted = [str(name) for name in self.spec.get("splits") or parts]
+            wanted = self.spec.splits or list(parts)
             missing = [name for name in wanted if name not in parts]
             if missing:
                 raise UserError(
@@ -111,9 +112,9 @@ class Reader(RowsReader):
         return self._loaded
 
 
-def _open(datasets: Any, root: Path, spec: Mapping[str, Any]) -> Any:
+def _open(datasets: Any, root: Path, spec: Spec) -> Any:
     if not root.is_dir():
-        return datasets.load_dataset(str(root), spec.get("config"), revision=spec.get("revision"))
+        return datasets.load_dataset(str(root), spec.config, revision=spec.revision)
     if any((root / name).is_file() for name in SAVED):
         return datasets.load_from_disk(str(root))
     by_split: dict[str, list[str]] = {}

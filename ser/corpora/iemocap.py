@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.corpora import Reading
+from ser.corpora.spec import Spec
 from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
@@ -61,11 +62,11 @@ def fingerprint_files(root: Path) -> Iterator[Path]:
             yield from _wavs(dialog)
 
 
-def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
-    """The utterances of ``root`` whose label ``spec["label_map"]`` maps to one of ``emotions``.
+def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
+    """The utterances of ``root`` whose label ``spec.label_map`` maps to one of ``emotions``.
 
     Missing wavs, transcripts and label files are listed in ``Reading.short``. Labels that are
-    listed under ``spec["skip_labels"]`` are counted in ``Reading.skipped``.
+    listed under ``spec.skip_labels`` are counted in ``Reading.skipped``.
 
     Raises UserError for ids that are malformed or stand twice, and for unknown labels.
     """
@@ -73,7 +74,7 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
     problems: list[str] = []
     skipped: Counter[str] = Counter()
     sessions = _sessions(root)
-    for name in spec["sessions"]:
+    for name in spec.sessions:
         if name not in sessions:
             reading.short.append(f"{root}/Session{int(name[-2:])}: the whole folder is missing")
     for name, directory in sessions.items():
@@ -86,13 +87,13 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
         reading.found["dialog"]["all"] += len(_dialog_ids(directory, LABELS))
         expected = {
             f"{prefix}_{dialog}"
-            for prefix, dialogs in spec.get("dialogs", {}).items()
+            for prefix, dialogs in spec.dialogs.items()
             if prefix.startswith(name)
             for dialog in dialogs
         }
         reading.short += _missing(directory, expected, labels, texts, wavs)
         for utt, (label, _) in labels.items():
-            emotion = spec["label_map"].get(label)
+            emotion = spec.label_map.get(label)
             if emotion not in emotions:
                 skipped[f"utterances labelled {label}"] += 1
                 reading.left_out.add(utt)
@@ -118,11 +119,9 @@ def read(root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Readin
     return reading
 
 
-def _read_labels(
-    session: Path, spec: Mapping[str, Any], problems: list[str]
-) -> dict[str, tuple[str, str]]:
+def _read_labels(session: Path, spec: Spec, problems: list[str]) -> dict[str, tuple[str, str]]:
     """utterance id -> (label, where it stands) of one session."""
-    known = {*spec["label_map"], *spec["skip_labels"]}
+    known = {*spec.label_map, *spec.skip_labels}
     labels: dict[str, tuple[str, str]] = {}
     for path in _dialogs(session, LABELS):
         for number, line in enumerate(_lines(path), start=1):

@@ -18,7 +18,16 @@ from typing import Any
 
 import soundfile
 
-from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick, resolve
+from ser.corpora.rows import (
+    Row,
+    RowsReader,
+    audio_folder,
+    choose_columns,
+    given_root,
+    on_disk,
+    pick,
+)
+from ser.corpora.spec import dumped
 from ser.data.audio import open_sound, probe
 from ser.errors import UserError
 from ser.files import atomic_write
@@ -70,7 +79,7 @@ class Reader(RowsReader):
                 pairs.append((where, said, recording, 0.0))
         if not pairs:
             raise UserError(f"{root}: no supervision in its manifests; expected one an utterance")
-        base = resolve(str(self.spec["audio_dir"]), self.egs) if "audio_dir" in self.spec else root
+        base = audio_folder(self.spec, root)
         found = (key for _, said, _, _ in pairs for key in said)
         columns = choose_columns(self.spec, found, str(root), needs_audio=False)
         return [
@@ -80,16 +89,17 @@ class Reader(RowsReader):
 
     def _manifests(self, root: Path) -> dict[str, list[Path]]:
         """Kind -> files: cuts, or recordings and supervisions."""
-        named = {kind: self.spec[kind] for kind in PATTERNS if kind in self.spec}
+        stated = dumped(self.spec)
+        named = {kind: stated[kind] for kind in PATTERNS if kind in stated}
         patterns = {k: p for k, p in PATTERNS.items() if k in (named or PATTERNS)} | named
-        found = {kind: sorted(root.glob(str(pattern))) for kind, pattern in patterns.items()}
+        found = {kind: sorted(root.glob(pattern)) for kind, pattern in patterns.items()}
         if found.get("supervisions") and found.get("recordings"):
             return {kind: found[kind] for kind in ("supervisions", "recordings")}
         if found.get("cuts"):
             return {"cuts": found["cuts"]}
         raise UserError(
             f"--corpus-dir {root}: expected supervisions and recordings, or cuts, of lhotse "
-            f"({', '.join(map(str, patterns.values()))}); give their folder, or name them in "
+            f"({', '.join(patterns.values())}); give their folder, or name them in "
             "corpus.yaml, e.g. cuts: train.jsonl.gz"
         )
 
@@ -135,7 +145,7 @@ def _audio(
             "are: save it with lhotse first (cuts.save_audios)"
         )
     source = sources[0]
-    path = resolve(source["source"], base)
+    path = on_disk(source["source"], base)
     start, duration = offset + float(said["start"]), float(said["duration"])
     ends = start + duration
     whole = start <= TOLERANCE and abs(ends - float(recording["duration"])) <= TOLERANCE

@@ -10,17 +10,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ser.corpora import ANY_CORPUS, MAKERS, READERS, Reading
+from ser.corpora import MAKERS, READERS, Reading
+from ser.corpora.spec import Counts, Spec, choose_emotions, dumped, load_spec
 from ser.corpora.texts import add_texts
 from ser.data.audio import probe_files
 from ser.data.tables import Utterance, join_problems, read_table, write_data_dir
 from ser.errors import UserError
+from ser.files import remove_leftovers
 from ser.provenance import EGS
 from ser.stage import file_digest, is_done, read_marker
-
-REQUIRED_KEYS = ("name", "reader", "language", "emotions", "label_map")
 
 
 def prepare(
@@ -48,14 +46,15 @@ def prepare(
     text_settings = _text_settings(text)
     target = data_dir / corpus / "all"
     home = (data_dir / corpus).absolute()
-    reader = importlib.import_module(READERS[spec["reader"]])
+    remove_leftovers(home)
+    reader = importlib.import_module(READERS[spec.reader])
     if hasattr(reader, "Reader"):
-        reader = reader.Reader(spec, egs / spec.get("based_on", corpus), home)
+        reader = reader.Reader(spec, egs / (spec.based_on or corpus), home)
     root = _find_root(spec, reader, corpus_dir, home / "corpus", seed)
     settings = {
-        "corpus_dir": "" if corpus_dir is None and "maker" not in spec else str(root),
+        "corpus_dir": "" if corpus_dir is None and not spec.maker else str(root),
         "emotions": chosen,
-        "spec": _digest(json.dumps(spec, sort_keys=True)),
+        "spec": _digest(json.dumps(dumped(spec), sort_keys=True)),
         "files": fingerprint(reader.fingerprint_files(root)),
         "allow_partial": allow_partial,
         **text_settings,
@@ -88,99 +87,32 @@ def prepare(
         raise UserError(join_problems(lines, cure))
     for line in short:
         print(f"warning: {line}")
-    if "part" in spec:
+    if spec.part:
         _take_part(reading, spec, chosen, complete=not short)
         print(format_table(reading.utterances, chosen))
     if text is not None:
         reading.utterances = add_texts(text, reading)
     utterances = add_durations(sorted(reading.utterances, key=lambda u: u.utt_id), nj)
-    write_data_dir(target, utterances, chosen, spec["language"], settings, short)
+    write_data_dir(target, utterances, chosen, spec.language, settings, short)
     hours = sum(u.duration for u in utterances) / 3600
     print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
 
 
-def load_spec(corpus: str, egs: Path = EGS) -> dict[str, Any]:
-    """``egs/<corpus>/corpus.yaml`` as a dict.
-
-    A corpus that is ``based_on`` another has its keys too, but for those that it states itself.
-
-    Raises UserError for an unknown corpus, unreadable YAML, missing keys, and counts that
-    contradict each other.
-    """
-    path = egs / corpus / "corpus.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.parent.name for p in egs.glob("*/corpus.yaml")))
-        raise UserError(f"--corpus {corpus}: there is no {path}; corpora that exist: {known}")
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as err:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(spec, dict):
-        spec = {}
-    if "based_on" in spec:
-        if spec["based_on"] == corpus:
-            raise UserError(f"{path}: based_on: names the corpus itself; name another of egs/")
-        spec = {**load_spec(str(spec["based_on"]), egs), **spec}
-    if spec.get("reader") in ANY_CORPUS:
-        spec.setdefault("counts", {})
-        if isinstance(spec.get("emotions"), list):
-            spec.setdefault("label_map", {name: name for name in spec["emotions"]})
-    missing = [key for key in REQUIRED_KEYS if key not in spec]
-    if not {"counts", "editions"} & spec.keys():
-        missing.append("counts")
-    if missing:
-        raise UserError(f"{path}: missing keys: {', '.join(missing)}")
-    for key, table in {"reader": READERS, "maker": MAKERS}.items():
-        if key in spec and spec[key] not in table:
-            raise UserError(f"{path}: {key} {spec[key]!r}: expected one of {', '.join(table)}")
-    if "part" in spec and not isinstance((spec["part"] or {}).get("ids"), str):
-        raise UserError(f"{path}: part.ids: give a pattern of utterance ids, such as '*_impro*'")
-    contradictions = [
-        f"{path}: {name}.{where} is {number}, but {name}.speaker sums to {total}"
-        for name, counts in _all_counts(spec).items()
-        for where, number, total in _sums(counts, spec["emotions"])
-        if number != total
-    ]
-    if contradictions:
-        raise UserError(join_problems(contradictions))
-    return spec
-
-
-def choose_emotions(spec: Mapping[str, Any], wanted: str) -> list[str]:
-    """The emotions in class order: a named set of ``spec``, a comma list, or the default.
-
-    Raises UserError for an emotion that the corpus does not have, or fewer than two.
-    """
-    sets = spec.get("emotion_sets", {})
-    if not wanted:
-        return list(spec["emotions"])
-    if wanted in sets:
-        return list(sets[wanted])
-    chosen = [name.strip() for name in wanted.split(",")]
-    known = list(dict.fromkeys(spec["label_map"].values()))
-    if len(set(chosen)) != len(chosen) or len(chosen) < 2 or not set(chosen) <= set(known):
-        options = [*sets, f"at least two of {','.join(known)}, joined by commas"]
-        raise UserError(f"--emotions {wanted}: {spec['name']} has {', or '.join(options)}")
-    return chosen
-
-
-def choose_edition(
-    spec: Mapping[str, Any], utterances: Sequence[Utterance]
-) -> tuple[Mapping[str, Any], str]:
+def choose_edition(spec: Spec, utterances: Sequence[Utterance]) -> tuple[Spec, str]:
     """``spec`` with the ``counts`` of one of its ``editions``, if it has any, and which in words.
 
     It is the one whose numbers are nearest to those of the speakers and emotions found.
     """
-    if "editions" not in spec:
+    if not spec.editions:
         return spec, ""
     found = Counter((u.speaker, u.emotion) for u in utterances)
 
     def distance(name: str) -> int:
-        table = spec["editions"][name]["speaker"]
+        table = spec.editions[name].speaker
         return sum(abs(number - table[s].get(e, 0)) for (s, e), number in found.items())
 
-    name = min(spec["editions"], key=distance)
-    return {**spec, "counts": spec["editions"][name]}, f" as edition {name!r}"
+    name = min(spec.editions, key=distance)
+    return spec.model_copy(update={"counts": spec.editions[name]}), f" as edition {name!r}"
 
 
 def require_same_options(
@@ -203,27 +135,25 @@ def require_same_options(
         raise UserError(f"--text {text}: {target} was made with other transcripts; {again}")
 
 
-def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str]) -> list[str]:
-    """A line for each number of ``spec["counts"]`` that the reading does not meet.
+def check_counts(reading: Reading, spec: Spec, emotions: Sequence[str]) -> list[str]:
+    """A line for each of the ``spec.counts`` that the reading does not meet.
 
     ``total`` and ``session`` hold for the default emotions and are left out for others.
     """
-    counts = spec["counts"]
     utterances = reading.utterances
     found: dict[str, Any] = {
-        "total": len(utterances),
         "session": Counter(u.session for u in utterances),
         "emotion": Counter(u.emotion for u in utterances),
         **reading.found,
     }
     short = []
-    for where, expected in counts.items():
-        if where in ("total", "session") and set(emotions) != set(spec["emotions"]):
+    for where, expected in spec.counts.model_dump(exclude_unset=True).items():
+        if where in ("total", "session") and set(emotions) != set(spec.emotions):
             continue
         if where == "speaker":
             short += _check_speakers(utterances, expected, emotions)
         elif where == "total":
-            short += _differs("total", found["total"], expected)
+            short += _differs("total", len(utterances), expected)
         else:
             names = emotions if where == "emotion" else {**expected, **found[where]}
             for name in names:
@@ -231,30 +161,28 @@ def check_counts(reading: Reading, spec: Mapping[str, Any], emotions: Sequence[s
     return short
 
 
-def _take_part(
-    reading: Reading, spec: Mapping[str, Any], emotions: Sequence[str], complete: bool
-) -> None:
-    """Leave in ``reading`` the utterances that ``spec["part"]`` asks for.
+def _take_part(reading: Reading, spec: Spec, emotions: Sequence[str], complete: bool) -> None:
+    """Leave in ``reading`` the utterances of ``spec.part``.
 
     Raises UserError if there is none, or, of a complete corpus in the default emotions, not as
     many as stated.
     """
-    part, whole = spec["part"], reading.utterances
-    reading.utterances = [u for u in whole if fnmatchcase(u.utt_id, part["ids"])]
+    part, whole = spec.part, reading.utterances
+    reading.utterances = [u for u in whole if fnmatchcase(u.utt_id, part.ids)]
     found = len(reading.utterances)
     reading.left_out |= {u.utt_id for u in whole} - {u.utt_id for u in reading.utterances}
-    print(f"{spec['name']}: {found} of {len(whole)} utterances, {part['ids']}")
-    default = set(emotions) == set(spec["emotions"])
-    if not found or (complete and default and found != part.get("total", found)):
+    print(f"{spec.name}: {found} of {len(whole)} utterances, {part.ids}")
+    default = set(emotions) == set(spec.emotions)
+    if not found or (complete and default and part.total not in (None, found)):
         raise UserError(
-            f"egs/{spec['name']}/corpus.yaml: part: {found} utterances are called {part['ids']}, "
-            f"{part.get('total', 'some')} expected; correct the pattern or the number"
+            f"egs/{spec.name}/corpus.yaml: part: {found} utterances are called {part.ids}, "
+            f"{part.total or 'some'} expected; correct the pattern or the number"
         )
 
 
-def _without(spec: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
-    counts = {where: number for where, number in spec["counts"].items() if where not in left_out}
-    return {**spec, "counts": counts}
+def _without(spec: Spec, left_out: Collection[str]) -> Spec:
+    kept = {w: n for w, n in dumped(spec).get("counts", {}).items() if w not in left_out}
+    return spec.model_copy(update={"counts": Counts(**kept)})
 
 
 def _check_speakers(
@@ -278,22 +206,6 @@ def _check_speakers(
 
 def _differs(what: str, found: int, expected: int) -> list[str]:
     return [] if found == expected else [f"{what}: {found} found, {expected} expected"]
-
-
-def _all_counts(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    editions = {f"editions.{name}": counts for name, counts in spec.get("editions", {}).items()}
-    return editions or {"counts": spec["counts"]}
-
-
-def _sums(counts: Mapping[str, Any], emotions: Sequence[str]) -> Iterable[tuple[str, int, int]]:
-    """(name, number, sum over the speaker table) for each margin that corpus.yaml states."""
-    table = counts.get("speaker", {})
-    for emotion, number in counts.get("emotion", {}).items():
-        if table and all(emotion in row for row in table.values()):
-            yield f"emotion.{emotion}", number, sum(row[emotion] for row in table.values())
-    if table and "total" in counts:
-        total = sum(row[e] for row in table.values() for e in emotions)
-        yield "total", counts["total"], total
 
 
 def format_table(utterances: Sequence[Utterance], emotions: Sequence[str]) -> str:
@@ -346,24 +258,19 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _find_root(
-    spec: Mapping[str, Any], reader: Any, corpus_dir: Path | None, home: Path, seed: int
-) -> Path:
-    if "maker" in spec:
+def _find_root(spec: Spec, reader: Any, corpus_dir: Path | None, home: Path, seed: int) -> Path:
+    if spec.maker:
         made = (corpus_dir or home).absolute()
-        importlib.import_module(MAKERS[spec["maker"]]).make(made, seed)
+        importlib.import_module(MAKERS[spec.maker]).make(made, seed)
         return made
-    any_corpus = spec["reader"] in ANY_CORPUS
-    if corpus_dir is None and any_corpus:
+    if corpus_dir is None and spec.any_corpus:
         return reader.find(None)
     if corpus_dir is None:
-        raise UserError(
-            f"--corpus-dir: needed for {spec['name']}; {spec.get('obtain', 'see its README')}"
-        )
+        raise UserError(f"--corpus-dir: needed for {spec.name}; {spec.obtain}")
     given = corpus_dir.absolute()
     if ".." in given.parts:  # readers look at the names of parents
         given = given.resolve()
-    if not given.is_dir() and not (any_corpus and given.is_file()):
+    if not given.is_dir() and not (spec.any_corpus and given.is_file()):
         raise UserError(f"--corpus-dir {corpus_dir}: no such folder; give the corpus folder")
     root = reader.find(given)
     if root != given:

@@ -4,22 +4,25 @@ A row is a mapping of column -> value; ``columns`` of corpus.yaml says which col
 emotion, speaker, gender, text, session and id. A dot goes into a column: ``custom.emotion``.
 """
 
+import json
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ser.config import suggest
 from ser.console import progress
 from ser.corpora import Reading
+from ser.corpora.spec import FIELDS, NO_NAMES, Spec, normalized
 from ser.data.tables import UNKNOWN_GENDER, Utterance, join_problems
 from ser.errors import UserError
-from ser.files import atomic_write, expand_home
+from ser.files import expand_home
 
 REQUIRED = ("audio", "emotion", "speaker")
-FIELDS = (*REQUIRED, "gender", "text", "session", "id")
 AUDIO_COLUMNS = ("audio", "wav", "file_name")  # if corpus.yaml names none
 GENDERS = {
     **dict.fromkeys(("f", "female", "woman"), "f"),
@@ -48,11 +51,11 @@ class RowsReader(ABC):
     A subclass has ``find`` and ``fingerprint_files``, as every reader, and ``_read``.
     """
 
-    def __init__(self, spec: Mapping[str, Any], egs: Path, home: Path) -> None:
+    def __init__(self, spec: Spec, egs: Path, home: Path) -> None:
         self.spec, self.egs, self.home = spec, egs, home
         self._rows: list[Row] | None = None
 
-    def read(self, root: Path, spec: Mapping[str, Any], emotions: Sequence[str]) -> Reading:
+    def read(self, root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
         """Its utterances in ``emotions``; UserError with the rows that are at fault."""
         return read_rows(self.rows(root), spec, emotions, self.home / "audio")
 
@@ -68,25 +71,19 @@ class RowsReader(ABC):
 
 
 def choose_columns(
-    spec: Mapping[str, Any], found: Iterable[str], where: str, needs_audio: bool = True
+    spec: Spec, found: Iterable[str], where: str, needs_audio: bool = True
 ) -> dict[str, str]:
     """Field -> column, for the fields that the table has; ``found`` are its columns.
 
     Raises UserError, with the columns that there are, for a column that is not there.
     """
     found = list(dict.fromkeys(found))
-    named = spec.get("columns") or {}
-    odd = sorted(set(named) - set(FIELDS))
-    if odd:
-        raise UserError(
-            f"columns in the corpus.yaml of {spec['name']}: {odd[0]!r}; expected some of "
-            f"{', '.join(FIELDS)}"
-        )
+    named = spec.columns
     defaults = {field: field for field in FIELDS}
     defaults["audio"] = next((name for name in AUDIO_COLUMNS if name in found), "audio")
     columns = {}
     for field, default in defaults.items():
-        column = str(named.get(field, default))
+        column = named.get(field, default)
         if column.split(".")[0] in found:
             columns[field] = column
         elif field in named or (field in REQUIRED and (field != "audio" or needs_audio)):
@@ -103,13 +100,15 @@ def choose_columns(
 
 
 def pick(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """The fields of ``record`` as stripped text; what is absent or null is ""."""
+    """The fields of ``record`` as stripped text; what is absent, null or nan is ""."""
     values = dict.fromkeys(FIELDS, "")
     for field, column in columns.items():
         value: Any = record
         for part in column.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        values[field] = "" if value is None or isinstance(value, Mapping) else str(value).strip()
+        text = "" if value is None or isinstance(value, Mapping) else str(value).strip()
+        text = "" if text.casefold() == "nan" else text  # as pandas writes an empty cell
+        values[field] = text if field == "audio" else normalized(text)
     return values
 
 
@@ -118,9 +117,7 @@ def as_id(text: str) -> str:
     return _NOT_IN_IDS.sub("_", text.strip("/ "))
 
 
-def read_rows(
-    rows: Iterable[Row], spec: Mapping[str, Any], emotions: Sequence[str], folder: Path
-) -> Reading:
+def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: Path) -> Reading:
     """The utterances of ``rows`` in ``emotions``; audio that is no file is written to ``folder``.
 
     Labels go through ``label_map``, those of ``skip_labels`` are left out. Sessions are those of
@@ -128,13 +125,11 @@ def read_rows(
     which the last takes three where their number is odd. Genders are those of the column, through
     ``gender_map`` if there is one, or of ``speakers`` (speaker -> f or m), or unknown.
 
-    Raises UserError that lists rows with an unknown label, no speaker, an id or a file that
-    another row has, a file that is not there, or two sessions or genders for one speaker; nothing
-    is written then.
+    Raises UserError that lists what is wrong; nothing is written then.
     """
-    rows = list(rows)
     if not rows:
-        raise UserError(f"{spec['name']}: no utterance in it; expected one for each row")
+        raise UserError(f"{spec.name}: no utterance in it; expected one for each row")
+    rows = _one_name_for_each_speaker(rows, spec)
     problems: list[str] = []
     reading = Reading([])
     skipped: Counter[str] = Counter()
@@ -161,7 +156,7 @@ def read_rows(
         )
         if number % 500 == 0:
             progress(f"audio: {number} of {len(kept)} utterances")
-    if not spec["counts"]:
+    if not spec.counts.model_fields_set:
         total = len(reading.utterances)
         print(
             f"corpus.yaml states no counts, so none was checked; to fix: counts: {{total: {total}}}"
@@ -169,30 +164,100 @@ def read_rows(
     return reading
 
 
+def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
+    """The rows with each speaker of ``same_speakers`` under the first of their names.
+
+    Raises UserError for names that may be those of one person, and for people whom corpus.yaml
+    names and no row has.
+    """
+    first = {name: names[0] for names in spec.same_speakers for name in names}
+    where: dict[str, str] = {}
+    result = []
+    for row in rows:
+        name = row.values["speaker"]
+        name = first.get(name, name)
+        where.setdefault(name, row.where)
+        result.append(replace(row, values={**row.values, "speaker": name}))
+    apart = [set(names) for names in spec.distinct_speakers]
+    alike: dict[str, list[str]] = {}
+    for name in sorted(where):
+        alike.setdefault(_likeness(name), []).append(name)
+    unclear = [
+        names
+        for names in alike.values()
+        if len(names) > 1 and not any(set(names) <= group for group in apart)
+    ]
+    if unclear:
+        shown = json.dumps(unclear[:1], ensure_ascii=not "".join(unclear[0]).isprintable())
+        problems = [
+            "; ".join(f"speaker {name!r} ({where[name]})" for name in names) for names in unclear
+        ]
+        cure = (
+            "one person under two names would be in training and test at once; say in corpus.yaml "
+            f"which it is: same_speakers: {shown}, or, of different people, distinct_speakers: "
+            f"{shown}"
+        )
+        raise UserError(join_problems(problems, cure))
+    stated = {
+        "speakers": list(spec.speakers),
+        "sessions": list(spec.session_of),
+        "counts.speaker": list(spec.counts.speaker),
+        "same_speakers": list(first),
+        "distinct_speakers": [name for names in spec.distinct_speakers for name in names],
+    }
+    known = {*where, *(as_id(name) for name in where), *(row.values["speaker"] for row in rows)}
+    problems = [
+        f"corpus.yaml of {spec.name}: {key}: no row is of speaker {name!r}; {suggest(name, where)}"
+        for key, names in stated.items()
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise UserError(join_problems(problems))
+    return result
+
+
+def _likeness(name: str) -> str:
+    """What ``name`` has in common with other spellings of it.
+
+    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks next to
+    letters and the ".0" that spreadsheets add to numbers make no difference.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    text = re.sub(r"[\s_/]+", "_", text).strip("_")
+    text = re.sub(r"(?<=\D)_|_(?=\D)", "", text)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", text))
+
+
 def _kept(
     rows: Sequence[Row],
-    spec: Mapping[str, Any],
+    spec: Spec,
     emotions: Sequence[str],
     reading: Reading,
     skipped: Counter[str],
     problems: list[str],
 ) -> Iterator[tuple[str, str, Row]]:
     """(utterance id, emotion, row) of the rows to keep; the others are counted or faults."""
-    label_map = {str(label): emotion for label, emotion in spec["label_map"].items()}
-    skip_labels = {str(label) for label in spec.get("skip_labels", ())}
     for row in rows:
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
-        emotion = label_map.get(label)
-        if label in skip_labels or (emotion is not None and emotion not in emotions):
+        speaker, session = as_id(row.values["speaker"]), row.values["session"]
+        emotion = spec.label_map.get(label)
+        if label in spec.skip_labels or (emotion is not None and emotion not in emotions):
             skipped[f"utterances labelled {label}"] += 1
             reading.left_out.add(utt_id)
         elif emotion is None:
             problems.append(
-                f"{row.where}: label {label!r} is not in label_map ({', '.join(label_map)}); add "
-                f"it there, or to skip_labels to leave its utterances out"
+                f"{row.where}: label {label!r} is not in label_map ({', '.join(spec.label_map)}); "
+                f"add it there, or to skip_labels to leave its utterances out"
             )
-        elif not row.values["speaker"]:
+        elif not speaker:
             problems.append(f"{row.where}: no speaker; expected who speaks, to be left out as one")
+        elif {speaker, utt_id, as_id(session) or "-"} & set(NO_NAMES):
+            problems.append(
+                f"{row.where}: speaker {speaker!r}, id {utt_id!r}, session {session!r}: one of "
+                "them is no name; rename it"
+            )
         elif isinstance(row.audio, Path) and not row.audio.is_file():
             problems.append(f"{row.where}: no such file: {row.audio}")
         else:
@@ -235,13 +300,9 @@ def _one_of_each(
     return {speaker: found for speaker, (found, _) in first.items()}
 
 
-def _gender(row: Row, spec: Mapping[str, Any]) -> str:
-    found = row.values["gender"]
-    if not found:
-        by_speaker = {str(key): value for key, value in (spec.get("speakers") or {}).items()}
-        found = str(by_speaker.get(row.values["speaker"], ""))
-    mapped = {str(key): value for key, value in (spec.get("gender_map") or {}).items()}
-    gender = GENDERS.get(str(mapped.get(found, found)).lower())
+def _gender(row: Row, spec: Spec) -> str:
+    found = row.values["gender"] or spec.speakers.get(row.values["speaker"], "")
+    gender = GENDERS.get(spec.gender_map.get(found, found).lower())
     if gender is None:
         raise UserError(
             f"{row.where}: gender {found!r}; expected f or m, nothing where it is not known, or "
@@ -251,11 +312,10 @@ def _gender(row: Row, spec: Mapping[str, Any]) -> str:
 
 
 def _sessions(
-    kept: Sequence[tuple[str, str, Row]], spec: Mapping[str, Any], problems: list[str]
+    kept: Sequence[tuple[str, str, Row]], spec: Spec, problems: list[str]
 ) -> dict[str, str]:
     """Speaker id -> session."""
-    sessions = spec.get("sessions") or {}
-    named = {as_id(str(s)): name for name, members in sessions.items() for s in members}
+    named = {as_id(speaker): as_id(name) for speaker, name in spec.session_of.items()}
     found = _one_of_each(kept, "session", lambda row: as_id(row.values["session"]), problems)
     if any(found.values()):
         problems += [f"speaker {s}: no session in any row" for s, name in found.items() if not name]
@@ -270,32 +330,54 @@ def _sessions(
     return {s: f"Ses{min(i // 2 + 1, last):0{width}d}" for i, s in enumerate(speakers)}
 
 
-def write_once(path: Path, data: bytes) -> Path:
-    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
-    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "wb") as stream:
-            stream.write(data)
-    return path
-
-
 def resolve(path: str | Path, base: Path) -> Path:
     """``path`` as seen from ``base``, absolute; ~ is the home folder."""
     return (base / expand_home(path)).absolute()
 
 
-def given_root(spec: Mapping[str, Any], egs: Path, directory: Path | None) -> Path:
+def on_disk(path: str | Path, base: Path) -> Path:
+    """``resolve``, but of names that the disk has in another form of Unicode, those."""
+    whole = resolve(path, base)
+    if whole.exists():
+        return whole
+    found = Path(whole.anchor)
+    for part in whole.parts[1:]:
+        if not (found / part).exists() and found.is_dir():
+            wanted = normalized(part)
+            part = next((p.name for p in found.iterdir() if normalized(p.name) == wanted), part)
+        found /= part
+    return found if found.exists() else whole
+
+
+def audio_folder(spec: Spec, *folders: Path) -> Path:
+    """``audio_dir`` as seen from the first of the corpus' ``folders`` that has it.
+
+    Without the key, the first of ``folders``. Raises UserError if there is no such folder.
+    """
+    if spec.audio_dir is None:
+        return folders[0]
+    found = [on_disk(spec.audio_dir, folder) for folder in folders]
+    for folder in found:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"audio_dir in the corpus.yaml of {spec.name}: {spec.audio_dir}: no such folder: "
+        f"{' or '.join(map(str, dict.fromkeys(found)))}; it is seen from the corpus' own folder"
+    )
+
+
+def given_root(spec: Spec, egs: Path, directory: Path | None) -> Path:
     """--corpus-dir, or ``corpus_dir`` of corpus.yaml as seen from its folder.
 
     Raises UserError if there is neither, or nothing where it points.
     """
-    if directory is None and "corpus_dir" not in spec:
-        raise UserError(
-            f"--corpus-dir: needed for {spec['name']}; give it, or corpus_dir in its corpus.yaml"
-        )
     if directory is not None:
         return directory
-    root = resolve(str(spec["corpus_dir"]), egs)
+    if spec.corpus_dir is None:
+        raise UserError(
+            f"--corpus-dir: needed for {spec.name}; give it, or corpus_dir in its corpus.yaml"
+        )
+    root = resolve(spec.corpus_dir, egs)
     if not root.exists():
-        raise UserError(f"corpus_dir in the corpus.yaml of {spec['name']}: {root}: no such folder")
+        raise UserError(f"corpus_dir in the corpus.yaml of {spec.name}: {root}: no such folder")
     return root

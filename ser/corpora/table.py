@@ -1,19 +1,29 @@
 """Recordings with a table: CSV, TSV or JSON lines, one utterance a line.
 
 corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is),
-``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen: a folder
-beside the table, or seen from that of corpus.yaml; without it that is the folder of the table. The
-first line of CSV and TSV names the columns. The id is a
-column, or the path of the audio without its suffix.
+``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen, a folder of
+the corpus; without it that is the folder of the table. The first line of CSV and TSV names the
+columns, and shows whether commas, semicolons or tabs separate them. The id is a column, or the
+path of the audio without its suffix.
 """
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick, resolve
+from ser.corpora.rows import (
+    Row,
+    RowsReader,
+    audio_folder,
+    choose_columns,
+    given_root,
+    on_disk,
+    pick,
+)
+from ser.corpora.spec import Spec, normalized
 from ser.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -22,16 +32,19 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 class Reader(RowsReader):
     """One table; ``home`` is not written to."""
 
+    folder: Path | None = None  # of the corpus, where that is known besides its table
+
     def find(self, directory: Path | None) -> Path:
         """The table. Raises UserError if it is not there, or cannot be told among several."""
         root = given_root(self.spec, self.egs, directory)
         if root.is_file():
             return root
-        if "table" in self.spec:
-            path = resolve(str(self.spec["table"]), root)
+        self.folder = root
+        if self.spec.table:
+            path = on_disk(self.spec.table, root)
             if not path.is_file():
                 raise UserError(
-                    f"table in the corpus.yaml of {self.spec['name']}: no such file: {path}"
+                    f"table in the corpus.yaml of {self.spec.name}: no such file: {path}"
                 )
             return path
         found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -50,13 +63,11 @@ class Reader(RowsReader):
 
     def _read(self, root: Path) -> list[Row]:
         """A row for each line."""
-        audio_dir = str(self.spec.get("audio_dir", "."))
-        beside = resolve(audio_dir, root.parent)
-        base = beside if beside.is_dir() else resolve(audio_dir, self.egs)
+        base = audio_folder(self.spec, root.parent, self.folder or root.parent)
         return table_rows(root, self.spec, base)
 
 
-def table_rows(path: Path, spec: Mapping[str, Any], base: Path, prefix: str = "") -> list[Row]:
+def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "") -> list[Row]:
     """The rows of one table, whose audio paths are seen from ``base``.
 
     Ids that come from paths begin with ``prefix``.
@@ -71,13 +82,13 @@ def table_rows(path: Path, spec: Mapping[str, Any], base: Path, prefix: str = ""
         where = f"{path}:{number}"
         if not values["audio"]:
             raise UserError(f"{where}: no audio file in column {columns['audio']!r}; fill it in")
-        named = PurePath(values["audio"]).with_suffix("").parts
+        named = PurePath(normalized(values["audio"])).with_suffix("").parts
         from_path = prefix + "/".join(part for part in named if part not in ("..", "/"))
         rows.append(
             Row(
                 where,
                 {**values, "id": values["id"] or from_path},
-                resolve(values["audio"], base),
+                on_disk(values["audio"], base),
             )
         )
     return rows
@@ -100,28 +111,33 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    head = text.split("\n", 1)[0]
-    comma = ";" if ";" in head and "," not in head else ","  # as spreadsheets do in Europe
+    rows = text.splitlines(keepends=True)
+    said = re.fullmatch(r'"?sep=(.)"?\s*', rows[0]) if rows else None  # Excel's own first line
+    head = "".join(rows[bool(said) :][:1])
+    usual = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
     lines = csv.reader(
-        text.splitlines(keepends=True),
-        delimiter="\t" if path.suffix.lower() == ".tsv" else comma,
+        rows[bool(said) :],
+        delimiter=said[1] if said else max(usual, key=head.count),
         strict=True,
     )
+    before = 1 if said else 0
     try:
-        names = [name.strip() for name in next(lines, [])]
+        names = [normalized(name) for name in next(lines, [])]
         if len(set(names)) != len(names):
-            raise UserError(f"{path}:1: two columns have the same name; rename one")
+            raise UserError(f"{path}:{before + 1}: two columns have the same name; rename one")
         for cells in lines:
-            if not any(cells):
+            if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(names):
                 raise UserError(
-                    f"{path}:{lines.line_num}: {len(cells)} cells, but {len(names)} columns; put "
-                    "cells that hold the separator in double quotes"
+                    f"{path}:{before + lines.line_num}: {len(cells)} cells, but {len(names)} "
+                    "columns; put cells that hold the separator in double quotes"
                 )
-            yield lines.line_num, dict(zip(names, cells, strict=True))
+            yield before + lines.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as err:
-        raise UserError(f"{path}:{lines.line_num}: not valid CSV ({err}); mend the line") from err
+        raise UserError(
+            f"{path}:{before + lines.line_num}: not valid CSV ({err}); mend the line"
+        ) from err
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

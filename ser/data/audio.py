@@ -7,19 +7,17 @@ minute where the caller keeps none of them.
 """
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
 from ser.console import progress
+from ser.data.containers import check_container, check_length, open_sound, truncated
 from ser.data.tables import join_problems
 from ser.errors import UserError
 
@@ -32,12 +30,6 @@ MAX_BLOCK_VALUES = 1 << 22  # of all channels, where rate or channels are out of
 # A float file may overshoot 1.0 a little (it is clipped); far beyond that it was written in
 # int16 units by mistake, and clipping would turn it into a square wave.
 MAX_FLOAT_PEAK = 8.0
-# Programs that write to a pipe cannot know the length and put a number near the end of the
-# 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
-# where the size of the data chunk belongs.
-STREAMING_SIZE = 0x7FFFF000
-OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most: header, lengths, pieces
-W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 
 
 class NotAudioError(UserError):
@@ -75,12 +67,12 @@ def probe(path: Path | str) -> AudioInfo:
     size = os.path.getsize(path)
     if size == 0:
         raise UserError(f"{path}: empty (0 bytes); copy it again from where it came")
-    _check_data_chunk(path, size)
-    _check_container(path, size)
     try:
+        check_container(path, size)
         with open_sound(path) as header:
             frames, rate, channels = header.frames, header.samplerate, header.channels
             subtype = header.subtype
+            check_length(path, header.extra_info)
     except soundfile.SoundFileError as err:
         with open(path, "rb") as stream:
             start = stream.read(12)
@@ -96,13 +88,6 @@ def probe(path: Path | str) -> AudioInfo:
     if frames * SAMPLE_RATE < FRAME_SAMPLES * rate:
         raise too_short(path, frames, rate)
     return AudioInfo(frames, rate, channels, subtype, frames / rate)
-
-
-@contextmanager
-def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
-    """Open ``path`` for decoding; its content decides what it is, not its name."""
-    with open(path, "rb") as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as sound:
-        yield sound
 
 
 def read_16k_mono(path: Path | str) -> np.ndarray:
@@ -142,7 +127,7 @@ def read_blocks(path: Path | str) -> Iterator[np.ndarray]:
     except soundfile.SoundFileError as err:
         raise UserError(f"{path}: cannot be decoded ({err}); copy it again") from err
     if decoded != info.num_samples:
-        raise _truncated(path, f"{info.num_samples} samples", f"{decoded}")
+        raise truncated(path, f"{info.num_samples} samples", f"{decoded}")
     yield convert.end()
 
 
@@ -198,96 +183,6 @@ def _to_int16(samples: np.ndarray) -> np.ndarray:
     # A filter overshoots at steps, so a loud recording can leave full scale here.
     scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     return scaled.astype(np.int16)
-
-
-def _check_data_chunk(path: Path | str, size: int) -> None:
-    """Raise UserError if a RIFF file ends before its data chunk does.
-
-    libsndfile shortens such a file without a word, so the header is read here.
-    """
-    with open(path, "rb") as stream:
-        head = stream.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            if len(head) < 12 and b"RIFF".startswith(head[:4]):
-                raise _truncated(path, "a RIFF header of 44 bytes", f"{size} bytes")
-            return
-        while True:
-            chunk = stream.read(8)
-            if len(chunk) < 8:
-                raise _truncated(path, "a data chunk", "none")
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                break
-            stream.seek(length + length % 2, os.SEEK_CUR)  # chunks start at even offsets
-        held = size - stream.tell()
-    if length == 0 and held > 0:
-        raise UserError(
-            f"{path}: its header says 0 samples, but {held} bytes follow (it was written "
-            "through a pipe); write the length: ffmpeg -ignore_length 1 -i FILE FIXED.wav"
-        )
-    if held < length < STREAMING_SIZE:
-        raise _truncated(path, f"{length} bytes of samples", f"{held}")
-
-
-def _check_container(path: Path | str, size: int) -> None:
-    """Raise UserError if an AIFF, AU, RF64, W64, CAF or Ogg file ends before its header says so.
-
-    libsndfile shortens these without a word, too; a size that was not known passes.
-    """
-    with open(path, "rb") as stream:
-        head = stream.read(28)
-        promised = 0
-        if head[:4] == b"OggS":
-            promised = _end_of_ogg(stream, size)
-        elif head[:4] == b"caff":
-            promised = _end_of_caf(stream)
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        promised = int.from_bytes(head[4:8], "big") + 8
-    elif head[:4] == b".snd":
-        promised = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
-    elif head[:4] == b"RF64" and head[12:16] == b"ds64":
-        promised = int.from_bytes(head[20:28], "little") + 8
-    elif head[:16] == W64_RIFF:
-        promised = int.from_bytes(head[16:24], "little")
-    streaming = head[:4] in (b"FORM", b".snd") and promised >= STREAMING_SIZE
-    if size < promised and not streaming:
-        raise _truncated(path, f"{promised} bytes", f"{size}")
-
-
-def _end_of_caf(stream: BinaryIO) -> int:
-    """Where the data chunk of a Core Audio file ends, in bytes; 0 if it does not say."""
-    start = 8
-    while True:
-        stream.seek(start)
-        chunk = stream.read(12)
-        if len(chunk) < 12:
-            return 0
-        name, length = struct.unpack(">4sq", chunk)
-        if name == b"data" or length < 0:
-            return start + 12 + length if length >= 0 else 0
-        start += 12 + length
-
-
-def _end_of_ogg(stream: BinaryIO, size: int) -> int:
-    """Where the last page of an Ogg file ends, in bytes."""
-    stream.seek(max(0, size - 2 * OGG_PAGE))
-    start = stream.tell()
-    tail = stream.read()
-    page = tail.rfind(b"OggS")
-    if page < 0:
-        return 0
-    header = tail[page : page + 27]
-    if len(header) < 27 or len(tail) < page + 27 + header[26]:
-        return start + page + 27 + (header[26] if len(header) == 27 else 1)
-    lengths = tail[page + 27 : page + 27 + header[26]]  # of the pieces in the page
-    return start + page + 27 + len(lengths) + sum(lengths)
-
-
-def _truncated(path: Path | str, promised: str, found: str) -> UserError:
-    return UserError(
-        f"{path}: truncated: its header promises {promised}, the file holds {found}; "
-        "copy it again from where it came"
-    )
 
 
 def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError:

@@ -92,6 +92,11 @@ def mfcc(speech: np.ndarray) -> np.ndarray:
     ).numpy()
 
 
+def fbank_mfcc(speech: np.ndarray) -> np.ndarray:
+    """Log-mel energies and cepstra side by side: (N,) int16 -> (T, 120) float32."""
+    return np.hstack([fbank(speech), mfcc(speech)])
+
+
 def _as_batch(speech: np.ndarray) -> Any:
     import torch
     import torchaudio  # noqa: F401  (compliance.kaldi is an attribute of it)
@@ -154,7 +159,7 @@ FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
     "mfcc": mfcc,
-    "fbank_mfcc": lambda samples: np.hstack([fbank(samples), mfcc(samples)]),
+    "fbank_mfcc": fbank_mfcc,
     "egemaps": egemaps,
     "compare": compare,
 }

@@ -72,13 +72,14 @@ def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     session on both sides. Here to measure what that is worth, never for results.
     Raises UserError where ids name no dialog.
     """
-    unnamed = next((utt for utt in sorted(utt2spk) if "_" not in utt), None)
+    own = {utt: utt.removeprefix(f"{speaker}-") for utt, speaker in utt2spk.items()}
+    unnamed = next((utt for utt in sorted(utt2spk) if "_" not in own[utt]), None)
     if unnamed is not None:
         raise UserError(
             f"--protocol prefix: utterance {unnamed} names no dialog; this mistake can only be "
             "made on a corpus with IEMOCAP's names (iemocap, mini)"
         )
-    groups = {utt: utt.split("_")[0] for utt in utt2spk}
+    groups = {utt: name.split("_")[0] for utt, name in own.items()}
     return {
         test: _split(groups, lambda name, test=test: _role(name, (), {test}))
         for test in sorted(set(groups.values()))

@@ -24,17 +24,19 @@ from ser.data.tables import TABLES as DATA_TABLES
 from ser.data.tables import (
     join_problems,
     lang_inputs,
+    own_ids,
     read_lines,
     read_table,
     user_tables,
     validate_data_dir,
+    write_spk_tables,
     write_table,
 )
 from ser.errors import UserError
-from ser.files import atomic_write, locked
+from ser.files import atomic_write, locked, write_once
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 
-TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session")
+TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session", "utt2orig")
 OWN_TABLES = (*TABLES, "utt2sentence", "utt2num_samples", "utt2hash")
 LISTS = ("emotions", "language", "partial")  # partial only where the corpus is incomplete
 DEFAULT_TOKEN_TYPE = "tagged_class"
@@ -97,8 +99,11 @@ def _write_dump(
     if _dump_audio(source, dump_dir, nj):
         made.append("audio")
     settings = _dump_tables(source, dump_dir, lang_dirs)
-    if feats_type != RAW and extract_features(dump_dir, feats_type, nj):
-        made.append(feats_type)
+    if feats_type != RAW:
+        if extract_features(dump_dir, feats_type, nj):
+            made.append(feats_type)
+        feats = (dump_dir / feats_type / "feats.scp").read_bytes()
+        write_once(dump_dir / "feats.scp", feats)  # for Kaldi
     if make_folds(protocol, dump_dir):
         made.append(f"folds/{protocol}")
     if not is_done(dump_dir, settings):
@@ -134,7 +139,7 @@ def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
     """Raise UserError unless every table and every target file is about the same utterances."""
     validate_data_dir(source)
     utts = read_table(source / "utt2spk").keys()
-    _check_user_tables(source, utts)
+    _check_user_tables(source, {*utts, *own_ids(source).values()})
     for directory in lang_dirs.values():
         targets = read_table(directory / "text.units", allow_empty=True).keys()
         odd = sorted(utts ^ targets)
@@ -183,6 +188,7 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
     surveyed = _survey(wavs, nj)
     _refuse_bad_audio(surveyed)
     _invalidate(dump_dir, "wav", "folds/*", "*")
+    (dump_dir / "feats.scp").unlink(missing_ok=True)
     copies = {s.utt: wavs[s.utt] for s in surveyed if not s.referenced}
     arks = write_arks(directory, "wav", copies, load_for_ark, settings, nj)
     write_table(dump_dir / "wav.scp", {**wavs, **arks})
@@ -305,15 +311,19 @@ def _dump_tables(
         _invalidate(dump_dir, "folds/*")
         for path in [*dump_dir.glob("text_*"), *dump_dir.glob("units_*")]:
             path.unlink()
-    for name in TABLES:
-        write_table(dump_dir / name, read_table(source / name))
+    tables = {name: read_table(source / name) for name in TABLES}
+    for name, table in tables.items():
+        write_table(dump_dir / name, table)
+    write_spk_tables(dump_dir, tables)
     write_table(dump_dir / "utt2sentence", _sentences(source))
     extra = {path.name: path for path in user_tables(source)}
     for path in dump_dir.glob("utt2*"):  # taken away from the source since
         if path.name not in extra and path.name not in OWN_TABLES:
             path.unlink()
+    ids = {own: utt for utt, own in tables["utt2orig"].items()}
     for name, path in extra.items():
-        write_table(dump_dir / name, read_table(path))
+        table = read_table(path)
+        write_table(dump_dir / name, {ids.get(utt, utt): table[utt] for utt in table})
     for name in LISTS:
         if name in lists:
             _copy(source / name, dump_dir / name)

@@ -8,7 +8,7 @@ path is never a pipe.
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from ser.files import atomic_dir, atomic_write
 from ser.stage import file_digest, mark_done
 
 # One value per utterance. spk2utt, emotions, language and partial have other shapes.
-TABLES = ("wav.scp", "text", "utt2spk", "utt2emo", "utt2gender", "utt2session", "utt2dur")
+TABLES = (
+    "wav.scp",
+    "text",
+    "utt2spk",
+    "utt2emo",
+    "utt2gender",
+    "utt2session",
+    "utt2dur",
+    "utt2orig",  # the corpus' own ids
+)
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
 USER_TABLE = re.compile(r"utt2[\w-]+")
@@ -108,6 +117,47 @@ def user_tables(directory: Path | str) -> list[Path]:
     ]
 
 
+def speaker_first(utt2spk: Mapping[str, str]) -> dict[str, str]:
+    """Give utterances ids that begin with their speaker's, as Kaldi wants them.
+
+    Then utt2spk is in C order by speaker as well. An id that does not begin so is prefixed with
+    ``<speaker>-``, and so are all where that alone does not bring utt2spk into order (speakers
+    ``1`` and ``10``); a speaker whose name goes on with a dash where another's ends takes ``!``.
+
+    Returns:
+        The corpus' own id -> the new one.
+    """
+    for mark, every in (("-", False), ("-", True), ("!", True)):
+        ids = {
+            utt: utt if utt.startswith(spk) and not every else f"{spk}{mark}{utt}"
+            for utt, spk in utt2spk.items()
+        }
+        if _by_speaker({ids[utt]: spk for utt, spk in utt2spk.items()}, len(ids)):
+            break
+    return ids
+
+
+def _by_speaker(utt2spk: Mapping[str, str], expected: int) -> bool:
+    speakers = [utt2spk[utt] for utt in sorted(utt2spk)]
+    return speakers == sorted(speakers) and len(speakers) == expected
+
+
+def own_ids(directory: Path | str) -> dict[str, str]:
+    """utt2orig of a data or dump folder: id -> the id that the corpus itself has."""
+    return read_table(Path(directory) / "utt2orig")
+
+
+def write_spk_tables(directory: Path, tables: Mapping[str, Mapping[str, str]]) -> None:
+    """Write spk2utt, and spk2gender where every speaker's gender is known, as Kaldi has them."""
+    utt2spk, utt2gender = tables["utt2spk"], tables["utt2gender"]
+    write_table(directory / "spk2utt", _invert(utt2spk))
+    genders = {speaker: utt2gender[utt] for utt, speaker in utt2spk.items()}
+    if UNKNOWN_GENDER in genders.values():
+        (directory / "spk2gender").unlink(missing_ok=True)
+    else:
+        write_table(directory / "spk2gender", genders)
+
+
 def write_data_dir(
     directory: Path | str,
     records: Sequence[Utterance],
@@ -119,12 +169,16 @@ def write_data_dir(
     """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced,
     but for the tables that the user has put there.
 
-    ``emotions`` is in class order, ``settings`` goes into the done-marker, ``partial`` holds a
+    ``emotions`` is in class order, the ids of ``records`` are those of the corpus (utt2orig), which
+    ``speaker_first`` may prefix. ``settings`` goes into the done-marker, ``partial`` holds a
     line for each thing that the corpus lacks.
 
     Raises UserError, with nothing written, when a record cannot stand in a table.
     """
     _check_records(records, emotions)
+    ids = speaker_first({r.utt_id: r.speaker for r in records})
+    own = {ids[r.utt_id]: r.utt_id for r in records}
+    records = [replace(r, utt_id=ids[r.utt_id]) for r in records]
     rows = {
         "wav.scp": {r.utt_id: r.wav for r in records},
         "text": {r.utt_id: " ".join(r.text.split()) for r in records},
@@ -133,11 +187,12 @@ def write_data_dir(
         "utt2gender": {r.utt_id: r.gender for r in records},
         "utt2session": {r.utt_id: r.session for r in records},
         "utt2dur": {r.utt_id: f"{r.duration:.4f}" for r in records},
+        "utt2orig": own,
     }
     with atomic_dir(directory) as temporary:
         for name in TABLES:
             write_table(temporary / name, rows[name])
-        write_table(temporary / "spk2utt", _invert(rows["utt2spk"]))
+        write_spk_tables(temporary, rows)
         write_lines(temporary / "emotions", emotions)
         write_lines(temporary / "language", [language])
         if partial:
@@ -172,6 +227,8 @@ def validate_data_dir(directory: Path | str) -> int:
         for utt in sorted(reference.keys() ^ table.keys()):
             has, lacks = ("utt2spk", name) if utt in reference else (name, "utt2spk")
             problems.append(f"{directory}/{lacks}: {utt} is missing, but stands in {has}")
+    if not _by_speaker(reference, len(reference)):
+        problems.append(f"{directory}/utt2spk: not in the order of speakers, as Kaldi wants it")
     if read_table(directory / "spk2utt") != _invert(reference):
         problems.append(f"{directory}/spk2utt: not the inverse of utt2spk")
     problems += _wrong_values(directory, tables, emotions)

@@ -3,7 +3,6 @@
 ESPnet's own encoders are imported where a system names them; nothing else here needs ESPnet.
 """
 
-import functools
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
@@ -112,23 +111,16 @@ def check_network(args: Namespace) -> None:
 
 def network_class(kind: str, name: str) -> type:
     """The class that ``frontend``, ``encoder`` or ``pooling`` is set to; UserError if none is."""
+    classes = find_classes(KINDS[kind], kind.capitalize())
     if kind == "encoder" and name in ESPNET_ENCODERS:
-        return espnet_encoders()[name]
-    classes = network_classes(kind)
+        classes = _espnet_encoders()
     if name not in classes:
         known = ", ".join([*classes, *(ESPNET_ENCODERS if kind == "encoder" else ())])
         raise UserError(f"{kind}: found {name!r}; choose one of {known}")
     return classes[name]
 
 
-def network_classes(kind: str) -> dict[str, type]:
-    """The recipe's frontends, encoders or poolings by name."""
-    return find_classes(KINDS[kind], kind.capitalize())
-
-
-@functools.cache
-def espnet_encoders() -> dict[str, type]:
-    """ESPnet's encoders of frames, by name."""
+def _espnet_encoders() -> dict[str, type]:
     from espnet2.asr.encoder.rnn_encoder import RNNEncoder
     from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.lang.units import ctc_min_frames
-from ser.models.registry import find_classes
+from ser.models.registry import check_head, find_classes
 
 IGNORE_ID = -1  # padding of target sequences, and a label that is not known
 UNITS, LABELS = "units", "labels"  # the kinds of targets
@@ -276,39 +276,30 @@ def _read_head(name: Any, entry: Any) -> HeadConf:
             f"begins with a letter, and is none of {', '.join(RESERVED)} or Python's own such as "
             "type; rename it"
         )
-    if not isinstance(entry, Mapping):
-        raise UserError(
-            f"{where}: found {entry!r}; expected a mapping such as {{type: label, weight: 0.5}}"
-        )
+    check_head(where, entry, {kind: _options(cls) for kind, cls in aux_heads().items()})
     options = dict(entry)
-    kind, weight = options.pop("type", None), options.pop("weight", None)
-    if not isinstance(kind, str) or kind not in aux_heads():
-        raise UserError(f"{where}.type: {kind!r}; choose one of {', '.join(aux_heads())}")
+    cls, weight = aux_heads()[options.pop("type")], options.pop("weight", None)
     if not _is_factor(weight):
         raise UserError(f"{where}.weight: {weight!r}; give a number of 0 or more")
-    cls, table = aux_heads()[kind], None
-    if cls.targets == LABELS:
-        table = options.pop("table", f"utt2{name}")
-        if not isinstance(table, str) or not table:
-            raise UserError(
-                f"{where}.table: {table!r}; give the name of a table of dump/<corpus>, such as "
-                "utt2gender, or the path of one"
-            )
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for key in options:
-        if key not in known:
-            takes = ["type", "weight", *(["table"] if table else []), *known]
-            raise UserError(
-                f"{where}.{key}: a head of type {kind} has no such option; it takes: "
-                f"{', '.join(takes)}"
-            )
+    table = options.pop("table", f"utt2{name}") if cls.targets == LABELS else None
+    if cls.targets == LABELS and (not isinstance(table, str) or not table):
+        raise UserError(
+            f"{where}.table: {table!r}; give the name of a table of dump/<corpus>, such as "
+            "utt2gender, or the path of one"
+        )
     try:
         with torch.device("meta"):  # draws no random numbers, which training would then lack
             cls(1, 1, ["", ""], **options)  # knows the range of its options
     except UserError as err:
         raise UserError(f"{where}.{err}") from None
     return HeadConf(cls, cls.entry(name), weight, table, options)
+
+
+def _options(cls: type[AuxHead]) -> list[str]:
+    """The keys of a head of this class in the YAML."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return ["type", "weight", *(["table"] if cls.targets == LABELS else []), *known]
 
 
 def _is_factor(value: Any) -> bool:

@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ser.errors import UserError
-from ser.files import ROOT, expand_home
+from ser.files import ROOT
+from ser.models.registry import check_folder
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
@@ -119,22 +120,6 @@ def from_recipe(model: str | None) -> str | None:
     if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
         return str(ROOT / model)
     return model
-
-
-def check_folder(model: str) -> None:
-    """A name that can only be a folder must be one; hub ids have the form [owner/]name."""
-    path = expand_home(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"frontend_conf.model: {model}: no config.json in this folder; point --ssl at the "
-                "folder that a Hugging Face model was saved in"
-            )
-    elif model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UserError(
-            f"frontend_conf.model: {model}: no such folder; give an existing folder or a hub id "
-            "such as facebook/wav2vec2-base (--ssl on run.sh)"
-        )
 
 
 def _not_found(model: str, err: Exception) -> UserError:

@@ -1,12 +1,22 @@
-"""The classes that a system's YAML chooses from, found in the files of this folder."""
+"""The classes that a system's YAML chooses from, found in the files of this folder.
+
+Nothing here imports torch by itself.
+"""
 
 import functools
 import inspect
 import pkgutil
 import re
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import ser.models
+from ser.config import suggest
+from ser.errors import UserError
+from ser.files import expand_home
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 
 
 @functools.cache
@@ -22,6 +32,61 @@ def find_classes(parent: type, suffix: str) -> dict[str, type]:
         for name, cls in vars(import_module(module.name)).items():
             fits = inspect.isclass(cls) and issubclass(cls, parent) and not inspect.isabstract(cls)
             if fits and cls.__module__ == module.name and not name.startswith("_"):
-                words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.removesuffix(suffix))
-                found[words.lower()] = cls
+                found[registered_name(name, suffix)] = cls
     return found
+
+
+def registered_name(cls: str, suffix: str) -> str:
+    """What a system's YAML calls a class: ``SelfAttentionPooling`` is ``self_attention``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.removesuffix(suffix)).lower()
+
+
+def check_head(where: str, entry: Any, options: Mapping[str, Sequence[str]]) -> None:
+    """Refuse an entry of ``aux_conf`` whose type or keys do not exist.
+
+    Args:
+        where: ``aux_conf.<name>``, for errors.
+        entry: The head's mapping.
+        options: type -> the keys that it takes.
+    """
+    if not isinstance(entry, Mapping):
+        raise UserError(
+            f"{where}: found {entry!r}; expected a mapping such as {{type: label, weight: 0.5}}"
+        )
+    kind = entry.get("type")
+    if not isinstance(kind, str) or kind not in options:
+        keys = [str(key) for key in entry] if kind is None else []
+        hints = [_hint(key, ["type"]) for key in keys] + [_hint(str(kind), options)]
+        raise UserError(
+            f"{where}.type: {kind!r}; choose one of {', '.join(options)}{max(hints, key=len)}"
+        )
+    for key in entry:
+        if key not in options[kind]:
+            raise UserError(
+                f"{where}.{key}: a head of type {kind} has no such option; it takes: "
+                f"{', '.join(options[kind])}{_hint(str(key), options[kind])}"
+            )
+
+
+def _hint(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = suggest(word, known)
+    return f"; {near}" if near.startswith("did") else ""
+
+
+def check_folder(model: str, weights: bool = False) -> None:
+    """Refuse a folder that is none or holds no encoder; hub ids have the form [owner/]name."""
+    path = expand_home(model)
+    if path.is_dir():
+        lacks = [] if (path / "config.json").is_file() else ["config.json"]
+        if weights and not any(next(path.glob(name), None) for name in _WEIGHTS):
+            lacks.append(f"weights ({', '.join(_WEIGHTS)})")
+        if lacks:
+            raise UserError(
+                f"frontend_conf.model: {model}: no {' and no '.join(lacks)} in this folder; point "
+                "--ssl at the folder that a Hugging Face model was saved in"
+            )
+    elif model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UserError(
+            f"frontend_conf.model: {model}: no such folder; give an existing folder or a hub id "
+            "such as facebook/wav2vec2-base (--ssl on run.sh)"
+        )

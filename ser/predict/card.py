@@ -262,12 +262,12 @@ def _contents(folds: Sequence[str], scored: int, protocol: str) -> str:
     )
 
 
-def _corpus(name: str) -> Mapping[str, Any]:
-    return load_spec(name) if (EGS / name / "corpus.yaml").is_file() else {}
+def _corpus(name: str) -> Any:
+    return load_spec(name) if (EGS / name / "corpus.yaml").is_file() else None
 
 
 def _language(corpus: str) -> str:
-    return str(_corpus(corpus).get("language") or "und")  # ISO 639: undetermined
+    return getattr(_corpus(corpus), "language", "und")  # ISO 639: undetermined
 
 
 def _is_synthetic(corpus: str) -> bool:
@@ -275,7 +275,7 @@ def _is_synthetic(corpus: str) -> bool:
 
 
 def _licence(corpus: str) -> str:
-    return str(_corpus(corpus).get("licence") or f"of {corpus}: ask its authors")
+    return getattr(_corpus(corpus), "licence", None) or f"of {corpus}: ask its authors"
 
 
 def _percent(value: float | None) -> str:

@@ -27,6 +27,7 @@ def score_decisions(
     folds: Mapping[str, Sequence[Prediction]],
     utt2spk: Mapping[str, str],
     speakers: Sequence[Mapping[str, str]],
+    own_ids: Mapping[str, str],
 ) -> dict[str, dict[str, Any]] | None:
     """``wa``, ``ua``, pooled scores, ``hyp`` and ``weights`` of each decision, by name.
 
@@ -35,6 +36,7 @@ def score_decisions(
         folds: the emotion head's predictions by fold.
         utt2spk: whose each utterance is.
         speakers: as in scores.json. ``hyp`` runs parallel to it and is written the same way.
+        own_ids: utt2orig, which decides the order.
 
     Returns:
         None unless every fold has such decisions. ``weights`` is by fold, None where nothing is
@@ -56,7 +58,7 @@ def score_decisions(
             continue
         strings: dict[tuple[str, str], str] = {}
         for fold, rows in folds.items():
-            for utt in sorted(p.utt_id for p in rows):
+            for utt in sorted((p.utt_id for p in rows), key=own_ids.__getitem__):
                 key = (fold, utt2spk[utt])
                 strings[key] = strings.get(key, "") + DIGITS[found[fold][name][utt]]
         hyp = [strings[entry["fold"], entry["speaker"]] for entry in speakers]

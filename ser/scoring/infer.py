@@ -20,7 +20,7 @@ import yaml
 
 from ser.console import progress
 from ser.data.labels import read_labels
-from ser.data.tables import read_table
+from ser.data.tables import own_ids, read_table
 from ser.errors import UserError
 from ser.lang.units import greedy_ctc
 from ser.models.heads import units_head
@@ -125,7 +125,8 @@ def infer_folds(
             write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
         else:
             (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
-        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows)
+        names = own_ids(experiment.dump_dir)
+        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows, names)
         experiment.mark_inferred(fold, made_from, units_head(model))
     return todo
 

@@ -34,18 +34,25 @@ class Prediction:
 
 def header(labels: Sequence[str]) -> list[str]:
     """The column names of a predictions.tsv over these emotions."""
-    return ["utt_id", "ref", "hyp", *(f"p_{label}" for label in labels), "units"]
+    return ["utt_id", "ref", "hyp", *(f"p_{label}" for label in labels), "units", "orig_id"]
 
 
 def write_predictions(
-    path: Path | str, labels: Sequence[str], predictions: Iterable[Prediction]
+    path: Path | str,
+    labels: Sequence[str],
+    predictions: Iterable[Prediction],
+    own_ids: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``predictions`` to ``path``, whole or not at all."""
+    """Write ``predictions`` to ``path``, whole or not at all.
+
+    ``own_ids`` is utt2orig, the ids that the corpus itself has; None where they are the same.
+    """
     with atomic_write(path) as stream:
         print(*header(labels), sep="\t", file=stream)
         for p in predictions:
             probs = (f"{value:.6f}" for value in p.probs)
-            print(p.utt_id, p.ref, p.hyp, *probs, " ".join(p.units), sep="\t", file=stream)
+            own = own_ids[p.utt_id] if own_ids else p.utt_id
+            print(p.utt_id, p.ref, p.hyp, *probs, " ".join(p.units), own, sep="\t", file=stream)
 
 
 def confidence(prediction: Prediction, labels: Sequence[str]) -> float:
@@ -144,7 +151,7 @@ def _parse_row(
     fields: Sequence[str], labels: Sequence[str], expected: Mapping[str, str]
 ) -> tuple[Prediction, list[tuple[str, str]]]:
     """One row and what is wrong with it, as (kind, detail) pairs."""
-    utt_id, ref, hyp, *values, units = fields
+    utt_id, ref, hyp, *values, units, _ = fields
     faults = []
     if utt_id not in expected:
         faults.append(("utterances outside this fold's test list", ""))

@@ -239,13 +239,16 @@ def score_experiment(
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
-    scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels)
+    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels, own)
     scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
     scores["test_sha256"] = provenance.digest(
-        f"{fold} {p.utt_id} {utt2spk[p.utt_id]} {p.ref}" for fold in scored for p in folds[fold]
+        f"{fold} {own[p.utt_id]} {utt2spk[p.utt_id]} {p.ref}"
+        for fold in scored
+        for p in sorted(folds[fold], key=lambda p: own[p.utt_id])
     )
     scores = add_intervals(scores)
-    scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"])
+    scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"], own)
     scores["slices"] = score_slices(slices, rows, experiment.labels)
     scores["calibration"] = calibration(rows, experiment.labels)
     for fold, values in scores["per_fold"].items():
@@ -264,6 +267,8 @@ def score_experiment(
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
+        if sample := scores["units"]["sample"]:
+            sample["utt_id"] = own[sample["utt_id"]]
 
     table = format_scores(scores)
     wavs = _audio_paths(data_dir / "all" / "wav.scp", experiment.dump_dir / "wav.scp", utts)
@@ -289,12 +294,15 @@ def largest_parameters(folds: Sequence[Mapping[str, int] | None]) -> dict[str, i
 
 
 def decisions_by_speaker(
-    folds: Mapping[str, Sequence[Prediction]], utt2spk: Mapping[str, str], labels: Sequence[str]
+    folds: Mapping[str, Sequence[Prediction]],
+    utt2spk: Mapping[str, str],
+    labels: Sequence[str],
+    own_ids: Mapping[str, str] | None = None,
 ) -> list[dict[str, str]]:
     """Every decision, for scores.json: one entry for each fold and each speaker tested in it.
 
-    ``ref`` and ``hyp`` are strings with a character for each utterance, in the order of their
-    ids: the class as a digit, or as a letter from the eleventh class on.
+    ``ref`` and ``hyp`` are strings with a character for each utterance, in the order of the
+    ids that the corpus itself has: the class as a digit, or as a letter from the eleventh class on.
     """
     if len(labels) > len(DIGITS):
         raise UserError(f"{len(labels)} emotions; at most {len(DIGITS)} can be recorded")
@@ -302,7 +310,7 @@ def decisions_by_speaker(
     entries = []
     for fold, rows in folds.items():
         speakers: dict[str, list[Prediction]] = {}
-        for p in sorted(rows, key=lambda p: p.utt_id):
+        for p in sorted(rows, key=lambda p: (own_ids or {}).get(p.utt_id, p.utt_id)):
             speakers.setdefault(utt2spk[p.utt_id], []).append(p)
         for speaker in sorted(speakers):
             ref = "".join(digit[p.ref] for p in speakers[speaker])

@@ -42,10 +42,11 @@ from ser.files import atomic_write
 from ser.lang.units import token_tables
 from ser.models.build import check_network
 from ser.models.heads import UNITS, label_tables, read_heads
-from ser.models.pretrained import check_folder
+from ser.models.registry import check_folder
 from ser.provenance import git_commit, hardware
 from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 from ser.training.checkpoint import CHECKPOINT
+from ser.training.declared import check_folds
 from ser.training.devices import lacks_bfloat16, require_gpu
 from ser.training.distributed import Processes, this_process
 from ser.training.experiment import data_state
@@ -150,13 +151,8 @@ def train_folds(
     fold_dir = dump_dir / "folds" / protocol
     require_done(fold_dir, 3, f"the folds of protocol {protocol}")
     require_current(data_dir, dump_dir)
-    known = read_lines(fold_dir / "folds")
-    unknown = [fold for fold in folds if fold not in known]
-    if unknown:
-        raise UserError(
-            f"--folds {' '.join(unknown)}: not in protocol {protocol}; it has {' '.join(known)}"
-        )
-    pairs = [(training, fold) for training in trainings for fold in folds or known]
+    known = check_folds(fold_dir, folds)
+    pairs = [(training, fold) for training in trainings for fold in known]
     pairs = pairs[share[0] - 1 :: share[1]]
     if not check_only:  # which may run where jobs are submitted
         require_gpu(ngpu)
@@ -171,7 +167,7 @@ def train_folds(
             args, dump_dir, training.config, protocol, ssl, max_epoch, extra_args, num_nodes
         )
         mark_leaks(run, protocol, select)
-        labels = fold_labels(label_tables(args.aux_conf), dump_dir, fold_dir, folds or known)
+        labels = fold_labels(label_tables(args.aux_conf), dump_dir, fold_dir, known)
         if processes.first:
             register_run(training.exp_dir, run, overwrite)
             with atomic_write(training.exp_dir / SYSTEM_FILE) as stream:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -20,7 +22,10 @@ from ser.training.batches import JitteredSampler
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
-from ser.models.build import build_model, espnet_encoders, network_classes
+from ser.models.base import AbsEncoder, AbsFrontend
+from ser.models.build import build_model
+from ser.models.pooling import AbsPooling
+from ser.models.registry import find_classes
 from ser.models.model import SERModel
 from ser.training.optim import parameter_groups
 from ser.training.preprocess import SERPreprocessor
@@ -30,23 +35,29 @@ from ser.lang.units import read_units, read_untagged, tag_stripper
 GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
-
-def _choices(kind: str, default: str, **others: type) -> ClassChoices:
-    return ClassChoices(kind, network_classes(kind) | others, default=default)
-
-
 AbsESPnetModel.register(SERModel)  # whose interface it has, without needing ESPnet in prediction
+AbsEncoder.register(RNNEncoder)
+AbsEncoder.register(TransformerEncoder)
+
+frontend_choices = ClassChoices(
+    "frontend", find_classes(AbsFrontend, "Frontend"), type_check=AbsFrontend, default="hf"
+)
+encoder_choices = ClassChoices(
+    "encoder",
+    find_classes(AbsEncoder, "Encoder") | {"rnn": RNNEncoder, "transformer": TransformerEncoder},
+    type_check=AbsEncoder,
+    default="identity",
+)
+pooling_choices = ClassChoices(
+    "pooling", find_classes(AbsPooling, "Pooling"), type_check=AbsPooling, default="mean"
+)
 
 
 class SERTask(AbsTask):
     """Multi-task speech emotion recognition."""
 
     num_optimizers = 1
-    class_choices_list = [
-        _choices("frontend", "hf"),
-        _choices("encoder", "identity", **espnet_encoders()),
-        _choices("pooling", "mean"),
-    ]
+    class_choices_list = [frontend_choices, encoder_choices, pooling_choices]
     trainer = SERTrainer
 
     @classmethod

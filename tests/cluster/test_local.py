@@ -1,10 +1,10 @@
 """run_jobs: its command line, tasks on this machine, signals, and the settings for Slurm."""
 
 import contextlib
+import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from ser.cluster import slurm
-from ser.cluster.local import conclude, parse_tasks
-from ser.cluster.slurm import explain_end, job_directory, job_script, sbatch_command
+from ser.cluster import slurm_commands
+from ser.cluster.logged import Display, LoggedCommand
+from ser.cluster.slurm import job_directory, job_script, sbatch_command
 from ser.cluster.slurm_conf import blame, read_settings, sbatch_options
+from ser.cluster.slurm_watch import explain_end
+from ser.cluster.tasks import conclude, parse_tasks
 from ser.errors import UserError
 from tests.support import ROOT
 from tests.support.slurm_cluster import wait_until
+
+JOBS = (sys.executable, "-m", "ser", "jobs")
 
 # Ends when it is asked to, and says whether it was asked; its child must not be.
 LISTENER = r"""
@@ -48,7 +52,7 @@ def start(tmp_path):
 
     def start(*args, **env):
         process = subprocess.Popen(
-            [sys.executable, "-m", "ser.cli.bin.run_jobs", *map(str, args)],
+            [sys.executable, "-m", "ser", "jobs", *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -148,7 +152,7 @@ def test_what_only_a_cluster_can_do_is_refused_on_this_machine(run, option):
 
 
 def test_starting_it_imports_nothing_heavy():
-    script = "import sys, ser.cli.bin.run_jobs; print(*sys.modules)"
+    script = "import sys, ser.cli.app; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", script], text=True, cwd=ROOT).split()
     assert not {"torch", "numpy", "espnet2", "yaml"} & set(modules)
 
@@ -298,12 +302,12 @@ def test_an_interrupt_ends_all_tasks_and_waits_for_them(start, tmp_path, number,
 
 
 def test_signals_that_come_to_all_processes_at_once_leave_the_status_intact(tmp_path):
-    # As Slurm ends a job. Once in a while bash then forgets what became of a child.
+    # As Slurm ends a job.
     logs = [tmp_path / f"t.{number}.log" for number in range(24)]
     script = "trap 'exit 3' TERM; echo ready; until false; do sleep 0.1; done"
     runs = [
         subprocess.Popen(
-            [ROOT / "local/run_logged.sh", log, "bash", "-c", script],
+            [*JOBS, log, "bash", "-c", script],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -316,56 +320,27 @@ def test_signals_that_come_to_all_processes_at_once_leave_the_status_intact(tmp_
     for group in [*groups, *groups]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGTERM)
-    assert [run.wait(20) for run in runs] == [3] * len(runs)
+    assert [run.wait(20) for run in runs] == [143] * len(runs)
     assert {log.read_text().splitlines()[-1] for log in logs} == {"# exit status: 3"}
-
-
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGHUP, 129)]
-)
-def test_a_signal_that_comes_while_a_command_is_started_ends_it(tmp_path, number, status):
-    for name in ("run_logged.sh", "lifeline.sh"):
-        shutil.copy(ROOT / "local" / name, tmp_path)
-    text = (tmp_path / "lifeline.sh").read_text()
-    moment = f"tie() {{\n  kill -{int(number)} $$\n"
-    (tmp_path / "lifeline.sh").write_text(re.sub(r"^tie\(\) \{.*\n", moment, text, flags=re.M))
-    log = tmp_path / "t.log"
-    process = subprocess.Popen(
-        [tmp_path / "run_logged.sh", log, "sleep", "30"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.wait(20) == status
-    assert log.read_text().endswith(f"# exit status: {status}\n")
 
 
 def test_an_appended_log_keeps_its_history_and_shows_the_last_run_only(tmp_path):
     log = tmp_path / "t.log"
-    logged = [ROOT / "local/run_logged.sh", "--append", log, "bash", "-c"]
-    subprocess.run([*logged, "echo 'error: the first'; exit 3"], capture_output=True)
-    second = subprocess.run([*logged, "echo second; exit 4"], capture_output=True, text=True)
+    err = io.StringIO()
+    for script in ("echo 'error: the first'; exit 3", "echo second; exit 4"):
+        err.truncate(err.seek(0))
+        command = LoggedCommand(log, ["bash", "-c", script], Display(io.StringIO()), append=True)
+        wait_until(lambda command=command: command.poll() is not None)
+        command.report(io.StringIO(), err)
     assert re.findall(r"# exit status: (\d)", log.read_text()) == ["3", "4"]
-    assert "second\n" in second.stderr
-    assert "the first" not in second.stderr
-
-
-def test_an_exported_tmout_ends_neither_a_command_nor_what_is_shown_of_it(tmp_path):
-    log = tmp_path / "t.log"
-    done = subprocess.run(
-        [ROOT / "local/run_logged.sh", log, "bash", "-c", "sleep 2.5; echo fine"],
-        env=os.environ | {"TMOUT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
-    assert log.read_text().endswith("# exit status: 0\n")
+    assert "second\n" in err.getvalue()
+    assert "the first" not in err.getvalue()
 
 
 def test_without_its_helper_a_command_still_ends_with_its_status_in_the_log(tmp_path):
     log = tmp_path / "t.log"
     script = "until [[ -e $0/gate || $SECONDS -gt 60 ]]; do sleep 0.05; done; exit 3"
-    process = subprocess.Popen([ROOT / "local/run_logged.sh", log, "bash", "-c", script, tmp_path])
+    process = subprocess.Popen([*JOBS, log, "bash", "-c", script, tmp_path])
     wait_until(lambda: log.exists() and "# pid: " in log.read_text())
     group = os.getpgid(int(re.search(r"# pid: (\d+)", log.read_text())[1]))
     wait_until(lambda: _helpers(group))
@@ -508,11 +483,11 @@ def test_the_script_hands_arguments_over_as_they_are(tmp_path):
     argument = 'it\'s $HOME `x` JOB*\n"q" \\'
     it = tasks("JOB=1:2", "t.JOB.log", "echo", argument, "", name="s")
     script = job_script(it, tmp_path)
-    called = script[script.index("exec ") + len("exec ") :]
+    called = script[script.index(" task ") + len(" task ") :]
     printed = subprocess.check_output(
         ["bash", "-c", f"JOB=2; printf '%s\\0' {called}"], text=True
     ).split("\0")
-    assert printed[2:-1] == ["t.2.log", "echo", argument.replace("JOB", "2"), ""]
+    assert printed[1:-1] == ["t.2.log", "echo", argument.replace("JOB", "2"), ""]
 
 
 @pytest.mark.parametrize(
@@ -546,9 +521,9 @@ def test_accounting_is_asked_where_the_controller_has_forgotten(tmp_path, monkey
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     facts = {"JobState": "CANCELLED", "ExitCode": "0:15", "NodeList": "n3", "TimeLimit": "01:00:00"}
-    assert slurm._accounted("12_3") == facts
+    assert slurm_commands.accounted("12_3") == facts
     program.write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
-    assert slurm._accounted("12_3") == {}
+    assert slurm_commands.accounted("12_3") == {}
 
 
 def test_without_slurm_the_backend_says_where_to_run(run, tmp_path):
@@ -652,17 +627,15 @@ def test_a_controller_that_comes_back_is_given_the_job(start, programs, tmp_path
 
 @pytest.fixture
 def slurm_task(tmp_path):
-    """Run local/slurm_task.sh as job 12; scontrol notes what it is asked and says yes."""
+    """Run a task as job 12; scontrol notes what it is asked and says yes."""
     program = tmp_path / "scontrol"
     program.write_text(f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n')
     program.chmod(0o755)
     environment = {**os.environ, "SLURM_JOB_ID": "12", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def slurm_task(script):
-        done = subprocess.run(
-            [ROOT / "local/slurm_task.sh", tmp_path, tmp_path / "t.log", "bash", "-c", script],
-            env=environment,
-        )
+        task = [sys.executable, "-m", "ser", "task", tmp_path, tmp_path / "t.log"]
+        done = subprocess.run([*task, "bash", "-c", script], env=environment)
         asked = tmp_path / "asked"
         requests = asked.read_text() if asked.exists() else ""
         asked.unlink(missing_ok=True)

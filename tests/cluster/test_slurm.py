@@ -56,7 +56,7 @@ class Recipe:
     def start(self, *args, **env):
         """The runner as a process, with its output to be read at the end."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "ser.cli.bin.run_jobs", "--backend", "slurm", *map(str, args)],
+            [sys.executable, "-m", "ser", "jobs", "--backend", "slurm", *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ import soundfile
 import yaml
 
 from ser import provenance
-from ser.corpora import prepare, rows
-from ser.corpora.rows import as_id, write_once
+from ser.corpora import ANY_CORPUS, prepare, rows
+from ser.corpora.rows import as_id
 from ser.data.folds import assign
 from ser.data.manifest import write_manifests
 from ser.data.prepare import prepare_dump
-from ser.data.tables import read_lines, read_table, validate_data_dir
+from ser.data.tables import read_lines, validate_data_dir
 from ser.errors import UserError
+from ser.files import write_once
 from ser.lang.prepare import prepare_lang
-from tests.support import ROOT
+from tests.support import ROOT, by_own_id
 
 DOC = (ROOT / "docs/corpora.md").read_text(encoding="utf-8")
 SPEAKERS = {"anna": "f", "ben": "m", "cora": "f", "dirk": "m"}
@@ -85,12 +87,12 @@ def stage_1(tmp_path, text, corpus_dir, **options):
 
 def check_four_speakers(data: Path) -> None:
     assert validate_data_dir(data) == 8
-    assert sorted(read_table(data / "utt2emo").values()) == ["angry"] * 4 + ["neutral"] * 4
-    speakers = read_table(data / "utt2spk")
-    genders = read_table(data / "utt2gender")
+    assert sorted(by_own_id(data / "utt2emo").values()) == ["angry"] * 4 + ["neutral"] * 4
+    speakers = by_own_id(data / "utt2spk")
+    genders = by_own_id(data / "utt2gender")
     assert {speakers[utt]: gender for utt, gender in genders.items()} == SPEAKERS
-    assert set(read_table(data / "text").values()) == {"Hello anger, again.", "Hello calm, again."}
-    sessions = {speakers[u]: s for u, s in read_table(data / "utt2session").items()}
+    assert set(by_own_id(data / "text").values()) == {"Hello anger, again.", "Hello calm, again."}
+    sessions = {speakers[u]: s for u, s in by_own_id(data / "utt2session").items()}
     assert sessions == {"anna": "Ses01", "ben": "Ses01", "cora": "Ses02", "dirk": "Ses02"}
     assert read_lines(data / "emotions") == ["angry", "neutral"]
 
@@ -102,14 +104,14 @@ def test_the_documented_yamls_are_ten_lines_and_every_reader_has_one():
     texts = {name: documented(name) for name in ("calls", "meetings", "acted")}
     assert all(len(text.splitlines()) <= 10 for text in texts.values())
     readers = [yaml.safe_load(text)["reader"] for text in texts.values()]
-    assert tuple(readers) == prepare.ANY_CORPUS
+    assert tuple(readers) == ANY_CORPUS
 
 
 def test_the_documented_table_goes_through_stages_1_to_3(tmp_path, capsys):
     folder = write_table(tmp_path / "calls", utterances())
     data = stage_1(tmp_path, documented("calls"), folder)
     check_four_speakers(data)
-    assert read_table(data / "wav.scp")["ben_002"] == str(folder / "ben/002.wav")
+    assert by_own_id(data / "wav.scp")["ben_002"] == str(folder / "ben/002.wav")
     prepare_lang(data.parent, "tagged_class", 500)
     dump = tmp_path / "dump"
     prepare_dump(data.parent, dump, "tagged_class", "raw", "strict", 1)
@@ -164,7 +166,7 @@ def test_the_documented_lhotse_manifests_go_through_stage_1(tmp_path):
     write_jsonl_gz(tmp_path / "m/x_supervisions_all.jsonl.gz", supervisions)
     data = stage_1(tmp_path, documented("meetings"), tmp_path / "m")
     check_four_speakers(data)
-    assert read_table(data / "wav.scp")["anna-001.wav"] == str(tmp_path / "m/anna/001.wav")
+    assert by_own_id(data / "wav.scp")["anna-001.wav"] == str(tmp_path / "m/anna/001.wav")
     assert not (tmp_path / "data/meetings/audio").exists()  # nothing had to be cut out
 
 
@@ -183,7 +185,7 @@ def test_cuts_are_read_and_parts_and_channels_of_recordings_cut_out_once(tmp_pat
     text = re.sub(r"(?m)^(supervisions|recordings):.*\n", "", documented("meetings"))
     data = stage_1(tmp_path, text, tmp_path / "m")
     check_four_speakers(data)
-    path = Path(read_table(data / "wav.scp")["anna-001.wav"])
+    path = Path(by_own_id(data / "wav.scp")["anna-001.wav"])
     assert path == tmp_path / "data/meetings/audio/anna-001.wav.3200-6400.c1.wav"
     whole, _ = soundfile.read(tmp_path / "m/stereo.wav")
     np.testing.assert_array_equal(soundfile.read(path)[0], whole[3200:6400, 1])
@@ -274,7 +276,7 @@ def test_the_documented_hugging_face_dataset_goes_through_stage_1(tmp_path, kind
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     data = stage_1(tmp_path, documented("acted"), folder)
     check_four_speakers(data)
-    wavs = read_table(data / "wav.scp")
+    wavs = by_own_id(data / "wav.scp")
     assert sorted(wavs) == [
         *(f"test_{i:06d}" for i in (0, 1)),
         *(f"train_{i:06d}" for i in range(6)),
@@ -282,7 +284,7 @@ def test_the_documented_hugging_face_dataset_goes_through_stage_1(tmp_path, kind
     assert wavs["test_000001"] == str(tmp_path / "data/acted/audio/test_000001.wav")
     assert Path(wavs["test_000001"]).read_bytes() == wav_bytes(7)
     only = documented("acted") + "splits: [train]\n"
-    assert len(read_table(stage_1(tmp_path, only, folder) / "wav.scp")) == 6
+    assert len(by_own_id(stage_1(tmp_path, only, folder) / "wav.scp")) == 6
     with pytest.raises(UserError, match="no split 'dev'; it has train, test|test, train"):
         stage_1(tmp_path, documented("acted") + "splits: [dev]\n", folder)
 
@@ -295,7 +297,7 @@ def test_an_audiofolder_is_read_without_the_package(tmp_path, monkeypatch):
     folder = write_table(tmp_path / "folder/train", table, header).parent
     data = stage_1(tmp_path, documented("acted"), folder)
     check_four_speakers(data)
-    assert "train_anna_001" in read_table(data / "wav.scp")
+    assert "train_anna_001" in by_own_id(data / "wav.scp")
 
 
 def test_a_hub_id_without_the_package_says_what_to_install(tmp_path, monkeypatch):
@@ -400,7 +402,7 @@ def test_without_a_speaker_column_it_says_why_that_is_needed(tmp_path):
     with pytest.raises(UserError, match=r"no column 'speaker' .* no speaker can be left out.*who"):
         run_table(tmp_path, utterances(), header=header)
     data = run_table(tmp_path, utterances(), PLAIN + "columns: {speaker: who}", header)
-    assert set(read_table(data / "utt2spk").values()) == set(SPEAKERS)
+    assert set(by_own_id(data / "utt2spk").values()) == set(SPEAKERS)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +410,10 @@ def test_without_a_speaker_column_it_says_why_that_is_needed(tmp_path):
     [
         ("{emotion: feeling}", "no column 'feeling' for the emotion; it has wav, emotion, speaker"),
         ("{text: words}", "no column 'words' for the text"),
-        ("{emotions: emotion}", "'emotions'; expected some of audio, emotion, speaker"),
+        (
+            "{emotions: emotion}",
+            "emotions: found 'emotions'; expected one of audio, emotion",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, message):
@@ -419,7 +424,7 @@ def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, mess
 def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
     records = changed(0, "emotion", "unclear")
     data = run_table(tmp_path, records, PLAIN + "skip_labels: [unclear]")
-    assert len(read_table(data / "utt2emo")) == 7
+    assert len(by_own_id(data / "utt2emo")) == 7
     out = capsys.readouterr().out
     assert "left out: 1 utterances labelled unclear" in out and "counts: {total: 7}" in out
 
@@ -434,7 +439,7 @@ def test_counts_that_do_not_hold_stop_it_and_go_unchecked_where_there_are_none(t
 def test_labels_that_are_the_emotions_need_no_label_map(tmp_path):
     text = re.sub("(?m)^label_map.*", "", PLAIN)
     data = run_table(tmp_path, utterances(("angry", "neutral")), text)
-    assert len(read_table(data / "utt2emo")) == 8
+    assert len(by_own_id(data / "utt2emo")) == 8
 
 
 @pytest.mark.parametrize(
@@ -454,11 +459,11 @@ def test_speakers_are_paired_in_sorted_order(tmp_path, number, expected):
         for label in ("anger", "calm")
     ]
     data = run_table(tmp_path, records)
-    speakers, sessions = read_table(data / "utt2spk"), read_table(data / "utt2session")
+    speakers, sessions = by_own_id(data / "utt2spk"), by_own_id(data / "utt2session")
     assert [{speakers[u]: s for u, s in sessions.items()}[name] for name in names] == expected
-    assert set(read_table(data / "utt2gender").values()) == {"u"}
+    assert set(by_own_id(data / "utt2gender").values()) == {"u"}
     if number > 1:  # somebody validates in every fold
-        folds = assign("strict", speakers, sessions, read_table(data / "utt2emo"), {})
+        folds = assign("strict", speakers, sessions, by_own_id(data / "utt2emo"), {})
         assert all(fold.get("valid") for fold in folds.values())
 
 
@@ -466,15 +471,15 @@ def test_sessions_and_genders_may_stand_in_the_yaml_or_in_a_column(tmp_path):
     bare = [(f, lab, s, "", "") for f, lab, s, _, _ in utterances()]
     text = PLAIN + "sessions: {A: [anna, dirk], B: [ben, cora]}\nspeakers: {anna: f, ben: m}"
     data = run_table(tmp_path, bare, text)
-    assert read_table(data / "utt2session")["dirk_001"] == "A"
-    genders = read_table(data / "utt2gender")
+    assert by_own_id(data / "utt2session")["dirk_001"] == "A"
+    genders = by_own_id(data / "utt2gender")
     assert [genders[f"{s}_001"] for s in SPEAKERS] == ["f", "m", "u", "u"]
     with pytest.raises(UserError, match="speaker cora: in no session of corpus.yaml"):
         run_table(tmp_path, bare, PLAIN + "sessions: {A: [anna, dirk], B: [ben]}")
     header = ["wav", "emotion", "speaker", "session", "text"]
     rooms = [(f, lab, s, f"room {s < 'c'}", "") for f, lab, s, _, _ in utterances()]
     data = run_table(tmp_path, rooms, header=header)
-    assert read_table(data / "utt2session")["ben_001"] == "room_True"
+    assert by_own_id(data / "utt2session")["ben_001"] == "room_True"
 
 
 @pytest.mark.parametrize(
@@ -526,7 +531,7 @@ def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
 def test_the_place_may_stand_in_the_yaml_and_then_not_in_the_command(tmp_path):
     write_table(tmp_path / "calls", utterances())
     data = stage_1(tmp_path, PLAIN + "corpus_dir: ../../calls", None)
-    assert len(read_table(data / "wav.scp")) == 8
+    assert len(by_own_id(data / "wav.scp")) == 8
     marker = json.loads((data / ".done").read_text())
     assert "--corpus-dir" not in provenance._corpus_options("calls", marker, tmp_path / "data")
     with pytest.raises(UserError, match="corpus_dir in the corpus.yaml of calls: .*/nowhere"):
@@ -548,6 +553,123 @@ def test_ids_have_no_blanks_or_slashes_and_two_speakers_never_become_one(tmp_pat
     assert as_id(" a b/c ") == "a_b_c"
     records = changed(0, "speaker", "anna b")
     records[1][2] = "anna_b"
-    with pytest.raises(UserError, match=r"speaker 'anna_b', but 'anna b' for the same speaker"):
+    with pytest.raises(UserError, match=r"(?s)'anna b' .*; speaker 'anna_b' .*same_speakers"):
         run_table(tmp_path, records)
     assert rows.FIELDS[:3] == rows.REQUIRED
+
+
+# --- names of people -----------------------------------------------------------------------------
+
+ALIKE = [
+    ("03", "3"),
+    ("anna", "Anna"),
+    ("Zo\u00eb", "Zoe\u0308"),
+    ("Stra\u00dfe", "STRASSE"),
+    ("anna", "anna\u200b"),
+    ("anna b", "annab"),
+    ("sp03", "sp_3"),
+    ("7", "7.0"),
+    ("\uff21nna", "anna"),
+]
+
+
+def two_names(one: str, other: str):
+    """(file, label, speaker, gender, text): anna has ``one`` of the names and ben the other."""
+    new = {"anna": one, "ben": other}
+    return [(f, label, new.get(s, s), "", "") for f, label, s, _, _ in utterances()]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_names_that_may_be_one_person_stop_until_corpus_yaml_says_which(tmp_path, one, other):
+    records = two_names(one, other)
+    if rows.normalized(one) == rows.normalized(other):  # one name in two forms of Unicode
+        data = run_table(tmp_path, records)
+        assert len(set(by_own_id(data / "utt2spk").values())) == 3
+        return
+    with pytest.raises(UserError, match=r"(?s)metadata.csv:\d.*; speaker .*same_speakers: \[\["):
+        run_table(tmp_path, records)
+    names = json.dumps([[one, other]])
+    data = run_table(tmp_path, records, f"{PLAIN}same_speakers: {names}")
+    speakers = by_own_id(data / "utt2spk")
+    assert speakers["anna_001"] == speakers["ben_001"] == as_id(one)
+    data = run_table(tmp_path, records, f"{PLAIN}distinct_speakers: {names}")
+    assert len(set(by_own_id(data / "utt2spk").values())) == 4
+
+
+@pytest.mark.parametrize(("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100")])
+def test_names_of_different_people_are_left_alone(tmp_path, one, other):
+    data = run_table(tmp_path, two_names(one, other))
+    assert len(set(by_own_id(data / "utt2spk").values())) == 4
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN", "", "  ", ".", "..", "../"])
+def test_what_is_no_name_is_no_speaker(tmp_path, name):
+    with pytest.raises(UserError, match=r"metadata.csv:2: (no speaker|speaker '\.)"):
+        run_table(tmp_path, two_names(name, "ben"))
+
+
+def test_nan_is_no_transcript(tmp_path):
+    data = run_table(tmp_path, changed(0, "text", "nan"))
+    texts = by_own_id(data / "text", allow_empty=True)
+    assert texts["anna_001"] == "" and texts["anna_002"] == "Hello calm, again."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "speakers: {anna: f, bne: m}",
+        "sessions: {A: [anna, ben], B: [cora, dirk, bne]}",
+        "counts: {speaker: {bne: {angry: 1, neutral: 1}}}",
+        "same_speakers: [[ben, bne]]",
+        "distinct_speakers: [[ben, bne]]",
+    ],
+)
+def test_people_who_are_not_in_the_corpus_are_named(tmp_path, line):
+    message = r"no row is of speaker 'bne'; did you mean ben\?"
+    with pytest.raises(UserError, match=f"{line.partition(':')[0]}.*{message}"):
+        run_table(tmp_path, utterances(), f"{PLAIN}{line}")
+
+
+# --- where things are ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep"])
+def test_tables_of_spreadsheets_are_read(tmp_path, kind):
+    folder = write_table(tmp_path / "calls", utterances())
+    path = folder / "metadata.csv"
+    mark = {"tabs": "\t", "blank last line": ","}.get(kind, ";")
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=mark).writerows([HEADER, *utterances()])
+    before = {"sep": "sep=;\r\n", "quoted sep": '"sep=;"\n', "BOM and sep": "\ufeffsep=;\n"}
+    after = "  \n,,,,\n \n" if kind == "blank last line" else ""
+    path.write_text(before.get(kind, "") + stream.getvalue() + after, encoding="utf-8", newline="")
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+@pytest.mark.parametrize("where", ["beside the table", "in the corpus"])
+def test_audio_dir_is_a_folder_of_the_corpus_and_is_named_where_it_is_not(tmp_path, where):
+    records = [(r[0].replace("/", ""), *r[1:]) for r in utterances()]
+    folder = write_table(tmp_path / "calls/samples", records).parent
+    inside = folder if where == "beside the table" else folder / "meta"
+    inside.mkdir(exist_ok=True)
+    (folder / "samples/metadata.csv").rename(inside / "data.csv")
+    table = (inside / "data.csv").relative_to(folder)
+    (tmp_path / "egs/calls/samples").mkdir(parents=True)
+    text = f"{PLAIN}table: {table}\naudio_dir: samples"
+    check_four_speakers(stage_1(tmp_path, text, folder))
+    with pytest.raises(UserError, match=f"audio_dir .*: no such folder: {folder}.*/sample"):
+        stage_1(tmp_path, text.replace("samples", "sample"), folder)
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_a_file_whose_name_is_in_another_form_of_unicode_is_found(tmp_path, on_disk):
+    table, disk = (
+        [(unicodedata.normalize(form, f"Zo\u00eb/K\u00e4se {r[0]}"), *r[1:]) for r in utterances()]
+        for form in ({"NFC": "NFD", "NFD": "NFC"}[on_disk], on_disk)
+    )
+    folder = write_table(tmp_path / "calls", disk)
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([HEADER, *table])
+    data = stage_1(tmp_path, PLAIN, folder)
+    check_four_speakers(data)
+    assert "Zo\u00eb_K\u00e4se_anna_001" in by_own_id(data / "wav.scp")

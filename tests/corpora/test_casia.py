@@ -43,9 +43,9 @@ def _prepare(tmp_path, corpus_dir, **options):
 
 def _counted(root):
     """(number of utterances, the edition in words, differences from its counts)."""
-    reading = casia.read(root, SPEC, SPEC["emotions"])
+    reading = casia.read(root, SPEC, SPEC.emotions)
     spec, edition = prepare.choose_edition(SPEC, reading.utterances)
-    differences = prepare.check_counts(reading, spec, SPEC["emotions"])
+    differences = prepare.check_counts(reading, spec, SPEC.emotions)
     return len(reading.utterances), edition, reading.short + differences
 
 
@@ -85,7 +85,7 @@ def test_the_full_corpus_is_9600_files_in_two_parts_with_numbers_of_their_own(tm
     write_beeps(root / "不同文本100", range(1, 101), FREE_SPEAKERS, FREE_EMOTIONS)
     assert casia.find(tmp_path) == root
     assert _counted(root) == (9600, " as edition 'full'", [])
-    by_id = {u.utt_id: u for u in casia.read(root, SPEC, SPEC["emotions"]).utterances}
+    by_id = {u.utt_id: u for u in casia.read(root, SPEC, SPEC.emotions).utterances}
     common, free = by_id["zhaoquanyin_neutral_007"], by_id["zhaoquanyin_neutral_free007"]
     assert common.wav == root / "相同文本300/zhaoquanyin/neutral/007.wav"
     assert free.wav == root / "不同文本100/Quanyin.Zhao/normal/007.wav"
@@ -140,10 +140,10 @@ def test_a_file_too_many_does_not_make_another_edition(tmp_path):
         1201,
         " as edition 'subset'",
         [
-            "speaker wangzhe sad: 51 found, 50 expected",
-            "emotion sad: 201 found, 200 expected",
-            "session Ses01: 601 found, 600 expected",
             "total: 1201 found, 1200 expected",
+            "session Ses01: 601 found, 600 expected",
+            "emotion sad: 201 found, 200 expected",
+            "speaker wangzhe sad: 51 found, 50 expected",
         ],
     )
 
@@ -212,9 +212,9 @@ def test_four_emotions_leave_two_out_and_say_so(tmp_path, corpus, egs, capsys):
 
 
 def test_every_pseudo_session_is_one_woman_and_one_man():
-    pairs = [[SPEC["speakers"][s] for s in members] for members in SPEC["sessions"].values()]
+    pairs = [[SPEC.speakers[s] for s in members] for members in SPEC.sessions.values()]
     assert pairs == [["f", "m"]] * 2
-    assert {s for members in SPEC["sessions"].values() for s in members} == set(SPEAKERS)
+    assert {s for members in SPEC.sessions.values() for s in members} == set(SPEAKERS)
 
 
 @pytest.fixture(scope="module")

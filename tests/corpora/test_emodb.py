@@ -11,22 +11,22 @@ from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 
 SPEC = prepare.load_spec("emodb")
-LETTER = {emotion: letter for letter, emotion in SPEC["label_map"].items()}
-FOUR = SPEC["emotion_sets"]["4"]
-SEVEN = SPEC["emotion_sets"]["7"]
+LETTER = {emotion: letter for letter, emotion in SPEC.label_map.items()}
+FOUR = SPEC.emotion_sets["4"]
+SEVEN = SPEC.emotion_sets["7"]
 
 
 def _names(emotion):
     """As many names as corpus.yaml counts; speakers as it says, or in turn where it does not."""
-    table = SPEC["counts"]["speaker"]
-    total = SPEC["counts"]["emotion"][emotion]
+    table = SPEC.counts.speaker
+    total = SPEC.counts.emotion[emotion]
     speakers = [s for s, row in table.items() for _ in range(row.get(emotion, 0))]
     speakers = speakers or [list(table)[i % len(table)] for i in range(total)]
     seen = Counter()
     for speaker in speakers:
-        take, sentence = divmod(seen[speaker], len(SPEC["sentences"]))
+        take, sentence = divmod(seen[speaker], len(SPEC.sentences))
         seen[speaker] += 1
-        yield f"{speaker}{list(SPEC['sentences'])[sentence]}{LETTER[emotion]}{'abc'[take]}"
+        yield f"{speaker}{list(SPEC.sentences)[sentence]}{LETTER[emotion]}{'abc'[take]}"
 
 
 def _write(folder, emotions):
@@ -134,14 +134,14 @@ def test_other_emotions_than_those_of_stage_1_are_noticed(tmp_path, four):
 
 
 def test_every_pseudo_session_is_one_woman_and_one_man():
-    pairs = [[SPEC["speakers"][s] for s in members] for members in SPEC["sessions"].values()]
+    pairs = [[SPEC.speakers[s] for s in members] for members in SPEC.sessions.values()]
     assert pairs == [["f", "m"]] * 5
-    assert len({s for members in SPEC["sessions"].values() for s in members}) == 10
+    assert len({s for members in SPEC.sessions.values() for s in members}) == 10
 
 
 def test_counts_are_those_of_the_published_corpus():
-    assert sum(SPEC["counts"]["emotion"].values()) == 535
-    assert sum(SPEC["counts"]["emotion"][e] for e in FOUR) == SPEC["counts"]["total"] == 339
+    assert sum(SPEC.counts.emotion.values()) == 535
+    assert sum(SPEC.counts.emotion[e] for e in FOUR) == SPEC.counts.total == 339
 
 
 @pytest.mark.skipif(

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
-from ser.corpora import prepare
+from ser.corpora import ANY_CORPUS, prepare
 from ser.errors import UserError
+from ser.provenance import EGS
 from tests.support import ROOT
 
 GOOD = """
@@ -19,7 +20,7 @@ counts: {total: 2}
 
 def _command_line(*options):
     return subprocess.run(
-        [sys.executable, "-m", "ser.cli.bin.prepare_data", *options],
+        [sys.executable, "-m", "ser", "data", *options],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -46,40 +47,44 @@ def test_usage_errors_end_with_status_2(options):
 
 
 def test_every_corpus_of_egs_has_what_it_needs():
-    for path in sorted(prepare.EGS.glob("*/corpus.yaml")):
+    for path in sorted(EGS.glob("*/corpus.yaml")):
         spec = prepare.load_spec(path.parent.name)
-        assert spec["name"] == path.parent.name
-        assert set(spec["emotions"]) <= set(spec["label_map"].values())
-        if spec["reader"] in prepare.ANY_CORPUS:  # somebody's own: nothing more is asked of it
+        assert spec.name == path.parent.name
+        assert set(spec.emotions) <= set(spec.label_map.values())
+        if spec.reader in ANY_CORPUS:  # somebody's own: nothing more is asked of it
             continue
-        assert spec["licence"] and (path.parent / "README.md").is_file()
-        for counts in spec.get("editions", {"": spec.get("counts")}).values():
-            for emotions in spec.get("emotion_sets", {}).values():
-                assert set(emotions) <= set(counts["emotion"])
+        assert spec.licence and (path.parent / "README.md").is_file()
+        for counts in (spec.editions or {"": spec.counts}).values():
+            for emotions in spec.emotion_sets.values():
+                assert set(emotions) <= set(counts.emotion)
 
 
 def test_a_good_corpus_yaml_is_loaded(tmp_path):
-    assert _spec(tmp_path, GOOD)["emotions"] == ["angry", "sad"]
+    assert _spec(tmp_path, GOOD).emotions == ["angry", "sad"]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("language: en\n", "", "missing keys: language"),
-        ("reader: iemocap", "reader: kaldi", "reader 'kaldi': expected one of iemocap, emodb"),
-        ("counts:", "count:", "missing keys: counts"),
+        ("language: en\n", "", " missing keys: language"),
+        (
+            "reader: iemocap",
+            "reader: kaldi",
+            "3: reader: found 'kaldi'; expected one of iemocap",
+        ),
+        ("counts: {total: 2}", "", "1: counts: missing keys: counts"),
         (
             "counts: {total: 2}",
             "editions: {small: {total: 2, speaker: {a: {angry: 2, sad: 1}}}}",
-            "editions.small.total is 2, but editions.small.speaker sums to 3",
+            "7: editions.small.total: is 2, but editions.small.speaker sums to 3",
         ),
-        ("emotions: [angry", "emotions: [[angry", "not valid YAML"),
-        (GOOD, "", "missing keys: name, reader"),
-        (GOOD, "- a list", "missing keys: name, reader"),
+        ("emotions: [angry", "emotions: [[angry", "6: not valid YAML"),
+        (GOOD, "", " expected `key: value` lines, found none"),
+        (GOOD, "- a list", " expected `key: value` lines, found a list"),
     ],
 )
 def test_a_spoilt_corpus_yaml_is_named(tmp_path, old, new, message):
-    with pytest.raises(UserError, match=f"toy/corpus.yaml: {message}"):
+    with pytest.raises(UserError, match=f"toy/corpus.yaml:{message}"):
         _spec(tmp_path, GOOD.replace(old, new))
 
 

@@ -78,11 +78,26 @@ def test_float_overshoot_is_clipped(tmp_path):
     assert (read.max(), read.min()) == (32767, -32768)
 
 
-def test_a_list_chunk_before_the_data_is_no_obstacle(tmp_path):
+@pytest.mark.parametrize("chunks", [(b"INFOx\0",), (b"INFOx",), (b"INFOx", b"INFOabc")])
+def test_a_list_chunk_before_the_data_is_no_obstacle_padded_or_not(tmp_path, chunks):
     path = write(tmp_path / "a.wav", tone())
+    expected, raw = read_16k_mono(path), path.read_bytes()
+    between = b"".join(b"LIST" + struct.pack("<I", len(c.rstrip(b"\0"))) + c for c in chunks)
+    path.write_bytes(raw[:36] + between + raw[36:])
+    np.testing.assert_array_equal(read_16k_mono(path), expected)
+    assert probe(path).num_samples == 8000
+
+
+@pytest.mark.parametrize("length", [400, 4095, 4096, 4097, 20000])
+def test_flac_that_was_written_through_a_pipe_is_read_whole(tmp_path, length):
+    samples = np.random.default_rng(0).integers(-3000, 3000, length).astype(np.int16)
+    path = tmp_path / "a.flac"
+    soundfile.write(path, samples, 16000)
     raw = path.read_bytes()
-    path.write_bytes(raw[:36] + b"LIST" + struct.pack("<I", 5) + b"INFOx\0" + raw[36:])
-    assert len(read_16k_mono(path)) == 8000
+    described = int.from_bytes(raw[18:26], "big") >> 36 << 36  # the last 36 bits: no length
+    path.write_bytes(raw[:18] + described.to_bytes(8, "big") + raw[26:])
+    assert probe(path).num_samples == length
+    np.testing.assert_array_equal(read_16k_mono(path), samples)
 
 
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 0xFFFFFFFF])
@@ -113,6 +128,27 @@ def refused(path, function=read_16k_mono):
     return str(caught.value)
 
 
+JOINABLE = [
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+    ("FLAC", "PCM_16"),
+    ("WAV", "PCM_16"),
+    ("AIFF", "PCM_16"),
+]
+
+
+@pytest.mark.parametrize(("kind", "subtype"), JOINABLE)
+def test_one_recording_with_tags_around_it_is_read(tmp_path, kind, subtype):
+    path = tmp_path / "a"
+    soundfile.write(path, tone(2.0), 16000, format=kind, subtype=subtype)
+    raw = path.read_bytes()
+    tag = b"ID3\4\0\0\0\0\0\x0a" + bytes(10) if kind == "MP3" else b""
+    path.write_bytes(tag + raw + b"TAG" + bytes(125))
+    assert probe(path).duration == pytest.approx(2.0, abs=0.16)
+    assert len(read_16k_mono(path)) == pytest.approx(32000, abs=2500)
+
+
 @pytest.mark.parametrize("function", [probe, read_16k_mono])
 class TestRefusedByTheHeader:
     def test_missing(self, tmp_path, function):
@@ -131,10 +167,15 @@ class TestRefusedByTheHeader:
         path.write_bytes(path.read_bytes()[:kept])
         assert "truncated" in refused(path, function)
 
-    @pytest.mark.parametrize("container", ["AIFF", "AU", "RF64", "W64", "CAF"])
-    def test_truncated_in_another_container(self, tmp_path, function, container):
+    @pytest.mark.parametrize(
+        ("container", "endian"),
+        [(name, "FILE") for name in ("AIFF", "AU", "RF64", "W64", "CAF")]
+        + [(name, endian) for name in ("AIFF", "AU", "CAF") for endian in ("BIG", "LITTLE")]
+        + [("WAV", "BIG"), ("WAV", "LITTLE")],
+    )
+    def test_truncated_in_another_container(self, tmp_path, function, container, endian):
         path = tmp_path / "a.wav"
-        soundfile.write(path, tone(), 16000, format=container, subtype="PCM_16")
+        soundfile.write(path, tone(), 16000, "PCM_16", endian, container)
         function(path)
         path.write_bytes(path.read_bytes()[:-1000])
         assert "truncated" in refused(path, function)
@@ -148,6 +189,30 @@ class TestRefusedByTheHeader:
         raw = path.read_bytes()
         path.write_bytes(raw[: int(share * len(raw))])
         assert "truncated" in refused(path, function)
+
+    @pytest.mark.parametrize(("kind", "subtype"), JOINABLE)
+    @pytest.mark.parametrize("parts", [2, 3])
+    def test_several_recordings_in_one_file(self, tmp_path, function, kind, subtype, parts):
+        path = tmp_path / "a"
+        soundfile.write(path, tone(2.0), 16000, format=kind, subtype=subtype)
+        whole = function(path)
+        seconds = (len(whole) if function is read_16k_mono else whole.num_samples) / 16000
+        if subtype == "OPUS" and function is probe:
+            seconds = whole.duration
+        one = path.read_bytes()
+        path.write_bytes(
+            (b"TAG" + bytes(125) if kind == "MP3" and parts == 3 else b"").join([one] * parts)
+        )
+        message = refused(path, function)
+        assert f"{parts} recordings in one file" in message
+        lost = float(message.split(" s lost")[0].split()[-1])
+        assert lost == pytest.approx((parts - 1) * seconds, abs=0.1)
+
+    def test_samples_behind_those_that_the_header_counts(self, tmp_path, function):
+        path = write(tmp_path / "a.wav", tone(2.0))
+        raw = path.read_bytes()
+        path.write_bytes(raw[:40] + struct.pack("<I", 32000) + raw[44:])
+        assert "1.00 s would be lost" in refused(path, function)
 
     @pytest.mark.parametrize("content", [b"version https://git-lfs", b"x", b"<html>" * 50])
     def test_text_called_wav(self, tmp_path, function, content):

@@ -16,14 +16,14 @@ from ser.errors import UserError
 
 # id: emotion, speaker, gender, session, words, sample rate, channels; 0.1 s each
 ROWS = {
-    "a1": ("angry", "anna", "f", "Ses01", "Was nun?", 16000, 1),
-    "a2": ("sad", "anna", "f", "Ses01", "Nein.", 16000, 1),
-    "b1": ("angry", "ben", "m", "Ses01", "", 8000, 2),
-    "b2": ("sad", "ben", "m", "Ses01", "Nein.", 16000, 1),
-    "c1": ("angry", "cora", "u", "Ses02", "Käse!", 16000, 1),
-    "c2": ("sad", "cora", "u", "Ses02", "Nein.", 16000, 1),
-    "d1": ("angry", "dirk", "m", "Ses02", "Was nun?", 16000, 1),
-    "d2": ("sad", "dirk", "m", "Ses02", "Nein.", 16000, 1),
+    "anna1": ("angry", "anna", "f", "Ses01", "Was nun?", 16000, 1),
+    "anna2": ("sad", "anna", "f", "Ses01", "Nein.", 16000, 1),
+    "ben1": ("angry", "ben", "m", "Ses01", "", 8000, 2),
+    "ben2": ("sad", "ben", "m", "Ses01", "Nein.", 16000, 1),
+    "cora1": ("angry", "cora", "u", "Ses02", "Käse!", 16000, 1),
+    "cora2": ("sad", "cora", "u", "Ses02", "Nein.", 16000, 1),
+    "dirk1": ("angry", "dirk", "m", "Ses02", "Was nun?", 16000, 1),
+    "dirk2": ("sad", "dirk", "m", "Ses02", "Nein.", 16000, 1),
 }
 
 
@@ -61,17 +61,19 @@ def test_a_recording_and_its_supervision_hold_what_the_tables_and_the_header_say
         for name in ("recordings", "supervisions")
     )
     assert recordings.keys() == supervisions.keys() == ROWS.keys()
-    assert recordings["b1"] == {
-        "id": "b1",
-        "sources": [{"type": "file", "channels": [0, 1], "source": f"{tmp_path}/audio/ben/b1.wav"}],
+    assert recordings["ben1"] == {
+        "id": "ben1",
+        "sources": [
+            {"type": "file", "channels": [0, 1], "source": f"{tmp_path}/audio/ben/ben1.wav"}
+        ],
         "sampling_rate": 8000,
         "num_samples": 800,
         "duration": 0.1,
         "channel_ids": [0, 1],
     }
-    assert supervisions["a1"] == {
-        "id": "a1",
-        "recording_id": "a1",
+    assert supervisions["anna1"] == {
+        "id": "anna1",
+        "recording_id": "anna1",
         "start": 0.0,
         "duration": 0.1,
         "channel": 0,
@@ -81,8 +83,8 @@ def test_a_recording_and_its_supervision_hold_what_the_tables_and_the_header_say
         "gender": "f",
         "custom": {"emotion": "angry", "session": "Ses01"},
     }
-    assert "text" not in supervisions["b1"] and supervisions["b1"]["channel"] == [0, 1]
-    assert "gender" not in supervisions["c1"] and supervisions["c1"]["text"] == "Käse!"
+    assert "text" not in supervisions["ben1"] and supervisions["ben1"]["channel"] == [0, 1]
+    assert "gender" not in supervisions["cora1"] and supervisions["cora1"]["text"] == "Käse!"
 
 
 def test_a_fold_has_the_cuts_of_each_split_with_recording_and_supervision(corpus):
@@ -92,7 +94,11 @@ def test_a_fold_has_the_cuts_of_each_split_with_recording_and_supervision(corpus
         name: [cut["id"] for cut in _lines(out / f"anna/cuts_{name}.jsonl.gz")]
         for name in ("train", "valid", "test")
     }
-    assert split == {"train": ["c1", "c2", "d1", "d2"], "valid": ["b1", "b2"], "test": ["a1", "a2"]}
+    assert split == {
+        "train": ["cora1", "cora2", "dirk1", "dirk2"],
+        "valid": ["ben1", "ben2"],
+        "test": ["anna1", "anna2"],
+    }
     mono, multi = (_lines(out / f"anna/cuts_{name}.jsonl.gz")[0] for name in ("test", "valid"))
     assert (mono["type"], mono["channel"]) == ("MonoCut", 0)
     assert (multi["type"], multi["channel"]) == ("MultiCut", [0, 1])
@@ -105,9 +111,9 @@ def test_emobox_gets_its_keys_its_file_names_and_a_label_map(corpus, tmp_path):
     rows = _lines(home / "toy.jsonl")
     assert [row["key"] for row in rows] == list(ROWS)
     assert rows[2] == {
-        "key": "b1",
+        "key": "ben1",
         "dataset": "toy",
-        "wav": f"{tmp_path}/audio/ben/b1.wav",
+        "wav": f"{tmp_path}/audio/ben/ben1.wav",
         "type": "raw",
         "sample_rate": 8000,
         "num_frame": 800,
@@ -127,7 +133,11 @@ def test_emobox_gets_its_keys_its_file_names_and_a_label_map(corpus, tmp_path):
         split: [row["key"] for row in _lines(home / f"fold_3/toy_{split}_fold_3.jsonl")]
         for split in ("train", "valid", "test")
     }
-    assert third == {"train": ["a1", "a2", "b1", "b2"], "valid": ["d1", "d2"], "test": ["c1", "c2"]}
+    assert third == {
+        "train": ["anna1", "anna2", "ben1", "ben2"],
+        "valid": ["dirk1", "dirk2"],
+        "test": ["cora1", "cora2"],
+    }
     assert _lines(home / "fold_3/toy_test_fold_3.jsonl") == rows[4:6]
 
 
@@ -148,9 +158,9 @@ def test_folds_are_those_of_stage_3(corpus, protocol):
 def test_paths_can_be_as_seen_from_a_folder_that_holds_all_audio(corpus, tmp_path):
     out = write_manifests(corpus, relative_to=tmp_path / "audio")
     recording = _lines(out / "lhotse/recordings.jsonl.gz")[0]
-    assert recording["sources"][0]["source"] == "anna/a1.wav"
-    assert _lines(out / "emobox/toy/toy.jsonl")[0]["wav"] == "anna/a1.wav"
-    with pytest.raises(UserError, match="--relative-to .*ben: .*anna/a1.wav is not in it"):
+    assert recording["sources"][0]["source"] == "anna/anna1.wav"
+    assert _lines(out / "emobox/toy/toy.jsonl")[0]["wav"] == "anna/anna1.wav"
+    with pytest.raises(UserError, match="--relative-to .*ben: .*anna/anna1.wav is not in it"):
         write_manifests(corpus, relative_to=tmp_path / "audio/ben")
 
 
@@ -221,8 +231,8 @@ def test_without_stage_1_the_stage_is_named(tmp_path):
 
 
 def test_audio_that_cannot_be_read_is_named_and_nothing_written(corpus, tmp_path):
-    (tmp_path / "audio/ben/b1.wav").write_bytes(b"no audio at all")
-    with pytest.raises(UserError, match="b1.wav: not an audio file"):
+    (tmp_path / "audio/ben/ben1.wav").write_bytes(b"no audio at all")
+    with pytest.raises(UserError, match="ben1.wav: not an audio file"):
         write_manifests(corpus)
     assert not (corpus / "manifests").exists()
 
@@ -245,11 +255,13 @@ def test_lhotse_reads_what_it_says_and_hears_the_audio(corpus, tmp_path, relativ
     recordings, supervisions, cuts = (s.to_eager() for s in (recordings, supervisions, cuts))
     lhotse.qa.validate_recordings_and_supervisions(recordings, supervisions)
     lhotse.validate(cuts, read_data=True)
-    assert [cut.id for cut in cuts] == ["b1", "b2"]
-    assert cuts["b1"].load_audio().shape == (2, 800)
-    said = cuts["b2"].supervisions[0]
+    assert [cut.id for cut in cuts] == ["ben1", "ben2"]
+    assert cuts["ben1"].load_audio().shape == (2, 800)
+    said = cuts["ben2"].supervisions[0]
     assert (said.emotion, said.speaker, said.gender, said.language, said.text) == (
         *("sad", "ben", "m", "de", "Nein."),
     )
-    heard = recordings["c1"].load_audio()[0]
-    np.testing.assert_array_equal(heard, soundfile.read(audio / "cora/c1.wav", dtype="float32")[0])
+    heard = recordings["cora1"].load_audio()[0]
+    np.testing.assert_array_equal(
+        heard, soundfile.read(audio / "cora/cora1.wav", dtype="float32")[0]
+    )

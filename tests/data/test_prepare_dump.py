@@ -424,7 +424,7 @@ def test_the_launcher_makes_the_same_dump(corpus):
     assert done.returncode == 0, done.stderr
     assert "Ses01F train 4 valid 2 test 2" in done.stdout
     audit = subprocess.run(
-        [sys.executable, "-m", "ser.cli.bin.audit_folds", "--dump-dir", corpus / "dump"],
+        [sys.executable, "-m", "ser", "audit", "--dump-dir", corpus / "dump"],
         cwd=ROOT,
         capture_output=True,
         text=True,

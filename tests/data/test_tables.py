@@ -1,3 +1,4 @@
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,9 @@ def _records(folder):
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for utt, speaker, gender, emotion, text in [
-        ("b_1", "Ses01F", "f", "happy", "Good  morning."),
-        ("a_2", "Ses01M", "m", "angry", ""),
-        ("B_3", "Ses01M", "m", "happy", "[LAUGHTER] Yes."),
+        ("F_b", "F", "f", "happy", "Good  morning."),
+        ("M_a", "M", "m", "angry", ""),
+        ("M_B", "M", "m", "happy", "[LAUGHTER] Yes."),
     ]:
         wav = folder / f"{utt}.wav"
         wav.write_bytes(b"RIFF")
@@ -37,29 +38,63 @@ def _write(tmp_path, records=None, **changes):
 
 def test_tables_are_sorted_in_c_order_and_end_with_a_newline(tmp_path):
     data = _write(tmp_path)
-    assert (data / "utt2emo").read_bytes() == b"B_3 happy\na_2 angry\nb_1 happy\n"
-    assert (data / "spk2utt").read_text() == "Ses01F b_1\nSes01M B_3 a_2\n"
-    assert (data / "utt2dur").read_text() == "B_3 1.2500\na_2 1.2500\nb_1 1.2500\n"
+    assert (data / "utt2emo").read_bytes() == b"F_b happy\nM_B happy\nM_a angry\n"
+    assert (data / "spk2utt").read_text() == "F F_b\nM M_B M_a\n"
+    assert (data / "utt2dur").read_text() == "F_b 1.2500\nM_B 1.2500\nM_a 1.2500\n"
+    assert (data / "spk2gender").read_text() == "F f\nM m\n"
     assert (data / "emotions").read_text() == "angry\nhappy\n"
     assert (data / "language").read_text() == "en\n"
     assert (data / ".done").is_file() and not (data / "partial").exists()
 
 
+@pytest.mark.parametrize(
+    ("speakers", "ids"),
+    [
+        ({"A_1": "A", "B_1": "B"}, ["A_1", "B_1"]),
+        ({"A_1": "A", "A_2": "B"}, ["A_1", "B-A_2"]),  # IEMOCAP: the dialog is that of a partner
+        ({"x1": "A", "x2": "B", "x0": "B"}, ["A-x1", "B-x0", "B-x2"]),
+        ({"10a": "1", "100": "10", "1_c": "1"}, ["1-10a", "1-1_c", "10-100"]),
+        ({"x": "a", "y": "a-b"}, ["a!x", "a-b!y"]),
+        ({"é1": "é", "a": "z"}, ["z-a", "é1"]),
+    ],
+)
+def test_ids_begin_with_the_speaker_s_so_that_kaldi_finds_utt2spk_sorted(tmp_path, speakers, ids):
+    record = _records(tmp_path / "wav")[0]
+    records = [replace(record, utt_id=utt, speaker=spk) for utt, spk in speakers.items()]
+    data = _write(tmp_path, records)
+    own = datadir.own_ids(data)
+    assert list(own) == ids and {own[utt] for utt in ids} == speakers.keys()
+    text = (data / "utt2spk").read_text()
+    command = ["sort", "-k2", data / "utt2spk"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C"}, check=True)
+    assert done.stdout == text
+    wrong = zip(own, reversed(datadir.read_table(data / "utt2spk").values()), strict=True)
+    datadir.write_table(data / "utt2spk", dict(wrong))
+    with pytest.raises(UserError, match="not in the order of speakers"):
+        datadir.validate_data_dir(data)
+
+
+def test_a_gender_that_is_not_known_leaves_no_spk2gender(tmp_path):
+    records = _records(tmp_path / "wav")
+    data = _write(tmp_path, [replace(records[0], gender="u"), *records[1:]])
+    assert not (data / "spk2gender").exists()
+
+
 def test_an_empty_text_leaves_the_key_alone_and_blanks_are_single(tmp_path):
     data = _write(tmp_path)
-    assert (data / "text").read_text() == "B_3 [LAUGHTER] Yes.\na_2\nb_1 Good morning.\n"
-    assert datadir.read_table(data / "text", allow_empty=True)["a_2"] == ""
-    with pytest.raises(UserError, match="text:2: a_2 has no value"):
+    assert (data / "text").read_text() == "F_b Good morning.\nM_B [LAUGHTER] Yes.\nM_a\n"
+    assert datadir.read_table(data / "text", allow_empty=True)["M_a"] == ""
+    with pytest.raises(UserError, match="text:3: M_a has no value"):
         datadir.read_table(data / "text")
 
 
 def test_tables_of_the_user_outlive_the_recipes_own(tmp_path):
     data = _write(tmp_path)
-    (data / "utt2age").write_text("b_1 30\n")
+    (data / "utt2age").write_text("F_b 30\n")
     (data / "notes").write_text("not a table")
     _write(tmp_path, [replace(r, gender="m", speaker="x") for r in _records(tmp_path / "wav")])
-    assert (data / "utt2age").read_text() == "b_1 30\n"
-    assert (data / "utt2gender").read_text() == "B_3 m\na_2 m\nb_1 m\n"
+    assert (data / "utt2age").read_text() == "F_b 30\n"
+    assert (data / "utt2gender").read_text() == "x-F_b m\nx-M_B m\nx-M_a m\n"
     assert not (data / "notes").exists()
     assert [path.name for path in datadir.user_tables(data)] == ["utt2age"]
 
@@ -74,7 +109,7 @@ def test_c_order_is_byte_order_also_beyond_ascii(tmp_path):
 @pytest.mark.parametrize("name", ["with blank", "quo'te", 'quo"te', "Zoë", "a|b |", "$HOME;*"])
 def test_paths_may_hold_anything_but_a_line_end(tmp_path, name):
     data = _write(tmp_path, _records(tmp_path / name))
-    assert datadir.read_table(data / "wav.scp")["a_2"] == str(tmp_path / name / "a_2.wav")
+    assert datadir.read_table(data / "wav.scp")["M_a"] == str(tmp_path / name / "M_a.wav")
     assert datadir.validate_data_dir(data) == 3
 
 
@@ -82,15 +117,15 @@ def test_paths_may_hold_anything_but_a_line_end(tmp_path, name):
 def test_an_id_with_blanks_is_refused_and_nothing_is_written(tmp_path, utt):
     records = _records(tmp_path / "wav")
     records[0] = replace(records[0], utt_id=utt)
-    with pytest.raises(UserError, match="b_1.wav.*empty or holds blanks"):
+    with pytest.raises(UserError, match="F_b.wav.*empty or holds blanks"):
         _write(tmp_path, records)
     assert [p.name for p in tmp_path.iterdir()] == ["wav"]
 
 
 def test_a_repeated_id_names_both_files(tmp_path):
     records = _records(tmp_path / "wav")
-    records[1] = replace(records[1], utt_id="b_1")
-    with pytest.raises(UserError, match=r"a_2\.wav.*'b_1' is also that of .*b_1\.wav"):
+    records[1] = replace(records[1], utt_id="F_b")
+    with pytest.raises(UserError, match=r"M_a\.wav.*'F_b' is also that of .*F_b\.wav"):
         _write(tmp_path, records)
 
 
@@ -153,16 +188,44 @@ def test_a_missing_table_says_which_stage_makes_it(tmp_path):
 @pytest.mark.parametrize(
     ("table", "content", "message"),
     [
-        ("utt2emo", "a_2 angry\nB_3 happy\nb_1 happy\n", "not in C order"),
-        ("utt2emo", "B_3 happy\na_2 angry\n", "utt2emo: b_1 is missing, but stands in utt2spk"),
-        ("utt2emo", "B_3 happy\na_2 sad\nb_1 happy\n", "a_2 is 'sad'"),
-        ("utt2dur", "B_3 1.0\na_2 0.0\nb_1 1.0\n", "a_2 is '0.0', expected seconds"),
-        ("utt2dur", "B_3 1.0\na_2 long\nb_1 1.0\n", "a_2 is 'long', expected seconds"),
-        ("utt2gender", "B_3 m\na_2 man\nb_1 f\n", "a_2 is 'man', expected f, m or u"),
-        ("utt2gender", "B_3 m\na_2 f\nb_1 f\n", "a_2 is f, but speaker Ses01M is m"),
-        ("utt2session", "B_3 S1\na_2 S2\nb_1 S1\n", "a_2 is S2, but speaker Ses01M is S1"),
-        ("spk2utt", "Ses01F b_1\nSes01M a_2\n", "not the inverse"),
-        ("wav.scp", "B_3 /no/b.wav\na_2 /no/c.wav\nb_1 /no/d.wav\n", "no such file: /no/b.wav"),
+        ("utt2emo", "F_b happy\nM_a angry\nM_B happy\n", "not in C order"),
+        (
+            "utt2emo",
+            "M_B happy\nM_a angry\n",
+            "utt2emo: F_b is missing, but stands in utt2spk",
+        ),
+        ("utt2emo", "F_b happy\nM_B happy\nM_a sad\n", "M_a is 'sad'"),
+        (
+            "utt2dur",
+            "F_b 1.0\nM_B 1.0\nM_a 0.0\n",
+            "M_a is '0.0', expected seconds",
+        ),
+        (
+            "utt2dur",
+            "F_b 1.0\nM_B 1.0\nM_a long\n",
+            "M_a is 'long', expected seconds",
+        ),
+        (
+            "utt2gender",
+            "F_b f\nM_B m\nM_a man\n",
+            "M_a is 'man', expected f, m or u",
+        ),
+        (
+            "utt2gender",
+            "F_b f\nM_B m\nM_a f\n",
+            "M_a is f, but speaker M is m",
+        ),
+        (
+            "utt2session",
+            "F_b S1\nM_B S1\nM_a S2\n",
+            "M_a is S2, but speaker M is S1",
+        ),
+        ("spk2utt", "F F_b\nM M_a\n", "not the inverse"),
+        (
+            "wav.scp",
+            "F_b /no/d.wav\nM_B /no/b.wav\nM_a /no/c.wav\n",
+            "no such file: /no/b.wav",
+        ),
         ("language", "en\nde\n", "expected one word"),
     ],
 )

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ser.cli.commands.predict import default_model
 
 import ser.predict.package
 from ser.cli import main
-from ser.cli.commands.predict import default_model
 from ser.data.features import FEATS_TYPES, FUNCTIONALS
 from ser.data.tables import read_table
 from ser.errors import UserError

@@ -1,5 +1,7 @@
 """predict/recordings.py: whatever the recording is, the samples that training would have seen."""
 
+import os
+import subprocess
 import sys
 import types
 
@@ -11,6 +13,7 @@ import torch
 from ser.data.audio import BLOCK_SECONDS, read_16k_mono
 from ser.errors import UserError
 from ser.predict.recordings import open_recording
+from tests.support import ROOT
 
 
 def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
@@ -201,3 +204,15 @@ def test_a_torchcodec_that_does_not_load_is_said(m4a, monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(UserError, match=r"does not load here \(libavutil.*apt install ffmpeg"):
         open_recording(m4a)
+
+
+@pytest.mark.parametrize("files", [["gone.wav"], ["empty.wav"], ["."], ["gone.wav", "empty.wav"]])
+def test_files_of_which_none_is_audio_are_refused_before_a_model_is_looked_for(tmp_path, files):
+    (tmp_path / "empty.wav").touch()
+    command = [sys.executable, "-m", "ser", "predict", *files, "--model", "no/such/model"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 1 and not done.stdout
+    lines = done.stderr.splitlines()
+    assert all(f"error: {name}: " in line for name, line in zip(files, lines, strict=False))
+    assert len(lines) == len(files) + (len(files) > 1)

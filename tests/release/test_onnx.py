@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-
 from ser.cli.commands import export as command
+
 from ser.errors import UserError
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.masks import MaskedGroupNorm

@@ -12,8 +12,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
-
 from ser.cli.main import COMMANDS, command_parser
+
 from ser.data.tables import write_table
 from ser.errors import UserError
 from ser.reporting.html import build_page, make_html_report

@@ -407,7 +407,7 @@ def test_the_command_line_prints_where_everything_is(tmp_path):
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "ser.cli.bin.report", "--exp-root", "nowhere"],
+        [sys.executable, "-m", "ser", "report", "--exp-root", "nowhere"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True,

@@ -37,7 +37,7 @@ def two(tmp_path):
                 if utt in wrong:
                     hyp = LABELS[(LABELS.index(ref) + 1) % len(LABELS)]
                     probs = ["1.000000" if label == hyp else "0.000000" for label in LABELS]
-                    lines[i] = "\t".join([utt, ref, hyp, *probs, ""])
+                    lines[i] = "\t".join([utt, ref, hyp, *probs, "", utt])
             path.write_text("\n".join(lines) + "\n")
         score_experiment(copy, dump, data)
         return copy
@@ -248,7 +248,7 @@ def test_two_systems_with_known_speakers_are_compared_over_utterances(two, capsy
 
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
-    command = [sys.executable, "-m", "ser.cli.bin.compare", "--exp-dir", "a", "--exp-dir", "b"]
+    command = [sys.executable, "-m", "ser", "compare", "--exp-dir", "a", "--exp-dir", "b"]
     done = subprocess.run(
         [*command, "--dump-dir", "dump"],
         cwd=tmp_path,

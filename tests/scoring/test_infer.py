@@ -67,7 +67,7 @@ def test_every_test_utterance_gets_one_row_in_the_order_of_the_fold_list(toy):
     exp, dump, _ = toy
     assert infer_folds(exp, dump, build_model=Builder()) == FOLDS
     lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
-    assert lines[0] == "utt_id\tref\thyp\tp_angry\tp_happy\tp_sad\tp_neutral\tunits"
+    assert lines[0] == "utt_id\tref\thyp\tp_angry\tp_happy\tp_sad\tp_neutral\tunits\torig_id"
     assert [line.split("\t")[0] for line in lines[1:]] == read_lines(
         dump / "folds/strict/Ses01F/test"
     )

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from ser import provenance
+from ser.data.tables import read_table, write_table
 from ser.errors import UserError
 from ser.lang.units import tag_stripper, unit_error_rate
 from ser.provenance import git_commit, public_path, run_command, settings_digest
@@ -268,11 +270,11 @@ def test_predictions_survive_writing_and_reading(tmp_path):
         Prediction("u0", "angry", "happy", (0.25, 0.75), ("V0", "S0")),
         Prediction("u1", "happy", "happy", (0.0, 1.0), ()),
     ]
-    write_predictions(tmp_path / "p.tsv", AH, written)
+    write_predictions(tmp_path / "p.tsv", AH, written, {"u0": "01/u0", "u1": "01/u1"})
     assert (tmp_path / "p.tsv").read_text() == (
-        "utt_id\tref\thyp\tp_angry\tp_happy\tunits\n"
-        "u0\tangry\thappy\t0.250000\t0.750000\tV0 S0\n"
-        "u1\thappy\thappy\t0.000000\t1.000000\t\n"
+        "utt_id\tref\thyp\tp_angry\tp_happy\tunits\torig_id\n"
+        "u0\tangry\thappy\t0.250000\t0.750000\tV0 S0\t01/u0\n"
+        "u1\thappy\thappy\t0.000000\t1.000000\t\t01/u1\n"
     )
     assert read_predictions(tmp_path / "p.tsv", AH, {"u1": "happy", "u0": "angry"}) == written[::-1]
 
@@ -318,7 +320,7 @@ def test_many_faults_are_counted_and_a_few_named(tmp_path):
 
 
 def test_the_header_names_every_probability():
-    assert header(AH) == ["utt_id", "ref", "hyp", "p_angry", "p_happy", "units"]
+    assert header(AH) == ["utt_id", "ref", "hyp", "p_angry", "p_happy", "units", "orig_id"]
 
 
 # Experiments
@@ -394,6 +396,21 @@ def test_the_test_sets_digest_changes_with_a_reference_and_not_with_a_decision(t
     assert score_experiment(exp, dump, data)["test_sha256"] != before
 
 
+def test_decisions_are_those_of_the_corpus_own_ids_whatever_the_prefix(toy):
+    exp, dump, data = toy
+    before = score_experiment(exp, dump, data)
+    own = read_table(dump / "utt2orig")
+    assert before["test_sha256"] == provenance.digest(
+        f"{fold} {utt} {fold} {read_table(dump / 'utt2emo')[utt]}"
+        for fold in FOLDS
+        for utt in sorted(u for u in own if u.startswith(fold))
+    )
+    write_table(dump / "utt2orig", {u: f"{u[:-3]}{999 - int(u[-3:])}" for u in own})
+    after = score_experiment(exp, dump, data)
+    assert after["test_sha256"] != before["test_sha256"]
+    assert [s["hyp"] for s in after["speakers"]] == [s["hyp"][::-1] for s in before["speakers"]]
+
+
 def test_an_eleventh_class_is_a_letter_in_the_decisions():
     labels = [f"emotion{i}" for i in range(11)]
     rows = {"F": [Prediction("u", "emotion10", "emotion9", ())]}
@@ -404,7 +421,7 @@ def test_an_eleventh_class_is_a_letter_in_the_decisions():
 def test_precision_and_f1_are_in_the_table_with_their_means(toy):
     exp, dump, data = toy
     lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
-    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", "", "Ses01F_000"])
     (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
     score_experiment(exp, dump, data)
     table = (exp / "scores.txt").read_text().splitlines()
@@ -471,7 +488,7 @@ def test_what_marks_a_run_as_leaky_reaches_its_scores_and_its_table(toy):
 def test_the_table_holds_the_interval_of_wa_and_ua(toy):
     exp, dump, data = toy
     lines = (exp / "Ses01F/predictions.tsv").read_text().splitlines()
-    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", ""])
+    lines[1] = "\t".join(["Ses01F_000", "angry", "sad", "0", "0", "1", "0", "", "Ses01F_000"])
     (exp / "Ses01F/predictions.tsv").write_text("\n".join(lines) + "\n")
     low, high = score_experiment(exp, dump, data)["summary"]["wa_ci"]
     table = (exp / "scores.txt").read_text()

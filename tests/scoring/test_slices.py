@@ -236,7 +236,7 @@ def test_the_error_list_names_the_corpuss_own_audio_where_it_is_known(toy):
     path = exp / "Ses01F/predictions.tsv"
     lines = path.read_text().splitlines()
     utt, ref = lines[1].split("\t")[:2]
-    lines[1] = "\t".join([utt, ref, LABELS[1], "0.2", "0.8", "0", "0", ""])
+    lines[1] = "\t".join([utt, ref, LABELS[1], "0.2", "0.8", "0", "0", "", utt])
     path.write_text("\n".join(lines) + "\n")
     score_experiment(exp, dump, data)
     assert f"{utt}\tangry\thappy\t0.800\t0.200\t{dump}/wav.ark:" in (exp / "errors.tsv").read_text()

@@ -58,7 +58,7 @@ def write_speech(root: Path) -> Path:
 
 def write_corpus_yaml(egs: Path, files: int = len(SENTENCES)) -> Path:
     """``egs/casia/corpus.yaml`` of a subset with ``files`` for each speaker and emotion."""
-    spec = prepare.load_spec("casia")
+    spec = prepare.dumped(prepare.load_spec("casia"))
     subset = {
         "speaker": {speaker: dict.fromkeys(EMOTIONS, files) for speaker in SPEAKERS},
         "emotion": dict.fromkeys(EMOTIONS, 4 * files),

@@ -72,6 +72,7 @@ def make_experiment(root: Path, folds=FOLDS, per_fold: int = 5) -> tuple[Path, P
     write_table(dump / "text", text)
     utts = list(emotions)
     write_table(dump / "utt2spk", {u: u.rpartition("_")[0] for u in utts})
+    write_table(dump / "utt2orig", {u: u for u in utts})
     write_table(dump / "utt2session", {u: u[:5] for u in utts})
     write_table(dump / "utt2gender", {u: u[5].lower() for u in utts})
     write_table(dump / "utt2num_samples", {u: len(waves[u][1]) for u in utts})

@@ -1,0 +1,308 @@
+"""What a system's YAML may say, read from sources that are parsed, not imported.
+
+Importing ESPnet and torch takes ten seconds and more. Their command line, and the classes of
+ser/models with their options, stand in the sources as literals, so a misspelt key, a value of the
+wrong type or a class that does not exist is told at once. Whatever is no literal passes here and is
+checked by ser/training/settings with the classes themselves.
+"""
+
+import argparse
+import ast
+import functools
+import importlib.util
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ser.models
+import ser.training
+from ser.config import check_arguments, check_config, load_config, suggest
+from ser.data.tables import read_lines
+from ser.errors import UserError
+from ser.models.registry import check_folder, check_head, registered_name
+from ser.stage import require_done
+
+_ABSENT = object()
+
+
+def check_system(
+    config: Path,
+    extra_args: Sequence[str] = (),
+    ssl: str = "",
+    fold_dir: Path | None = None,
+    folds: Sequence[str] = (),
+) -> None:
+    """Check a system's YAML and what is trained with it, without importing a network.
+
+    Args:
+        config: The YAML.
+        extra_args: Options of ESPnet, as after ``--`` of run.sh.
+        ssl: Replaces ``frontend_conf.model``.
+        fold_dir: dump/<corpus>/folds/<protocol>, where stage 3 is done or should be.
+        folds: Those that are asked for.
+
+    Raises:
+        UserError: naming the file and key, or the option, with what fits.
+    """
+    content = load_config(config)
+    parser = task_parser()
+    check_config(config, content, parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for option in (arg.partition("=")[0] for arg in extra_args if arg.startswith("--")):
+        if not any(name.startswith(option) for name in known):  # as argparse completes them
+            raise UserError(f"-- {option}: no such option; {suggest(option, known)}")
+    try:
+        _check_classes(content)
+        conf = content.get("frontend_conf", {})
+        model = ssl or conf.get("model")
+        if content.get("frontend", "hf") == "hf" and isinstance(model, str):
+            check_folder(model, weights=bool(ssl) or conf.get("init") != "random")
+    except UserError as err:
+        raise UserError(f"{config}: {err}") from None
+    parser.set_defaults(**{"batch_size": 1, **content})
+    if (size := parser.parse_args(extra_args).batch_size) < 1:
+        raise UserError(f"{config}: batch_size: found {size}; expected 1 or more")
+    if fold_dir is not None:
+        require_done(fold_dir, 3, f"the folds of protocol {fold_dir.name}")
+        check_folds(fold_dir, folds)
+
+
+def check_folds(fold_dir: Path, folds: Sequence[str]) -> list[str]:
+    """Return ``folds``, or all of the protocol if there are none; UserError for one unknown."""
+    known = read_lines(fold_dir / "folds")
+    unknown = [fold for fold in folds if fold not in known]
+    if unknown:
+        raise UserError(
+            f"--folds {' '.join(unknown)}: not in protocol {fold_dir.name}; it has "
+            f"{' '.join(known)}"
+        )
+    return list(folds or known)
+
+
+def task_parser() -> argparse.ArgumentParser:
+    """Build the task's command line from its sources, with the types that are known by name."""
+    parser = argparse.ArgumentParser()
+    parser.error = _refuse
+    parser.add_argument("--config")
+    sources = [
+        _module("espnet2.tasks.abs_task"),
+        *sorted(Path(*ser.training.__path__).glob("*.py")),
+    ]
+    for source in sources:
+        for node in ast.walk(_parsed(source)):
+            for name, options in _declared(node):
+                if f"--{name}" not in parser._option_string_actions:
+                    parser.add_argument(f"--{name}", **options)
+    return parser
+
+
+def _refuse(message: str) -> None:
+    raise UserError(f"training options: {message}; see conf/ for examples")
+
+
+def _declared(node: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, arguments of add_argument) of the options that ``node`` declares."""
+    if isinstance(node, ast.Dict):  # name -> arguments
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Dict):
+                pairs = zip(value.keys, value.values, strict=True)
+                given = {k.value: v for k, v in pairs if _is_text(k)}
+                mapping = {"action": NestedDictAction} if None in value.keys else {}
+                if "help" in given:
+                    yield key.value, {**_arguments(given), **mapping}
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+        parts = getattr(node.args[0], "values", [node.args[0]]) if node.args else []
+        name = "".join(part.value for part in parts if _is_text(part))
+        if len(name) > 2 and name.startswith("--"):
+            yield name[2:], _arguments({word.arg: word.value for word in node.keywords})
+    elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ClassChoices":
+        choices = [*_choices(node)]
+        if choices and _is_text(node.args[0]):
+            name = node.args[0].value
+            yield name, {"type": str, "choices": choices}
+            yield f"{name}_conf", {"action": NestedDictAction}
+
+
+def _arguments(given: Mapping[str, ast.expr]) -> dict[str, Any]:
+    """Those arguments of add_argument that ``check_config`` reads and that are literals."""
+    action, kind = given.get("action"), given.get("type")
+    if getattr(action, "id", "") == "NestedDictAction":
+        return {"action": NestedDictAction}
+    options: dict[str, Any] = {"action": action.value} if _is_text(action) else {}
+    if isinstance(kind, ast.Name):
+        options["type"] = _named(kind.id)
+    for name in ("nargs", "choices", "default"):
+        value = _literal(given[name]) if name in given else None
+        if value is not _ABSENT and (value is not None or name == "default"):
+            options[name] = value
+    if "default" in given and "default" not in options:
+        options["default"] = ""  # something that is not None
+    return options
+
+
+class NestedDictAction(argparse.Action):
+    """An option that is a mapping, as ESPnet's class of this name."""
+
+    def __call__(self, *args: Any) -> None:
+        """Leave the value to the class that it is for."""
+
+
+def _named(name: str) -> Any:
+    if name in ("int", "float"):
+        return {"int": int, "float": float}[name]
+
+    def convert(text: str) -> str:
+        return text
+
+    convert.__name__ = name
+    return convert
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A class of ser/models as its source declares it; ``signature`` is that of its constructor."""
+
+    name: str
+    bases: tuple[str, ...]
+    abstract: bool
+    signature: inspect.Signature | None
+    constants: Mapping[str, Any]
+
+
+@functools.cache
+def _model_classes() -> dict[str, Declared]:
+    found = {}
+    for path in sorted(Path(*ser.models.__path__).glob("*.py")):
+        for node in _parsed(path).body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = _class(node)
+    return found
+
+
+def _class(node: ast.ClassDef) -> Declared:
+    methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    marks = {getattr(mark, "id", "") for item in methods for mark in item.decorator_list}
+    start = next((item.args for item in methods if item.name == "__init__"), None)
+    constants = {
+        target.id: item.value.id
+        for item in node.body
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Name)
+        for target in item.targets
+        if isinstance(target, ast.Name)
+    }
+    return Declared(
+        node.name,
+        tuple(base.id for base in node.bases if isinstance(base, ast.Name)),
+        "abstractmethod" in marks,
+        _signature(start) if start else None,
+        constants,
+    )
+
+
+def _signature(args: ast.arguments) -> inspect.Signature:
+    kinds = inspect.Parameter
+    plain = [(arg, kinds.POSITIONAL_OR_KEYWORD) for arg in args.args]
+    defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
+    parameters = []
+    for (arg, kind), default in zip(
+        plain + [(arg, kinds.KEYWORD_ONLY) for arg in args.kwonlyargs],
+        [*defaults, *args.kw_defaults],
+        strict=True,
+    ):
+        value = _literal(default) if default else _ABSENT
+        parameters.append(
+            kinds(arg.arg, kind, default=None if value is _ABSENT else value)
+            if default or any(p.default is not kinds.empty for p in parameters)
+            else kinds(arg.arg, kind)
+        )
+    if args.kwarg:
+        parameters.append(kinds(args.kwarg.arg, kinds.VAR_KEYWORD))
+    return inspect.Signature(parameters)
+
+
+def _subclasses(parent: str, suffix: str) -> dict[str, Declared]:
+    """Registered name -> class, as ``find_classes`` finds them."""
+    classes = _model_classes()
+
+    def descends(name: str) -> bool:
+        bases = classes[name].bases if name in classes else ()
+        return parent in bases or any(descends(base) for base in bases)
+
+    return {
+        registered_name(name, suffix): declared
+        for name, declared in classes.items()
+        if descends(name) and not declared.abstract and not name.startswith("_")
+    }
+
+
+def _inherited(declared: Declared) -> Iterator[Declared]:
+    yield declared
+    for base in declared.bases:
+        if base in _model_classes():
+            yield from _inherited(_model_classes()[base])
+
+
+def _choices(call: ast.Call) -> Iterator[str]:
+    """The names that a ClassChoices chooses from: classes found, and those of a dict beside."""
+    for node in ast.walk(call):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "find_classes":
+            yield from _subclasses(node.args[0].id, node.args[1].value)
+        elif isinstance(node, ast.Dict):
+            yield from (key.value for key in node.keys if _is_text(key))
+
+
+def _check_classes(content: Mapping[str, Any]) -> None:
+    """Refuse options that no chosen class has, and heads of an unknown type."""
+    for what in ("frontend", "encoder", "pooling"):
+        found = _subclasses(f"Abs{what.title()}", what.title()).get(content.get(what, ""))
+        if found is not None:
+            check_arguments(f"{what}_conf", _stand_in(found), content.get(f"{what}_conf", {}))
+    heads = _subclasses("AuxHead", "Head")
+    options = {kind: _head_options(declared) for kind, declared in heads.items()}
+    for name, entry in content.get("aux_conf", {}).items():
+        check_head(f"aux_conf.{name}", entry, options)
+
+
+def _head_options(declared: Declared) -> list[str]:
+    chain = list(_inherited(declared))
+    start = next(each.signature for each in chain if each.signature)
+    keys = [p.name for p in start.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    labels = next(each.constants["targets"] for each in chain if "targets" in each.constants)
+    return ["type", "weight", *(["table"] if labels == "LABELS" else []), *keys]
+
+
+def _stand_in(declared: Declared) -> type:
+    """A class of the same name whose constructor has the same signature."""
+
+    def start(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    signature = next((each.signature for each in _inherited(declared) if each.signature), None)
+    if signature is not None:
+        start.__signature__ = signature
+    return type(declared.name, (), {"__init__": start})
+
+
+def _module(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{name}: not installed; run make install")
+    return Path(spec.origin)
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return _ABSENT
