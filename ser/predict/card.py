@@ -271,7 +271,7 @@ def _language(corpus: str) -> str:
 
 
 def _is_synthetic(corpus: str) -> bool:
-    return "maker" in _corpus(corpus)  # the recipe makes such a corpus, by a synthesiser
+    return bool(getattr(_corpus(corpus), "maker", None))  # made by the recipe with a synthesiser
 
 
 def _licence(corpus: str) -> str:

@@ -34,8 +34,9 @@ def test_prediction_imports_nothing_of_training_and_reporting(changes, tmp_path)
     soundfile.write(wav, 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
     script = (
         "import json, sys\n"
-        "from ser.cli.app import app\n"
-        f"app(['predict', {str(wav)!r}, '--model', {str(packed)!r}], standalone_mode=False)\n"
+        "from ser.cli.app import make_app\n"
+        f"arguments = ['predict', {str(wav)!r}, '--model', {str(packed)!r}]\n"
+        "make_app('predict')(arguments, standalone_mode=False)\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
     )
     command = [sys.executable, "-c", script]
