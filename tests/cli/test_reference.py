@@ -154,7 +154,7 @@ def test_rows_of_a_command():
         secret: Annotated[str, typer.Option(hidden=True)] = "",
     ) -> None: ...
 
-    made = typer.Typer()
+    made = typer.Typer(add_completion=False)
     made.command()(example)
     command = typer.main.get_command(made)
     assert reference.options_table(command).splitlines()[2:] == [

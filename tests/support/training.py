@@ -92,15 +92,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def interrupted_at(corpus: Path, exp_dir: Path, moment: str, config: str = "system.yaml") -> None:
     """Train in a process of its own and kill -9 it when its log first shows ``moment``."""
-    command = [
-        sys.executable,
-        "-m",
-        "ser",
-        "train",
-        "--share=1/1",
-        "--data-dir",
-        str(corpus / "data/tones"),
-    ]
+    command = [sys.executable, "-m", "ser", "train", "--share=1/1"]
+    command += ["--data-dir", str(corpus / "data/tones")]
     command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
     command += ["--config", str(corpus / config), "--folds", "Ses01F"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -378,15 +378,8 @@ def test_training_ends_with_the_same_models_whoever_writes_them(
 def test_a_signal_to_all_processes_leaves_the_data_loader_to_finish_the_step(
     corpus, system, tmp_path
 ):
-    command = [
-        sys.executable,
-        "-m",
-        "ser",
-        "train",
-        "--share=1/1",
-        "--data-dir",
-        str(corpus / "data/tones"),
-    ]
+    command = [sys.executable, "-m", "ser", "train", "--share=1/1"]
+    command += ["--data-dir", str(corpus / "data/tones")]
     command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(tmp_path)]
     command += ["--config", str(system), "--folds", "Ses01F", "--max-epoch", "2000"]
     command += ["--", "--num_workers", "2"]
