@@ -3,6 +3,8 @@
 ESPnet's own encoders are imported where a system names them; nothing else here needs ESPnet.
 """
 
+import contextlib
+import io
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
@@ -121,8 +123,9 @@ def network_class(kind: str, name: str) -> type:
 
 
 def _espnet_encoders() -> dict[str, type]:
-    from espnet2.asr.encoder.rnn_encoder import RNNEncoder
-    from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it lacks Flash Attention
+        from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+        from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
     return {"rnn": RNNEncoder, "transformer": TransformerEncoder}
 
