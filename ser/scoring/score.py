@@ -234,7 +234,7 @@ def score_experiment(
     utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
     slices = find_slices(experiment, folds, data_dir)
 
-    scores = _describe(experiment, data_dir, ngpu)
+    scores = _describe(experiment, data_dir, ngpu, scored if missing else [])
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
@@ -357,7 +357,9 @@ def read_reference_units(
     return {utt_id: units.split() for utt_id, units in table.items()}
 
 
-def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, Any]:
+def _describe(
+    experiment: Experiment, data_dir: Path, ngpu: int, folds: Sequence[str]
+) -> dict[str, Any]:
     """What was scored: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
@@ -384,7 +386,9 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
         "stated": run.get("stated"),
         "leaky": list(run.get("leaky") or []),
         "sweep": run.get("sweep"),
-        "command": provenance.run_command(run, read_marker(data_dir / "all"), data_dir),
+        "command": provenance.run_command(
+            run, read_marker(data_dir / "all"), data_dir, experiment.exp_dir.name, folds
+        ),
         "commit": run.get("commit") or provenance.git_commit(),
         "scored_by": provenance.git_commit(),
         "date": provenance.now(),

@@ -66,6 +66,7 @@ NOT_SETTINGS = (
     "config",
     "ngpu",
     "stated",
+    "paper",
     "sweep",
     "num_workers",
     "max_cache_size",

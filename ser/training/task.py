@@ -160,6 +160,13 @@ class SERTask(AbsTask):
             help="What the publication states for this system; shown beside our own numbers",
         )
         group.add_argument(
+            "--paper",
+            action=NestedDictAction,
+            default={},
+            help="Whose system it is (year, by) and a note on how its numbers were found; shown in "
+            "the results",
+        )
+        group.add_argument(
             "--sweep",
             action=NestedDictAction,
             default={},
