@@ -63,9 +63,11 @@ def link_into(site: Path, names: set[str]) -> None:
 
 
 def test_the_wheel_holds_every_module_and_the_data_of_the_report(unpacked):
-    kept = {".py", ".css", ".js", ".html"}
-    files = {f.relative_to(ROOT) for f in (ROOT / "ser").rglob("*") if f.suffix in kept}
-    assert files == {f.relative_to(unpacked) for f in (unpacked / "ser").rglob("*") if f.is_file()}
+    def files(root: Path) -> set[Path]:
+        found = (file for file in (root / "ser").rglob("*") if file.is_file())
+        return {f.relative_to(root) for f in found if "__pycache__" not in f.parts}
+
+    assert files(unpacked) == files(ROOT)
 
 
 def test_the_wheel_declares_the_installed_versions_and_the_command(unpacked):
