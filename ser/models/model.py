@@ -4,19 +4,16 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.heads import LABELS, UNITS, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class SERModel(AbsESPnetModel):
+class SERModel(torch.nn.Module):
     """Speech emotion recognition with auxiliary tasks.
 
     L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
@@ -114,7 +111,8 @@ class SERModel(AbsESPnetModel):
                 ``<name>_label`` (B, 1) for a head of labels.
 
         Returns:
-            The loss, statistics (losses, WA of the batch) and the batch size as their weight.
+            The loss, statistics (losses, WA of the batch) and the batch size as their weight,
+            each (1,), so that those of several devices can be gathered.
         """
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)
@@ -133,7 +131,8 @@ class SERModel(AbsESPnetModel):
             stats[f"loss_{name}"] = aux_loss.detach()
             stats.update({f"{key}_{name}": value for key, value in aux_stats.items()})
         stats["loss"] = loss.detach().clone()  # ESPnet scales the loss itself in place
-        return force_gatherable((loss, stats, batch_size), loss.device)
+        stats = {key: value.view(1) for key, value in stats.items()}
+        return loss.view(1), stats, torch.tensor([batch_size], device=loss.device)
 
     def encode(
         self,

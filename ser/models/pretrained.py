@@ -1,5 +1,7 @@
 """Loading speech encoders of Hugging Face: from the hub, a folder, or untrained."""
 
+import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
+
 import json
 import logging
 from pathlib import Path
@@ -7,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -124,6 +125,8 @@ def _not_found(model: str, err: Exception) -> UserError:
 
 def load_encoder(model: str | None, init: str, config: PretrainedConfig) -> torch.nn.Module:
     whisper = config.model_type == "whisper"
+    if whisper:  # the import takes a while
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
     if init == "random":
         return WhisperEncoder(config) if whisper else AutoModel.from_config(config)
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_bidirectional_mask
 
 from ser.config import check_arguments
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
+from ser.models.base import AbsFrontend
 from ser.models.cpu.attention import NAME as FAST_ATTENTION
 from ser.models.cpu.conv_stack import conv_features
 from ser.models.cpu.dropout import replace_dropout
@@ -138,6 +137,8 @@ class HFFrontend(AbsFrontend):
             self.encoder.config._attn_implementation = FAST_ATTENTION
         self.time_mask = None
         if time_mask:
+            from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
+
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
             self.time_mask = MaskAlongAxisVariableMaxWidth(dim="time", **time_mask)
         self.num_layers = len(self._transformer_layers())

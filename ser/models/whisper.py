@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import WhisperFeatureExtractor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ser.models.masks import frame_mask
 
@@ -22,6 +20,8 @@ class LogMel(torch.nn.Module):
 
     def __init__(self, num_mel_bins: int):
         super().__init__()
+        from transformers import WhisperFeatureExtractor
+
         extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
         filters = torch.from_numpy(np.asarray(extractor.mel_filters, dtype=np.float32))
         self.register_buffer("mel_filters", filters, persistent=False)  # (n_fft // 2 + 1, mels)
@@ -48,7 +48,7 @@ class LogMel(torch.nn.Module):
 
 
 def whisper_stem(
-    encoder: WhisperEncoder, mels: torch.Tensor, lengths: torch.Tensor
+    encoder: torch.nn.Module, mels: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The convolutions and positions: (B, mels, T) of true lengths (B,) -> (B, T', D), (B,).
 

@@ -40,10 +40,11 @@ from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import token_tables
+from ser.models.build import check_network
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.registry import check_folder
 from ser.provenance import git_commit, hardware
-from ser.stage import MARKER, is_done, mark_done, read_marker, require_done
+from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
 from ser.training.checkpoint import CHECKPOINT
 from ser.training.declared import check_folds
 from ser.training.devices import lacks_bfloat16, require_gpu
@@ -51,7 +52,7 @@ from ser.training.distributed import Processes, this_process
 from ser.training.experiment import data_state
 from ser.training.heads_first import phases, read_heads_first
 from ser.training.linear_fit import check_fit, fit_fold
-from ser.training.task import GRADIENT, SERTask, check_network
+from ser.training.task import GRADIENT, SERTask
 from ser.training.trainer import HISTORY, PARAMETERS
 
 BEST_ON_TEST = "best-on-test"
@@ -610,6 +611,7 @@ def _write_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> No
     seconds += sum(record["train_seconds"] for record in before.values())
     record = {
         "inference_model": model,
+        "model_sha256": file_digest(output_dir / model),
         "epochs": len(history),
         "best_epoch": chosen["epoch"],
         "train_seconds": round(seconds, 1),

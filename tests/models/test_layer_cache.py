@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.test_frontend import build, padded_batch
 
 from ser.models import layer_cache as cache_module
 from ser.models.layer_cache import FrameCache, fingerprint
 from ser.models.ssl import HFFrontend
 from ser.scoring.infer import infer_folds
+from tests.models.test_ssl import build, padded_batch
 from tests.support.tiny import ENCODERS
 from tests.support.training import SYSTEM, make_corpus, train, weights
 

@@ -17,7 +17,7 @@ from espnet2.tasks import abs_task
 
 from ser.errors import UserError
 from ser.provenance import run_command
-from ser.stage import read_marker
+from ser.stage import file_digest, read_marker
 from ser.training import folds as train_module
 from ser.training.checkpoint import EpochFiles
 from ser.training.devices import lacks_bfloat16
@@ -44,6 +44,7 @@ def test_a_finished_fold_says_which_model_to_infer_with(trained):
     record = json.loads((fold / "run.json").read_text())
     assert record["epochs"] == 3
     assert (fold / record["inference_model"]).exists()
+    assert record["model_sha256"] == file_digest(fold / record["inference_model"])
     assert same(weights(fold, record["inference_model"]), weights(fold, "valid.UA.best.pth"))
     history = json.loads((fold / "history.json").read_text())
     best = max(history, key=lambda entry: entry["valid"]["UA"])
