@@ -94,8 +94,18 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def default_tag(config: Path | str, protocol: str, seed: int | str, select: str = "") -> str:
+    """The name that run.sh gives an experiment of one seed without --tag."""
+    words = [Path(config).stem.removeprefix("train_"), protocol, select, f"seed{seed}"]
+    return "_".join(filter(None, words))
+
+
 def run_command(
-    run: Mapping[str, Any], corpus: Mapping[str, Any] | None = None, data_dir: Path | None = None
+    run: Mapping[str, Any],
+    corpus: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
+    tag: str | None = None,
+    folds: Iterable[str] = (),
 ) -> str:
     """The ./run.sh line that repeats an experiment.
 
@@ -107,6 +117,8 @@ def run_command(
         corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``
             and ``allow_partial``.
         data_dir: data/<corpus>; a corpus that lies in it was made by the recipe itself.
+        tag: the experiment's name, said where it is not the default.
+        folds: those that it has, said where they are not all.
     """
     words = ["./run.sh", "--corpus", str(run["corpus"])]
     words += _corpus_options(str(run["corpus"]), corpus or {}, data_dir)
@@ -117,6 +129,11 @@ def run_command(
     words += ["--protocol", str(run["protocol"]), "--seed", str(run["seed"])]
     if run.get("select"):
         words += ["--select", str(run["select"])]
+    usual = default_tag(run["config"], run["protocol"], run["seed"], run.get("select") or "")
+    if tag and tag != usual and not sweep:
+        words += ["--tag", tag]
+    if folds:
+        words += ["--folds", " ".join(folds)]
     if run.get("max_epoch"):
         words += ["--max-epoch", str(run["max_epoch"])]
     if run.get("ssl"):

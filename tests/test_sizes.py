@@ -16,10 +16,8 @@ TOO_LONG = {
     "ser/cli/stages.py",
     "ser/corpora/prepare.py",
     "ser/predict/card.py",
-    "ser/predict/package.py",
     "ser/release/demo.py",
     "ser/release/onnx.py",
-    "ser/reporting/page/charts.py",
     "ser/scoring/infer.py",
     "ser/scoring/score.py",
 }

@@ -274,7 +274,7 @@ def leakage(
     A way that the corpus does not allow (prefix without dialogs) is left out with what it said.
     """
     from ser.cluster.local import attend
-    from ser.reporting.leakage import report_leakage
+    from ser.reporting.results import report_leakage
 
     command = typer.main.get_command(app)
     options = [option for option in rewrite(command, options) if option != "--leakage"]

@@ -278,7 +278,8 @@ def _experiments(settings: Settings, options: SimpleNamespace) -> None:
         settings.lists.append(str(file))
         settings.experiments += [str(root / row[0]) for row in rows]
         settings.inputs += [" ".join(row[3:]) for row in rows]
-        settings.all_logs.append(f"{root / rows[0][0]}/log")
+        first = rows[0][0] if options.stage <= 4 or not options.paper else sweep.name
+        settings.all_logs.append(f"{root / first}/log")
     settings.inputs = list(dict.fromkeys(settings.inputs))
 
 

@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,7 +91,7 @@ def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Q
     """Fold of ``exp_dir`` -> the task of a stage-4 array that will train it, if it is queued."""
     command, submission = job.submission.command, job.submission
     experiments = _experiments(command)
-    chosen = command[command.index("--folds") + 1].split() if "--folds" in command else []
+    chosen = " ".join(_values(command, "--folds")).split()
     queued = {entry.job: entry for entry in job.queued or () if entry.state != "COMPLETING"}
     tasks = submission.last - submission.first + 1
     found = {}
@@ -118,13 +119,18 @@ def _concerns(submission: Submission, exp_dir: Path, directory: Path) -> bool:
 
 
 def _experiments(command: Sequence[str]) -> list[str]:
-    """The absolute paths behind --exp-dir."""
-    if "--exp-dir" not in command:
-        return []
-    first = last = command.index("--exp-dir") + 1
-    while last < len(command) and not command[last].startswith("--"):
-        last += 1
-    return [_absolute(path) for path in command[first:last]]
+    """The absolute paths of the experiments that a command of ``ser`` works on."""
+    found = [_absolute(path) for path in _values(command, "--exp-dir")]
+    for file in map(Path, _values(command, "--experiments")):  # a sweep's
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        found += [_absolute(file.parent / line.split("\t")[0]) for line in lines]
+    return found
+
+
+def _values(command: Sequence[str], option: str) -> list[str]:
+    """What stands behind each ``option``, as ``--name value`` or ``--name=value``."""
+    after = [value for name, value in pairwise(command) if name == option]
+    return after + [w.partition("=")[2] for w in command if w.startswith(f"{option}=")]
 
 
 def _absolute(path: Path | str) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer
 from ser.models.masks import frame_mask
 from ser.models.pooling import AbsPooling, MeanPooling

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser.config import check_arguments
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.masks import beside, frame_mask, positions
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import frame_mask, positions
 

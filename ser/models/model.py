@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.heads import LABELS, UNITS, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
@@ -19,7 +17,7 @@ ON_CPU = ("text",)
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class SERModel(AbsESPnetModel):
+class SERModel(torch.nn.Module):
     """Speech emotion recognition with auxiliary tasks.
 
     L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
@@ -119,7 +117,8 @@ class SERModel(AbsESPnetModel):
                 ``<name>_label`` (B, 1) for a head of labels.
 
         Returns:
-            The loss, statistics (losses, WA of the batch) and the batch size as their weight.
+            The loss, statistics (losses, WA of the batch) and the batch size as their weight,
+            each (1,), so that those of several devices can be gathered.
         """
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)

@@ -3,9 +3,9 @@
 import math
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer, ConvRecurrentEncoder
 from ser.models.masks import beside, frame_mask
 from ser.models.pooling import MeanPooling, SelfAttentionPooling

@@ -2,10 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import beside, frame_mask
 

@@ -3,9 +3,9 @@
 import math
 
 import torch
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
+from ser.models.base import AbsFrontend
 from ser.models.masks import beside, frame_mask
 
 DECIBEL = 10.0 / math.log(10.0)  # of one unit of the natural logarithm of a power

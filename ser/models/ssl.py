@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
 
 from ser.config import check_arguments
 from ser.errors import UserError
+from ser.models.base import AbsFrontend
 from ser.models.cpu.attention import NAME as FAST_ATTENTION
 from ser.models.cpu.dropout import replace_dropout
 from ser.models.fusion import WeightedSum, numbers_of_layers
@@ -18,11 +17,11 @@ from ser.models.layer_cache import FrameCache, digests, fingerprint
 from ser.models.masks import beside, frame_mask, none_padded
 from ser.models.pretrained import (
     UNUSED_WEIGHTS,
-    from_recipe,
     load_encoder,
     load_encoder_config,
     wants_normalized,
 )
+from ser.models.registry import from_recipe
 from ser.models.wav2vec import Wav2Vec
 from ser.models.whisper import LogMel, Whisper
 
@@ -116,6 +115,8 @@ class HFFrontend(AbsFrontend):
         self._load(from_recipe(model), init, model_type, config or {}, normalize)
         self.time_mask = None
         if time_mask:
+            from espnet2.layers.mask_along_axis import MaskAlongAxisVariableMaxWidth
+
             check_arguments("frontend_conf.time_mask", MaskAlongAxisVariableMaxWidth, time_mask)
             time_mask = {**time_mask, "replace_with_zero": True}
             self.time_mask = MaskAlongAxisVariableMaxWidth(dim="time", **time_mask)

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import WhisperFeatureExtractor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ser.models.masks import attention_mask, frame_mask
 
@@ -24,6 +22,8 @@ class LogMel(torch.nn.Module):
 
     def __init__(self, num_mel_bins: int):
         super().__init__()
+        from transformers import WhisperFeatureExtractor
+
         extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
         filters = torch.from_numpy(np.asarray(extractor.mel_filters, dtype=np.float32))
         self.register_buffer("mel_filters", filters, persistent=False)  # (n_fft // 2 + 1, mels)
@@ -60,7 +60,7 @@ class Whisper:
     masks_features = True  # time masks are for the log-mels
     normalize = False
 
-    def __init__(self, encoder: WhisperEncoder, log_mel: LogMel):
+    def __init__(self, encoder: torch.nn.Module, log_mel: LogMel):
         self.encoder, self.log_mel = encoder, log_mel
         self.output_size = encoder.config.d_model
 

@@ -26,8 +26,9 @@ from ser.console import explain
 from ser.errors import UserError
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from ser.predict.classifier import SpeechEmotion
-    from ser.reporting.page.markup import Markup
 
 TITLE = "Speech emotion recognition"
 MEGABYTE = 1 << 20  # bytes, as Gradio counts them when it refuses a file
@@ -72,8 +73,9 @@ def answer(
 
     What cannot be heard is the first part, as one sentence; the second is then empty.
     """
-    from ser.reporting.page import answer as parts
-    from ser.reporting.page.markup import Markup
+    from markupsafe import Markup
+
+    from ser.release import answer as parts
 
     name = os.path.basename(path)
     try:
@@ -199,6 +201,7 @@ def build_page(
     max_minutes: float,
 ) -> Any:
     """The page as gradio.Blocks; ``examples`` is the folder where its examples are put."""
+    from ser.release.answer import header
     from ser.release.demo_examples import make_examples
 
     def hear(path: str | None, progress=gradio.Progress()):  # noqa: B008, Gradio's way to ask
@@ -217,7 +220,7 @@ def build_page(
         "Recordings are deleted once they are answered."
     )
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gradio.HTML(_header(about), apply_default_css=False)
+        gradio.HTML(header(TITLE, about), apply_default_css=False)
         with gradio.Row():
             with gradio.Column():
                 audio = gradio.Audio(
@@ -252,24 +255,13 @@ def build_page(
     return page
 
 
-def _header(about: str) -> Markup:
-    from ser.reporting.page.markup import tag
-
-    return tag(
-        "div",
-        tag("h1", TITLE, style="font-size: 1.6rem; font-weight: 650; margin: 0.25rem 0"),
-        tag("p", about, class_="quiet"),
-        class_="answer",
-    )
-
-
 def _launch(
     gradio: ModuleType, page: Any, host: str, port: int | None, share: bool, max_megabytes: float
 ) -> str:
     """Start the server and give its address; UserError if there is none."""
     from starlette.middleware import Middleware
 
-    from ser.reporting.page.answer import STYLE
+    from ser.release.answer import style
 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
     theme = gradio.themes.Default(
@@ -283,7 +275,7 @@ def _launch(
                 share=share,
                 max_file_size=round(max_megabytes * MEGABYTE),
                 theme=theme,
-                head=f"<style>{STYLE}</style>",
+                head=f"<style>{style()}</style>",
                 footer_links=[],
                 app_kwargs={"middleware": [Middleware(_Headers)]},
                 prevent_thread_lock=True,

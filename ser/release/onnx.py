@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.rnn_encoder import RNNEncoder
-from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from ser.console import progress
 from ser.data.features import FEATS_SIZES
@@ -246,7 +244,7 @@ def traceable(model: SERModel) -> SERModel:
 def refuse(model: SERModel) -> None:
     """Raise UserError for a model that has no sound graph, saying which part of it."""
     cure = "such a model runs in PyTorch only: ser predict, ser.predict.package"
-    if isinstance(model.encoder, RNNEncoder | TransformerEncoder):
+    if type(model.encoder).__module__.startswith("espnet2."):
         raise UserError(
             f"--onnx: encoder {type(model.encoder).__name__} of ESPnet sorts and packs a batch by "
             f"its lengths, which a graph cannot; {cure} (encoder conv_recurrent can be exported)"

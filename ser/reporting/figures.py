@@ -1,292 +1,431 @@
-"""Figures of one experiment: confusion matrix, reliability, learning curves, fusion weights."""
+"""The charts of an experiment, of a sweep and of the paper, for files and pages alike."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import yaml
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from ser.errors import UserError
-from ser.files import atomic_write
-from ser.scoring.text import mark
+from ser.console import percent
+from ser.reporting.charts import (
+    BLUE,
+    FAINT,
+    INK,
+    LINE,
+    OVER,
+    QUIET,
+    RED,
+    SHADE,
+    SMALL,
+    TURNED,
+    WIDTH,
+    Chart,
+    new_chart,
+    shorten,
+    styled,
+)
+from ser.reporting.inputs import History, ReportInput, curve
+from ser.scoring.text import interval
+from ser.training.experiment import PHASES
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-History = Sequence[Mapping[str, Any]]  # one fold's history.json: epoch, train, valid
-
-DPI = 200
-# Okabe and Ito's blue and vermilion stay apart for colour-blind readers, and in grey.
-COLOURS = {"train": "#0072B2", "valid": "#D55E00"}
-LINES = {"train": "-", "valid": "--"}
-PANELS = (("loss_er", "emotion loss", 1), ("WA", "WA (%)", 100), ("UA", "UA (%)", 100))
-STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-}
+COLOURS = {"train": BLUE, "valid": RED}
+LINES, MARKERS = {"train": "-", "valid": "--"}, {"train": "o", "valid": "s"}
+LETTER = 6.6  # px; about the width of a letter
+CELL = 37  # px; the least that holds "100.0"
+DARK = 0.775  # share of a row from which light text reads better on its cell
+MARKED_EPOCHS = 15  # of a curve that has a mark at every epoch, at most
+Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+Panel = tuple[str, str, float]  # key in history.json, name with unit, scale
+Interval = tuple[float, float, float]  # mean, low, high in percent
 
 
-def draw_figures(exp_dir: Path, scores: Mapping[str, Any]) -> list[Path]:
-    """Draw what ``exp_dir`` has material for into ``exp_dir/figures``.
+def draw_figures(experiment: ReportInput) -> list[Path]:
+    """Draw what there are data for into ``figures/`` of the experiment.
 
-    The confusion matrix and the reliability plot come from ``scores``; learning curves and fusion
-    weights from the history.json of the scored folds, where stage 4 left one. A figure without
-    material is not drawn, and an older one is removed.
+    A figure without data is not drawn, and an older one is removed.
 
     Returns:
         The PNG files written.
     """
-    histories = read_histories(exp_dir, scores["folds"]["scored"])
-    directory = exp_dir / "figures"
+    directory = experiment.exp_dir / "figures"
     directory.mkdir(exist_ok=True)
-    figures = {
-        "confusion_matrix": confusion_figure(scores),
-        "reliability": reliability_figure(scores),
-        "learning_curves": learning_figure(histories, scores),
-        "layer_weights": layer_figure(histories, scores, has_low_level(exp_dir, histories)),
+    scores = experiment.scores
+    weights, histories = experiment.layer_weights(), experiment.histories
+    panels = learning_panels(histories)
+    charts = {
+        "confusion_matrix": confusion_chart(scores["labels"], scores["confusion"]["counts"], ""),
+        "reliability": reliability_chart(scores, ""),
+        "learning_curves": learning_chart(histories, panels, "") if panels else None,
+        "layer_weights": layers_chart(weights, experiment.layer_names(), "") if weights else None,
     }
     written = []
-    for name, figure in figures.items():
+    for name, chart in charts.items():
         path = directory / f"{name}.png"
-        if figure is None:
+        if chart is None:
             path.unlink(missing_ok=True)
-            continue
-        with atomic_write(path, "wb") as stream:
-            # Without the version of matplotlib, equal scores give equal files.
-            figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-        written.append(path)
+        else:
+            written.append(chart.save_png(path, experiment.heading))
     return written
 
 
-def read_histories(exp_dir: Path, folds: Sequence[str]) -> dict[str, History]:
-    """history.json of every fold that has one; UserError names one that is not readable."""
-    histories = {}
-    for fold in folds:
-        path = exp_dir / fold / "history.json"
-        if not path.is_file():
-            continue
-        try:
-            history = json.loads(path.read_text(encoding="utf-8"))
-            histories[fold] = sorted(history, key=lambda entry: int(entry["epoch"]))
-        except (ValueError, KeyError, TypeError) as err:
-            raise UserError(
-                f"{path}: not a list of epochs ({err}); remove it to draw without this fold, "
-                f"or train the fold again: ./run.sh --stage 4 --folds {fold}"
-            ) from None
-    return {fold: history for fold, history in histories.items() if history}
-
-
-def confusion_figure(scores: Mapping[str, Any]) -> Figure:
-    """Recall in percent and counts, all scored folds pooled; the shade is the row's share."""
-    labels = scores["labels"]
-    counts = np.array(scores["confusion"]["counts"])  # (C, C)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 1.6 + 0.95 * len(labels)
-    figure, axes = new_figure(1, (side + 1.0, side))
-    ax = axes[0]
-    image = ax.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
-    for (row, column), n in np.ndenumerate(counts):
-        ax.text(
-            column,
-            row,
-            f"{100 * share[row, column]:.1f}%\n{n}",
-            ha="center",
-            va="center",
-            color="white" if share[row, column] > 0.55 else "black",
-            fontsize=9,
-        )
-    names = [f"{label}\n(n = {n})" for label, n in zip(labels, counts.sum(axis=1), strict=True)]
-    ax.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) <= 8 else 30)
-    ax.set_yticks(range(len(labels)), names)
+@styled()
+def confusion_chart(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> Chart:
+    """Recall in percent and counts: a row is a reference, its shade the share of the row."""
+    table = np.array(counts)  # (C, C)
+    total = table.sum(axis=1, keepdims=True)
+    share = table / np.maximum(total, 1)
+    names = [shorten(label) for label in labels]
+    longest = LETTER * max(map(len, names))
+    side = max((WIDTH - 30 - max(longest, 48)) / len(labels), CELL)
+    slanted = longest > side
+    top = 26 + (0.7 * longest if slanted else 12)
+    width = max(WIDTH, 30 + max(longest, 48) + side * len(labels))
+    chart = new_chart(title, top + side * len(labels), width)
+    ax = chart.axes[0]
+    for (row, column), n in np.ndenumerate(table):
+        part = share[row, column]
+        said = percent(part if total[row] else None)
+        edge = (INK, 1.5) if row == column else (LINE, 1)
+        cell = Rectangle(
+            (column - 0.47, row - 0.47), 0.94, 0.94,
+            facecolor=to_rgba(SHADE, part), edgecolor=edge[0], linewidth=edge[1],
+        )  # fmt: skip
+        ax.add_patch(cell)
+        tip = f"{labels[row]} recognised as {labels[column]}: {n} of {total[row, 0]}, {said} %"
+        chart.mark(cell, "cell", f"{row},{column}", tip)
+        style = {"ha": "center", "color": TURNED if part >= DARK else OVER}
+        ax.text(column, row, said, va="bottom", fontweight="bold", **style)
+        ax.text(column, row + 0.05, str(n), va="top", fontsize=SMALL, **style)
+    ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5))
+    turned = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    ax.set_xticks(range(len(labels)), names, **turned)
+    counted = [f"{name}\nn = {n}" for name, n in zip(names, total[:, 0], strict=True)]
+    ax.set_yticks(range(len(labels)), counted)
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("recognised as")
-    ax.set_ylabel("reference")
-    bar = figure.colorbar(image, ax=ax, shrink=0.8, ticks=range(0, 101, 20))
-    bar.set_label("share of the reference class (%)")
-    bar.outline.set_visible(False)
-    ax.set_title(_title(scores), loc="left")
-    return figure
+    ax.set(xlabel="recognised as", ylabel="reference")
+    rows = []
+    for ref, own, n in zip(labels, table, total[:, 0], strict=True):
+        cells = [
+            f"{percent(c / n if n else None)} % {hyp} ({c})"
+            for hyp, c in zip(labels, own, strict=True)
+        ]
+        rows.append(f"{ref}: {', '.join(cells)}")
+    chart.desc = f"Rows are references, columns decisions. {'; '.join(rows)}."
+    return chart
 
 
-def reliability_figure(scores: Mapping[str, Any]) -> Figure:
-    """Accuracy of the decisions in each bin of confidence, above how many they are.
+@styled()
+def speakers_chart(scores: Mapping[str, Any], title: str) -> Chart:
+    """A bar for each speaker's accuracy with its Wilson interval, and where the mean is."""
+    found = speaker_accuracy(scores)
+    chart = new_chart(title, 56 + 22 * len(found))
+    ax = chart.axes[0]
+    summary, said = scores["summary"], []
+    if summary["wa_ci"]:
+        low, high = (100 * b for b in summary["wa_ci"])
+        ax.axvspan(low, high, color=BLUE, alpha=0.12, linewidth=0)
+    ax.axvline(100 * summary["wa"], color=INK, linestyle="--", linewidth=1)
+    for i, (speaker, (right, n)) in enumerate(found.items()):
+        share, bounds = right / n, wilson(right, n)
+        (bar,) = ax.barh(i, 100 * share, 0.62, color=BLUE)
+        tip = f"{speaker}: WA {percent(share)} %, {right} of {n}; 95%: {interval(bounds)}"
+        chart.mark(bar, "speaker", speaker, tip)
+        reach = [[100 * abs(share - bound)] for bound in bounds]
+        ax.errorbar(100 * share, i, xerr=reach, color=INK, capsize=3, linewidth=1.2)
+        value = f"{percent(share):>5}  {right}/{n}"
+        ax.text(1.02, i, value, transform=ax.get_yaxis_transform(), va="center")
+        said.append(f"{speaker} {percent(share)} % of {n}")
+    ax.text(1.02, -0.85, "WA  right", transform=ax.get_yaxis_transform(), color=QUIET,
+            fontsize=SMALL)  # fmt: skip
+    mean = f"mean {percent(summary['wa'])}"
+    ax.text(min(100 * summary["wa"], 88), -0.85, mean, ha="center", fontsize=SMALL)
+    ax.set_yticks(range(len(found)), [shorten(speaker, 12) for speaker in found])
+    ax.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.6), xticks=range(0, 101, 25))
+    ax.grid(axis="x")
+    chart.mark_grid(ax.xaxis)
+    ax.spines["bottom"].set_visible(False)
+    chart.desc = f"WA by speaker: {', '.join(said)}; {mean} %, 95% {interval(summary['wa_ci'])}."
+    return chart
+
+
+@styled()
+def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
+    """Accuracy in each bin of confidence, above how many decisions are in it.
 
     Bars below the diagonal are decisions that were less often right than they were sure.
     """
     found = scores["calibration"]
     bins = [b for b in found["bins"] if b["n"]]
-    figure, axes = new_figure(1, (4.4, 5.0), rows=2, height_ratios=[3, 1], sharex=True)
-    width = 100 / len(found["bins"])
-    left = [100 * b["low"] for b in bins]
-    axes[0].bar(
-        left,
-        [100 * b["accuracy"] for b in bins],
-        width,
-        align="edge",
-        color=COLOURS["train"],
-        edgecolor="white",
-        label="accuracy in the bin",
-    )
+    chart = new_chart(title, 390, rows=2, height_ratios=[4, 1], sharex=True)
+    accuracy, counts = chart.axes
+    for b in bins:
+        left, wide = 100 * b["low"] + 0.3, 100 * (b["high"] - b["low"]) - 0.6
+        (bar,) = accuracy.bar(left, 100 * b["accuracy"], wide, align="edge", color=BLUE)
+        tip = (
+            f"{percent(b['low'], 0)} to {percent(b['high'], 0)} % sure: {b['n']} decisions, "
+            f"mean confidence {percent(b['confidence'])} %, accuracy {percent(b['accuracy'])} %"
+        )
+        chart.mark(bar, "bin", percent(b["low"], 0), tip)
+        counts.bar(left, b["n"], wide, align="edge", color=QUIET)
+        counts.annotate(str(b["n"]), (left + wide / 2, b["n"]), (0, 1), ha="center",
+                        textcoords="offset points", fontsize=SMALL)  # fmt: skip
     sure = [100 * b["confidence"] for b in bins]
-    axes[0].plot(sure, sure, "o", color=COLOURS["valid"], markersize=5, label="mean confidence")
-    axes[0].plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle=":")
-    axes[0].set_ylabel("accuracy (%)")
-    axes[0].set_xlim(0, 100)
-    axes[0].set_ylim(0, 100)
-    axes[0].legend(loc="upper left", frameon=False, fontsize=9)
-    axes[0].set_title(_title(scores), loc="left", fontsize=9)
-    axes[1].bar(left, [b["n"] for b in bins], width, align="edge", color="0.6", edgecolor="white")
-    axes[1].set_ylabel("decisions")
-    axes[1].set_xlabel(
-        f"confidence (%), {len(found['bins'])} bins; calibration error {100 * found['ece']:.1f}%"
+    accuracy.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=":")
+    accuracy.plot(sure, sure, "o", color=RED, label="mean confidence, on the diagonal")
+    accuracy.bar(0, 0, color=BLUE, label="accuracy in the bin")
+    accuracy.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
+    accuracy.grid(axis="y")
+    chart.mark_grid(accuracy.yaxis)
+    chart.figure.legend(loc="outside lower left", handlelength=1)
+    counts.set(ylabel="decisions", yticks=[], ylim=(0, 1.3 * max(b["n"] for b in bins)))
+    counts.set_xlabel(
+        f"confidence (%), {len(found['bins'])} bins; calibration error {percent(found['ece'])}%"
     )
-    return figure
+    said = [
+        f"{percent(b['low'], 0)} to {percent(b['high'], 0)} %: accuracy {percent(b['accuracy'])} "
+        f"% of {b['n']}"
+        for b in bins
+    ]
+    chart.desc = f"Accuracy by confidence. {'; '.join(said)}."
+    return chart
 
 
-def learning_figure(histories: Mapping[str, History], scores: Mapping[str, Any]) -> Figure | None:
-    """Emotion loss, WA and UA over epochs: the mean over folds, and every fold as a thin line."""
-    panels = [p for p in PANELS if _curves(histories, "train", p[0], 1)]
-    if not panels:
+def learning_panels(histories: Mapping[str, History]) -> list[Panel]:
+    """What the folds' histories have curves of: losses of the heads, WA and UA."""
+    noted = {key for history in histories.values() for entry in history for key in entry["train"]}
+    heads = sorted(key for key in noted if key.startswith("loss_"))
+    heads = [key for key in heads if key not in ("loss_er", "loss_scale")]
+    panels = [("loss_er", "emotion loss", 1.0)]
+    panels += [(key, f"loss of head {key.removeprefix('loss_')}", 1.0) for key in heads]
+    panels += [("WA", "WA (%)", 100.0), ("UA", "UA (%)", 100.0)]
+    return [panel for panel in panels if panel[0] in noted]
+
+
+@styled()
+def learning_chart(histories: Mapping[str, History], panels: Sequence[Panel], title: str) -> Chart:
+    """Values over epochs: the mean over folds as a thick line, every fold as a thin one.
+
+    Epochs of the phases before the training itself are on shaded ground and count back from 0.
+    """
+    chart = new_chart(title, 236, WIDTH * len(panels), columns=len(panels))
+    said = []
+    for ax, panel in zip(chart.axes, panels, strict=True):
+        for split in COLOURS:
+            for phase in (*PHASES, ""):
+                said += _draw_curves(chart, ax, histories, panel, split, phase)
+        ax.set(xlabel="epoch", ylabel=panel[1])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        ax.grid(axis="y")
+    _, top = zip(*(ax.get_ylim() for ax in chart.axes), strict=True)
+    for ax, high in zip(chart.axes, top, strict=True):
+        for phase in PHASES:
+            epochs = [e["epoch"] for h in histories.values() for e in h if e["phase"] == phase]
+            if epochs:
+                ax.axvspan(min(epochs) - 0.5, max(epochs) + 0.5, color=LINE, alpha=0.4, zorder=0)
+                ax.annotate(phase, (min(epochs) - 0.3, high), (0, -3), va="top",
+                            textcoords="offset points", fontsize=SMALL, color=QUIET)  # fmt: skip
+    handles, names = chart.axes[0].get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    chart.figure.legend(unique.values(), unique, loc="outside lower center", ncols=len(unique))
+    chart.desc = f"Mean over folds. {'; '.join(said)}."
+    return chart
+
+
+def _draw_curves(
+    chart: Chart, ax: Axes, histories: Mapping[str, History], panel: Panel, split: str, phase: str
+) -> list[str]:
+    """The curves of one split in one phase; what they show in words, nothing if there are none."""
+    key, name, scale = panel
+    curves = {f: curve(h, split, key, scale, phase) for f, h in histories.items()}
+    curves = {fold: found for fold, found in curves.items() if found}
+    if not curves:
+        return []
+    style = {"color": COLOURS[split], "linestyle": LINES[split]}
+    for fold, found in curves.items() if len(curves) > 1 else ():
+        (line,) = ax.plot(list(found), list(found.values()), alpha=0.4, linewidth=1, **style)
+        values = list(found.values())
+        ends = f"{split}, fold {fold}: {values[0]:.4g} to {values[-1]:.4g}"
+        chart.mark(line, "curve", f"{key} {phase} {split} {fold}", ends)
+    means = mean_curve(list(curves.values()))
+    marker = MARKERS[split] if len(means) <= MARKED_EPOCHS else None
+    ax.plot(list(means), list(means.values()), linewidth=2, marker=marker, markersize=4.5,
+            label=split, **style)  # fmt: skip
+    first, last = next(iter(means.values())), list(means.values())[-1]
+    where = f", {phase}" if phase else ""
+    return [f"{name}, {split}{where}: {first:.4g} to {last:.4g} after {len(means)} epochs"]
+
+
+@styled()
+def spark_chart(history: History, best_epoch: int | None, title: str) -> Chart | None:
+    """UA over the epochs of one fold, small enough for a table; None where nobody noted it."""
+    split = "valid" if any("UA" in entry["valid"] for entry in history) else "train"
+    found = curve(history, split, "UA", 100)
+    if not found:
         return None
-    figure, axes = new_figure(len(panels), (3.6 * len(panels), 3.2))
-    for ax, (key, name, scale) in zip(axes, panels, strict=True):
-        for split in ("train", "valid"):
-            _draw_curves(ax, _curves(histories, split, key, scale), split)
-        ax.set_xlabel("epoch")
-        ax.set_ylabel(name)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(alpha=0.3, linewidth=0.5)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.suptitle(_title(scores), fontsize=11)
-    return figure
+    chart = new_chart(title, 24, 96)
+    ax = chart.axes[0]
+    ax.plot(list(found), list(found.values()), color=COLOURS[split], linewidth=2)
+    values = list(found.values())
+    chart.desc = f"{split} UA {values[0]:.1f} % after epoch 1, {values[-1]:.1f} % after the last"
+    if best_epoch in found:
+        ax.plot(best_epoch, found[best_epoch], "o", color=COLOURS[split], markersize=6)
+        chart.desc += f", {found[best_epoch]:.1f} % after epoch {best_epoch}"
+    ax.set(ylim=(-8, 108))
+    ax.margins(x=0.06)
+    ax.set_axis_off()
+    return chart
 
 
-def layer_figure(
-    histories: Mapping[str, History], scores: Mapping[str, Any], low_level: bool = True
-) -> Figure | None:
-    """Fusion weights after the last epoch (eq. 4): mean and sd over folds.
+@styled()
+def layers_chart(weights: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Chart:
+    """Fusion weights (eq. 4) of each layer: mean over folds, a dot for every fold.
 
-    Drawn as distances from the equal shares that training starts with: small learning rates move
-    them little, and bars from zero would hide it.
+    Drawn against the equal shares that training starts with, since small learning rates move
+    them little.
+    """
+    table = np.array(list(weights.values()))  # (folds, layers)
+    start, mean = 1 / len(names), table.mean(axis=0)
+    digits = 3 if np.ptp(mean) > 0.02 else 4
+    chart = new_chart(title, 60 + 20 * len(names))
+    ax = chart.axes[0]
+    ax.axvline(start, color=INK, linewidth=1, linestyle=":")
+    ax.text(start, -0.7, f"start: 1/{len(names)}", ha="center", fontsize=SMALL)
+    for i, name in enumerate(names):
+        ax.hlines(i, start, mean[i], color=BLUE, alpha=0.6, linewidth=2)
+        if len(table) > 1:
+            ax.plot(table[:, i], [i] * len(table), "o", color=QUIET, alpha=0.7, markersize=4)
+        (point,) = ax.plot(mean[i], i, "o", color=BLUE, markersize=9)
+        folds = ", ".join(f"{fold} {w[i]:.4f}" for fold, w in weights.items())
+        chart.mark(point, "layer", i, f"{name}: mean {mean[i]:.4f} ({folds})")
+        ax.text(1.02, i, f"{mean[i]:.{digits}f}", transform=ax.get_yaxis_transform(), va="center",
+                fontweight="bold")  # fmt: skip
+    low, high = min(table.min(), 0.98 * start), max(table.max(), 1.02 * start)
+    ax.set(xlim=(low - 0.06 * (high - low), high + 0.06 * (high - low)))
+    ax.set(ylim=(len(names) - 0.5, -0.5), xlabel="fusion weight")
+    ax.set_yticks(range(len(names)), names)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.grid(axis="x")
+    chart.desc = "Mean over folds: " + ", ".join(
+        f"{name} {w:.3f}" for name, w in zip(names, mean, strict=True)
+    )
+    return chart
+
+
+@styled()
+def probabilities_chart(
+    labels: Sequence[str], probs: Sequence[float], ref: str | None, title: str
+) -> Chart:
+    """What a model gives every emotion; the reference is marked where it is known."""
+    chart = new_chart(title, 8 + 22 * len(labels))
+    ax = chart.axes[0]
+    for i, (name, p) in enumerate(zip(labels, probs, strict=True)):
+        (bar,) = ax.barh(i, 100 * p, 0.62, color=BLUE if p == max(probs) else FAINT)
+        chart.mark(bar, "emotion", name, f"{name}: {percent(p)} %")
+        ax.text(100 * p + 1.5, i, percent(p), va="center")
+    shown = [shorten(name) + (" (reference)" if name == ref else "") for name in labels]
+    ax.set_yticks(range(len(labels)), shown)
+    ax.set(xlim=(0, 116), ylim=(len(labels) - 0.5, -0.5), xticks=[])
+    ax.spines["bottom"].set_visible(False)
+    each = ", ".join(f"{n} {percent(p)} %" for n, p in zip(labels, probs, strict=True))
+    chart.desc = f"{each}; the reference is {ref}." if ref else f"{each}."
+    return chart
+
+
+@styled()
+def points_chart(
+    lines: Mapping[str, Sequence[tuple[int, Interval, Sequence[float]]]],
+    ticks: Sequence[str],
+    xlabel: str,
+    scores: Sequence[str],
+) -> Chart:
+    """The points of a sweep: means with 95% intervals, each seed as a dot.
 
     Args:
-        histories: by fold.
-        scores: scores.json, for the title.
-        low_level: whether weight 0 is a_0, that of the low-level features; layer 1's if not.
+        lines: by label, of each point its place among ``ticks``, for each of ``scores`` mean, low
+            and high, and for each the seeds' values; all in percent.
+        ticks: what stands at the places.
+        xlabel: of the axis.
+        scores: names of the panels.
     """
-    weights = [w for history in histories.values() if (w := final_layer_weights(history))]
-    if not weights or len({len(w) for w in weights}) > 1:
-        return None
-    table = np.array(weights)  # (folds, layers + 1)
-    count, mean = table.shape[1], table.mean(axis=0)
-    figure, axes = new_figure(1, (max(5.5, 0.45 * count + 1.5), 3.4))
-    ax = axes[0]
-    places = np.arange(count)
-    start = ax.axhline(1 / count, color="black", linewidth=0.8, linestyle=":")
-    ax.vlines(places, 1 / count, mean, color=COLOURS["train"], linewidth=2, alpha=0.5)
-    spread = table.std(axis=0, ddof=1) if len(table) > 1 else None
-    points = ax.errorbar(
-        places, mean, yerr=spread, fmt="o", color=COLOURS["train"], capsize=3, markersize=6
-    )
-    ax.margins(y=0.15)
-    low, high = ax.get_ylim()
-    # At least 2 % to both sides: weights that hardly moved should look it.
-    ax.set_ylim(min(low, 0.98 / count), max(high, 1.02 / count))
-    folds = f"mean and sd of {len(table)} folds" if spread is not None else "one fold"
-    figure.legend(
-        [points, start],
-        [f"after training, {folds}", f"before training, 1/{count}"],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-    )
-    names = ["low-\nlevel", *range(1, count)] if low_level else range(1, count + 1)
-    ax.set_xticks(places, [str(name) for name in names])
-    ax.set_xlabel("encoder layer")
-    ax.set_ylabel("fusion weight")
-    ax.grid(axis="y", alpha=0.3, linewidth=0.5)
-    ax.set_title(_title(scores), loc="left")
-    return figure
+    chart = new_chart("", 260, 2 * WIDTH, columns=len(scores), sharey=True)
+    for column, (ax, score) in enumerate(zip(chart.axes, scores, strict=True)):
+        for number, (label, points) in enumerate(lines.items()):
+            colour = (BLUE, RED)[column] if len(lines) == 1 else f"C{number}"
+            drawn = []
+            for place, intervals, seeds in points:
+                x = place + 0.1 * (number - (len(lines) - 1) / 2)
+                mean, low, high = intervals[column]
+                ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], color=colour, fmt="o",
+                            capsize=3)  # fmt: skip
+                if len(seeds[column]) > 1:
+                    ax.plot([x + 0.15] * len(seeds[column]), seeds[column], ".", color=QUIET)
+                drawn.append((x, mean))
+            if len(lines) > 1 and drawn:
+                ax.plot(*zip(*drawn, strict=True), color=colour, linewidth=1, label=label)
+        long = max(map(len, ticks)) > 6
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        ax.set_xticks(range(len(ticks)), ticks, **turned)
+        ax.set(xlim=(-0.5, len(ticks) - 0.5), xlabel=xlabel, ylabel=f"{score.upper()} (%)")
+        ax.yaxis.set_tick_params(labelleft=True)
+        ax.grid(axis="y")
+    if len(lines) > 1:
+        chart.axes[0].legend(fontsize=SMALL)
+    return chart
 
 
-def final_layer_weights(history: History) -> list[float]:
-    """layer_weight_0, layer_weight_1 ... of the last epoch; empty without a fusion."""
-    last = history[-1]
-    values = {**last.get("valid", {}), **last.get("train", {})}
-    weights = []
-    while (key := f"layer_weight_{len(weights)}") in values:
-        weights.append(float(values[key]))
-    return weights
-
-
-def has_low_level(exp_dir: Path, folds: Iterable[str]) -> bool:
-    """Whether the frontend fuses low-level features, from the first fold's config.yaml."""
-    path = exp_dir / next(iter(folds), "") / "config.yaml"
-    if not path.is_file():
-        return True
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return bool((config.get("frontend_conf") or {}).get("low_level", True))
-
-
-def _curves(
-    histories: Mapping[str, History], split: str, key: str, scale: float
-) -> list[dict[int, float]]:
-    """Each fold's epoch -> value, for the folds that have any."""
-    curves = [
-        {
-            int(entry["epoch"]): scale * float(entry[split][key])
-            for entry in history
-            if key in (entry.get(split) or {})
-        }
-        for history in histories.values()
+@styled()
+def lambda_chart(
+    values: Sequence[str], stated: Sequence[float], ours: Sequence[Interval | None], title: str
+) -> Chart:
+    """Scores over the values of lambda: what the paper states, and ours where it has been run."""
+    chart = new_chart(title, 250)
+    ax = chart.axes[0]
+    ax.plot(range(len(values)), stated, color=RED, linestyle="--", marker="s", label="stated")
+    found = [(i, *own) for i, own in enumerate(ours) if own]
+    for i, mean, low, high in found:
+        ax.errorbar(i, mean, yerr=[[mean - low], [high - mean]], color=BLUE, capsize=3)
+    ax.plot([f[0] for f in found], [f[1] for f in found], color=BLUE, marker="o", label="ours")
+    ax.set_xticks(range(len(values)), values)
+    ax.set(xlabel="lambda", ylabel="%")
+    ax.grid(axis="y")
+    chart.figure.legend(loc="outside lower center", ncols=2)
+    said = [
+        f"lambda {value}: stated {told:g} %, ours {f'{own[0]:.1f} %' if own else 'not run'}"
+        for value, told, own in zip(values, stated, ours, strict=True)
     ]
-    return [curve for curve in curves if curve]
+    chart.desc = f"{'; '.join(said)}."
+    return chart
 
 
-def _draw_curves(ax: Axes, curves: list[dict[int, float]], split: str) -> None:
-    if not curves:
-        return
-    style = {"color": COLOURS[split], "linestyle": LINES[split]}
-    for curve in curves:
-        ax.plot(list(curve), list(curve.values()), alpha=0.3, linewidth=0.7, **style)
+def mean_curve(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The mean over the folds that reached an epoch."""
     epochs = sorted(set().union(*curves))
-    # A fold that stopped early leaves the mean to the others from there on.
-    means = [np.mean([curve[e] for curve in curves if e in curve]) for e in epochs]
-    marker = "o" if len(epochs) <= 15 else None
-    name = f"{split}, mean of {len(curves)} folds (thin: each fold)" if len(curves) > 1 else split
-    ax.plot(epochs, means, linewidth=2, marker=marker, markersize=3.5, label=name, **style)
+    return {e: float(np.mean([c[e] for c in curves if e in c])) for e in epochs}
 
 
-def _title(scores: Mapping[str, Any]) -> str:
-    folds = scores["folds"]
-    count = f"{len(folds['expected'])} folds"
-    if folds["missing"]:
-        count = f"{len(folds['scored'])} of {count}, partial"
-    elif scores["partial"]:
-        count += ", partial corpus"
-    kind = ", ".join(filter(None, (scores["protocol"], mark(scores), count)))
-    return f"{scores['system']} on {scores['corpus']} ({kind})"
+def speaker_accuracy(scores: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Right decisions and utterances of every speaker, over all folds that tested on them."""
+    found: dict[str, tuple[int, int]] = {}
+    for entry in scores["speakers"]:
+        right, n = found.get(entry["speaker"], (0, 0))
+        pairs = list(zip(entry["ref"], entry["hyp"], strict=True))
+        found[entry["speaker"]] = (right + sum(r == h for r, h in pairs), n + len(pairs))
+    return found
 
 
-def new_figure(
-    columns: int, size: tuple[float, float], rows: int = 1, **layout: Any
-) -> tuple[Figure, list[Axes]]:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size)
-        FigureCanvasAgg(figure)  # no display needed, and nothing global kept
-        axes = figure.subplots(rows, columns, squeeze=False, **layout)
-    return figure, list(axes.flat)
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a proportion (Wilson, 1927), as fractions."""
+    p, z = right / n, Z95
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(centre - half, 0.0), min(centre + half, 1.0)

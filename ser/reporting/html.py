@@ -4,17 +4,18 @@ The page is a function of what stages 4 and 5 left in the experiments: the same 
 same bytes. It loads nothing and runs nothing: charts are inline SVG, recordings are inside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ser.console import progress
+from ser.console import explain, progress
+from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.files import atomic_write
-from ser.reporting.page import listening, sections
-from ser.reporting.page.markup import Markup, page, tag
-from ser.reporting.page.material import Material, read_material
-from ser.reporting.page.said import LoadModel, load_trained
-from ser.reporting.page.sound import find_recordings
+from ser.reporting import figures, sections
+from ser.reporting.inputs import ReportInput, WrongDecision, read_input
+from ser.reporting.render import render
+from ser.reporting.utterance import Analysis, LoadModel, analyse, find_recordings, load_trained
+from ser.scoring.text import decision_rows, paired_over
 
 MOST_EXPERIMENTS = 2
 ERRORS = 9  # three rows of three
@@ -58,18 +59,21 @@ def make_html_report(
         _given("--dump-dir", dump_dir, "dump/<corpus>", "folds"),
         _given("--data-dir", data_dir, "data/<corpus>", "all"),
     ]
-    materials = [read_material(path, *places) for path in paths]
-    if utterance is not None:
-        listening.check_utterance(materials[0], utterance)
+    inputs = [read_input(path, *places) for path in paths]
+    if utterance is not None and inputs[0].fold_of(utterance) is None:
+        raise UserError(
+            f"--utterance {utterance}: not tested in a scored fold of {paths[0]}; give an id "
+            "of errors.tsv or of a fold's predictions.tsv"
+        )
     if output is None:
-        name = "report" if len(paths) == 1 else f"report_{materials[1].name}"
+        name = "report" if len(paths) == 1 else f"report_{inputs[1].name}"
         output = paths[0] / f"{name}.html"
     output = Path(output)
     if output.is_dir():
         raise UserError(
             f"--output {output}: a folder; give the name of a file, such as {output}/report.html"
         )
-    text = build_page(materials, errors, audio, utterance, load_model)
+    text = build_page(inputs, errors, audio, utterance, load_model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as stream:
         stream.write(text)
@@ -80,43 +84,59 @@ def make_html_report(
 
 
 def build_page(
-    materials: Sequence[Material],
+    inputs: Sequence[ReportInput],
     errors: int = ERRORS,
     audio: bool = True,
     utterance: str | None = None,
     load_model: LoadModel = load_trained,
 ) -> str:
-    """The text of the page."""
+    """The text of the page; the arguments are those of ``make_html_report``."""
+    found = [wrong for m in inputs if isinstance(wrong := errors_of(m), list)]
     recordings = None
     if audio:
-        original = {e.utt_id: e.wav for m in materials for e in _errors(m)}
-        recordings = find_recordings(materials[0].dump_dir, original)
-    chosen = listening.choose_utterance(materials, utterance)
-    plan: list[tuple[str, str, Callable[[], list[Markup]]]] = [
-        ("folds", "Folds", lambda: sections.folds(materials)),
-        ("confusion", "Confusion matrix", lambda: sections.confusion(materials)),
-        ("speakers", "Speakers", lambda: sections.speakers(materials)),
-        ("learning", "Learning curves", lambda: sections.learning(materials)),
-        ("layers", "Layer weights", lambda: sections.layers(materials)),
-        ("calibration", "Calibration", lambda: sections.calibration(materials)),
-        ("errors", "Worst errors", lambda: listening.errors(materials, errors, recordings)),
-        ("utterance", "One utterance over time",
-         lambda: listening.utterance(materials, chosen, recordings, load_model)),
-        ("slices", "Parts of the test set", lambda: sections.slices(materials)),
-        ("decisions", "Decisions of the phoneme head", lambda: sections.decisions(materials)),
-        ("provenance", "Where the numbers come from", lambda: sections.provenance(materials)),
-    ]  # fmt: skip
-    links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in plan]
-    body = [
-        tag("header", sections.headline(materials)),
-        tag("nav", tag("ul", links), aria_label="sections"),
-        tag(
-            "main",
-            [tag("section", tag("h2", title), write(), id=name) for name, title, write in plan],
-        ),
-    ]
-    title = " and ".join(m.name for m in materials)
-    return page(f"{title}: speech emotion recognition", body)
+        wavs = {e.utt_id: e.wav for wrong in found for e in wrong}
+        recordings = find_recordings(inputs[0].dump_dir, wavs)
+    first = errors_of(inputs[0])
+    if utterance is None and isinstance(first, list) and first:
+        utterance = first[0].utt_id
+
+    def spoken(m: ReportInput) -> dict[str, str]:
+        path = m.data_dir / "all" / "text"
+        return read_table(path, allow_empty=True) if audio and path.is_file() else {}
+
+    def try_analyse(m: ReportInput, utt_id: str) -> Analysis | None:
+        progress(f"report: {utt_id} by the model of {m.name}")
+        try:
+            return analyse(m, utt_id, spoken(m).get(utt_id, ""), load_model)
+        except (UserError, OSError) as err:
+            progress(f"report: {utt_id} is not drawn: {explain(err)}")
+            return None
+
+    return render(
+        "report.html",
+        title=" and ".join(m.name for m in inputs) + ": speech emotion recognition",
+        inputs=inputs,
+        several=len(inputs) > 1,
+        charts=figures,
+        errors_of=errors_of,
+        most_errors=errors,
+        recordings=recordings,
+        spoken=spoken,
+        analyse=try_analyse,
+        utterance=utterance,
+        decision_rows=decision_rows,
+        paired_over=paired_over,
+        **sections.headline(inputs),
+        **sections.TABLES,
+    )
+
+
+def errors_of(m: ReportInput) -> list[WrongDecision] | str:
+    """The wrong decisions of an experiment, or why they are not known."""
+    try:
+        return m.errors
+    except UserError as err:
+        return str(err)
 
 
 def _given(option: str, place: Path | str | None, form: str, inside: str) -> Path | None:
@@ -126,10 +146,3 @@ def _given(option: str, place: Path | str | None, form: str, inside: str) -> Pat
     if not Path(place, inside).is_dir():
         raise UserError(f"{option} {place}: there is no {place}/{inside}; expected {form}")
     return Path(place)
-
-
-def _errors(material: Material) -> Sequence:
-    try:
-        return material.errors
-    except UserError:
-        return ()

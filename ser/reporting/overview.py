@@ -1,22 +1,22 @@
-"""The results at a glance: the figure and the table of README, made from the records alone."""
+"""The results at a glance, from the records alone: README's table and figure, systems by year."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ser.errors import UserError
+from ser.config import load_config
 from ser.files import atomic_write
-from ser.reporting.rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ser.reporting.charts import BLUE, QUIET, RED, SMALL, WIDTH, Chart, new_chart, styled
+from ser.reporting.inputs import is_synthetic
+from ser.reporting.rows import Row, system_name
 
 START, END = "<!-- results: written by make results -->", "<!-- end of results -->"
+BLOCK = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
+OVERVIEW, DECADE = "docs/results.svg", "docs/decade.svg"
+DECADE_TITLE = "A decade of speech emotion recognition on one protocol"
 PROTOCOL = "strict"
 CORPORA = {"nemo": "nEMO", "emodb": "EmoDB"}  # recorded speech, one panel each
 # System, or sweep and point -> its name here. Of two with one name on a corpus the first is shown.
@@ -43,7 +43,20 @@ NAMES = {
     "whisper_s1_plus": "S1+",
 }
 FLOOR = "S0, the floor"
-IN_TABLE = (FLOOR, "S2+, frozen encoder", "S1+, frozen encoder", "S2+", "S1+")
+IN_TABLE = {
+    "nemo": (FLOOR, "S2+, frozen encoder", "S1+, frozen encoder"),
+    "emodb": (FLOOR, "S2+", "S1+"),
+}
+
+
+@dataclass(frozen=True)
+class Dated:
+    """A row with its system's paper: year, authors, how the paper found what it states."""
+
+    year: int
+    by: str
+    note: str
+    row: Row
 
 
 def named_rows(rows: Sequence[Row], corpus: str) -> dict[str, Row]:
@@ -60,67 +73,141 @@ def named_rows(rows: Sequence[Row], corpus: str) -> dict[str, Row]:
     return found
 
 
-def draw_overview(rows: Sequence[Row]) -> Figure:
-    """WA of every system with its 95% interval over speakers, one panel for each corpus.
+def dated_rows(rows: Sequence[Row], conf_dir: Path) -> dict[str, list[Dated]]:
+    """The rows under PROTOCOL of recorded speech by corpus, each by the year of its paper.
 
-    The floor's WA is a line through its panel.
+    A configuration's ``paper`` has the year; rows of one without it, and points of sweeps, are
+    left out. So is a corpus with fewer than two systems.
     """
-    from ser.reporting.figures import COLOURS, new_figure
+    found: dict[str, list[Dated]] = {}
+    for row in rows:
+        s = row.first
+        path = conf_dir / Path(s["config"]["path"]).name
+        if s["protocol"] != PROTOCOL or s["leaky"] or s["sweep"] or s["partial"]:
+            continue
+        if is_synthetic(s["corpus"]) or not path.is_file():
+            continue
+        paper = load_config(path).get("paper")
+        if paper:
+            dated = Dated(int(paper["year"]), paper["by"], paper.get("note", ""), row)
+            found.setdefault(s["corpus"], []).append(dated)
+    for group in found.values():
+        group.sort(key=lambda dated: (dated.year, dated.row.first["system"]))
+    return {corpus: group for corpus, group in found.items() if len(group) > 1}
 
-    panels = {corpus: named_rows(rows, corpus) for corpus in CORPORA}
-    counts = [max(1, len(panel)) for panel in panels.values()]
-    size = (7.0, 0.28 * sum(counts) + 1.4)
-    figure, all_axes = new_figure(1, size, len(panels), sharex=True, height_ratios=counts)
-    for axes, (corpus, panel) in zip(all_axes, panels.items(), strict=True):
-        for height, row in enumerate(panel.values()):
-            wa = 100 * np.mean([run["summary"]["wa"] for _, run in row.runs])
-            bounds = row.intervals["wa"]
-            if bounds is not None:
-                axes.plot(100 * bounds[0], [height, height], color=COLOURS["train"])
-            axes.plot([wa], [height], "o", color=COLOURS["train"])
-            if list(panel)[height] == FLOOR:
-                axes.axvline(wa, color=COLOURS["valid"], linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(panel)), panel)
-        axes.set_ylim(-0.6, len(panel) - 0.4)
-        speakers = len(next(iter(panel.values())).first["speakers"]) if panel else 0
-        axes.set_title(f"{CORPORA[corpus]}, {speakers} unseen speakers", loc="left")
-        axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("WA (%), 95% interval over speakers; dashed: the floor S0")
-    return figure
+
+def decade_table(dated: Mapping[str, Sequence[Dated]]) -> list[list[str]]:
+    """Year, paper, system, corpus, WA and UA with intervals, parameters, training, note."""
+    return [
+        [str(d.year), d.by, system_name(d.row.first), corpus, d.row.scored("wa"),
+         d.row.scored("ua"), d.row.parameters(), d.row.training(), d.note]
+        for corpus, group in dated.items() for d in group
+    ]  # fmt: skip
+
+
+def draw_decade(dated: Mapping[str, Sequence[Dated]]) -> Chart:
+    """WA of every system on the same folds, in the order of the papers, with parameters."""
+    panels = {}
+    for corpus, group in dated.items():
+        panel: dict[str, tuple[Row, str]] = {}
+        for d in group:
+            system = d.row.first["system"]
+            label = f"{d.year}  {NAMES.get(system, system)}"
+            if label in panel:
+                label = f"{d.year}  {system}"
+            panel[label] = (d.row, _parameters(d.row))
+        panels[CORPORA.get(corpus, corpus)] = panel
+    return forest_chart(panels, DECADE_TITLE, "parameters, training")
+
+
+def draw_overview(rows: Sequence[Row]) -> Chart:
+    """WA of every named system; the floor's is a line through its panel."""
+    panels = {
+        title: {name: (row, "") for name, row in named_rows(rows, corpus).items()}
+        for corpus, title in CORPORA.items()
+    }
+    return forest_chart({t: p for t, p in panels.items() if p}, "Results at a glance", "")
+
+
+@styled()
+def forest_chart(
+    panels: Mapping[str, Mapping[str, tuple[Row, str]]], title: str, noted: str
+) -> Chart:
+    """WA with its 95% interval over speakers, a panel for each corpus.
+
+    Args:
+        panels: by the corpus's name, rows with a text at the right, by label.
+        title: of the chart.
+        noted: what the texts at the right are.
+    """
+    counts = [len(panel) for panel in panels.values()] or [1]
+    height = 20 * sum(counts) + 46 * len(counts) + 30
+    chart = new_chart(title, height, 1.7 * WIDTH, len(counts), sharex=True, height_ratios=counts)
+    described = []
+    for ax, (corpus, panel) in zip(chart.axes, panels.items(), strict=False):
+        for place, (label, (row, text)) in enumerate(panel.items()):
+            wa, low, high = row.in_percent("wa")
+            ax.errorbar(wa, place, xerr=[[wa - low], [high - wa]], fmt="o", color=BLUE, capsize=2,
+                        markersize=5)  # fmt: skip
+            ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center",
+                    fontsize=SMALL, color=QUIET)  # fmt: skip
+            if row.is_floor and label == FLOOR:
+                ax.axvline(wa, color=RED, linewidth=1, linestyle="--")
+            described.append(f"{corpus}, {label}: {wa:.1f}")
+        ax.set_yticks(range(len(panel)), list(panel))
+        ax.set(ylim=(len(panel) - 0.4, -0.6))
+        speakers = {e["speaker"] for e in next(iter(panel.values()))[0].first["speakers"]}
+        ax.set_title(f"{corpus}, {len(speakers)} unseen speakers", loc="left", fontsize=10.5)
+        ax.text(1.02, -1, noted, transform=ax.get_yaxis_transform(), fontsize=SMALL, color=QUIET)
+        ax.grid(axis="x")
+    floors = any(FLOOR in panel for panel in panels.values())
+    chart.axes[-1].set_xlabel(
+        "WA (%), 95% interval over speakers" + ("; dashed: the floor S0" if floors else "")
+    )
+    chart.desc = "; ".join(described)
+    return chart
 
 
 def overview_table(rows: Sequence[Row]) -> str:
-    """README's table: the systems of IN_TABLE on every corpus, as Markdown."""
-    lines = ["| corpus | system | WA [95%] | UA | PER |", "| --- | --- | --- | --- | --- |"]
-    lines += ["| IEMOCAP | S1 (paper: 76.0 WA, 76.9 UA) | not run | | |"]
-    for corpus, title in CORPORA.items():
+    """README's table: the systems of IN_TABLE, as Markdown."""
+    lines = ["| corpus | system | WA [95%] | UA [95%] |", "| --- | --- | --- | --- |"]
+    for corpus, names in IN_TABLE.items():
         named = named_rows(rows, corpus)
-        for name in IN_TABLE:
+        for name in names:
             if name in named:
-                row = named[name]
-                wa = f"{row.cell('summary', 'wa')} [{row.interval('wa')}]"
-                per = row.cell("units", "per") if row.first["units"] else "-"
-                lines += [f"| {title} | {name} | {wa} | {row.cell('summary', 'ua')} | {per} |"]
+                wa, ua = (named[name].scored(score) for score in ("wa", "ua"))
+                lines.append(f"| {CORPORA[corpus]} | {name} | {wa} | {ua} |")
     return "\n".join(lines)
 
 
-def write_overview(rows: Sequence[Row], readme: Path, picture: Path) -> None:
-    """Draw ``picture`` (SVG) and put the table between the two marks of ``readme``.
+def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path]:
+    """Put the table between the marks of ``root``/README.md, and draw the figures in docs/.
 
-    Raises:
-        UserError: ``readme`` lacks the marks.
+    A README without the marks is left as it is; without docs/ nothing is drawn.
+
+    Returns:
+        The files written.
     """
-    import matplotlib
+    written = []
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if BLOCK.search(text):
+        table = f"{START}\n{overview_table(rows)}\n{END}"
+        with atomic_write(readme) as stream:
+            stream.write(BLOCK.sub(lambda _: table, text))
+        written.append(readme)
+    if (root / "docs").is_dir():
+        written.append(draw_overview(rows).save_svg(root / OVERVIEW))
+        dated = dated_rows(rows, conf_dir)
+        written += [draw_decade(dated).save_svg(root / DECADE)] if dated else []
+    return written
 
-    text = readme.read_text(encoding="utf-8")
-    block = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    if not block.search(text):
-        raise UserError(f"{readme}: no lines {START} and {END}; put them where the table belongs")
-    table = f"{START}\n{overview_table(rows)}\n{END}"
-    with atomic_write(readme) as stream:
-        stream.write(block.sub(lambda _: table, text))
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "overview", "svg.fonttype": "path"}),
-        atomic_write(picture, "wb") as stream,
-    ):
-        draw_overview(rows).savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+
+def _parameters(row: Row) -> str:
+    """How large and how long, short: 20.6 M, 0:24:38."""
+    counts = row.first["parameters"]
+    if not counts:
+        return row.training()
+    total = counts["total"]
+    size = f"{total / 1e6:.1f} M" if total >= 1e5 else f"{total / 1e3:.1f} k"
+    return f"{size}, {row.training()}"

@@ -1,8 +1,8 @@
 """The whole paper on one page: its tables and figures beside ours (``./run.sh --paper``).
 
 The experiments are the points of a sweep under two protocols; what the paper says stands in the
-sweep's file under ``stated`` and ``published``. A table is text cells, which
-``ser/reporting/page/paper.py`` sets as HTML and as Markdown. What has no scores yet is "not run".
+sweep's file under ``stated`` and ``published``. A table is text cells, which templates/paper.html
+and paper.md set. What has no scores yet is "not run".
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ser.reporting.page.material import same_tests
+from ser.console import progress
+from ser.files import atomic_write
+from ser.reporting.charts import Chart
+from ser.reporting.figures import confusion_chart, lambda_chart
+from ser.reporting.inputs import same_tests
+from ser.reporting.render import render
 from ser.reporting.rows import Row
 from ser.reporting.sweeps import find_points
 from ser.scoring.text import difference, partial_notes
@@ -22,6 +27,7 @@ from ser.training.sweep import Sweep
 PROTOCOLS = ("paper", "strict")
 NOT_RUN = "not run"
 SCORES = ("wa", "ua")
+MATRICES = ("0", "0.1")  # the values of lambda in Figure 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,37 @@ def read_paper(sweep: Sweep, directory: Path, corpus: str, seeds: Sequence[int])
         for protocol in PROTOCOLS
     }
     return Paper(sweep, corpus, list(seeds), rows)
+
+
+def write_page(sweep: Sweep, exp_root: Path, corpus: str, seeds: Sequence[int]) -> Path:
+    """Write ``<exp_root>/<corpus>/paper/paper.html`` and ``paper.md`` from what has scores.
+
+    Figure 5 is in the Markdown as its differences, Figure 6 as Table 3.
+
+    Returns:
+        The HTML file.
+    """
+    paper = read_paper(sweep, exp_root / corpus, corpus, seeds)
+    target = exp_root / corpus / "paper" / "paper.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    context = {
+        "title": f"{corpus}: the paper beside ours",
+        "paper": paper,
+        "tables": tables(paper),
+        "recalls": recalls(paper),
+        "runs": _runs(paper),
+        "notes": notes(paper),
+        "matrices": _matrices(paper),
+        "curves": _curves(paper),
+    }
+    for path in (target, target.with_suffix(".md")):
+        with atomic_write(path) as stream:
+            stream.write(render(path.name, **context))
+    found = [row for rows in paper.rows.values() for row in rows.values()]
+    done = sum(row is not None for row in found)
+    progress(f"paper: {done} of {len(found)} points have scores")
+    print(f"The paper beside ours: {target}")
+    return target
 
 
 def tables(paper: Paper) -> list[Table]:
@@ -103,17 +140,6 @@ def compared(first: Row | None, second: Row | None) -> Trials | None:
             for own in runs
         )
     )
-
-
-def confusion(row: Row) -> dict[str, Any]:
-    """Counts over all folds and seeds, as ``charts.confusion_chart`` takes them."""
-    counts = np.sum([scores["confusion"]["counts"] for _, scores in row.runs], axis=0)  # (C, C)
-    total = counts.sum(axis=1, keepdims=True)
-    share = np.where(total > 0, counts / np.maximum(total, 1), 0.0)
-    return {
-        "labels": row.first["labels"],
-        "confusion": {"counts": counts.tolist(), "row_normalised": share.tolist()},
-    }
 
 
 def notes(paper: Paper) -> list[str]:
@@ -216,3 +242,45 @@ def _change(found: Any) -> str:
         return NOT_RUN
     value, bounds, p = difference(found)
     return f"{value} [{bounds}], p {p}"
+
+
+def _runs(paper: Paper) -> Table:
+    rows = []
+    for protocol, points in paper.rows.items():
+        for name, row in points.items():
+            cells = [NOT_RUN, "", "", ""]
+            if row is not None:
+                folds = row.first["folds"]
+                count = f"{len(folds['scored'])} of {len(folds['expected'])}"
+                cells = [row.joined("seed"), count, row.joined("commit"), row.joined("hardware")]
+            rows.append([f"{name}, {protocol}", *cells])
+    return Table("What was run", ["experiment", "seeds", "folds", "commit", "hardware"], rows)
+
+
+def _matrices(paper: Paper) -> list[tuple[str, Chart | None]]:
+    """Figure 5 under each protocol, counts over all folds and seeds; None where nothing was run."""
+    drawn = []
+    for protocol, rows in paper.rows.items():
+        for value in MATRICES:
+            row, name = rows[paper.published["table3"][value]], f"lambda {value}, {protocol}"
+            chart = None
+            if row is not None:
+                counts = np.sum([s["confusion"]["counts"] for _, s in row.runs], axis=0)  # (C, C)
+                title = f"Confusion matrix, {name}"
+                chart = confusion_chart(row.first["labels"], counts.tolist(), title)
+            drawn.append((name, chart))
+    return drawn
+
+
+def _curves(paper: Paper) -> list[tuple[str, Chart]]:
+    """Figure 6 for each protocol and score."""
+    points = paper.published["table3"]
+    drawn = []
+    for protocol, rows in paper.rows.items():
+        for score in SCORES:
+            stated = [paper.sweep.stated[point][score] for point in points.values()]
+            found = [rows[point] for point in points.values()]
+            ours = [row.in_percent(score) if row else None for row in found]
+            name = f"{score.upper()}, protocol {protocol}"
+            drawn.append((name, lambda_chart(list(points), stated, ours, f"Lambda against {name}")))
+    return drawn

@@ -1,4 +1,4 @@
-"""RESULTS.md from scores.json files, and the figures beside them.
+"""RESULTS.md from scores.json files, with the figures beside them; what a leak is worth.
 
 The file is a function of the scores.json files (or of their records in results/) and of the
 ``stated`` entries in conf/: the same input gives the same bytes. Rows that differ only in their
@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from ser.config import load_config
-from ser.console import duration, percent, progress
+from ser.console import duration, progress
 from ser.data.folds import SPEAKER_DEPENDENT, caveat
 from ser.errors import UserError
 from ser.files import atomic_write
-from ser.reporting.rows import Row, group_seeds
-from ser.reporting.sweep_table import marked_protocol, sweep_legend, sweep_table
-from ser.scoring.metrics import mean_sd
+from ser.reporting.inputs import is_synthetic, read_input
+from ser.reporting.overview import (
+    DECADE,
+    DECADE_TITLE,
+    dated_rows,
+    decade_table,
+    write_overview,
+)
+from ser.reporting.render import render
+from ser.reporting.rows import Row, group_seeds, system_name
+from ser.reporting.sweeps import PointsTable, marked_protocol
 from ser.scoring.records import (
     SCORE_FIRST,
     Run,
@@ -29,52 +37,14 @@ from ser.scoring.records import (
 )
 from ser.scoring.text import (
     CLASS_SCORES,
-    decision_rows,
+    columns,
+    differing,
     mark,
     marked,
-    parameter_count,
+    others_like,
     partial_notes,
+    signed,
 )
-
-INTRODUCTION = """\
-# Results
-
-{source}
-
-Scores are percentages. **WA** and **UA** are means over the folds of each fold's accuracy and mean
-per-class recall; *pooled* counts all held-out utterances as one test set. **95%** is an interval
-for other speakers like these, from a bootstrap that draws speakers and then their utterances
-(uncertainty.py says how, and how often it holds). Two rows with the same speakers may differ
-clearly although their intervals overlap: `./run.sh --compare TAG TAG` tests the difference.
-**PER** is the error rate of the decoded phonemes or phoneme classes without their emotion tag,
-**UER** that of the units as trained. **Parameters** are those of one fold's model, and in brackets
-those that were trained if not all. **Training** (h:mm:ss) is the sum over the folds; it depends on
-the machine and on what else ran there, so that only rows trained side by side compare. With
-several seeds, a cell is the mean ± standard deviation over seeds (of the training, the mean), and
-the interval is that of the mean over these seeds. Where there is nothing to divide by, or an
-earlier version recorded nothing, stands -; *macro* leaves it out, but for the precision of a class
-never decided for, which counts as 0.
-"""
-FROM_EXPERIMENTS = """\
-Written by stage 6 from the `scores.json` of every experiment; do not edit it by hand. To rebuild:
-`./run.sh --stage 6 --stop-stage 6 --results RESULTS.md`."""
-FROM_RECORDS = """\
-Written by `make results` from the files in [{records}]({records}), each the `scores.json` of an
-experiment, and from what the papers state according to conf/. A fresh clone gives the same bytes;
-do not edit it by hand."""
-KNOWN_SPEAKERS = """\
-## Speaker-dependent: not comparable with the above
-
-K-fold cross-validation: the speakers of a test fold are trained on too, with other utterances. It
-tells how well known voices are recognised, which is easier. **95%** (and p) is for other utterances
-of these speakers, from a bootstrap that draws utterances alone.
-"""
-LEAKY = """\
-## LEAKY: not comparable
-
-What these rows were trained or selected on knows the test speakers. They are here to measure how
-much that is worth, and are no results.
-"""
 
 
 def make_report(
@@ -109,11 +79,8 @@ def make_report(
     # what is kept must be whole; one experiment's report must not fail for an old one of another
     asked_for = exp_dir if records is None else None
     runs = read_all_scores(exp_root, needed=records is None, asked_for=asked_for)
-    drawn = runs
-    if exp_dir is not None:
-        if not (exp_dir / "scores.json").is_file():
-            raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
-        drawn = [(exp_dir, read_scores(exp_dir / "scores.json"))]
+    drawn = [path for path, _ in runs] if exp_dir is None else [exp_dir]
+    inputs = [read_input(path) for path in drawn]
     if records is not None:
         records = Path(records)
         read_all_records(records)  # a damaged record is found before another is written
@@ -125,10 +92,13 @@ def make_report(
                 f"<corpus>/<tag>/scores.json to keep there; {SCORE_FIRST}"
             )
     rows, text = build_results(runs, Path(conf_dir), results.parent, records)
+    if records is not None:
+        for path in write_overview(rows, Path(conf_dir), results.parent):
+            progress(f"report: {path}")
     figures = []
-    for number, (directory, scores) in enumerate(drawn, start=1):
-        progress(f"report: figures of {directory.name} ({number} of {len(drawn)})")
-        figures += draw_figures(directory, scores)
+    for number, experiment in enumerate(inputs, start=1):
+        progress(f"report: figures of {experiment.name} ({number} of {len(inputs)})")
+        figures += draw_figures(experiment)
     with atomic_write(results) as stream:
         stream.write(text)
     print(_summary(rows, results, figures))
@@ -138,12 +108,39 @@ def make_report(
 def build_results(
     runs: Sequence[Run], conf_dir: Path, directory: Path, records: Path | None = None
 ) -> tuple[list[Row], str]:
-    """The rows over ``runs`` and the text of a RESULTS.md that will stand in ``directory``.
+    """The rows over ``runs`` and the text of a RESULTS.md to be written to ``directory``.
 
     ``records`` is where ``runs`` come from, if they are records; their figures are elsewhere.
     """
     rows = group_seeds(runs)
-    return rows, format_results(rows, read_stated(conf_dir), directory, records)
+    numbered = list(enumerate((row for row in rows if not row.first["sweep"]), start=1))
+    tables: dict[str, list[list[str]]] = {"": [], SPEAKER_DEPENDENT: [], "LEAKY": []}
+    for number, row in numbered:
+        tables[mark(row.first)].append(_cells(number, row))
+    ran = {(Path(row.first["config"]["path"]).name, row.first["corpus"]) for row in rows}
+    absent = [s for s in read_stated(conf_dir) if (Path(s["config"]).name, s["corpus"]) not in ran]
+
+    def figure_link(exp_dir: Path) -> str:
+        link = _relative(exp_dir / "figures", directory)
+        return (
+            "" if records is not None or link.startswith("..") else f" Figures: [{link}]({link})."
+        )
+
+    return rows, render(
+        "results.md",
+        records=None if records is None else _relative(records, directory),
+        sound=tables[""],
+        dependent=tables[SPEAKER_DEPENDENT],
+        leaky=tables["LEAKY"],
+        sweeps=_sweeps([row for row in rows if row.first["sweep"]], directory),
+        numbered=numbered,
+        absent=[_not_run(stated) for stated in absent],
+        decade=decade_table(dated_rows(rows, conf_dir)) if records is not None else [],
+        decade_title=DECADE_TITLE,
+        decade_figure=DECADE if records is not None and (directory / "docs").is_dir() else None,
+        class_scores=CLASS_SCORES,
+        figure_link=figure_link,
+    )
 
 
 def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
@@ -167,205 +164,127 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def format_results(
-    rows: Sequence[Row],
-    stated: Sequence[Mapping[str, Any]],
-    directory: Path,
-    records: Path | None = None,
-) -> str:
-    """The text of RESULTS.md; ``directory`` is where it will stand, for links to figures."""
-    if records is None:
-        source = FROM_EXPERIMENTS
-    else:
-        source = FROM_RECORDS.format(records=_relative(records, directory))
-    points = [row for row in rows if row.first["sweep"]]
-    numbered = list(enumerate((row for row in rows if not row.first["sweep"]), start=1))
-    parts = [INTRODUCTION.format(source=source)]
-    for kind, heading in (("", []), (SPEAKER_DEPENDENT, [KNOWN_SPEAKERS]), ("LEAKY", [LEAKY])):
-        part = [(number, row) for number, row in numbered if mark(row.first) == kind]
-        parts += [*heading, _table(part)] if part else []
-    if points:
-        parts.append(_sweeps(points, directory))
-    parts += ["## Runs\n"] if numbered else []
-    figures = None if records is not None else directory
-    parts += [_details(number, row, figures) for number, row in numbered]
-    ran = {(Path(row.first["config"]["path"]).name, row.first["corpus"]) for row in rows}
-    absent = [s for s in stated if (Path(s["config"]).name, s["corpus"]) not in ran]
-    if absent:
-        parts.append(_not_run(absent))
-    return "\n".join(parts)
+def report_leakage(exp_dirs: Sequence[Path]) -> str:
+    """Compare one system under sound and leaky protocols; also as ``leakage_<system>.txt``.
 
+    The only table in which leaky rows are beside sound ones, since their difference is what it
+    shows. A gap is a difference in points, for a leaky row to the sound one of the same protocol
+    if there is one, else to the first sound row. The models differ, so it carries the chance of a
+    training.
 
-def _table(rows: Sequence[tuple[int, Row]]) -> str:
-    head = [
-        "#",
-        "System",
-        "Corpus",
-        "Protocol",
-        "Folds",
-        "Seeds",
-        "WA",
-        "WA 95%",
-        "UA",
-        "UA 95%",
-        "WA pooled",
-        "UA pooled",
-        "PER",
-        "UER",
-        "Epochs",
-        "Parameters",
-        "Training",
-        "Stated by the paper (WA / UA)",
-        "Commit",
-    ]
-    lines = [head, ["---"] * len(head)]
-    for number, row in rows:
-        scores = row.first
-        epochs = [v.get("epochs") for _, s in row.runs for v in s["per_fold"].values()]
-        lines.append(
-            [
-                str(number),
-                _system(scores),
-                scores["corpus"] + (" (**partial**)" if scores["corpus_partial"] else ""),
-                marked(scores, bold=True),
-                _folds(scores),
-                row.joined([s["seed"] for _, s in row.runs]),
-                row.cell("summary", "wa"),
-                row.interval("wa"),
-                row.cell("summary", "ua"),
-                row.interval("ua"),
-                row.cell("summary", "wa_pooled"),
-                row.cell("summary", "ua_pooled"),
-                row.cell("units", "per"),
-                row.cell("units", "uer"),
-                _range([e for e in epochs if e]),
-                row.joined([parameter_count(s["parameters"]) for _, s in row.runs]),
-                duration([s["train_seconds"] for _, s in row.runs]),
-                _stated(scores),
-                row.joined([s["commit"] for _, s in row.runs]),
-            ]
+    Raises:
+        UserError: an experiment without scores, experiments of different systems or corpora, or
+            none that is sound.
+    """
+    runs = []
+    for directory in exp_dirs:
+        if not (directory / "scores.json").is_file():
+            raise UserError(f"{directory}/scores.json: no such file; {SCORE_FIRST}")
+        runs.append((directory, read_scores(directory / "scores.json")))
+    for key in ("corpus", "system"):
+        found = sorted({str(scores[key]) for _, scores in runs})
+        if len(found) > 1:
+            raise UserError(f"{key}: found {', '.join(found)}; compare one {key} with itself")
+    order = {str(directory): number for number, (directory, _) in enumerate(runs)}
+    rows = sorted(group_seeds(runs), key=lambda row: order[str(row.runs[0][0])])
+    sound = [row for row in rows if not mark(row.first)]
+    if not sound:
+        raise UserError(
+            "all of these are leaky or speaker-dependent; give a sound one to measure the gap from"
         )
-    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
+    head = ("protocol", "folds", "seeds", "WA", "95%", "UA", "95%", "WA gap", "UA gap", "to", "")
+    lines = [head]
+    for row in rows:
+        same = [s for s in sound if s.first["protocol"] == row.first["protocol"]]
+        lines.append(_leak_cells(row, same[0] if same and row.first["leaky"] else sound[0]))
+    notes = [
+        f"{row.first['tag']}: PARTIAL: {note}" for row in rows for note in partial_notes(row.first)
+    ]
+    system, corpus = rows[0].first["system"], rows[0].first["corpus"]
+    title = f"{system} on {corpus}: what a leak is worth (percent; gaps in points)"
+    text = "\n".join([title, "", *columns(lines), *notes]) + "\n"
+    with atomic_write(exp_dirs[0].parent / f"leakage_{system}.txt") as stream:
+        stream.write(text)
+    return text
 
 
-def _details(number: int, row: Row, directory: Path | None) -> str:
-    """A row's section; ``directory`` is None where there are no figures to link."""
+def _leak_cells(row: Row, sound: Row) -> list[str]:
     scores = row.first
-    tags = row.joined([f"`{s['tag']}`" for _, s in row.runs])
-    lines = [f"### {number}. {_system(scores)} on {scores['corpus']}, {marked(scores)}\n"]
-    lines += [f"Experiment {tags}:\n"]
-    lines += ["```sh", *(s["command"] for _, s in row.runs), "```\n"]
-    lines += [f"- **Partial**: {note}." for note in partial_notes(scores)]
-    lines += [f"- **LEAKY**: {why}." for why in scores["leaky"]]
-    spreads = [f"over folds WA {row.fold_spread('wa')}, UA {row.fold_spread('ua')}"]
-    if len(row.runs) > 1:
-        over_seeds = [mean_sd([s["summary"][n] for _, s in row.runs])[1] for n in ("wa", "ua")]
-        spreads.append("over seeds WA {}, UA {}".format(*map(percent, over_seeds)))
-    lines.append(f"- Standard deviation {'; '.join(spreads)}.")
-    pooled = f"WA {row.interval('wa_pooled')}, UA {row.interval('ua_pooled')}"
-    lines.append(f"- 95% of the pooled scores: {pooled}.")
-    for name, title in CLASS_SCORES.items():
-        of = [f"{label} {row.cell('per_class', label, name)}" for label in scores["labels"]]
-        macro = row.cell("macro", name)
-        lines.append(f"- {title.capitalize()}, pooled: {', '.join(of)}; macro {macro}.")
-    for name, head in scores["auxiliary"].items():
-        accuracy = row.cell("auxiliary", name, "accuracy")
-        lines.append(f"- Auxiliary head {name}: accuracy {accuracy} ({head['n']}).")
-    if all(
-        s["decisions"] and s["decisions"].keys() == scores["decisions"].keys() for _, s in row.runs
-    ):
-        for name, wa, ua, *change in decision_rows([s for _, s in row.runs])[2:]:
-            lines.append(
-                f"- Decision by {name}: WA {wa}, UA {ua}; WA against the emotion head's "
-                "{} ({}), p = {}.".format(*change)
-            )
-    for kind, values in scores["slices"].items():
-        parts = [_slice(row, kind, value) for value in values]
-        lines.append(f"- By {kind}, pooled WA / UA: {'; '.join(parts)}.")
-    lines.append(
-        f"- Calibration: ECE {row.cell('calibration', 'ece')} ({len(scores['calibration']['bins'])}"
-        f" bins), mean confidence {row.cell('calibration', 'confidence')}."
-    )
-    for path, s in row.runs:
-        versions = ", ".join(f"{k} {v}" for k, v in sorted(s["versions"].items()))
-        seconds = s["train_seconds"]
-        trained = f"; {seconds:.0f} s of training" if seconds else ""
-        lines.append(
-            f"- Seed {s['seed']}: trained by {s['commit']} on {s['hardware']}{trained}; scored "
-            f"{s['date']} by {s['scored_by']}; {versions}; configuration "
-            f"{(s['config']['sha256'] or '-')[:12]}, data {(s['data_sha256'] or '-')[:12]}."
-            f"{_figure_link(path, directory)}"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _sweeps(points: Sequence[Row], directory: Path) -> str:
-    """The sections of the sweeps that ``points`` belong to, each with its table and figure."""
-    sweeps: dict[tuple[str, ...], list[Row]] = {}
-    for row in points:
-        scores = row.first
-        key = (scores["corpus"], scores["protocol"], scores["sweep"]["name"])
-        sweeps.setdefault(key, []).append(row)
-    lines = ["## Sweeps", "", "One system with one thing varied; each point is trained anew."]
-    for (corpus, protocol, name), rows in sweeps.items():
-        rows = sorted(rows, key=lambda row: row.first["sweep"]["number"])
-        origin = rows[0].first["sweep"]
-        runs = [scores for row in rows for _, scores in row.runs]
-        lines += ["", f"### {name} on {corpus}, {marked_protocol(protocol)}", ""]
-        lines += [f"{origin['about']}. {sweep_legend(protocol)}"]
-        if len(rows) < origin["points"]:
-            lines += [f"Of {origin['points']} points, {len(rows)} have been run."]
-        lines += ["", "```sh", *dict.fromkeys(scores["command"] for scores in runs), "```", ""]
-        lines += sweep_table(
-            [(r.first["sweep"]["point"], r, r.first["sweep"].get("stated")) for r in rows]
-        )
-        figure = rows[0].runs[0][0].parent / sweep_figure(rows[0].first)
-        if figure.is_file():
-            lines += ["", f"![WA and UA of the points]({_relative(figure, directory)})"]
-        commits = rows[0].joined([scores["commit"] for scores in runs])
-        machines = rows[0].joined([scores["hardware"] for scores in runs])
-        seconds = duration([sum(s["train_seconds"] or 0 for s in runs)])
-        lines += ["", f"Trained by {commits} on {machines}, {seconds} of training in all."]
-    return "\n".join(lines) + "\n"
-
-
-def _slice(row: Row, kind: str, value: str) -> str:
-    """One slice's name, size and scores; an emotion that it lacks is not in its UA."""
-    found = row.first["slices"][kind][value]
-    lacking = f", without {', '.join(found['absent'])}" if found["absent"] else ""
-    scores = f"{row.cell('slices', kind, value, 'wa')} / {row.cell('slices', kind, value, 'ua')}"
-    return f"{value} {scores} ({found['n']}{lacking})"
-
-
-def _not_run(absent: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "## Not run here\n",
-        "These need a corpus that is not at hand. The numbers are the papers' own; those that are"
-        " marked were found with the test speakers in training, and compare with no others.\n",
-        "| System | Corpus | Stated by the paper (WA / UA) | Source | Command |",
-        "|" + " --- |" * 5,
+    gaps = [signed(row.mean(name) - sound.mean(name)) for name in ("wa", "ua")]
+    measured = [(row.cell("summary", name), row.interval(name)) for name in ("wa", "ua")]
+    return [
+        scores["protocol"],
+        str(len(scores["per_fold"])),
+        row.joined("seed"),
+        *measured[0],
+        *measured[1],
+        *(["", "", ""] if row is sound else [*gaps, sound.first["protocol"]]),
+        f"LEAKY: {'; '.join(scores['leaky'])}" if scores["leaky"] else mark(scores),
     ]
-    for s in absent:
-        command = (
-            f"./run.sh --corpus {s['corpus']} --corpus-dir PATH/TO/{s['corpus'].upper()} "
-            f"--config {s['config']} --protocol {s.get('protocol', 'paper')}"
-        )
-        system = Path(s["config"]).stem.removeprefix("train_")
-        cells = [system, s["corpus"], _stated_numbers(s), str(s.get("source", "-")), f"`{command}`"]
-        lines.append(f"| {' | '.join(map(_escape, cells))} |")
-    return "\n".join(lines) + "\n"
 
 
-def _system(scores: Mapping[str, Any]) -> str:
-    ssl = scores.get("ssl")
-    return scores["system"] + (f" ({Path(ssl).name})" if ssl else "")
-
-
-def _folds(scores: Mapping[str, Any]) -> str:
-    folds = scores["folds"]
+def _cells(number: int, row: Row) -> list[str]:
+    """A row of the main table."""
+    s, folds = row.first, row.first["folds"]
+    count = str(len(folds["expected"]))
     if folds["missing"]:
-        return f"{len(folds['scored'])} of {len(folds['expected'])} (**partial**)"
-    return str(len(folds["expected"]))
+        count = f"{len(folds['scored'])} of {count} (**partial**)"
+    changed = f" `{differing(s)}`" if differing(s) else ""
+    notes = ["synthetic"] * is_synthetic(s["corpus"]) + ["**partial**"] * bool(s["corpus_partial"])
+    return [
+        str(number),
+        ("floor: " if row.is_floor else "") + system_name(s) + changed,
+        s["corpus"] + (f" ({', '.join(notes)})" if notes else ""),
+        marked(s, bold=True),
+        count,
+        row.joined("seed"),
+        row.scored("wa"),
+        row.scored("ua"),
+        _stated(s),
+    ]
+
+
+def _sweeps(points: Sequence[Row], directory: Path) -> list[dict[str, Any]]:
+    """What the sections of the sweeps that ``points`` belong to are made of."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in points:
+        s = row.first
+        groups.setdefault((s["corpus"], s["protocol"], s["sweep"]["name"]), []).append(row)
+    sweeps = []
+    for (corpus, protocol, name), rows in groups.items():
+        rows = sorted(rows, key=lambda row: row.first["sweep"]["number"])
+        runs = [run for row in rows for run in row.runs]
+        everything = Row(runs)
+        figure = runs[0][0].parent / sweep_figure(rows[0].first)
+        named = [(r.first["sweep"]["point"], r, r.first["sweep"].get("stated")) for r in rows]
+        sweeps.append(
+            {
+                "name": name,
+                "corpus": corpus,
+                "protocol": marked_protocol(protocol),
+                "others": others_like(protocol),
+                "about": rows[0].first["sweep"]["about"],
+                "count": rows[0].first["sweep"]["points"],
+                "commands": list(dict.fromkeys(scores["command"] for _, scores in runs)),
+                "table": PointsTable(named),
+                "figure": _relative(figure, directory) if figure.is_file() else None,
+                "commits": everything.joined("commit"),
+                "hardware": everything.joined("hardware"),
+                "seconds": duration([sum(s["train_seconds"] or 0 for _, s in runs)]),
+            }
+        )
+    return sweeps
+
+
+def _not_run(stated: Mapping[str, Any]) -> list[str]:
+    """A row of what the papers state and nobody has run here."""
+    command = (
+        f"./run.sh --corpus {stated['corpus']} --corpus-dir PATH/TO/{stated['corpus'].upper()} "
+        f"--config {stated['config']} --protocol {stated.get('protocol', 'paper')}"
+    )
+    system = Path(stated["config"]).stem.removeprefix("train_")
+    source = str(stated.get("source", "-"))
+    return [system, stated["corpus"], _stated_numbers(stated), source, f"`{command}`"]
 
 
 def _stated(scores: Mapping[str, Any]) -> str:
@@ -384,37 +303,21 @@ def _stated_numbers(stated: Mapping[str, Any]) -> str:
     return f"{numbers} (**{found}**)" if found else numbers
 
 
-def _range(epochs: Sequence[int]) -> str:
-    if not epochs:
-        return "-"
-    return str(epochs[0]) if len(set(epochs)) == 1 else f"{min(epochs)}-{max(epochs)}"
-
-
-def _figure_link(exp_dir: Path, directory: Path | None) -> str:
-    if directory is None:
-        return ""
-    link = _relative(exp_dir / "figures", directory)
-    return "" if link.startswith("..") else f" Figures: [{link}]({link})."
-
-
 def _relative(path: Path, directory: Path) -> str:
     return Path(os.path.relpath(path, directory)).as_posix()
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
 
 
 def _summary(rows: Sequence[Row], results: Path, figures: Sequence[Path]) -> str:
     lines = ["", f"Results: {results} ({len(rows)} row{'s' * (len(rows) != 1)})"]
     for row in rows:
-        scores = row.first
+        s = row.first
+        changed = f" {differing(s)}" if differing(s) else ""
         lines.append(
-            f"  {_system(scores)}, {scores['corpus']}, {scores['protocol']}: "
+            f"  {system_name(s)}{changed}, {s['corpus']}, {s['protocol']}: "
             f"WA {row.cell('summary', 'wa')}  UA {row.cell('summary', 'ua')}"
             f"  (95%: {row.interval('wa')}, {row.interval('ua')})"
-            + ("  (PARTIAL)" if scores["partial"] else "")
-            + (f"  ({mark(scores)})" if mark(scores) else "")
+            + ("  (PARTIAL)" if s["partial"] else "")
+            + (f"  ({mark(s)})" if mark(s) else "")
         )
     for directory in dict.fromkeys(path.parent for path in figures):
         names = ", ".join(path.name for path in figures if path.parent == directory)

@@ -1,18 +1,23 @@
 """Rows of the results tables: the same experiment under one or more seeds."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ser.console import percent
+from ser.console import duration, percent
 from ser.data.folds import mean_over
 from ser.scoring.metrics import mean_sd
 from ser.scoring.records import Run
-from ser.scoring.text import interval
+from ser.scoring.text import decision_rows, interval, parameter_count
 from ser.scoring.uncertainty import from_decisions, score_intervals
+
+FLOOR = re.compile(r"(?:^|_)s(?:0|14)(?:_|$)")  # linear classifiers, which all others should beat
 
 
 @dataclass
@@ -26,9 +31,18 @@ class Row:
         """The scores of the lowest seed; what does not depend on the seed is read from here."""
         return self.runs[0][1]
 
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is a linear classifier on fixed features (S0, S14)."""
+        return bool(FLOOR.search(self.first["system"]))
+
     def cell(self, *keys: str) -> str:
         """A number of scores.json in percent, over the seeds."""
-        values = [dig(scores, keys) for _, scores in self.runs]
+        values = []
+        for _, value in self.runs:
+            for key in keys:
+                value = (value or {}).get(key)
+            values.append(value)
         if any(value is None for value in values):
             return "-"
         mean, sd = mean_sd(values)
@@ -46,6 +60,21 @@ class Row:
         bounds = self.intervals[name]
         return interval(None if bounds is None else bounds[0])
 
+    def scored(self, name: str) -> str:
+        """``wa`` or ``ua`` with its interval, such as ``75.0 [70.1 to 79.9]``."""
+        return f"{self.cell('summary', name)} [{self.interval(name)}]"
+
+    def in_percent(self, name: str) -> tuple[float, float, float]:
+        """Mean over the seeds, low and high; all three are the mean without an interval."""
+        mean = self.mean(name)
+        bounds = self.intervals[name]
+        low, high = (mean, mean) if bounds is None else map(float, bounds[0])
+        return 100 * mean, 100 * low, 100 * high
+
+    def mean(self, name: str) -> float:
+        """``wa`` or ``ua`` over the seeds, as a fraction."""
+        return float(np.mean([scores["summary"][name] for _, scores in self.runs]))
+
     def fold_spread(self, name: str) -> str:
         """Standard deviation over folds of ``wa`` or ``ua``, of the mean over seeds."""
         if mean_over(self.first["protocol"]) != "folds":
@@ -53,27 +82,53 @@ class Row:
         folds = [[f[name] for f in s["per_fold"].values()] for _, s in self.runs]  # seeds, folds
         return percent(mean_sd([mean_sd(values)[0] for values in zip(*folds, strict=True)])[1])
 
-    def joined(self, values: Sequence[Any]) -> str:
-        """Distinct values in order of appearance."""
-        return ", ".join(dict.fromkeys(map(str, values)))
+    def seed_spread(self, name: str) -> str:
+        """Standard deviation over seeds of ``wa`` or ``ua``."""
+        return percent(mean_sd([scores["summary"][name] for _, scores in self.runs])[1])
 
+    def decisions(self) -> list[list[str]]:
+        """The decisions besides the emotion head's, of which all seeds have the same."""
+        found = [scores["decisions"] for _, scores in self.runs]
+        if not all(own and own.keys() == found[0].keys() for own in found):
+            return []
+        return decision_rows([scores for _, scores in self.runs])[2:]
 
-def dig(scores: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    value: Any = scores
-    for key in keys:
-        value = (value or {}).get(key)
-    return value
+    def joined(self, *keys: str) -> str:
+        """The seeds' values of an entry of scores.json, each once."""
+        found = [scores for _, scores in self.runs]
+        for key in keys:
+            found = [value[key] for value in found]
+        return ", ".join(dict.fromkeys(map(str, found)))
+
+    def parameters(self) -> str:
+        """How many a model has, and in brackets how many were trained if not all."""
+        counts = [parameter_count(scores["parameters"]) for _, scores in self.runs]
+        return ", ".join(dict.fromkeys(counts))
+
+    def training(self) -> str:
+        """The mean over seeds of the time of all folds."""
+        return duration([scores["train_seconds"] for _, scores in self.runs])
+
+    def epochs(self) -> str:
+        """From the fewest to the most that a fold trained."""
+        found = [v.get("epochs") for _, s in self.runs for v in s["per_fold"].values()]
+        found = sorted({epochs for epochs in found if epochs})
+        return "-".join(map(str, dict.fromkeys((found[0], found[-1])))) if found else "-"
 
 
 def group_seeds(runs: Sequence[Run]) -> list[Row]:
-    """Rows of runs that differ in nothing but the seed, ordered by corpus, protocol and tag."""
+    """Rows of runs that differ in nothing but the seed, by corpus, protocol and tag.
+
+    Within a corpus and protocol the floor comes first.
+    """
     groups: dict[tuple, list[Run]] = {}
     for path, scores in runs:
+        command = scores["command"].replace(f" --tag {shlex.quote(scores['tag'])}", "", 1)
         key = (
             scores["corpus"],
             scores["protocol"],
-            _without_seed(scores["tag"], f"_seed{scores['seed']}"),
-            _without_seed(scores["command"], f" --seed {scores['seed']}"),
+            scores["tag"].replace(f"_seed{scores['seed']}", "", 1),
+            command.replace(f" --seed {scores['seed']}", "", 1),
             scores["settings_sha256"],
             tuple(scores["labels"]),
             tuple(scores["folds"]["scored"]),
@@ -83,11 +138,15 @@ def group_seeds(runs: Sequence[Run]) -> list[Row]:
         )
         groups.setdefault(key, []).append((path, scores))
     # A number sorts after every word, so that seed 10 follows seed 9.
-    return [
+    rows = [
         Row(sorted(groups[key], key=lambda run: (str(run[1]["seed"]).zfill(12), str(run[0]))))
         for key in sorted(groups)
     ]
+    order = {"corpus": 0, "protocol": 1}
+    return sorted(rows, key=lambda row: (*(row.first[key] for key in order), not row.is_floor))
 
 
-def _without_seed(text: str, seed: str) -> str:
-    return text.replace(seed, "", 1)
+def system_name(scores: Mapping[str, Any]) -> str:
+    """The configuration's name, with that of the encoder."""
+    ssl = scores.get("ssl")
+    return scores["system"] + (f" ({Path(ssl.rstrip('/')).name})" if ssl else "")

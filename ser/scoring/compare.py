@@ -26,6 +26,7 @@ from ser.scoring.text import (
     KNOWN_SPEAKERS,
     columns,
     difference,
+    differing,
     mark,
     p_value,
     paired_over,
@@ -170,7 +171,7 @@ def compare_systems(
         classes=len(labels),
         known=bool(caveat(scores["protocol"])),
     )
-    found, differing = measure(trials), differences(trials, replicates)
+    found, deltas = measure(trials), differences(trials, replicates)
     recalls = found["recall"][0]  # (2, C)
     return {
         "schema": 1,
@@ -188,15 +189,16 @@ def compare_systems(
                 "tags": [run.scores["tag"] for run in system.runs],
                 "seeds": system.seeds,
                 "protocol": system.runs[0].scores["protocol"],
+                "differing": differing(system.runs[0].scores),
                 "commands": [run.scores["command"] for run in system.runs],
                 "commits": [run.scores["commit"] for run in system.runs],
             }
             for system in (first, second)
         ],
-        "scores": {name: _entry(found[name][0], differing[name]) for name in SCORES},
+        "scores": {name: _entry(found[name][0], deltas[name]) for name in SCORES},
         "recall": {
             label: None if change is None else _entry(recalls[:, c], change)
-            for c, (label, change) in enumerate(zip(labels, differing["recall"], strict=True))
+            for c, (label, change) in enumerate(zip(labels, deltas["recall"], strict=True))
         },
         "mcnemar": _mcnemars(first, second, right),
     }
@@ -217,7 +219,10 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     ]
     for letter, system in (("A", first), ("B", second)):
         seeds = ", ".join(map(str, system["seeds"]))
-        lines.append(f"{letter}: {system['name']} (protocol {system['protocol']}, seed {seeds})")
+        changed = f", {system['differing']}" if system["differing"] else ""
+        lines.append(
+            f"{letter}: {system['name']} (protocol {system['protocol']}, seed {seeds}{changed})"
+        )
     lines += [*result["notes"], ""]
     rows = [["%", "A", "B", "B - A", "95%", "p"]]
     # a fold of strict and a speaker of crossed are the same utterances

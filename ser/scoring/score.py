@@ -18,7 +18,6 @@ scores.json holds every decision (``speakers``), so that whatever is computed fr
 computed from it again: RESULTS.md, the intervals of ser/scoring/uncertainty.py, any other score.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +49,7 @@ from ser.scoring.metrics import (
     unweighted_accuracy,
 )
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, write_errors
+from ser.scoring.scores import SCHEMA, Scores
 from ser.scoring.slices import find_slices, read_utterance_table, score_slices
 from ser.scoring.text import format_scores
 from ser.scoring.uncertainty import (
@@ -63,8 +63,6 @@ from ser.scoring.uncertainty import (
 from ser.scoring.validation import valid_ua
 from ser.stage import file_digest, read_marker
 from ser.training.experiment import SCORED, Experiment, open_experiment
-
-SCHEMA = 2
 
 
 def score_folds(
@@ -236,7 +234,7 @@ def score_experiment(
     utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
     slices = find_slices(experiment, folds, data_dir)
 
-    scores = _describe(experiment, data_dir, ngpu)
+    scores = _describe(experiment, data_dir, ngpu, scored if missing else [])
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
     scores["partial"] = bool(missing or shortages)
     scores["corpus_partial"] = shortages
@@ -277,9 +275,7 @@ def score_experiment(
     write_errors(experiment.exp_dir / "errors.tsv", experiment.labels, rows, wavs)
     with atomic_write(experiment.exp_dir / "scores.txt") as stream:
         stream.write(table)
-    with atomic_write(experiment.exp_dir / "scores.json") as stream:
-        json.dump(scores, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
+    Scores.model_validate(scores).write(experiment.exp_dir / "scores.json")
     print(table, end="")
     progress(f"score: {len(scored)} of {len(states)} folds; see {experiment.exp_dir}/scores.txt")
     return scores
@@ -361,7 +357,9 @@ def read_reference_units(
     return {utt_id: units.split() for utt_id, units in table.items()}
 
 
-def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, Any]:
+def _describe(
+    experiment: Experiment, data_dir: Path, ngpu: int, folds: Sequence[str]
+) -> dict[str, Any]:
     """What was scored: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
@@ -388,7 +386,9 @@ def _describe(experiment: Experiment, data_dir: Path, ngpu: int) -> dict[str, An
         "stated": run.get("stated"),
         "leaky": list(run.get("leaky") or []),
         "sweep": run.get("sweep"),
-        "command": provenance.run_command(run, read_marker(data_dir / "all"), data_dir),
+        "command": provenance.run_command(
+            run, read_marker(data_dir / "all"), data_dir, experiment.exp_dir.name, folds
+        ),
         "commit": run.get("commit") or provenance.git_commit(),
         "scored_by": provenance.git_commit(),
         "date": provenance.now(),

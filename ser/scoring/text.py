@@ -1,13 +1,21 @@
 """scores.txt: the readable table of a scores.json, in percent."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ser.console import percent
 from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
+from ser.provenance import default_tag
 from ser.scoring.decision_scores import NAMES, against_own
 from ser.scoring.metrics import mean_sd
 from ser.scoring.uncertainty import Difference
+
+# Options of a command that a table has columns for; the others are what a row must say.
+IN_COLUMNS = (
+    *("--corpus", "--corpus-dir", "--config", "--ssl", "--sweep", "--protocol", "--seed"),
+    *("--folds", "--tag"),
+)
 
 CLASS_SCORES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 UNDEFINED = (
@@ -220,3 +228,19 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in full
     ]
+
+
+def differing(scores: Mapping[str, Any]) -> str:
+    """What tells an experiment from its configuration as it is: tag, options of its command."""
+    command, _, espnet = scores["command"].partition(" -- ")
+    try:
+        options = shlex.split(command)[1:]
+    except ValueError:  # not written by this recipe
+        return command
+    given = dict(zip(options[::2], options[1::2], strict=False))
+    select = given.get("--select", "")
+    usual = default_tag(scores["config"]["path"], scores["protocol"], scores["seed"], select)
+    found = [f"{k} {v}" for k, v in given.items() if k not in IN_COLUMNS]
+    if scores["tag"] != usual and not scores["sweep"]:
+        found.insert(0, f"tag {scores['tag']}")
+    return " ".join([*found, *([f"-- {espnet}"] if espnet else [])])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ser.errors import UserError
 from ser.files import atomic_write
+from ser.stage import file_digest
 from ser.training.heads_first import phases
 from ser.training.task import GRADIENT
 from ser.training.trainer import HISTORY, PARAMETERS
@@ -21,6 +22,7 @@ class FoldRecord:
     """run.json."""
 
     inference_model: str  # a file beside it
+    model_sha256: str  # of that file
     epochs: int
     best_epoch: int  # that of the model
     train_seconds: float  # of the phases before as well
@@ -47,6 +49,7 @@ def write_record(args: argparse.Namespace) -> None:
     seconds += sum(record.train_seconds for record in before.values())
     record = FoldRecord(
         inference_model=model,
+        model_sha256=file_digest(output_dir / model),
         epochs=len(history),
         best_epoch=chosen["epoch"],
         train_seconds=round(seconds, 1),

@@ -15,13 +15,14 @@ from ser.data.folds import LEAKY
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.lang.units import token_tables
+from ser.models.build import check_network
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.registry import check_folder
 from ser.provenance import git_commit, hardware
 from ser.training.experiment import data_state
 from ser.training.heads_first import read_heads_first
 from ser.training.linear_fit import check_fit
-from ser.training.task import GRADIENT, SERTask, check_network
+from ser.training.task import GRADIENT, SERTask
 
 BEST_ON_TEST = "best-on-test"
 # Options without influence on the result.
@@ -29,6 +30,7 @@ NOT_SETTINGS = (
     "config",
     "ngpu",
     "stated",
+    "paper",
     "sweep",
     "num_workers",
     "max_cache_size",

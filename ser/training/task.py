@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
@@ -24,19 +23,23 @@ from espnet2.utils.types import int_or_none, str2bool, str_or_none
 from ser.training.batches import JitteredSampler
 from ser.data.tables import read_table
 from ser.errors import UserError
-from ser.data.features import FEATS_SIZES, FUNCTIONALS
-from ser.models.spectral import FeatsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
-from ser.models.model import AMP_DTYPES, SERModel
-from ser.training.optim import parameter_groups
+from ser.models.base import AbsEncoder, AbsFrontend
+from ser.models.build import build_model
 from ser.models.pooling import AbsPooling
 from ser.models.registry import find_classes
+from ser.models.model import SERModel
+from ser.training.optim import parameter_groups
 from ser.training.preprocess import SERPreprocessor
 from ser.training.trainer import SERTrainer
 from ser.lang.units import read_units, read_untagged, tag_stripper
 
 GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
+
+AbsESPnetModel.register(SERModel)  # whose interface it has, without needing ESPnet in prediction
+AbsEncoder.register(RNNEncoder)
+AbsEncoder.register(TransformerEncoder)
 
 frontend_choices = ClassChoices(
     "frontend", find_classes(AbsFrontend, "Frontend"), type_check=AbsFrontend, default="hf"
@@ -123,6 +126,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         **_MAPPING,
         "help": "What the publication states for this system; shown beside our own numbers",
     },
+    "paper": {
+        **_MAPPING,
+        "help": "Whose system it is (year, by) and a note on how its numbers were found; shown in "
+        "the results",
+    },
     "sweep": {
         **_MAPPING,
         "help": "Which point of which sweep this is (see training/sweep.py); shown in the results",
@@ -190,35 +198,13 @@ class SERTask(AbsTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SERModel:
-        """The model that ``args`` describe.
-
-        Raises:
-            UserError: an option that the chosen class does not take, or an unfit value.
-        """
-        frontend, encoder, pooling = build_network(args)
-        heads, weights = {}, {}
-        sizes = encoder.output_size(), pooling.output_size()
-        for name, head in read_heads(args.aux_conf).items():
-            if head.cls.targets == UNITS:
-                inventory, _ = unit_inventory(args)
-            else:
-                inventory = args.aux_labels[name]["values"]
-            heads[name] = head.cls(*sizes, inventory, **head.options)
-            weights[name] = head.weight
-        amp_dtype = args.model_conf.get("amp_dtype", "float32")
-        if amp_dtype not in AMP_DTYPES:
-            raise UserError(
-                f"model_conf.amp_dtype: {amp_dtype!r}; choose {' or '.join(AMP_DTYPES)}"
-            )
-        return SERModel(
-            emotions=args.emotions.split(),
-            frontend=frontend,
-            encoder=encoder,
-            pooling=pooling,
-            aux_heads=heads,
-            aux_weights=weights,
-            class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
-            **args.model_conf,
+        """The model that ``args`` describe; UserError as for ``ser.models.build.build_model``."""
+        with_units = any(h.cls.targets == UNITS for h in read_heads(args.aux_conf).values())
+        return build_model(
+            args,
+            unit_inventory(args)[0] if with_units else None,
+            {name: known["values"] for name, known in args.aux_labels.items()},
+            [int(n) for n in args.class_counts.split()] if args.class_counts else None,
         )
 
     @classmethod
@@ -259,63 +245,3 @@ def unit_inventory(args: argparse.Namespace) -> tuple[list[str], dict[str, int]]
     if args.untagged:
         return read_untagged(units, tag_stripper(args.token_type))
     return units, {unit: i for i, unit in enumerate(units)}
-
-
-def build_network(
-    args: argparse.Namespace,
-) -> tuple[AbsFrontend, AbsEncoder, AbsPooling]:
-    """Frontend, encoder and pooling; UserError as for ``SERTask.build_model``."""
-    frontend = _build(frontend_choices, args)
-    encoder = _build(encoder_choices, args, input_size=frontend.output_size())
-    return frontend, encoder, _build(pooling_choices, args, input_size=encoder.output_size())
-
-
-def check_network(args: argparse.Namespace) -> None:
-    """Refuse a network that cannot be built or does not fit its input, before any fold is trained.
-
-    A network on waveforms is not built here: its pretrained weights take a while to load.
-
-    Raises:
-        UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
-    """
-    readable = getattr(frontend_choices.get_class(args.frontend), "reads", tuple(FEATS_SIZES))
-    if args.feats_type not in readable:
-        raise UserError(
-            f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
-            f"{' or '.join(readable)}"
-        )
-    if args.frontend == "hf":
-        return
-    frontend, encoder, _ = build_network(args)
-    heads = read_heads(args.aux_conf).items()
-    aligned = [name for name, head in heads if head.cls.targets == UNITS]
-    if aligned and getattr(encoder, "one_frame", False):
-        raise UserError(
-            f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
-            "which no units can be aligned; remove this head or choose another encoder"
-        )
-    if args.feats_type == "raw":
-        return
-    size = FEATS_SIZES[args.feats_type]
-    if args.feats_type in FUNCTIONALS and not (
-        isinstance(frontend, FeatsFrontend) and frontend.is_plain()
-    ):
-        raise UserError(
-            f"feats_type: {args.feats_type} is one vector for an utterance, of which nothing would "
-            "be left after normalising over its frames; set frontend: feats with frontend_conf: "
-            "norm_means: false and norm_vars: false"
-        )
-    if frontend.output_size() != size:
-        raise UserError(
-            f"frontend_conf.input_size: found {frontend.output_size()}; a frame of feats_type "
-            f"{args.feats_type} has {size} values; set input_size: {size}"
-        )
-
-
-def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:
-    cls = choices.get_class(getattr(args, choices.name))
-    conf = getattr(args, f"{choices.name}_conf")
-    try:
-        return cls(**sizes, **conf)
-    except (TypeError, ValueError) as err:
-        raise UserError(f"{choices.name}_conf: {err}") from err

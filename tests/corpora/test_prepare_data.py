@@ -88,27 +88,18 @@ def test_a_spoilt_corpus_yaml_is_named(tmp_path, old, new, message):
         _spec(tmp_path, GOOD.replace(old, new))
 
 
-def test_the_launcher_works_from_anywhere_and_explains_itself(tmp_path):
-    launcher = ROOT / "local/data.sh"
-    help_text = subprocess.run([launcher, "--help"], capture_output=True, text=True, cwd="/")
-    assert help_text.returncode == 0 and "--allow-partial BOOL" in help_text.stdout
-    result = subprocess.run(
-        [launcher, "--corpus", "emodb", "--data-dir=da ta", "--python", sys.executable],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: --corpus-dir: needed for emodb")
-    result = subprocess.run(
-        [launcher, "--corpus=mini", "--text=no such.txt", "--python", sys.executable],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: --text no such.txt: no such file")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--corpus", "emodb", "--data-dir=da ta"], "--corpus-dir: needed for emodb"),
+        (["--corpus=mini", "--text=no such.txt"], "--text no such.txt: no such file"),
+    ],
+)
+def test_the_command_explains_what_it_lacks(tmp_path, options, message):
+    command = [sys.executable, "-m", "ser", "data", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("corpus", ["iemocap", "emodb", "mini", "casia"])

@@ -1,4 +1,4 @@
-"""ser/data/prepare.py and local/dump.sh: stage 3 as a whole, on a corpus of a few short tones."""
+"""ser/data/prepare.py and ser dump: stage 3 as a whole, on a corpus of a few short tones."""
 
 import os
 import signal
@@ -409,8 +409,8 @@ def test_kill_9_in_the_middle_leaves_nothing_that_looks_finished(corpus):
 
 
 def launch(*options, before=":"):
-    """Run local/dump.sh with ``options`` after the shell command ``before``."""
-    script = [ROOT / "local/dump.sh", "--python", sys.executable, *options]
+    """Run ser dump with ``options`` after the shell command ``before``."""
+    script = [sys.executable, "-m", "ser", "dump", *options]
     return subprocess.run(
         ["bash", "-c", f'{before}; exec "$@"', "bash", *script],
         capture_output=True,
@@ -419,7 +419,7 @@ def launch(*options, before=":"):
     )
 
 
-def test_the_launcher_makes_the_same_dump(corpus):
+def test_the_command_makes_the_same_dump(corpus):
     done = launch("--data-dir", corpus / "data", "--dump_dir", corpus / "dump", "--nj", "2")
     assert done.returncode == 0, done.stderr
     assert "Ses01F train 4 valid 2 test 2" in done.stdout
@@ -433,7 +433,7 @@ def test_the_launcher_makes_the_same_dump(corpus):
     assert audit.stdout == (corpus / "dump/folds/strict/audit.txt").read_text()
 
 
-def test_the_launcher_reports_a_users_mistake_in_one_line_and_status_1(corpus):
+def test_the_command_reports_a_users_mistake_in_one_line_and_status_1(corpus):
     wav_of(corpus).write_bytes(b"")
     done = launch("--data-dir", corpus / "data", "--dump-dir", corpus / "dump")
     assert done.returncode == 1

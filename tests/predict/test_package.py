@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ser.errors import UserError
-from ser.predict.package import FORMAT_VERSION, open_model
+from ser.predict.config import FORMAT_VERSION
+from ser.predict.package import open_model
 from ser.release.pack import pack_experiment, write_zip
 from tests.support.packable import FOLDS, answers, equal, make_experiment, make_model, said
 from tests.support.tiny import EMOTIONS

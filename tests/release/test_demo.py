@@ -24,9 +24,9 @@ from ser.cli import main
 from ser.errors import UserError
 from ser.predict.classifier import Prediction, SpeechEmotion
 from ser.predict.windows import Segment, Unit
-from ser.release import demo
+from ser.release import answer, demo
 from ser.release.demo_examples import SPOKEN, make_examples
-from ser.reporting.page import answer
+from ser.reporting.tracks import timeline_chart
 from tests.predict.test_classifier import said_like, write
 from tests.support import ROOT
 from tests.support.browser import chromium, needs_chromium
@@ -154,22 +154,24 @@ def test_spans_are_where_segments_and_units_are_and_as_dark_as_they_are_probable
         Segment(6, 8, {"angry": 0.5, "sad": 0.5}),  # in between was silence
     ]
     track = [Unit(1.0, 1.5, "V1"), Unit(7.0, 7.02, "V0"), Unit(7.5, 8.0, "V1")]
+    units = ["<blank>", "V0", "V1"]
+    chart = timeline_chart(segments, track, units, ["angry", "sad"], 8.0)
+    bars, spans = chart.axes
+    assert [(p.get_x(), p.get_width(), p.get_facecolor()[3]) for p in bars.patches] == [
+        (0, 4, 0.75),
+        (6, 2, 0.5),
+        (0, 4, 0.25),
+        (6, 2, 0.5),
+    ]
+    rows = [[tuple(p.vertices[[0, 2], 0]) for p in c.get_paths()] for c in spans.collections]
+    assert rows == [[(7.0, 7.02)], [(1.0, 1.5), (7.5, 8.0)]]
+    assert [tick.get_text() for tick in spans.get_yticklabels()] == ["angry  V0", "sad  V1"]
     said = Prediction("angry", segments[0].probabilities, segments, track, 8.0)
-    page = read(answer.over_time("a.wav", said, ["angry", "sad"], ["<blank>", "V0", "V1"]))
-    found = [
-        (e.get("x"), e.get("width"), e.get("y"), e.get("fill-opacity")) for e in page.iter("rect")
-    ]
-    assert found == [
-        ("0.000%", "50.000%", "1", "0.75"),
-        ("0.000%", "50.000%", "23", "0.25"),
-        ("75.000%", "25.000%", "1", "0.5"),
-        ("75.000%", "25.000%", "23", "0.5"),
-    ]
-    # milliseconds across, 13 px for each unit: V0 in the first row, V1 in the second
-    assert {words(e): e.get("d") for e in page.iter("path")} == {
-        "V0: 1": "M7000 2h20v9H7000z",
-        "V1: 2": "M1000 15h500v9H1000zM7500 15h500v9H7500z",
+    page = read(answer.over_time("a.wav", said, ["angry", "sad"], units))
+    drawn = {
+        e.get("data-unit"): words(e.find("title")) for e in page.iter("g") if e.get("data-unit")
     }
+    assert (drawn["V0"], drawn["V1"]) == ("V0: 1", "V1: 2")
     assert "V1 V0 V1" in words(page)
 
 

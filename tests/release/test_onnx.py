@@ -1,13 +1,12 @@
 """Models as ONNX graphs: what PyTorch says, for any batch size, length and padding."""
 
-import argparse
 import json
 import sys
 
 import pytest
 import torch
-from ser.cli.commands import export as command
 
+from ser.cli.tools import export
 from ser.errors import UserError
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.masks import MaskedGroupNorm
@@ -140,11 +139,9 @@ def test_a_graph_says_what_pytorch_says(runtime, tmp_path, capsys, name):
 def test_a_packed_model_is_exported_by_the_command_and_padding_changes_nothing(runtime, tmp_path):
     exp_dir = make_experiment(tmp_path)
     pack_experiment(exp_dir, ["Ses01F"])
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     path = tmp_path / "model.onnx"
     packed = exp_dir / "s1_strict_seed1.zip"
-    command.run(parser.parse_args(["--onnx", str(path), "--model", str(packed), "--opset", "20"]))
+    export(onnx=path, model=str(packed), opset=20)
     session = runtime.InferenceSession(path)
 
     def ask(speech, lengths):

@@ -12,15 +12,15 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
-from ser.cli.main import COMMANDS, command_parser
 
+from ser.cli.app import make_app
+from ser.cli.options import call
 from ser.data.tables import write_table
 from ser.errors import UserError
+from ser.reporting import figures, tracks, utterance
 from ser.reporting.html import build_page, make_html_report
-from ser.reporting.page import charts, sound, tracks
-from ser.reporting.page.markup import VOID, Markup, tag
-from ser.reporting.page.material import read_material
-from ser.reporting.page.sections import system_difference
+from ser.reporting.inputs import curve, read_input
+from ser.reporting.sections import system_difference
 from ser.scoring.compare import Scored, System, compare_systems
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import Prediction
@@ -37,6 +37,7 @@ from tests.support.fake_experiment import (
 )
 from tests.support.fake_scores import make_scores
 
+VOID = {"link", "meta", "img", "br", "input"}  # elements without an end tag
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;\u202e"
 
 
@@ -125,8 +126,8 @@ def no_model(*_):
 
 
 def build(*directories, **options):
-    materials = [read_material(directory) for directory in directories]
-    return build_page(materials, **{"load_model": no_model, **options})
+    inputs = [read_input(directory) for directory in directories]
+    return build_page(inputs, **{"load_model": no_model, **options})
 
 
 def score(root, model=Confused, **options):
@@ -136,7 +137,7 @@ def score(root, model=Confused, **options):
     score_experiment(exp, dump, data)
     for i, fold in enumerate(FOLDS):
         write_history(exp / fold, epochs=4, offset=0.1 * i)
-    table = {u: f"words of {u}" for u in read_material(exp).experiment.emotions}
+    table = {u: f"words of {u}" for u in read_input(exp).experiment.emotions}
     write_table(data / "all/text", table)
     return exp
 
@@ -183,38 +184,38 @@ def test_the_table_of_folds_has_a_row_for_each_fold_and_for_the_means(tmp_path):
 def test_the_confusion_matrix_holds_counts_and_shares_and_shades_by_share(tmp_path):
     # The last of the first fold's four, neutral, is taken for angry: half of the two neutral.
     root = section(read(build(put(tmp_path, correct=3))), "confusion")
-    cells = {(e.get("data-row"), e.get("data-column")): e for e in by(root, "g")}
+    cells = {e.get("data-cell"): e for e in by(root, "g") if e.get("data-cell")}
     assert len(cells) == 16
-    share = {key: float(e.find("rect").get("fill-opacity")) for key, e in cells.items()}
-    assert share[("3", "0")] == share[("3", "3")] == 0.5
-    assert share[("0", "0")] == 1 and share[("0", "1")] == 0
-    assert [words(t) for t in cells["3", "0"].iter("text")] == ["50.0", "1"]
-    assert words(cells["3", "0"].find("title")) == ("neutral recognised as angry: 1 of 2, 50.0 %")
+    filled = {key: e.find("path") for key, e in cells.items()}
+    share = {
+        key: 0 if e.get("fill") == "none" else float(e.get("fill-opacity", 1))
+        for key, e in filled.items()
+    }
+    assert share["3,0"] == share["3,3"] == 0.5
+    assert share["0,0"] == 1 and share["0,1"] == 0
+    assert [words(t) for t in root.iter("text")].count("50.0") == 2
+    assert words(cells["3,0"].find("title")) == "neutral recognised as angry: 1 of 2, 50.0 %"
     assert ["neutral", "2", "100.0", "50.0", "66.7"] in rows(root)  # precision, recall, F1
 
 
 def test_a_matrix_of_twelve_long_names_keeps_every_cell_apart():
     labels = [f"some long emotion {i}" for i in range(12)]
-    scores = {
-        "labels": labels,
-        "confusion": {
-            "counts": np.eye(12, dtype=int).tolist(),
-            "row_normalised": np.eye(12).tolist(),
-        },
-    }
-    root = read(charts.confusion_chart(scores, "matrix"))
-    svg = next(root.iter("svg"))
-    boxes = [float(e.get("width")) for e in root.iter("rect")]
-    assert len(boxes) == 144 and min(boxes) > 30
-    assert "wide" in svg.get("class") and float(svg.get("width")) > 12 * 37
+    chart = figures.confusion_chart(labels, np.eye(12, dtype=int).tolist(), "matrix")
+    chart.figure.draw_without_rendering()
+    boxes = [patch.get_window_extent() for patch in chart.axes[0].patches]
+    inch = chart.figure.dpi
+    assert len(boxes) == 144 and min(box.width for box in boxes) * 72 / inch > 30
+    assert chart.is_wide and chart.figure.get_figwidth() * 72 > 12 * 37
+    names = [tick.get_window_extent() for tick in chart.axes[0].get_xticklabels()]
+    assert all(a.x0 < b.x0 for a, b in zip(names[:-1], names[1:], strict=True))
 
 
 def test_the_interval_of_a_speaker_is_wilsons():
     # 3 of 4, z^2 = 3.8415: centre (0.75 + 3.8415 / 8) / (1 + 3.8415 / 4) = 0.62753, half
     # 1.96 / 1.96036 sqrt(0.75 0.25 / 4 + 3.8415 / 64) = 0.32688. 0 of 4: 3.8415 / 7.8415.
-    assert charts.wilson(3, 4) == pytest.approx((0.30065, 0.95441), abs=1e-4)
-    assert charts.wilson(0, 4) == pytest.approx((0, 0.48990), abs=1e-4)
-    assert charts.wilson(4, 4) == pytest.approx((1 - 0.48990, 1), abs=1e-4)
+    assert figures.wilson(3, 4) == pytest.approx((0.30065, 0.95441), abs=1e-4)
+    assert figures.wilson(0, 4) == pytest.approx((0, 0.48990), abs=1e-4)
+    assert figures.wilson(4, 4) == pytest.approx((1 - 0.48990, 1), abs=1e-4)
 
 
 def test_a_speaker_who_is_tested_in_several_folds_has_one_bar():
@@ -223,7 +224,7 @@ def test_a_speaker_who_is_tested_in_several_folds_has_one_bar():
         {"fold": "2", "speaker": "A", "ref": "33", "hyp": "33"},
         {"fold": "2", "speaker": "B", "ref": "2", "hyp": "1"},
     ]
-    assert charts.speaker_accuracy({"speakers": entries}) == {"A": (3, 4), "B": (0, 1)}
+    assert figures.speaker_accuracy({"speakers": entries}) == {"A": (3, 4), "B": (0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,11 @@ def test_what_must_be_known_first_stands_above_every_number(tmp_path, changes, s
     word = said.partition(" ")[0]
     for name in ("folds", "confusion", "speakers", "calibration"):
         assert f"({word.lower()})" in words(section(root, name)).lower()
+
+
+def test_a_page_of_a_synthetic_corpus_says_so_first(tmp_path):
+    (mark,) = by(read(build(put(tmp_path, corpus="mini"))), "p", class_="mark")
+    assert words(mark).startswith("Synthetic speech: no person speaks in this corpus")
 
 
 def test_a_sound_complete_experiment_has_no_marks(tmp_path):
@@ -285,40 +291,36 @@ def test_the_calibration_is_that_of_scores_json(tmp_path):
 
 
 def test_learning_curves_are_means_over_folds_of_each_history(scored):
-    panels = dict(charts.learning_panels(read_material(scored).histories))
-    assert list(panels) == ["emotion loss", "UA (%)"]
+    histories = read_input(scored).histories
+    panels = [name for _, name, _ in figures.learning_panels(histories)]
+    assert panels == ["emotion loss", "WA (%)", "UA (%)"]
     # Epoch 1 of 4: 1.4 - 0.25 + (0, 0.1, 0.2)
-    mean = charts.mean_curve([c for _, c in panels["emotion loss"]["train"]])
+    mean = figures.mean_curve([curve(h, "train", "loss_er") for h in histories.values()])
     assert mean[1] == pytest.approx(1.25) and list(mean) == [1, 2, 3, 4]
-    assert len(panels["UA (%)"]["valid"]) == 3
+    assert len([h for h in histories.values() if curve(h, "valid", "UA")]) == 3
 
 
 def test_the_mean_curve_goes_on_with_the_folds_that_train_longer():
-    assert charts.mean_curve([{1: 1.0, 2: 2.0}, {1: 3.0}]) == {1: 2.0, 2: 2.0}
+    assert figures.mean_curve([{1: 1.0, 2: 2.0}, {1: 3.0}]) == {1: 2.0, 2: 2.0}
 
 
 def test_a_loss_that_is_no_number_leaves_a_gap():
-    history = [{"epoch": e, "train": {"loss_er": v}} for e, v in ((1, 1.0), (2, float("nan")))]
-    assert charts.epochs_of(history, "train", "loss_er", 1) == {1: 1.0}
+    values = ((1, 1.0), (2, float("nan")))
+    history = [{"epoch": e, "phase": "", "train": {"loss_er": v}} for e, v in values]
+    assert curve(history, "train", "loss_er") == {1: 1.0}
 
 
 def test_layer_weights_are_those_after_the_last_epoch(page):
     # write_history: 0.3, 0.3 - 0.1, 0.4 + 0.1 in every fold
-    found = by(section(read(page), "layers"), "g")
-    values = [words(e).split() for e in found if e.get("data-layer")]
-    assert [(v[0], v[-1]) for v in values] == [
-        ("low-level:", "0.300"),
-        ("layer", "0.200"),
-        ("layer", "0.500"),
+    root = section(read(page), "layers")
+    tips = [words(e.find("title")) for e in by(root, "g") if e.get("data-layer")]
+    assert [tip.partition(" (")[0] for tip in tips] == [
+        "low-level: mean 0.3000",
+        "layer 1: mean 0.2000",
+        "layer 2: mean 0.5000",
     ]
-
-
-def test_ticks_are_round_and_enclose_the_values():
-    assert charts.ticks(0.12, 1.9) == [0, 0.5, 1.0, 1.5, 2.0]
-    assert charts.ticks(41, 88) == [40, 60, 80, 100]
-    assert charts.ticks(5, 5)[0] <= 5 <= charts.ticks(5, 5)[-1]
-    assert charts.whole_ticks(12) == [1, 2, 4, 6, 8, 10, 12]
-    assert charts.whole_ticks(1) == [1]
+    drawn = [words(e) for e in root.iter("text")]
+    assert {"0.300", "0.200", "0.500"} <= set(drawn)
 
 
 def test_two_systems_stand_side_by_side_with_their_difference(tmp_path):
@@ -333,7 +335,7 @@ def test_two_systems_stand_side_by_side_with_their_difference(tmp_path):
 
 
 def test_the_difference_is_that_of_the_comparison(tmp_path):
-    first, second = (read_material(put(tmp_path, correct=c)) for c in (1, 3))
+    first, second = (read_input(put(tmp_path, correct=c)) for c in (1, 3))
     speakers, systems = {}, []
     for m in (first, second):
         fold, decided = {}, {}
@@ -344,7 +346,7 @@ def test_the_difference_is_that_of_the_comparison(tmp_path):
                 decided[utt] = Prediction(utt, LABELS[int(ref)], LABELS[int(hyp)], ())
         systems.append(System([Scored(m.exp_dir, m.scores, fold, decided)]))
     expected = compare_systems(*systems, speakers)["scores"]["wa"]["difference"]
-    row = rows(read(system_difference(first, second)[1]))[1]
+    row = system_difference(first, second)["rows"][0]
     assert row[3:5] == [
         f"+{100 * expected['value']:.1f}",
         f"{100 * expected['low']:+.1f} to {100 * expected['high']:+.1f}",
@@ -390,14 +392,14 @@ def test_the_worst_errors_are_those_of_errors_tsv_in_its_order(scored, page):
 
 
 def test_a_player_holds_the_samples_that_the_model_heard(scored, page):
-    material = read_material(scored)
+    found = read_input(scored)
     card = by(section(read(page), "errors"), "li")[0]
     kind, _, content = next(card.iter("audio")).get("src").partition(",")
     assert kind == "data:audio/flac;base64"
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(content)), dtype="int16")
     assert rate == 16000
     utt = words(next(card.iter("strong")))
-    assert set(samples) == {LEVELS[material.experiment.emotions[utt]]}
+    assert set(samples) == {LEVELS[found.experiment.emotions[utt]]}
     assert "shared" not in words(card) and "--no-audio" in words(section(read(page), "errors"))
 
 
@@ -415,18 +417,19 @@ def test_the_number_of_errors_can_be_chosen(scored):
 
 
 def test_recordings_stop_where_the_page_would_become_too_large(scored):
-    found = sound.find_recordings(read_material(scored).dump_dir, {})
+    found = utterance.find_recordings(read_input(scored).dump_dir, {})
     utt = next(iter(found.dumped))
-    found.left = len(sound.flac(found.read(utt)))
-    assert found.player(utt).startswith("<audio") and found.left == 0
-    assert "too large to pass on" in found.player(utt)
+    found.left = len(found.flac(utt))
+    assert found.player(utt).src.startswith("data:audio/flac") and found.left == 0
+    assert not found.player(utt).src and "too large to pass on" in found.player(utt).problem
 
 
 def test_a_recording_that_is_gone_leaves_a_sentence(tmp_path):
-    found = sound.Recordings({}, {"a": str(tmp_path / "gone.wav")})
-    assert found.player("a").startswith("<p") and "Not to be heard" in found.player("a")
-    assert "Not to be heard" in found.player("b")
-    assert str(tmp_path) not in found.player("a")
+    found = utterance.Recordings({}, {"a": str(tmp_path / "gone.wav")})
+    for utt in ("a", "b"):
+        player = found.player(utt)
+        assert not player.src and "on the machine that wrote this page" in player.problem
+        assert str(tmp_path) not in player.problem
 
 
 def test_errors_of_other_scores_are_not_shown(tmp_path):
@@ -440,25 +443,23 @@ def test_errors_of_other_scores_are_not_shown(tmp_path):
 # --- one utterance over time -------------------------------------------------------------------
 
 
+def pictures_of(root):
+    """The pictures of the first chart over time, from above."""
+    pictures = by(root, "svg", class_="desk")[0].iter("image")
+    return [e.get("data-track") for e in pictures if e.get("data-track")]
+
+
 def test_the_most_confident_error_is_drawn_with_its_models_posteriors(scored, page):
     root = section(read(page), "utterance")
     first = (scored / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
     assert f"{first[0]}, tested in fold {first[0][:6]}: {first[1]} recognised as {first[2]}" in (
         words(root)
     )
-    titles = [words(svg.find("title")) for svg in by(root, "svg", role="img")]
-    assert titles[1:] == [
-        "Waveform",
-        "Spectrogram",
-        "Emotions that the units speak for",
-        "Posteriors of the units",
-        "Time",
-        "Colours of the posteriors",
-    ]
+    assert pictures_of(root) == ["spectrogram", "emotions", "units"]
     digit = LABELS.index(first[1])
     assert f"Decoded units: V{digit}" in words(root)
     # Frames alternate between blank and the unit of the emotion: the picture does so too.
-    picture = by(root, "svg", role="img")[4].find("image").get("href")
+    picture = by(root, "image", data_track="units")[0].get("href")
     pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
     palette_ends = pixels[:, :, :3].reshape(-1, 3)
     assert pixels.shape[0] == 5  # V0 to V3, then the blank
@@ -470,7 +471,7 @@ def test_the_most_confident_error_is_drawn_with_its_models_posteriors(scored, pa
 
 
 def test_an_utterance_can_be_chosen_and_one_that_was_not_tested_is_refused(scored, tmp_path):
-    utt = next(iter(read_material(scored).experiment.references(FOLDS[2])))
+    utt = next(iter(read_input(scored).experiment.references(FOLDS[2])))
     output = make_html_report(
         [scored], tmp_path / "a.html", utterance=utt, load_model=lambda *_: Confused()
     )
@@ -483,8 +484,7 @@ def test_an_utterance_can_be_chosen_and_one_that_was_not_tested_is_refused(score
 def test_a_model_without_a_head_of_units_has_no_posteriors(scored):
     root = section(read(build(scored, load_model=lambda *_: Headless())), "utterance")
     assert "no head of units (CTC)" in words(root)
-    titles = [words(svg.find("title")) for svg in by(root, "svg", role="img")]
-    assert titles[1:] == ["Waveform", "Spectrogram", "Time"]
+    assert pictures_of(root) == ["spectrogram"]
 
 
 def test_without_a_model_the_utterance_is_left_out_with_a_sentence(scored):
@@ -521,21 +521,7 @@ def test_a_tone_is_bright_where_its_frequency_is():
     assert loud[200, 25] < 0.1 < 0.9 < loud[32, 25]
 
 
-def test_pictures_are_png_files_of_the_palettes_colours():
-    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
-    found = matplotlib.image.imread(
-        io.BytesIO(tracks.png(np.array([[0, 1, 2], [2, 2, 1]]), palette))
-    )
-    np.testing.assert_array_equal(255 * found[0, :, :3], palette)
-    np.testing.assert_array_equal(255 * found[1, :, :3], palette[[2, 2, 1]])
-
-
 # --- safety ------------------------------------------------------------------------------------
-
-
-def test_text_is_escaped_and_markup_is_not():
-    made = tag("p", "<b>&", Markup("<i></i>"), title='"x"', data_n=0.12345, hidden=True, id=None)
-    assert made == '<p title="&quot;x&quot;" data-n="0.12" hidden>&lt;b&gt;&amp;<i></i></p>'
 
 
 def test_hostile_names_are_text_wherever_they_stand(tmp_path):
@@ -578,7 +564,7 @@ def test_no_path_of_this_machine_is_on_the_page(scored, page):
 
 def test_the_page_is_small_enough_to_pass_on(page):
     assert len(page.encode("utf-8")) < 5_000_000
-    assert 4 / 3 * sound.MOST_BYTES < 4_500_000
+    assert 4 / 3 * utterance.MOST_BYTES < 4_500_000
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -592,18 +578,26 @@ def test_the_page_goes_where_it_is_asked_for_or_into_the_experiment(tmp_path):
     assert chosen.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_the_command_line_is_listed_and_takes_its_options():
-    assert COMMANDS["report"][0] == "ser.cli.commands.report"
-    parser = command_parser("report")
-    args = parser.parse_args(["exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"])
-    assert (args.experiment, args.errors, args.no_audio) == (["exp/a/b", "exp/a/c"], 3, True)
+def test_the_command_takes_its_options(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        "ser.reporting.html.make_html_report", lambda dirs, **o: asked.update(o, of=dirs)
+    )
+    with pytest.raises(SystemExit, match="0"):
+        call(
+            make_app("report"),
+            ["report", "exp/a/b", "exp/a/c", "--errors", "3", "--no-audio"],
+            "ser",
+        )
+    assert [str(path) for path in asked["of"]] == ["exp/a/b", "exp/a/c"]
+    assert (asked["errors"], asked["audio"]) == (3, False)
 
 
 @pytest.mark.parametrize("count", ["-1", "x", "1.5"])
 def test_a_number_of_errors_that_is_none_is_a_usage_error(count, capsys):
-    with pytest.raises(SystemExit):
-        command_parser("report").parse_args(["exp/a/b", "--errors", count])
-    assert f"--errors: '{count}': expected a whole number from 0 on" in capsys.readouterr().err
+    with pytest.raises((SystemExit, UserError)) as stop:
+        call(make_app("report"), ["report", "exp/a/b", "--errors", count], "ser")
+    assert "--errors" in capsys.readouterr().err + str(stop.value)
 
 
 def test_a_folder_for_a_page_is_refused(tmp_path):
@@ -715,14 +709,13 @@ def test_the_bars_are_as_long_as_the_speakers_accuracy(browser, file, scored):
     browser.open(file)
     drawn = browser.ask("""
       const svg = document.querySelector("#speakers svg");
-      const x = [...svg.querySelectorAll("line.axis, line.grid")].map(
-        e => e.getBoundingClientRect().left);
+      const box = e => e.getBoundingClientRect();
+      const x = [...svg.querySelectorAll("g[data-grid] path")].map(e => box(e).left);
       return [Math.min(...x), Math.max(...x), [...svg.querySelectorAll("g[data-speaker]")].map(g =>
-        [g.dataset.speaker, g.querySelector("rect").getBoundingClientRect().left,
-         g.querySelector("rect").getBoundingClientRect().width])];
+        [g.dataset.speaker, ...["left", "width"].map(k => box(g.querySelector("path"))[k])])];
     """)
     left, right, bars = drawn
-    expected = charts.speaker_accuracy(read_material(scored).scores)
+    expected = figures.speaker_accuracy(read_input(scored).scores)
     assert [name for name, _, _ in bars] == list(expected)
     for name, start, width in bars:
         true, n = expected[name]
@@ -735,12 +728,13 @@ def test_the_bars_of_the_reliability_diagram_are_as_high_as_the_accuracy(browser
     browser.open(file)
     drawn = browser.ask("""
       const svg = document.querySelector("#calibration svg");
-      const y = [...svg.querySelectorAll("line.grid")].map(e => e.getBoundingClientRect().top);
+      const box = e => e.getBoundingClientRect();
+      const y = [...svg.querySelectorAll("g[data-grid] path")].map(e => box(e).top);
       return [Math.max(...y) - Math.min(...y), [...svg.querySelectorAll("g[data-bin]")].map(g =>
-        [g.dataset.bin, g.querySelector("rect.bar").getBoundingClientRect().height])];
+        [g.dataset.bin, box(g.querySelector("path")).height])];
     """)
     height, bars = drawn
-    bins = [b for b in read_material(scored).scores["calibration"]["bins"] if b["n"]]
+    bins = [b for b in read_input(scored).scores["calibration"]["bins"] if b["n"]]
     assert [name for name, _ in bars] == [f"{100 * b['low']:.0f}" for b in bins]
     for (_, tall), b in zip(bars, bins, strict=True):
         assert tall / height == pytest.approx(b["accuracy"], abs=0.01)
@@ -760,7 +754,7 @@ def test_nothing_overflows_and_no_label_is_cut(browser, file, pair, width):
 def test_text_on_a_phone_is_not_scaled_down(browser, file):
     browser.open(file, 360)
     sizes = browser.ask("""
-      return [...document.querySelectorAll("svg.chart")].map(
+      return [...document.querySelectorAll("svg.chart:not(.desk)")].map(
         svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)
     """)
     assert len(sizes) >= 6 and min(sizes) > 0.98
@@ -808,17 +802,13 @@ def test_charts_are_not_blank_and_contrast_with_the_paper(browser, file, dark):
 @needs_chromium
 def test_the_picture_of_posteriors_alternates_on_the_screen_as_the_frames_do(browser, file):
     browser.open(file)
-    browser.ask("""
-      const svg = [...document.querySelectorAll("#utterance svg.over")].find(
-        e => e.querySelector("title").textContent.startsWith("Posteriors"));
-      svg.id = "under-test";
-    """)
+    browser.ask("document.querySelector('.desk image[data-track=units]').id = 'under-test'")
     found = pixels_of(browser, "#under-test")
     blank = found[-6, 2:-2]  # (W, 3), a line of pixels through the lowest row
     changes = (np.abs(np.diff(blank, axis=0)).sum(axis=-1) > 100).sum()
     frames = browser.ask("""
       const image = new Image();
-      image.src = document.querySelector("#under-test image").getAttribute("href");
+      image.src = document.querySelector("#under-test").getAttribute("href");
       return image.decode().then(() => image.naturalWidth);
     """)
     assert frames > 2 and changes == frames - 1
@@ -836,9 +826,9 @@ def test_the_recordings_can_be_played(browser, file, scored):
         audio.onerror = () => done(audio.error.message);
       });
     """)
-    material = read_material(scored)
-    first = material.errors[0].utt_id
-    samples = (material.dump_dir / "utt2num_samples").read_text(encoding="utf-8")
+    found = read_input(scored)
+    first = found.errors[0].utt_id
+    samples = (found.dump_dir / "utt2num_samples").read_text(encoding="utf-8")
     expected = int(re.search(rf"^{first} (\d+)$", samples, re.M)[1])
     assert expected % HOP == 0 and seconds == pytest.approx(expected / 16000, abs=0.002)
 

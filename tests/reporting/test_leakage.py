@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ser.errors import UserError
-from ser.reporting.leakage import report_leakage
+from ser.reporting.results import report_leakage
 from tests.support.fake_scores import make_scores
 
 LEAK = "--protocol prefix: train and test share speakers"

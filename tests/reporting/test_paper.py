@@ -10,17 +10,16 @@ import sys
 import time
 
 import pytest
-from test_recipe import marked_processes
-from test_run_sh_modes import SWEEP_STUB, Recipe, calls, following
 
 from ser.config import load_config
 from ser.errors import UserError
-from ser.reporting.page.paper import write_page
-from ser.reporting.paper import compared, read_paper
+from ser.reporting.paper import compared, read_paper, write_page
 from ser.training.estimate import Cost, Work, costs_so_far, describe_plan, read_work, time_left
 from ser.training.sweep import load_sweep
 from tests.support import ROOT
 from tests.support.fake_scores import make_scores
+from tests.test_recipe import marked_processes
+from tests.test_run_sh_modes import SWEEP_STUB, Recipe, calls, following
 
 PAPER = ROOT / "conf/sweeps/paper.yaml"
 SEEDS = [1, 2]

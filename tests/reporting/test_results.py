@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from ser.errors import UserError
-from ser.reporting.figures import (
-    confusion_figure,
-    draw_figures,
-    final_layer_weights,
-    layer_figure,
-    learning_figure,
-    read_histories,
-)
+from ser.reporting.figures import draw_figures, learning_chart, learning_panels
+from ser.reporting.inputs import ReportInput, final_layer_weights, read_histories
 from ser.reporting.results import build_results, make_report, read_stated
 from ser.reporting.rows import group_seeds
 from ser.scoring.infer import infer_folds
@@ -50,27 +44,57 @@ def full_report(root, **options):
     return make_report(root / "exp", root / "RESULTS.md", conf_dir=root / "conf", **options)
 
 
+def detail(text, number=1):
+    """What is listed with a row of the results table."""
+    return text.split(f"\n### {number}. ")[1].split("\n### ")[0]
+
+
+def experiment(path, **changes):
+    """What there is of an experiment in ``path``, with made-up scores."""
+    return ReportInput(path, path, path, make_scores(**changes))
+
+
 def cells(text, number=1):
-    """The cells of a row of the results table, by column."""
+    """The cells of a row of the results table, by column, interval and number apart."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     head = [c.strip() for c in lines[0].strip("|").split("|")]
     row = next(line for line in lines if line.startswith(f"| {number} "))
-    return dict(zip(head, (c.strip() for c in row.strip("|").split("|")), strict=True))
+    assert len(head) <= 9
+    found = dict(zip(head, (c.strip() for c in row.strip("|").split("|")), strict=True))
+    for name in ("WA", "UA"):
+        value, bounds = found.pop(f"{name} [95%]").split(" [")
+        found |= {name: value, f"{name} 95%": bounds.rstrip("]")}
+    return found
 
 
 def test_a_row_holds_the_numbers_of_scores_json_in_percent(tmp_path):
     put(tmp_path, make_scores(correct=3))  # folds: 3/4 and 4/4 right
-    row = cells(report(tmp_path))
+    text = report(tmp_path)
+    row = cells(text)
     assert (row["WA"], row["UA"]) == ("87.5", "87.5")
-    assert (row["PER"], row["UER"]) == ("25.0", "50.0")
     assert (row["System"], row["Corpus"], row["Protocol"]) == ("s1", "toy", "strict")
-    assert (row["Folds"], row["Seeds"], row["Epochs"]) == ("2", "1", "3")
-    assert row["Commit"] == "0123456789ab"
+    assert (row["Folds"], row["Seeds"]) == ("2", "1")
+    assert "- PER 25.0, UER 50.0." in detail(text)
+    assert "- Epochs 3, parameters 1,234,567, " in detail(text)
+    assert "trained by 0123456789ab " in detail(text)
 
 
 def test_a_row_carries_its_command(tmp_path):
     put(tmp_path, make_scores())
     assert "\n./run.sh --corpus toy --config conf/train_s1.yaml --seed 1\n" in report(tmp_path)
+
+
+def test_a_row_says_what_differs_from_its_configuration(tmp_path, capsys):
+    command = "./run.sh --corpus toy --config conf/train_s1.yaml --seed 1 --tag wide --max-epoch 5"
+    put(tmp_path, make_scores(tag="wide", command=command))
+    assert cells(report(tmp_path))["System"] == "s1 `tag wide --max-epoch 5`"
+    full_report(tmp_path)
+    assert "s1 tag wide --max-epoch 5, toy, strict: WA " in capsys.readouterr().out
+
+
+def test_a_synthetic_corpus_is_marked(tmp_path):
+    put(tmp_path, make_scores(corpus="mini"))
+    assert cells(report(tmp_path))["Corpus"] == "mini (synthetic)"
 
 
 def test_seeds_of_one_experiment_become_one_row_of_mean_and_deviation(tmp_path):
@@ -197,16 +221,15 @@ def test_the_interval_of_a_speaker_dependent_row_is_for_utterances(tmp_path):
 def test_a_row_shows_parameters_and_the_time_of_training(tmp_path):
     put(tmp_path, make_scores(seed=1, train_seconds=3600.0))
     put(tmp_path, make_scores(seed=2, train_seconds=3847.0))
-    row = cells(report(tmp_path))
-    assert (row["Parameters"], row["Training"]) == ("1,234,567", "1:02:04")  # 3723.5 s on average
+    # 3723.5 s on average
+    assert "parameters 1,234,567, training 1:02:04." in detail(report(tmp_path))
 
 
 def test_parameters_that_are_not_trained_are_told_apart_and_unknown_ones_are_a_dash(tmp_path):
     put(tmp_path, make_scores(parameters={"total": 20_600_000, "trained": 1200}))
-    assert cells(report(tmp_path))["Parameters"] == "20,600,000 (1,200)"
+    assert "parameters 20,600,000 (1,200), " in detail(report(tmp_path))
     put(tmp_path, make_scores(corpus="elsewhere", parameters=None, train_seconds=None))
-    row = cells(report(tmp_path), 1)
-    assert (row["Parameters"], row["Training"]) == ("-", "-")
+    assert "parameters -, training -." in detail(report(tmp_path))
 
 
 def test_precision_recall_and_f1_of_each_class_are_listed_with_each_row(tmp_path):
@@ -343,7 +366,7 @@ def test_without_any_scores_the_error_sends_to_stage_5(tmp_path):
     with pytest.raises(UserError, match=r"no <corpus>/<tag>/scores.json in it; .*--stage 5"):
         report(tmp_path)
     put(tmp_path, make_scores())
-    with pytest.raises(UserError, match=r"toy/tag/scores.json: no such file; .*--stage 5"):
+    with pytest.raises(UserError, match=r"toy/tag/scores.json: not scored; .*--stage 5"):
         full_report(tmp_path, exp_dir=tmp_path / "exp/toy/tag")
 
 
@@ -385,7 +408,8 @@ def test_the_command_line_prints_where_everything_is(tmp_path):
         [
             sys.executable,
             "-m",
-            "ser.cli.bin.report",
+            "ser",
+            "report",
             "--exp-root",
             "exp",
             "--results",
@@ -448,34 +472,35 @@ def test_figures_are_png_files_and_equal_for_equal_input(tmp_path):
     for fold in ("Ses01F", "Ses01M"):
         (tmp_path / fold).mkdir()
         write_history(tmp_path / fold, epochs=3)
-    written = draw_figures(tmp_path, make_scores())
+    written = draw_figures(experiment(tmp_path))
     first = [path.read_bytes() for path in written]
     assert len(first) == 4 and all(data.startswith(b"\x89PNG") for data in first)
-    assert [path.read_bytes() for path in draw_figures(tmp_path, make_scores())] == first
+    assert [path.read_bytes() for path in draw_figures(experiment(tmp_path))] == first
 
 
-def test_a_figure_without_material_is_not_drawn_and_an_older_one_goes(tmp_path):
+def test_a_figure_without_data_is_not_drawn_and_an_older_one_goes(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/learning_curves.png").write_bytes(b"old")
-    written = draw_figures(tmp_path, make_scores())
+    written = draw_figures(experiment(tmp_path))
     assert [path.name for path in written] == ["confusion_matrix.png", "reliability.png"]
     assert not (tmp_path / "figures/learning_curves.png").exists()
 
 
-def test_a_figure_of_known_speakers_says_so():
-    figure = confusion_figure(make_scores(protocol="kfold2"))
-    title = figure.axes[0].get_title(loc="left")
-    assert title.startswith("s1 on toy (kfold2, speaker-dependent, 2 folds)")
+def test_a_figure_of_known_speakers_says_so(tmp_path):
+    heading = experiment(tmp_path, protocol="kfold2").heading
+    assert heading == "s1 on toy (kfold2, speaker-dependent, 2 folds)"
+
+
+def curves(histories):
+    return learning_chart(histories, learning_panels(histories), "curves")
 
 
 def test_learning_curves_show_the_mean_over_folds_in_percent(tmp_path):
     for fold, offset in (("Ses01F", 0.0), ("Ses01M", 0.1)):
         (tmp_path / fold).mkdir()
         write_history(tmp_path / fold, epochs=2, offset=offset)
-    histories = read_histories(tmp_path, ["Ses01F", "Ses01M"])
-    figure = learning_figure(histories, make_scores())
-    wa = figure.axes[1]
-    mean = next(line for line in wa.lines if line.get_label().startswith("train, mean of 2 folds"))
+    wa = curves(read_histories(tmp_path, ["Ses01F", "Ses01M"])).axes[1]
+    mean = next(line for line in wa.lines if line.get_label() == "train")
     # 0.3 + 0.5 * epoch / 2, less 0 or 0.1: means 50 and 75 percent
     assert list(mean.get_ydata()) == pytest.approx([50, 75])
     assert len(wa.lines) == 2 * (2 + 1)  # train and valid: two folds and their mean
@@ -484,8 +509,19 @@ def test_learning_curves_show_the_mean_over_folds_in_percent(tmp_path):
 def test_learning_curves_of_a_protocol_without_validation_show_training_only(tmp_path):
     (tmp_path / "Ses01F").mkdir()
     write_history(tmp_path / "Ses01F", valid=False)
-    figure = learning_figure(read_histories(tmp_path, ["Ses01F"]), make_scores())
-    assert [line.get_label() for line in figure.axes[0].lines][-1] == "train"
+    chart = curves(read_histories(tmp_path, ["Ses01F"]))
+    assert [line.get_label() for line in chart.axes[0].lines] == ["train"]
+
+
+def test_learning_curves_show_the_phases_apart(tmp_path):
+    for place in (tmp_path / "Ses01F/heads", tmp_path / "Ses01F"):
+        place.mkdir(parents=True, exist_ok=True)
+        write_history(place, epochs=3)
+    axes = curves(read_histories(tmp_path, ["Ses01F"])).axes[0]
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[-2, -1, 0], [1, 2, 3]]
+    assert [text.get_text() for text in axes.texts] == ["heads"]
+    (shaded,) = axes.patches
+    assert (shaded.get_x(), shaded.get_width()) == (-2.5, 3)
 
 
 def test_fusion_weights_are_those_of_the_last_epoch(tmp_path):
@@ -496,15 +532,17 @@ def test_fusion_weights_are_those_of_the_last_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low_level", "names"), [(True, ["low-\nlevel", "1", "2"]), (False, ["1", "2", "3"])]
+    ("low_level", "names"),
+    [(True, ["low-level", "layer 1", "layer 2"]), (False, ["layer 1", "layer 2", "layer 3"])],
 )
 def test_the_first_fusion_weight_is_the_low_level_features_where_they_take_part(
     tmp_path, low_level, names
 ):
     (tmp_path / "Ses01F").mkdir()
     write_history(tmp_path / "Ses01F", epochs=4)
-    figure = layer_figure(read_histories(tmp_path, ["Ses01F"]), make_scores(), low_level)
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == names
+    config = {"frontend_conf": {"low_level": low_level}}
+    (tmp_path / "Ses01F/config.yaml").write_text(json.dumps(config))
+    assert experiment(tmp_path).layer_names() == names
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"no epoch": 1}]'])
@@ -512,4 +550,4 @@ def test_a_history_that_cannot_be_read_is_named(tmp_path, content):
     (tmp_path / "Ses01F").mkdir()
     (tmp_path / "Ses01F/history.json").write_text(content)
     with pytest.raises(UserError, match=r"Ses01F/history.json: not a list of epochs"):
-        draw_figures(tmp_path, make_scores())
+        draw_figures(experiment(tmp_path))

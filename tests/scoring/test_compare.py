@@ -64,6 +64,18 @@ def test_the_table_holds_both_scores_their_difference_and_both_tests(two, capsys
     assert "only A right 3, only B right 0, p = 0.250" in out
 
 
+def test_the_comparison_says_what_differs_from_the_configuration(two, capsys):
+    exp, other, dump = two
+    longer = other()
+    scores = json.loads((longer / "scores.json").read_text())
+    scores["command"] += " --max-epoch 5"
+    (longer / "scores.json").write_text(json.dumps(scores))
+    capsys.readouterr()
+    compare([exp, longer], dump)
+    out = capsys.readouterr().out
+    assert "B: other_strict_seed1 (protocol strict, seed 1, --max-epoch 5)" in out
+
+
 def test_the_comparison_is_written_where_the_output_says(two, capsys):
     exp, other, dump = two
     result = compare([exp, other("Ses01F_000")], dump)

@@ -23,7 +23,7 @@ from ser.scoring.score import (
     score_folds,
     score_units,
 )
-from ser.scoring.text import format_scores, partial_notes
+from ser.scoring.text import differing, format_scores, partial_notes
 from ser.scoring.uncertainty import METHOD_KNOWN
 from ser.training.experiment import open_experiment
 from tests.support.fake_experiment import FOLDS, LABELS, make_experiment, write_run
@@ -623,6 +623,30 @@ def test_the_command_repeats_the_run_and_hides_foreign_paths():
         "./run.sh --corpus emodb --config conf/train_s1.yaml --protocol strict --seed 3 "
         "--max-epoch 5 --ssl 'PATH/TO/whisper base' -- --optim_conf lr=0.1"
     )
+
+
+def test_the_command_has_tag_and_folds_where_they_are_not_the_usual_ones():
+    run = {"corpus": "emodb", "config": "conf/train_s1.yaml", "protocol": "strict", "seed": 3}
+    usual = "./run.sh --corpus emodb --config conf/train_s1.yaml --protocol strict --seed 3"
+    assert run_command(run, tag="s1_strict_seed3") == usual
+    assert run_command(run, tag="wide", folds=["03", "08"]) == f"{usual} --tag wide --folds '03 08'"
+    sweep = run | {"sweep": {"file": "conf/sweeps/a.yaml", "config": "conf/train_s1.yaml"}}
+    assert "--tag" not in run_command(sweep, tag="a_1_strict_seed3")
+
+
+@pytest.mark.parametrize(
+    ("command", "tag", "expected"),
+    [
+        ("--corpus toy --config conf/train_s1.yaml --seed 1", "s1_strict_seed1", ""),
+        ("--corpus toy --seed 1 --max-epoch 5", "s1_strict_seed1", "--max-epoch 5"),
+        ("--corpus toy --tag wide --folds 03 --seed 1", "wide", "tag wide"),
+        ("--seed 1 -- --optim_conf lr=0.1", "s1_strict_seed1", "-- --optim_conf lr=0.1"),
+        ("--seed '1", "s1_strict_seed1", "./run.sh --seed '1"),  # by another program
+    ],
+)
+def test_what_differs_from_the_configuration_is_its_tag_and_its_options(command, tag, expected):
+    scores = make_scores(tag=tag, command=f"./run.sh {command}")
+    assert differing(scores) == expected
 
 
 def test_the_command_names_the_corpus_folder_and_what_was_unusual_about_reading_it(tmp_path):

@@ -17,7 +17,7 @@ from espnet2.train.reporter import SubReporter
 
 from ser.errors import UserError
 from ser.provenance import run_command
-from ser.stage import read_marker
+from ser.stage import file_digest, read_marker
 from ser.training import folds as train_module
 from ser.training.checkpoint import read_checkpoint, save
 from ser.training.devices import lacks_bfloat16
@@ -32,6 +32,7 @@ def test_a_finished_fold_says_which_model_to_infer_with(trained):
     record = read_json(fold / "run.json")
     assert record["epochs"] == 3
     assert (fold / record["inference_model"]).exists()
+    assert record["model_sha256"] == file_digest(fold / record["inference_model"])
     assert same(weights(fold, record["inference_model"]), weights(fold, "valid.UA.best.pth"))
     best = max(read_json(fold / "history.json"), key=lambda entry: entry["valid"]["UA"])
     assert record["best_epoch"] == best["epoch"]

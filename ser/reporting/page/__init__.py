@@ -1,1 +1,0 @@
-"""Parts of the HTML report: markup, charts, tracks over time, sound, style."""
