@@ -70,14 +70,14 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     accumulate = config["accum_grad"]
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        loss, stats, _ = model(**batch)
-        for value in stats.values():
-            value.item()  # ESPnet's reporter; a GPU has to be waited for
+        # in training they have never left the CPU; the peers want all of a batch on the device
+        on_cpu = {key: batch[key].cpu() for key in ("speech_lengths", "text", "text_lengths")}
+        loss, _, _ = model(**{**batch, **on_cpu})
         (loss / accumulate).backward()
 
     def update() -> None:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-        if torch.isfinite(norm):  # which ESPnet's trainer waits for as well
+        if torch.isfinite(norm):  # which training waits for as well
             optimizer.step()
         optimizer.zero_grad()
 

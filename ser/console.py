@@ -2,12 +2,21 @@
 
 import contextlib
 import errno
+import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from ser.errors import Stopped, UserError
 
+EXPECTED = {  # by the type of a pydantic error
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    **dict.fromkeys(("dict_type", "model_type"), "expected names with values"),
+}
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
@@ -82,3 +91,18 @@ def duration(seconds: Sequence[float | None]) -> str:
         return "-"
     minutes, rest = divmod(round(sum(seconds) / len(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def validation_problems(errors: Sequence[Mapping[str, Any]], most: int = 5) -> str:
+    """What pydantic's ``ValidationError.errors()`` lists, such as ``summary.wa: expected ...``."""
+    lines = []
+    for error in errors[:most]:
+        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"])
+        if error["type"] == "missing":
+            lines.append(f"{where[1:]} not found in it")
+            continue
+        found = json.dumps(error["input"], ensure_ascii=False, default=str)[:40]
+        what = EXPECTED.get(error["type"], error["msg"].replace("Input should be", "expected"))
+        lines.append(f"{where[1:]}: {what}, found {found}")
+    more = len(errors) - most
+    return ", ".join(lines) + (f" and {more} more" if more > 0 else "")

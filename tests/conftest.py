@@ -27,7 +27,7 @@ for name in list(os.environ):
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers: ``make test-slurm`` selects by the first."""
     config.addinivalue_line("markers", "slurm: runs on a real Slurm cluster, which it starts")
-    config.addinivalue_line("markers", "slow: takes more than a minute")
+    config.addinivalue_line("markers", "slow: takes seconds; -m 'not slow' leaves it out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

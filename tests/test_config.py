@@ -14,7 +14,7 @@ from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
 from ser.lang.units import tagged_class_inventory, write_units
 from ser.models.heads import read_heads
-from ser.training.folds import resolve
+from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
 from tests.support import ROOT
 from tests.support.tiny import EMOTIONS, ENCODERS
@@ -159,31 +159,31 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path, line, message):
 def test_options_of_the_chosen_classes_are_checked(tmp_path, content, extra, message):
     path = write(tmp_path / "x.yaml", yaml.safe_dump(content or {"max_epoch": 1}))
     with pytest.raises(UserError, match=message):
-        resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
+        resolve(path, TrainingOptions(extra_args=extra))
 
 
 def test_weights_and_biases_that_is_not_installed_is_said_before_training(tmp_path, monkeypatch):
     path = write(tmp_path / "x.yaml", "max_epoch: 1")
-    options = {"ssl": None, "max_epoch": None, "seed": 1, "ngpu": 0}
+    asked = TrainingOptions(extra_args=["--use_wandb", "true"])
     monkeypatch.setattr(abs_task, "wandb", None)
     with pytest.raises(UserError, match=r"wandb.* is not installed here; .*requirements-apps.txt"):
-        resolve(path, extra_args=["--use_wandb", "true"], **options)
+        resolve(path, asked)
     monkeypatch.setattr(abs_task, "wandb", types.ModuleType("wandb"))
-    assert resolve(path, extra_args=["--use_wandb", "true"], **options).use_wandb
-    assert resolve(path, extra_args=[], **options).use_tensorboard
+    assert resolve(path, asked).use_wandb
+    assert resolve(path, TrainingOptions()).use_tensorboard
 
 
 def test_a_missing_encoder_folder_is_found_before_any_fold_is_touched(tmp_path):
     path = write(tmp_path / "x.yaml", "max_epoch: 1")
     with pytest.raises(UserError, match="/nowhere/encoder: no such folder"):
-        resolve(path, ssl="/nowhere/encoder", max_epoch=None, extra_args=[], seed=1, ngpu=0)
+        resolve(path, TrainingOptions(ssl="/nowhere/encoder"))
 
 
 def test_the_command_line_overrides_the_file(tmp_path):
     content = {"max_epoch": 7, "aux_conf": {"pr": {"type": "ctc", "weight": 0.1}}}
     path = write(tmp_path / "x.yaml", yaml.safe_dump(content))
     extra = ["--aux_conf", "pr.weight=0.01", "--optim_conf", "lr=2e-4", "--batch_size", "3"]
-    args = resolve(path, ssl="some/model", max_epoch=2, extra_args=extra, seed=5, ngpu=0)
+    args = resolve(path, TrainingOptions(max_epoch=2, ssl="some/model", extra_args=extra), seed=5)
     assert (args.max_epoch, args.batch_size, args.seed) == (2, 3, 5)
     assert args.aux_conf == {"pr": {"type": "ctc", "weight": 0.01}}
     assert args.optim_conf["lr"] == 2e-4
@@ -195,7 +195,7 @@ def test_a_named_encoder_replaces_an_untrained_one_with_its_sizes(tmp_path):
     path = write(
         tmp_path / "x.yaml", yaml.safe_dump({"frontend_conf": {**random, "freeze": "cnn"}})
     )
-    args = resolve(path, ssl="some/model", max_epoch=None, extra_args=[], seed=1, ngpu=0)
+    args = resolve(path, TrainingOptions(ssl="some/model"))
     expected = {"model": "some/model", "init": "pretrained", "freeze": "cnn"}
     assert args.frontend_conf == expected
 
@@ -230,7 +230,7 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         overrides = {"init": "random", "model_type": model_type, "config": config, "model": None}
         for key, value in overrides.items():
             extra += ["--frontend_conf", f"{key}={json.dumps(value)}"]
-    args = resolve(path, ssl=None, max_epoch=None, extra_args=extra, seed=1, ngpu=0)
+    args = resolve(path, TrainingOptions(extra_args=extra))
     args.emotions, args.units = " ".join(EMOTIONS), str(tmp_path / "units.txt")
     write_units(tmp_path / "units.txt", tagged_class_inventory(len(EMOTIONS)))
     heads = read_heads(args.aux_conf)

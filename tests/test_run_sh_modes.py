@@ -1,10 +1,10 @@
 """run.sh beyond a single experiment: sweeps, comparisons, leaks; with a stub in place of Python."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from test_run_sh import STUB, Recipe
+
+from tests.support.stub_recipe import STUB, Recipe, calls, following
 
 # Two points of different units; seeds 1 and 2 unless --seed says otherwise.
 SWEEP = """seeds: 1 2
@@ -19,16 +19,6 @@ def recipe(tmp_path):
     made = Recipe(tmp_path)
     (made.dir / "lambda.yaml").write_text(SWEEP)
     return made
-
-
-def calls(recipe, name):
-    return [args for called, args in recipe.calls if called == name]
-
-
-def following(args, option):
-    """The values of ``option``, as ``--name value`` or ``--name=value``."""
-    after = [value for name, value in pairwise(args) if name == option]
-    return after + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
 
 def experiments(args):

@@ -115,20 +115,19 @@ def predict(
 
 
 def _require_audio(files: Sequence[str]) -> None:
-    """Report the files and exit where none of them is audio."""
-    from ser.data.audio import probe
+    """Report the files and exit where none of them can be predicted."""
+    from ser.predict.recordings import open_recording
 
     problems = []
     for name in files:
         try:
-            if name == STDIN or probe(name):
+            if name == STDIN or Path(name).is_fifo() or open_recording(name):
                 return
         except UserError as err:
-            problems.append(str(err))
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+            problems.append(f"error: {err}")
     if len(files) > 1:
-        print(f"error: {len(files)} of {len(files)} files failed, see above", file=sys.stderr)
+        problems.append(f"error: {len(files)} of {len(files)} files failed, see above")
+    print("\n".join(problems), file=sys.stderr)
     raise typer.Exit(EXIT_ERROR)
 
 

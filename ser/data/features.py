@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kaldiio
 import numpy as np
 
 from ser.console import progress
@@ -218,6 +217,8 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
 
 
 def _load_and_compute(feats_type: str, entry: str) -> np.ndarray:
+    import kaldiio
+
     _, speech = kaldiio.load_mat(entry)
     return FEATS_TYPES[feats_type](speech)
 
@@ -292,6 +293,8 @@ def _resume_or_clear(directory: Path, settings: dict[str, Any]) -> None:
 
 def _write_ark(load: Callable[[str], Any], compression_method: int | None, ark: _Ark) -> str:
     """Write one ark, then its scp; return the ark's name."""
+    import kaldiio
+
     scp = {}
     try:
         with atomic_write(ark.path, "wb") as stream:

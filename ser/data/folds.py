@@ -9,16 +9,14 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations
 from pathlib import Path
 
-from ser.data.tables import join_problems, read_lines, read_table
+from ser.data.audit import SENTENCE, SPLITS, Audit
+from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.files import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
 
-SPLITS = ("train", "valid", "test")
-SENTENCE = "sentence"
 Folds = dict[str, dict[str, list[str]]]  # fold -> split -> utterance ids in C order
 
 
@@ -338,131 +336,35 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
             f"{folds_dir}: no folds; make them first: ./run.sh --stage 3 --stop-stage 3 "
             f"--protocol {protocol} with the same --corpus"
         )
-    groups = {"speaker": read_table(dump_dir / "utt2spk")}
-    if protocol == "session":
-        groups["session"] = read_table(dump_dir / "utt2session")
-    if num_groups(protocol):
-        groups[SENTENCE] = read_table(dump_dir / "utt2sentence")
-    groups["audio"] = utt2hash = read_table(dump_dir / "utt2hash")
+    kinds = {"speaker": "utt2spk"}
+    kinds |= {"session": "utt2session"} if protocol == "session" else {}
+    kinds |= {SENTENCE: "utt2sentence"} if num_groups(protocol) else {}
+    kinds |= {"audio": "utt2hash"}
+    groups = {kind: read_table(dump_dir / name) for kind, name in kinds.items()}
     mark = caveat(protocol)
     may_share = {"LEAKY": groups, SPEAKER_DEPENDENT: ("speaker",)}.get(mark, ())
-    noted = {kind: groups[kind] for kind in may_share}
-    refused = {kind: table for kind, table in groups.items() if kind not in noted}
-    utt2emo = read_table(dump_dir / "utt2emo")
-    num_samples = read_table(dump_dir / "utt2num_samples")
-    emotions = read_lines(dump_dir / "emotions")
-    validated = protocol == "strict" or num_groups(protocol)
-    names = SPLITS if validated else ("train", "test")
-
-    problems, notes, sizes = [], [], []
-    tested = Counter()
+    audit = Audit(
+        dump_dir,
+        where=f"folds/{protocol}",
+        splits=SPLITS if protocol == "strict" or num_groups(protocol) else ("train", "test"),
+        refused={kind: table for kind, table in groups.items() if kind not in may_share},
+        noted={kind: groups[kind] for kind in may_share},
+        mark=mark,
+    )
     for fold in read_lines(folds_dir / "folds"):
-        splits = {split: _read_split(folds_dir / fold / split) for split in names}
-        where = f"folds/{protocol}/{fold}"
-        unknown = sorted({utt for utts in splits.values() for utt in utts} - utt2emo.keys())
-        if unknown:
-            problems.append(f"{where}: not utterances of {dump_dir}: {_some(unknown)}")
-            continue
-        problems += _wrong_lists(where, folds_dir / fold, splits, num_samples)
-        problems += _shared(where, splits, refused)
-        if noted:
-            notes += [f"{mark}: {line}" for line in _shared(where, splits, noted)]
-        for split, utts in splits.items():
-            absent = sorted(set(emotions) - {utt2emo[utt] for utt in utts}, key=emotions.index)
-            if absent and split == "train" and utts:
-                problems.append(f"{where}/train: no utterance is {' or '.join(absent)}")
-            elif absent and utts:
-                notes.append(f"{where}/{split}: no utterance is {' or '.join(absent)}")
-        tested.update(set(splits["test"]))
-        sizes.append(f"{fold} " + " ".join(f"{split} {len(splits[split])}" for split in names))
-    untested = sorted(utt2emo.keys() - tested.keys())
-    if untested:
-        problems.append(f"folds/{protocol}: in no test split: {_some(untested)}")
-    repeated = sorted(utt for utt, count in tested.items() if count > 1)
-    if repeated:
-        problems.append(f"folds/{protocol}: in more than one test split: {_some(repeated)}")
-    if problems:
-        raise UserError(
-            join_problems(
-                problems,
-                "nothing may be trained on these folds; mend data/ (stage 1: a repeated "
-                "recording, a wrong speaker) or choose another --protocol, then run stage 3",
-            )
-        )
-    notes += _same_audio(utt2hash)
-    *others, last = ("utterance", *refused)
+        audit.check_fold(fold, folds_dir / fold)
+    audit.check_coverage(groups["audio"])
+    *others, last = ("utterance", *audit.refused)
     checked = f"{', '.join(others)} or {last}" if others else last
-    if SENTENCE in refused:
-        notes.insert(0, "sentences may be in both train and valid of a fold, never in test as well")
+    if SENTENCE in audit.refused:
+        audit.notes.insert(
+            0, "sentences may be in both train and valid of a fold, never in test as well"
+        )
     return [
-        f"protocol {protocol}{f' ({mark})' if mark else ''}: {len(sizes)} folds, "
-        f"{len(utt2emo)} utterances",
+        f"protocol {protocol}{f' ({mark})' if mark else ''}: {len(audit.sizes)} folds, "
+        f"{len(audit.utt2emo)} utterances",
         f"checked: no {checked} in two splits of a fold; every utterance tested "
-        f"once; all {len(emotions)} emotions in every training split; no empty split",
-        *sizes,
-        *(f"note: {note}" for note in notes),
+        f"once; all {len(audit.emotions)} emotions in every training split; no empty split",
+        *audit.sizes,
+        *(f"note: {note}" for note in audit.notes),
     ]
-
-
-def _read_split(path: Path) -> list[str]:
-    return read_lines(path) if path.exists() else []
-
-
-def _wrong_lists(
-    where: str, directory: Path, splits: Mapping[str, list[str]], num_samples: Mapping[str, str]
-) -> list[str]:
-    """Faults of the files themselves: missing, empty, out of order, repeated, wrong shape."""
-    problems = []
-    extra = sorted(s for s in SPLITS if s not in splits and (directory / s).exists())
-    if extra:
-        problems.append(f"{where}/{extra[0]}: this protocol has no such split")
-    for split, utts in splits.items():
-        if not utts:
-            problems.append(f"{where}/{split}: empty; the fold needs utterances there")
-            continue
-        if utts != sorted(set(utts)):
-            problems.append(f"{where}/{split}: not in C order, or an utterance stands twice")
-        shapes = directory / f"{split}.shape"
-        expected = {utt: num_samples[utt] for utt in utts}
-        if not shapes.exists() or read_table(shapes) != expected:
-            problems.append(f"{where}/{split}.shape: does not agree with {split}")
-    return problems
-
-
-def _shared(
-    where: str, splits: Mapping[str, list[str]], groups: Mapping[str, Mapping[str, str]]
-) -> list[str]:
-    """What two splits of one fold have in common and may not."""
-    problems = []
-    for first, second in combinations(splits, 2):
-        pair = f"{where}: {first} and {second}"
-        if splits[first] and set(splits[first]) == set(splits[second]):
-            problems.append(f"{pair} are the same utterances")
-            continue
-        both = sorted(set(splits[first]) & set(splits[second]))
-        if both:
-            problems.append(f"{pair} share utterances: {_some(both)}")
-        for kind, utt2group in groups.items():
-            if kind == SENTENCE and second != "test":  # what trains may validate
-                continue
-            left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
-            common = sorted(left.keys() & right.keys())
-            if common and kind == "audio":
-                pairs = [f"{left[h]} = {right[h]}" for h in common]
-                problems.append(f"{pair} share the same audio: {_some(pairs)}")
-            elif common:
-                problems.append(f"{pair} share the {kind} {_some(common)}")
-    return problems
-
-
-def _same_audio(utt2hash: Mapping[str, str]) -> list[str]:
-    same = defaultdict(list)
-    for utt, value in utt2hash.items():
-        same[value].append(utt)
-    repeated = [" = ".join(utts) for utts in same.values() if len(utts) > 1]
-    return [f"the same audio within a split: {_some(repeated)}"] if repeated else []
-
-
-def _some(items: list[str], limit: int = 5) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer
 from ser.models.masks import frame_mask
 from ser.models.pooling import AbsPooling, MeanPooling
@@ -45,7 +45,7 @@ class MultiScaleConvEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, T', D) with zeros for padding, (B,), and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1)).unsqueeze(-1)
+        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
         picture = xs_pad.masked_fill(padding, 0.0).unsqueeze(1)  # (B, 1, T, F)
         outputs = [scale(picture, ilens) for scale in self.scales]
         maps, lengths = self.last(torch.cat([maps for maps, _ in outputs], dim=1), outputs[0][1])
@@ -112,7 +112,8 @@ class CapsulePooling(AbsPooling):
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         primary = squash(self.primary(frames).unflatten(-1, (self.types, self.PRIMARY)))
         votes = torch.einsum("btip,ijps->btijs", primary, self.vote).flatten(1, 2)  # (B, TI, J, S)
-        real = frame_mask(lengths, frames.size(1)).repeat_interleave(self.types, dim=1)  # (B, TI)
+        real = frame_mask(lengths, frames.size(1), frames.device)
+        real = real.repeat_interleave(self.types, dim=1)  # (B, TI)
         outputs = route(votes, real, self.iterations, self.normalised)  # (B, J, S)
         return torch.cat([self.mean(frames, lengths), outputs.flatten(1)], dim=-1)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 import torchaudio
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.masks import frame_mask
 from ser.models.upstreams import UpstreamsFrontend
 from ser.models.weights import start_from
@@ -68,7 +68,7 @@ class CoAttentionFrontend(UpstreamsFrontend):
         slots = torch.cat([frames, self._spectral(segments)], dim=-1)  # (S, 150, D)
         return pad_sequence(
             [part.flatten(0, 1) for part in slots.split(counts)], batch_first=True
-        ), SLOTS * torch.tensor(counts, device=input.device)
+        ), SLOTS * torch.tensor(counts)
 
     def _spectral(self, segments: torch.Tensor) -> torch.Tensor:
         """(S, 48000) -> (S, 150, 480)."""
@@ -95,7 +95,7 @@ def cut(
         segments.append(whole.view(count, SEGMENT))
         sizes += [min(SEGMENT, length - start * SEGMENT) for start in range(count)]
         counts.append(count)
-    return torch.cat(segments), torch.tensor(sizes, device=speech.device), counts
+    return torch.cat(segments), torch.tensor(sizes), counts
 
 
 class CoAttentionEncoder(AbsEncoder):

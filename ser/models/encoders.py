@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser.config import check_arguments
 from ser.errors import UserError
-from ser.models.masks import frame_mask, none_padded
+from ser.models.base import AbsEncoder
+from ser.models.masks import beside, frame_mask, positions
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
@@ -103,7 +103,7 @@ class ConvRecurrentEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, T', D') with zeros for padding, (B,), and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1)).unsqueeze(-1)
+        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
         picture = xs_pad.masked_fill(padding, 0.0)
         maps = picture.unsqueeze(1).expand(-1, self.in_channels, -1, -1)  # (B, C, T, F)
         for layer in self.convs:
@@ -115,9 +115,13 @@ class ConvRecurrentEncoder(AbsEncoder):
 
     def recur(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The recurrent network: (B, T', C' F'), (B,) -> (B, T', D') with zeros for padding."""
-        packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        lengths = lengths.cpu()
+        order = lengths.argsort(descending=True)  # torch would wait for its own to be copied
+        longest_first = frames.index_select(0, beside(order, frames.device))
+        packed = pack_padded_sequence(longest_first, lengths[order], batch_first=True)
         outputs, _ = self.rnn(packed)
-        return pad_packed_sequence(outputs, batch_first=True, total_length=frames.size(1))[0]
+        outputs = pad_packed_sequence(outputs, batch_first=True, total_length=frames.size(1))[0]
+        return outputs.index_select(0, beside(order.argsort(), frames.device))
 
 
 class ConvLayer(torch.nn.Module):
@@ -155,10 +159,11 @@ class ConvLayer(torch.nn.Module):
         self, maps: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, C, T, F) with zeros for padding, (B,) -> (B, C', T', F') likewise, (B,)."""
-        real = frame_mask(lengths, maps.size(2))  # (B, T)
+        real = frame_mask(lengths, maps.size(2))  # (B, T), on the CPU
         maps = self.conv(F.pad(maps, self.padding))
         if self.norm is not None:
             maps = self.norm(maps, real)
+        real = beside(real, maps.device)
         # After a ReLU zeros are neutral for the maximum as well as for the next convolution.
         maps = F.relu(maps).masked_fill(~real[:, None, :, None], 0.0)
         maps = F.max_pool2d(maps, self.pool, ceil_mode=True)
@@ -169,14 +174,17 @@ class MaskedBatchNorm(torch.nn.BatchNorm1d):
     """Batch normalisation of maps, its statistics over the real frames of the batch only."""
 
     def forward(self, maps: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, F), (B, T) True for real frames -> (B, C, T, F), zeros for padding."""
-        if none_padded(real):
+        """(B, C, T, F), (B, T) True for real frames -> (B, C, T, F), zeros for padding.
+
+        ``real`` is on the CPU.
+        """
+        if not torch.compiler.is_exporting() and bool(real.all()):
             return super().forward(maps.flatten(2)).view_as(maps)
-        frames = maps.transpose(1, 2)  # (B, T, C, F)
-        normalised = super().forward(frames[real])  # (N, C, F) for N real frames
-        out = normalised.new_zeros(frames.shape)
-        out[real] = normalised
-        return out.transpose(1, 2)
+        frames = maps.transpose(1, 2).flatten(0, 1)  # (B T, C, F)
+        index = positions(real, maps.device)
+        normalised = super().forward(frames.index_select(0, index))  # (N, C, F) for N real frames
+        out = normalised.new_zeros(frames.shape).index_copy(0, index, normalised)
+        return out.unflatten(0, real.shape).transpose(1, 2)
 
 
 def _conv_layer(where: str, in_channels: int, conf: Any) -> ConvLayer:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ser.errors import UserError
+
 
 class WeightedSum(torch.nn.Module):
     """Softmax-weighted sum of layers with trainable scalars (eq. 4 of Li et al., 2024).
@@ -35,11 +37,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, *layers):
         ctx.save_for_backward(*layers)
-        ctx.weights, ctx.weights_dtype = weights.tolist(), weights.dtype  # a GPU is waited for once
+        # numbers where they are at hand, else tensors, which a GPU need not be waited for
+        on_cpu = weights.device.type == "cpu"
+        ctx.weights, ctx.weights_dtype = weights.tolist() if on_cpu else weights, weights.dtype
         dtype = torch.promote_types(weights.dtype, layers[0].dtype)
         fused = torch.zeros_like(layers[0], dtype=dtype)
         for weight, layer in zip(ctx.weights, layers, strict=True):
-            fused.add_(layer, alpha=weight)
+            if on_cpu:
+                fused.add_(layer, alpha=weight)
+            else:
+                fused.addcmul_(layer, weight)
         return fused
 
     @staticmethod
@@ -57,3 +64,23 @@ class _Sum(torch.autograd.Function):
             )
         ]
         return grad_weights, *grad_layers
+
+
+def numbers_of_layers(layers: str | int | list[int], low_level: bool, count: int) -> list[int]:
+    """The layers that ``frontend_conf.layers`` asks for, of ``count``; 0 is H_l.
+
+    Raises:
+        UserError: ``layers`` asks for something else, or a layer that there is not.
+    """
+    if layers in ("weighted_sum", "concat"):
+        return list(range(0 if low_level else 1, count + 1))
+    if layers == "last":
+        return [count]
+    if isinstance(layers, list) and layers and all(n in range(count + 1) for n in layers):
+        return layers
+    if layers in range(1, count + 1):
+        return [layers]
+    raise UserError(
+        f"frontend_conf.layers: {layers!r}; choose weighted_sum, concat, last, a layer from 1 to "
+        f"{count}, or a list of layers from 0 to {count}"
+    )

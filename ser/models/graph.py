@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, positions
 
 
 class GINEncoder(AbsEncoder):
@@ -70,8 +70,8 @@ class GINEncoder(AbsEncoder):
         """(B, T, F), (B,) -> (B, N, D) with zeros for padding, (B,), and no state."""
         frames, lengths, _ = self.rnn(xs_pad, ilens)
         nodes, lengths = average_frames(frames, lengths, self.frames_per_node)
-        real = frame_mask(lengths, nodes.size(1))  # (B, N)
-        edges = adjacency(lengths, nodes.size(1), self.window, self.cycle).to(nodes.dtype)
+        real = frame_mask(lengths, nodes.size(1))  # (B, N), on the CPU
+        edges = adjacency(lengths, nodes.size(1), self.window, self.cycle).to(nodes)
         outputs = [nodes]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], edges, real))
@@ -97,10 +97,10 @@ class GINLayer(torch.nn.Module):
     def forward(self, nodes: torch.Tensor, edges: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """(B, N, D), (B, N, N), (B, N) -> (B, N, size) with zeros for padding."""
         summed = (1 + self.eps) * nodes + edges @ nodes
-        updated = self.mlp(summed[real])  # (real nodes, size)
-        out = updated.new_zeros(*real.shape, updated.size(-1))
-        out[real] = updated
-        return out
+        index = positions(real, nodes.device)
+        updated = self.mlp(summed.flatten(0, 1).index_select(0, index))  # (real nodes, size)
+        out = updated.new_zeros(real.numel(), updated.size(-1)).index_copy(0, index, updated)
+        return out.unflatten(0, real.shape)
 
 
 def average_frames(
@@ -112,7 +112,8 @@ def average_frames(
     """
     if count == 1:
         return frames, lengths
-    real = frame_mask(lengths, frames.size(1)).unsqueeze(-1).to(frames.dtype)  # (B, T, 1)
+    real = frame_mask(lengths, frames.size(1), frames.device)
+    real = real.unsqueeze(-1).to(frames.dtype)  # (B, T, 1)
     missing = -frames.size(1) % count
     both = torch.nn.functional.pad(torch.cat([frames * real, real], dim=-1), (0, 0, 0, missing))
     sums = both.unflatten(1, (-1, count)).sum(dim=2)  # (B, N, D + 1)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.lang.units import ctc_min_frames
+from ser.models.masks import beside
 from ser.models.registry import check_head, find_classes
 
 IGNORE_ID = -1  # padding of target sequences, and a label that is not known
@@ -37,7 +38,7 @@ class Encoded(NamedTuple):
     """What heads read of a batch."""
 
     frames: torch.Tensor  # (B, T, D) float32
-    lengths: torch.Tensor  # (B,) true numbers of frames
+    lengths: torch.Tensor  # (B,) true numbers of frames, on the CPU
     pooled: torch.Tensor  # (B, P) float32, what the emotion head reads
 
 
@@ -85,7 +86,7 @@ class AuxHead(torch.nn.Module, ABC):
             encoded: The batch.
             target: (B, U) unit ids, padded with anything beyond ``target_lengths``; or (B, 1)
                 indices of labels, ``IGNORE_ID`` where the value is not in the inventory.
-            target_lengths: (B,) for units, None for labels.
+            target_lengths: (B,) for units, None for labels. Units and lengths are on the CPU.
 
         Returns:
             The scalar loss, part of the graph whatever the targets are, and statistics, among
@@ -134,24 +135,26 @@ class CTCHead(AuxHead):
     def forward(
         self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        lengths = encoded.lengths
+        lengths, device = encoded.lengths, encoded.frames.device
         usable = self.usable(lengths, target, target_lengths)
-        log_probs = self.log_probs(encoded)[usable].transpose(0, 1)  # (T, B', V)
+        index = beside(usable.nonzero().flatten(), device)
+        log_probs = self.log_probs(encoded).index_select(0, index).transpose(0, 1)  # (T, B', V)
         if usable.any():
+            sizes = target_lengths[usable]
             loss = F.ctc_loss(
                 log_probs,
-                target[usable].clamp(min=0),
+                beside(target[usable].clamp(min=0), device),
                 lengths[usable],
-                target_lengths[usable],
+                sizes,
                 blank=0,
                 reduction="none",
             )  # (B',)
             if self.per_unit:
-                loss = loss / target_lengths[usable]
+                loss = loss / beside(sizes, device)
             loss = loss.sum() / len(usable)
         else:
             loss = log_probs.sum() * 0.0  # keeps the head in the graph
-        return loss, {"skipped": 1.0 - usable.float().mean()}
+        return loss, {"skipped": beside(1.0 - usable.float().mean(), device)}
 
     @staticmethod
     def usable(
@@ -162,7 +165,6 @@ class CTCHead(AuxHead):
         return torch.tensor(
             [size > 0 and frames >= ctc_min_frames(units[:size]) for units, size, frames in rows],
             dtype=torch.bool,
-            device=lengths.device,
         )
 
 

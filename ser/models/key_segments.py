@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.resnet import ResNet
 from ser.models.weights import start_from
@@ -89,9 +89,7 @@ class KeySegmentsEncoder(AbsEncoder):
         ]
         counts = [len(each) for each in keys]
         vectors = self._see(torch.cat(keys)).split(counts)
-        return self.recurrent(
-            pad_sequence(vectors, batch_first=True), torch.tensor(counts, device=ilens.device)
-        )
+        return self.recurrent(pad_sequence(vectors, batch_first=True), torch.tensor(counts))
 
     def key_segments(self, spectrogram: torch.Tensor) -> torch.Tensor:
         """(T, F) grey values -> (K, segment, F)."""
@@ -105,7 +103,7 @@ class KeySegmentsEncoder(AbsEncoder):
         """(S, segment, F) -> (S, D)."""
         picture = F.interpolate(segments.transpose(1, 2).unsqueeze(1), self.shape, mode="bilinear")
         picture = ((picture - GREY_MEAN) / GREY_STD).expand(-1, 3, -1, -1)
-        sizes = torch.full((len(picture),), self.shape[0], device=picture.device)
+        sizes = torch.full((len(picture),), self.shape[0])
         vectors = self.network(picture, sizes)[0].mean(dim=(2, 3))
         self.norm.train(self.training and len(vectors) > 1)  # one has no deviation
         return self.norm(vectors)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,11 @@ class FrameCache:
         self.full = False
 
     def __call__(
-        self, speech: torch.Tensor, lengths: torch.Tensor, compute: Compute
+        self,
+        speech: torch.Tensor,
+        lengths: torch.Tensor,
+        compute: Compute,
+        keys: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What ``compute`` gives for a batch, computed only for utterances that are new.
 
@@ -40,25 +44,25 @@ class FrameCache:
             lengths: (B,) samples.
             compute: (B', L), (B',) -> (B', K, T, D) and the true frames (B',), of some of the
                 utterances; what it gives for one must not depend on the others.
+            keys: ``digests`` of the batch, if they are known.
 
         Returns:
             (B, K, T, D) in ``dtype``, zeros beyond an utterance's frames, and those (B,).
         """
-        keys = [_digest(wave[:n]) for wave, n in zip(speech, lengths.tolist(), strict=True)]
+        keys = keys or digests(speech, lengths)
         outputs = [self._read(key) for key in keys]
         new = [i for i, output in enumerate(outputs) if output is None]
         if new:
-            index = torch.tensor(new, device=speech.device)
-            computed, frames = compute(speech[index], lengths[index])
+            computed, frames = compute(speech[new], lengths[new])
             for i, output, count in zip(new, computed, frames.tolist(), strict=True):
-                outputs[i] = output[:, :count].detach().to(self.dtype)
+                outputs[i] = output[:, :count].detach().to("cpu", self.dtype)
                 self._write(keys[i], outputs[i])
         counts = [output.size(1) for output in outputs]
         shape = (len(outputs), outputs[0].size(0), max(counts), outputs[0].size(2))
-        batch = torch.zeros(shape, dtype=self.dtype, device=speech.device)
+        batch = torch.zeros(shape, dtype=self.dtype)
         for row, output, count in zip(batch, outputs, counts, strict=True):
             row[:, :count] = output
-        return batch, torch.tensor(counts, device=lengths.device)
+        return batch.to(speech.device, non_blocking=True), torch.tensor(counts)
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / f"{key[2:]}.npy"
@@ -82,7 +86,7 @@ class FrameCache:
                 raise OSError(f"less than {LEAST_FREE / 1e9:.0f} GB would be left on the disk")
             with atomic_write(path, "wb") as stream:
                 # NumPy has no bfloat16
-                np.save(stream, output.cpu().contiguous().view(_INTEGERS[self.dtype]).numpy())
+                np.save(stream, output.contiguous().view(_INTEGERS[self.dtype]).numpy())
         except FileNotFoundError:
             pass  # somebody deletes the folder, as they may at any time
         except OSError as err:
@@ -106,6 +110,8 @@ def fingerprint(module: torch.nn.Module, *facts: object) -> str:
     return digest.hexdigest()
 
 
-def _digest(samples: torch.Tensor) -> str:
-    data = samples.detach().cpu().contiguous().numpy()
-    return hashlib.blake2b(data, digest_size=DIGEST_SIZE).hexdigest()
+def digests(speech: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    """Names of utterances by their samples: (B, L), (B,) -> B of them."""
+    rows = zip(speech.detach().cpu(), lengths.tolist(), strict=True)
+    data = [wave[:n].contiguous().numpy() for wave, n in rows]
+    return [hashlib.blake2b(each, digest_size=DIGEST_SIZE).hexdigest() for each in data]

@@ -4,17 +4,42 @@ import torch
 import torch.nn.functional as F
 
 
-def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
-    """Boolean mask (B, T), True where frame t < lengths[b]; T is ``max_length``."""
+def frame_mask(
+    lengths: torch.Tensor, max_length: int, device: torch.device | None = None
+) -> torch.Tensor:
+    """Boolean mask (B, T), True where frame t < lengths[b]; T is ``max_length``.
+
+    Args:
+        device: Of the mask; that of ``lengths`` if None.
+    """
+    lengths = beside(lengths, device or lengths.device)
     return torch.arange(max_length, device=lengths.device)[None, :] < lengths[:, None]
 
 
-def none_padded(mask: torch.Tensor) -> bool:
-    """Whether all of ``mask`` is True; False while a model is exported.
+def beside(lengths: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``lengths``, which are kept on the CPU, on ``device``, for which nobody waits."""
+    return lengths.to(device, non_blocking=True)
+
+
+def none_padded(lengths: torch.Tensor, max_length: int) -> bool:
+    """Whether all ``lengths`` (B,) are ``max_length``; False while a model is exported.
 
     What an exported graph computes must not hang on the example that it was traced with.
     """
-    return not torch.compiler.is_exporting() and bool(mask.all())
+    return not torch.compiler.is_exporting() and bool((lengths >= max_length).all())
+
+
+def positions(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Where ``mask`` (B, T), of the CPU, is True among its B T values: indices on ``device``.
+
+    A GPU would have to be waited for to learn how many there are.
+    """
+    return beside(mask.flatten().nonzero().flatten(), device)
+
+
+def attention_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, T), True for real frames -> (B, 1, T, T), True = attend; None where nothing is padded."""
+    return None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.size(1), -1)
 
 
 class MaskedGroupNorm(torch.nn.GroupNorm):
@@ -42,7 +67,7 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(B, C, T) -> (B, C, T)."""
         frames = input.size(-1)
-        if self.lengths is None or bool((self.lengths >= frames).all()):
+        if self.lengths is None or none_padded(self.lengths, frames):
             return super().forward(input).to(input.dtype)
         normalised = []
         for utterance, length in zip(input.split(1), self.lengths.tolist(), strict=True):

@@ -1,22 +1,23 @@
 """The model: frontend, encoder, pooling, emotion head and auxiliary heads, put together."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
+# Of a batch's entries these stay on the CPU, as all lengths do.
+ON_CPU = ("text",)
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class SERModel(AbsESPnetModel):
+class SERModel(torch.nn.Module):
     """Speech emotion recognition with auxiliary tasks.
 
     L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
@@ -109,24 +110,27 @@ class SERModel(AbsESPnetModel):
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         emotion: torch.Tensor,
+        speech_keys: Sequence[str] | None = None,
         **targets: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """One batch, the ESPnet way.
 
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
-            speech_lengths: (B,).
+            speech_lengths: (B,), on the CPU.
             emotion: (B, 1) class indices, IGNORE_ID where the label is not known; such utterances
                 add nothing to L_ER and still count in the batch size.
-            targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units,
+            speech_keys: Of ``keys``, where the frontend keeps something of an utterance.
+            targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units, on the CPU,
                 ``<name>_label`` (B, 1) for a head of labels.
 
         Returns:
-            The loss, statistics (losses, WA of the batch) and the batch size as their weight.
+            The loss, statistics (losses, WA of the batch) and the batch size as their weight,
+            each (1,), so that those of several devices can be gathered.
         """
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)
-        encoded = self.encode(speech, speech_lengths, self.amp_dtype)
+        encoded = self.encode(speech, speech_lengths, self.amp_dtype, speech_keys)
         pooled = F.dropout(encoded.pooled, self.dropout, self.training)
         logits = self.emotion_head(pooled)  # (B, C)
         loss_er = self._cross_entropy(logits, emotion)
@@ -144,18 +148,27 @@ class SERModel(AbsESPnetModel):
             stats[f"loss_{name}"] = aux_loss.detach()
             stats.update({f"{key}_{name}": value for key, value in aux_stats.items()})
         stats["loss"] = loss.detach().clone()  # ESPnet scales the loss itself in place
-        return force_gatherable((loss, stats, batch_size), loss.device)
+        weight = loss.new_full((1,), batch_size, dtype=torch.long)
+        return loss[None], {key: value.reshape(1) for key, value in stats.items()}, weight
 
     def encode(
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         dtype: torch.dtype = torch.float32,
+        keys: Sequence[str] | None = None,
     ) -> Encoded:
-        """(B, L), (B,) -> frames (B, T, D), true lengths (B,) and pooled vectors (B, P)."""
+        """(B, L), (B,) -> frames (B, T, D), true lengths (B,) and pooled vectors (B, P).
+
+        Lengths are kept on the CPU, so that nothing has to wait for a GPU to tell them; those that
+        come from one are fetched.
+        """
+        if not torch.compiler.is_exporting():
+            speech_lengths = speech_lengths.cpu()
         mixed = dtype != torch.float32  # float32 leaves an outer autocast (use_amp) alone
         with torch.autocast(speech.device.type, dtype=dtype) if mixed else nullcontext():
-            frames, lengths = self.frontend(speech, speech_lengths)
+            known = () if keys is None else (keys,)
+            frames, lengths = self.frontend(speech, speech_lengths, *known)
             frames, lengths, _ = self.encoder(frames, lengths)
         frames = frames.float()
         return Encoded(frames, lengths, self.pooling(frames, lengths))
@@ -198,7 +211,18 @@ class SERModel(AbsESPnetModel):
         return (losses * self.class_weights[emotion]).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
-        known = reference != IGNORE_ID
-        reference, hypothesis = reference[known], hypothesis[known]
-        ones = torch.ones_like(reference, dtype=self.counts.dtype)
-        self.counts.index_put_((reference, hypothesis), ones, accumulate=True)
+        known = (reference != IGNORE_ID).to(self.counts.dtype)
+        self.counts.index_put_((reference.clamp(min=0), hypothesis), known, accumulate=True)
+
+
+def to_device(batch: Mapping[str, torch.Tensor], model: SERModel) -> dict[str, Any]:
+    """The arguments of ``SERModel.forward`` for a batch of the CPU."""
+    device = model.class_weights.device
+    find_keys = getattr(model.frontend, "keys", lambda *_: None)
+    keys = find_keys(batch["speech"], batch["speech_lengths"])
+    return {"speech_keys": keys} | {
+        key: value
+        if key in ON_CPU or key.endswith("_lengths")
+        else value.to(device, non_blocking=True)
+        for key, value in batch.items()
+    }

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer, ConvRecurrentEncoder
-from ser.models.masks import frame_mask
+from ser.models.masks import beside, frame_mask
 from ser.models.pooling import MeanPooling, SelfAttentionPooling
 
 HEADS = 4
@@ -95,7 +95,7 @@ class ParallelEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1)).unsqueeze(-1)
+        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
         frames = xs_pad.masked_fill(padding, 0.0)
         mels, values = frames.split([frames.size(2) - self.lld_size, self.lld_size], dim=2)
         both = torch.cat([self._read_picture(mels, ilens), self._read(values, ilens)], dim=-1)
@@ -109,7 +109,7 @@ class ParallelEncoder(AbsEncoder):
             maps, lengths = layer(maps, lengths)
         frames = maps.mean(dim=-1).transpose(1, 2)  # (B, T', C)
         if self.frame_attention is not None:
-            padding = ~frame_mask(lengths, frames.size(1))
+            padding = ~frame_mask(lengths, frames.size(1), frames.device)
             frames = self.frame_attention(
                 frames, frames, frames, key_padding_mask=padding, need_weights=False
             )[0]
@@ -137,19 +137,19 @@ class DimensionAttention(torch.nn.Module):
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T, D), (B,) -> (B, T, D) with zeros for padding."""
-        padding = ~frame_mask(lengths, frames.size(1)).unsqueeze(-1)
+        padding = ~frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
         scores = self.score(self.hidden(frames).relu()).masked_fill(padding, -math.inf)
-        weights = scores.softmax(dim=1) * lengths.view(-1, 1, 1)
+        weights = scores.softmax(dim=1) * beside(lengths, frames.device).view(-1, 1, 1)
         return weights * frames.masked_fill(padding, 0.0)
 
 
 def differences(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """(x_{t+1} - x_{t-1}) / 2, the first and the last real frame repeated: (B, T, F) -> same."""
     places = torch.arange(frames.size(1), device=frames.device)
-    last = (lengths - 1).unsqueeze(1)  # (B, 1)
+    last = (beside(lengths, frames.device) - 1).unsqueeze(1)  # (B, 1)
     after = torch.minimum(places + 1, last)
     before = torch.minimum((places - 1).clamp(min=0), last)
     index = (after, before)
     ahead, behind = (frames.gather(1, i.unsqueeze(-1).expand_as(frames)) for i in index)
-    real = frame_mask(lengths, frames.size(1)).unsqueeze(-1)
+    real = frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
     return ((ahead - behind) / 2).masked_fill(~real, 0.0)

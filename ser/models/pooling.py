@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from ser.errors import UserError
-from ser.models.masks import frame_mask
+from ser.models.masks import beside, frame_mask
 
 
 class AbsPooling(torch.nn.Module, ABC):
@@ -43,7 +43,7 @@ class MeanPooling(AbsPooling):
         if not self.mask:
             return frames.mean(dim=1)
         total = _without_padding(frames, lengths).sum(dim=1)  # (B, D)
-        return total / lengths.unsqueeze(-1).to(frames.dtype)
+        return total / beside(lengths, frames.device).unsqueeze(-1).to(frames.dtype)
 
 
 class StatisticsPooling(AbsPooling):
@@ -63,7 +63,7 @@ class StatisticsPooling(AbsPooling):
         return self._output_size
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        count = lengths.unsqueeze(-1).to(frames.dtype)
+        count = beside(lengths, frames.device).unsqueeze(-1).to(frames.dtype)
         mean = _without_padding(frames, lengths).sum(dim=1) / count  # (B, D)
         centred = _without_padding(frames - mean.unsqueeze(1), lengths)
         deviation = (centred.square().sum(dim=1) / count + 1e-5).sqrt()
@@ -97,7 +97,8 @@ class LastPooling(AbsPooling):
         return self._output_size
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        last = frames[torch.arange(len(frames), device=frames.device), lengths - 1]  # (B, D)
+        ends = beside(lengths, frames.device) - 1
+        last = frames[torch.arange(len(frames), device=frames.device), ends]  # (B, D)
         if not self.bidirectional:
             return last
         half = frames.size(2) // 2
@@ -165,10 +166,11 @@ class SelfAttentionPooling(AbsPooling):
 
 def _without_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """(B, T, D) with zeros for padding, whatever it held."""
-    return frames.masked_fill(~frame_mask(lengths, frames.size(1)).unsqueeze(-1), 0.0)
+    padding = ~frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
+    return frames.masked_fill(padding, 0.0)
 
 
 def _softmax(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """(B, T, R) -> (B, T, R), each of R columns a distribution over the real frames."""
-    padding = ~frame_mask(lengths, scores.size(1)).unsqueeze(-1)
+    padding = ~frame_mask(lengths, scores.size(1), scores.device).unsqueeze(-1)
     return scores.masked_fill(padding, -math.inf).softmax(dim=1)

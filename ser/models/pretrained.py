@@ -1,5 +1,7 @@
 """Loading speech encoders of Hugging Face: from the hub, a folder, or untrained."""
 
+import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
+
 import json
 import logging
 from pathlib import Path
@@ -7,14 +9,12 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ser.config import encoder_confs
 from ser.errors import UserError
-from ser.files import ROOT
-from ser.models.registry import check_folder
+from ser.models.registry import check_folder, from_recipe
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
@@ -127,13 +127,6 @@ def _unsupported(model_type: str) -> UserError:
     return UserError(f"frontend_conf: {model_type!r} is not a supported encoder; choose {known}")
 
 
-def from_recipe(model: str | None) -> str | None:
-    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
-    if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
-        return str(ROOT / model)
-    return model
-
-
 def _not_found(model: str, err: Exception) -> UserError:
     if Path(model).is_dir():
         return UserError(f"frontend_conf.model: {model}: {str(err).splitlines()[0]}")
@@ -145,6 +138,8 @@ def _not_found(model: str, err: Exception) -> UserError:
 
 def load_encoder(model: str | None, init: str, config: PretrainedConfig) -> torch.nn.Module:
     whisper = config.model_type == "whisper"
+    if whisper:  # the import takes a while
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
     if init == "random":
         return WhisperEncoder(config) if whisper else AutoModel.from_config(config)
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}

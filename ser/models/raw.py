@@ -2,12 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import frame_mask
+from ser.models.masks import beside, frame_mask
 
 BLOCK = 16384  # points of a Fourier transform
 DIRECT = 64  # taps up to which a convolution is computed directly
@@ -25,8 +24,8 @@ class RawFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L), (B,) -> (B, L, 1) with zeros for padding, (B,)."""
-        real = frame_mask(input_lengths, input.size(1))
-        count = input_lengths.unsqueeze(1)
+        real = frame_mask(input_lengths, input.size(1), input.device)
+        count = beside(input_lengths, input.device).unsqueeze(1)
         samples = input.masked_fill(~real, 0.0)
         centred = (samples - samples.sum(1, keepdim=True) / count).masked_fill(~real, 0.0)
         variance = centred.square().sum(1, keepdim=True) / count
@@ -101,7 +100,7 @@ class RawConvEncoder(AbsEncoder):
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""
         samples = F.pad(xs_pad.transpose(1, 2), (0, -xs_pad.size(1) % self.step))  # (B, 1, L')
-        real = frame_mask(ilens, samples.size(2)).unsqueeze(1)
+        real = frame_mask(ilens, samples.size(2), samples.device).unsqueeze(1)
         if self.training and self.noise:
             samples = samples + self.noise * torch.randn_like(samples)
         maps = convolve(samples.masked_fill(~real, 0.0), self.first).relu()
@@ -109,7 +108,7 @@ class RawConvEncoder(AbsEncoder):
         lengths = -(-ilens // self.pool)
         maps = convolve(maps, self.second)
         maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
-        maps = maps.masked_fill(~frame_mask(lengths, maps.size(2)).unsqueeze(1), 0.0)
+        maps = maps.masked_fill(~frame_mask(lengths, maps.size(2), maps.device).unsqueeze(1), 0.0)
         frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
         return self.recurrent(frames, -(-ilens // self.step))
 

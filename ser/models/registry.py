@@ -9,12 +9,13 @@ import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import ser.models
 from ser.config import suggest
 from ser.errors import UserError
-from ser.files import expand_home
+from ser.files import ROOT, expand_home
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 
@@ -73,9 +74,16 @@ def _hint(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f"; {near}" if near.startswith("did") else ""
 
 
+def from_recipe(model: str | None) -> str | None:
+    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
+    if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
+        return str(ROOT / model)
+    return model
+
+
 def check_folder(model: str, weights: bool = False) -> None:
     """Refuse a folder that is none or holds no encoder; hub ids have the form [owner/]name."""
-    path = expand_home(model)
+    path = expand_home(from_recipe(model))
     if path.is_dir():
         lacks = [] if (path / "config.json").is_file() else ["config.json"]
         if weights and not any(next(path.glob(name), None) for name in _WEIGHTS):

@@ -2,9 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.masks import frame_mask
 from ser.models.pooling import StatisticsPooling
@@ -155,7 +155,7 @@ class XVectorEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
-        real = frame_mask(ilens, xs_pad.size(1)).unsqueeze(-1)
+        real = frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
         maps, lengths = self.network(xs_pad.masked_fill(~real, 0.0).unsqueeze(1), ilens)
         pooled = self.pooling(maps.transpose(1, 2).flatten(2), lengths)
         return self.embed(pooled).relu().unsqueeze(1), torch.ones_like(ilens), None

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
-from ser.models.masks import frame_mask
+from ser.models.base import AbsFrontend
+from ser.models.masks import beside, frame_mask
 
 DECIBEL = 10.0 / math.log(10.0)  # of one unit of the natural logarithm of a power
 STD_FLOOR = 1e-20  # of a dimension that does not change at all, which stays 0
@@ -39,8 +39,8 @@ class FeatsFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F), (B,) -> the same shapes, padding zero."""
-        padding = ~frame_mask(input_lengths, input.size(1)).unsqueeze(-1)  # (B, T, 1)
-        count = input_lengths.view(-1, 1, 1).to(input.dtype)
+        padding = ~frame_mask(input_lengths, input.size(1), input.device).unsqueeze(-1)  # (B, T, 1)
+        count = beside(input_lengths, input.device).view(-1, 1, 1).to(input.dtype)
         feats = input.masked_fill(padding, 0.0)
         centred = (feats - feats.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
         if self.norm_means:
@@ -82,7 +82,7 @@ class GreyFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) ln |STFT|^2, (B,) -> (B, T, F) grey values, padding black, and (B,)."""
-        padding = ~frame_mask(input_lengths, input.size(1)).unsqueeze(-1)  # (B, T, 1)
+        padding = ~frame_mask(input_lengths, input.size(1), input.device).unsqueeze(-1)  # (B, T, 1)
         loudest = input.masked_fill(padding, -math.inf).amax(dim=(1, 2), keepdim=True)
         level = DECIBEL * (input - loudest)  # dB, 0 or less
         grey = (1.0 + level / self.dynamic_range).clamp(0.0, 1.0)

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from ser.errors import UserError
+from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.fusion import WeightedSum
-from ser.models.masks import frame_mask
+from ser.models.masks import beside, frame_mask
 from ser.models.pooling import AbsPooling
 from ser.models.ssl import HFFrontend
 
@@ -95,7 +94,7 @@ class UpstreamsFrontend(AbsFrontend):
                 project(frames) for project, frames in zip(self.projections, layers, strict=True)
             ]
         fused = torch.cat(layers, dim=-1) if self.fusion is None else self.fusion(layers)
-        real = frame_mask(lengths, fused.size(1)).unsqueeze(-1)
+        real = frame_mask(lengths, fused.size(1), fused.device).unsqueeze(-1)
         return fused.masked_fill(~real, 0.0), lengths
 
 
@@ -107,6 +106,7 @@ def interpolate(frames: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tenso
     steps = torch.arange(int(wanted.max()), device=frames.device)
     if torch.equal(lengths, wanted):
         return frames[:, : len(steps)]
+    lengths, wanted = beside(lengths, frames.device), beside(wanted, frames.device)
     last = (lengths - 1).unsqueeze(1)  # (B, 1)
     places = (steps + 0.5) * (lengths / wanted).unsqueeze(1) - 0.5
     places = torch.minimum(places.clamp(min=0.0), last)  # (B, T')
@@ -160,15 +160,16 @@ class EcapaEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, D), (B,) -> (B, T, D') with zeros for padding, (B,), and no state."""
-        real = frame_mask(ilens, xs_pad.size(1))
-        maps = xs_pad.masked_fill(~real.unsqueeze(-1), 0.0).transpose(1, 2)  # (B, D, T)
+        real = frame_mask(ilens, xs_pad.size(1))  # on the CPU
+        padding = ~beside(real, xs_pad.device).unsqueeze(-1)
+        maps = xs_pad.masked_fill(padding, 0.0).transpose(1, 2)  # (B, D, T)
         maps = self.first(maps, real)
         outputs = []
         for block in self.blocks:
             maps = block(maps, real)
             outputs.append(maps)
         frames = self.last(torch.cat(outputs, dim=1)).relu().transpose(1, 2)
-        return frames.masked_fill(~real.unsqueeze(-1), 0.0), ilens, None
+        return frames.masked_fill(padding, 0.0), ilens, None
 
 
 class _ConvNorm(torch.nn.Module):
@@ -205,7 +206,8 @@ class _Res2Block(torch.nn.Module):
             last = conv(group + last, real)
             done.append(last)
         out = self.after(torch.cat(done, dim=1), real)
-        mean = out.sum(dim=-1) / real.sum(dim=-1, keepdim=True)  # (B, C), over real frames
+        count = beside(real.sum(dim=-1, keepdim=True), out.device)
+        mean = out.sum(dim=-1) / count  # (B, C), over real frames
         return maps + out * self.excite(self.squeeze(mean).relu()).sigmoid().unsqueeze(-1)
 
 
@@ -238,9 +240,10 @@ class AttentiveStatisticsPooling(AbsPooling):
 
     def statistics(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T, D), (B,) -> (B, 2 D), before the linear layer."""
-        real = frame_mask(lengths, frames.size(1)).unsqueeze(-1)
+        real = frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
+        count = beside(lengths, frames.device).view(-1, 1, 1)
         frames = frames.masked_fill(~real, 0.0)
-        plain = _moments(frames, real / lengths.view(-1, 1, 1)).unsqueeze(1)  # (B, 1, 2 D)
+        plain = _moments(frames, real / count).unsqueeze(1)  # (B, 1, 2 D)
         context = torch.cat([frames, plain.expand(-1, frames.size(1), -1)], dim=-1)
         scores = self.score(self.hidden(context).tanh()).masked_fill(~real, -torch.inf)
         return _moments(frames, F.softmax(scores, dim=1))

@@ -1,12 +1,12 @@
 """The Whisper encoder on audio of any length, without its padding to 30 s."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import WhisperFeatureExtractor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ser.models.masks import frame_mask
+from ser.models.masks import attention_mask, frame_mask
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -22,6 +22,8 @@ class LogMel(torch.nn.Module):
 
     def __init__(self, num_mel_bins: int):
         super().__init__()
+        from transformers import WhisperFeatureExtractor
+
         extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
         filters = torch.from_numpy(np.asarray(extractor.mel_filters, dtype=np.float32))
         self.register_buffer("mel_filters", filters, persistent=False)  # (n_fft // 2 + 1, mels)
@@ -35,7 +37,7 @@ class LogMel(torch.nn.Module):
             self._utterance(wave[:length])
             for wave, length in zip(speech, lengths.tolist(), strict=True)
         ]
-        frames = torch.tensor([m.size(1) for m in mels], device=speech.device)
+        frames = torch.tensor([m.size(1) for m in mels])
         longest = int(frames.max())
         return torch.stack([F.pad(m, (0, longest - m.size(1))) for m in mels]), frames
 
@@ -47,24 +49,77 @@ class LogMel(torch.nn.Module):
         return (log_mel + 4.0) / 4.0
 
 
-def whisper_stem(
-    encoder: WhisperEncoder, mels: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The convolutions and positions: (B, mels, T) of true lengths (B,) -> (B, T', D), (B,).
+class Whisper:
+    """The stages of Whisper's encoder, one by one, as those of Wav2Vec; it owns no parameters.
 
-    T' = ceil(T / 2). transformers' own forward insists on 30 s; here the positional table is cut
-    to the frames there are. Audio beyond the table's 30 s starts the table again.
+    Args:
+        encoder: Of transformers.
+        log_mel: Of the encoder's number of mel bands.
     """
-    stem = F.gelu(encoder.conv1(mels))  # (B, D, T)
-    stem = stem * frame_mask(lengths, stem.size(-1)).unsqueeze(1)  # padding stays zero for conv2
-    stem = F.gelu(encoder.conv2(stem)).transpose(1, 2)  # (B, T', D)
-    table = encoder.embed_positions.weight
-    positions = torch.arange(stem.size(1), device=stem.device) % table.size(0)
-    hidden = stem + table[positions]
-    training = encoder.training and encoder.conv1.training  # no dropout where it is frozen
-    return F.dropout(hidden, p=encoder.dropout, training=training), (lengths + 1) // 2
 
+    masks_features = True  # time masks are for the log-mels
+    normalize = False
 
-def whisper_attention_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(B, T), True for real frames -> (B, 1, T, T), True = attend; None where nothing is padded."""
-    return None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.size(1), -1)
+    def __init__(self, encoder: torch.nn.Module, log_mel: LogMel):
+        self.encoder, self.log_mel = encoder, log_mel
+        self.output_size = encoder.config.d_model
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer layers."""
+        return self.encoder.layers
+
+    def output_lengths(self, samples: torch.Tensor) -> torch.Tensor:
+        """Samples -> frames, (B,) -> (B,)."""
+        return (samples // HOP + 1) // 2
+
+    def convolutions(self) -> list[torch.nn.Module]:
+        """The first layers of ``project``."""
+        return [self.encoder.conv1, self.encoder.conv2]
+
+    def below_layers(self) -> list[torch.nn.Module]:
+        """Nothing with parameters lies between the convolutions and the transformer layers."""
+        return []
+
+    def features(
+        self, speech: torch.Tensor, samples: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-mels: (B, L), (B,) -> (B, T, mels), (B,)."""
+        mels, frames = self.log_mel(speech, samples)
+        return mels.transpose(1, 2), frames
+
+    def project(
+        self, mels: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """H_l of eq. 4, convolutions and positions: (B, T, mels), (B,) -> (B, T', D), (B,).
+
+        T' = ceil(T / 2). transformers' own forward insists on 30 s; here the positional table is
+        cut to the frames there are. Audio beyond the table's 30 s starts the table again.
+        """
+        encoder = self.encoder
+        stem = F.gelu(encoder.conv1(mels.transpose(1, 2)))  # (B, D, T)
+        # padding stays zero for conv2
+        stem = stem * frame_mask(lengths, stem.size(-1), stem.device).unsqueeze(1)
+        stem = F.gelu(encoder.conv2(stem)).transpose(1, 2)  # (B, T', D)
+        table = encoder.embed_positions.weight
+        positions = torch.arange(stem.size(1), device=stem.device) % table.size(0)
+        hidden = stem + table[positions]
+        training = encoder.training and encoder.conv1.training  # no dropout where it is frozen
+        return F.dropout(hidden, p=encoder.dropout, training=training), (lengths + 1) // 2
+
+    def enter(
+        self, low_level: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """What enters the first transformer layer: H_l."""
+        return low_level
+
+    def layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
+        """What transformers passes to each layer."""
+        return {"attention_mask": attention_mask(mask)}
+
+    def leave(self, hidden: torch.Tensor) -> torch.Tensor:
+        """H_{h,N} from the last layer's output."""
+        return self.encoder.layer_norm(hidden)
+
+    def save_memory(self, speech: torch.Tensor) -> None:
+        """Keep everything: Whisper's maps are half as long."""

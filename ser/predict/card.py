@@ -14,6 +14,7 @@ import yaml
 from ser.corpora.prepare import load_spec
 from ser.data.folds import caveat, mean_over, num_groups, num_parts
 from ser.errors import UserError
+from ser.predict.inputs import Trained
 from ser.provenance import EGS
 from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.scoring.text import partial_notes
@@ -80,12 +81,15 @@ def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
         mark = f"not scored; {SCORE_FIRST}"
     except UserError as err:
         mark = f"scores unknown: {err}"
-    return {"corpus": exp_dir.resolve().parent.name, "marks": [mark], "scores": None}
+    corpus = exp_dir.resolve().parent.name
+    marked = {"synthetic": _is_synthetic(corpus), "marks": [mark], "scores": None}
+    return {"corpus": corpus, **marked}
 
 
-def make_card(scores: Mapping[str, Any]) -> dict[str, Any]:
+def make_card(scores: Mapping[str, Any], trained: Trained | None = None) -> dict[str, Any]:
     """The card of what ``scores``, the contents of a scores.json, are about.
 
+    ``trained`` is what the corpus's utterances are like, where that was measured.
     Scores are fractions from 0 to 1, as in scores.json; ``marks`` are the sentences without which
     they must not be shown.
     """
@@ -96,6 +100,8 @@ def make_card(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "corpus": scores["corpus"],
         "language": _language(scores["corpus"]),
+        "synthetic": _is_synthetic(scores["corpus"]),
+        "input": None if trained is None else trained.model_dump(),
         "system": scores["system"],
         "tag": scores["tag"],
         "ssl": scores["ssl"],
@@ -262,6 +268,10 @@ def _corpus(name: str) -> Any:
 
 def _language(corpus: str) -> str:
     return getattr(_corpus(corpus), "language", "und")  # ISO 639: undetermined
+
+
+def _is_synthetic(corpus: str) -> bool:
+    return bool(getattr(_corpus(corpus), "maker", None))  # made by the recipe with a synthesiser
 
 
 def _licence(corpus: str) -> str:

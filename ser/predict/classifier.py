@@ -19,8 +19,8 @@ import numpy as np
 from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, silent, too_short
 from ser.data.features import FEATS_TYPES
 from ser.errors import UserError
-from ser.models.heads import units_head
 from ser.models.inputs import pad
+from ser.predict.inputs import SYNTHETIC, Meter, Trained, differences
 from ser.predict.recordings import Recording, open_recording
 from ser.predict.windows import (
     Segment,
@@ -58,6 +58,7 @@ class Prediction:
     segments: list[Segment]
     units: list[Unit]
     duration: float  # seconds
+    warnings: tuple[str, ...] = ()  # why the model may be no judge of it
 
 
 class SpeechEmotion:
@@ -67,13 +68,25 @@ class SpeechEmotion:
         models: one for each fold, in evaluation mode; their probabilities are averaged.
         feats_type: what they read, ``raw`` or one of ser.data.features.FEATS_TYPES.
         device: where they are.
+        synthetic: whether they were trained on synthetic voices.
+        trained: what their training utterances were like; None if unknown.
     """
 
-    def __init__(self, models: Sequence[Any], feats_type: str = "raw", device: str = "cpu"):
+    def __init__(
+        self,
+        models: Sequence[Any],
+        feats_type: str = "raw",
+        device: str = "cpu",
+        synthetic: bool = False,
+        trained: Trained | None = None,
+    ):
+        from ser.models.heads import units_head
+
         self.models, self.feats_type, self.device = list(models), feats_type, device
+        self.synthetic, self.trained = synthetic, trained
         self.emotions = list(models[0].emotions)
-        head = units_head(models[0])
-        self.units = list(models[0].aux_units[head]) if head else []
+        self._heads = [units_head(model) for model in models]
+        self.units = list(models[0].aux_units[self._heads[0]]) if self._heads[0] else []
 
     @classmethod
     def from_pretrained(
@@ -93,7 +106,6 @@ class SpeechEmotion:
         Raises:
             UserError: no such model, a damaged one, unknown folds, no such device.
         """
-        device = find_device(device)
         from ser.predict.package import open_model
 
         packed = open_model(source)
@@ -103,9 +115,12 @@ class SpeechEmotion:
             raise UserError(
                 f"--folds {' '.join(unknown)}: not in {source}, which has {' '.join(packed.folds)}"
             )
+        device = find_device(device)
         with _memory(device):
             models = [packed.load(fold, device) for fold in folds or packed.folds]
-        return cls(models, packed.feats_type, device)
+        synthetic, trained = packed.card.get("synthetic", False), packed.card.get("input")
+        trained = None if trained is None else Trained.model_validate(trained)
+        return cls(models, packed.feats_type, device, synthetic, trained)
 
     def __call__(
         self,
@@ -133,8 +148,11 @@ class SpeechEmotion:
         name = recording.name
         done: list[Segment] = []
         track = UnitTrack(self.units)
+        meter = Meter()
         end = 0  # samples
         for batch in _batches(_windows(recording, segments)):
+            for window in batch:
+                meter.add(window.samples)
             heard = [window for window in batch if _has_sound(window)]
             for window, probs, posteriors in self._infer(name, heard) if heard else ():
                 start, end = (edge / SAMPLE_RATE for edge in window.owns)
@@ -154,6 +172,10 @@ class SpeechEmotion:
             segments=done,
             units=track.units,
             duration=end / SAMPLE_RATE,
+            warnings=(
+                *((SYNTHETIC,) if self.synthetic else ()),
+                *differences(meter, recording.rate, self.trained),
+            ),
         )
 
     def _infer(
@@ -169,7 +191,7 @@ class SpeechEmotion:
         speech, lengths = pad(arrays)
         probs, posteriors = 0.0, 0.0
         with _memory(self.device), torch.inference_mode():
-            for model in self.models:
+            for model, head in zip(self.models, self._heads, strict=True):
                 try:
                     out = model.infer(speech.to(self.device), lengths.to(self.device))
                 except UserError as err:
@@ -177,7 +199,7 @@ class SpeechEmotion:
                 probs += out["emotion_logp"].double().exp().cpu().numpy() / len(self.models)
                 frames = out["lengths"].tolist()
                 if self.units:
-                    units = out["aux"][units_head(model)].float().exp().cpu().numpy()
+                    units = out["aux"][head].float().exp().cpu().numpy()
                     posteriors += units / np.float32(len(self.models))  # (B, T, V)
         if not np.isfinite(probs).all():
             raise UserError(

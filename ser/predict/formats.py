@@ -25,6 +25,8 @@ def as_text(name: str, said: Prediction) -> str:
         more = len(said.units) - UNITS_SHOWN
         shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
         lines.append(f"  units: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if said.warnings:
+        lines.append(f"  warning: {'; '.join(said.warnings)}")
     return "\n".join(lines) + "\n"
 
 
@@ -56,6 +58,7 @@ def as_json(name: str, said: Prediction) -> str:
         "units": [
             {"start": _seconds(u.start), "end": _seconds(u.end), "unit": u.unit} for u in said.units
         ],
+        "warnings": said.warnings,
     }
     return json.dumps(document) + "\n"
 

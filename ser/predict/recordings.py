@@ -52,6 +52,7 @@ class Recording:
     name: str
     duration: float
     blocks: Callable[[], Iterator[np.ndarray]]
+    rate: float | None = None  # its own, Hz
 
 
 def open_recording(
@@ -79,7 +80,7 @@ def open_recording(
         info = probe(audio)
     except NotAudioError as err:
         return _from_torchcodec(str(audio), err)
-    return Recording(str(audio), info.duration, lambda: read_blocks(audio))
+    return Recording(str(audio), info.duration, lambda: read_blocks(audio), info.sample_rate)
 
 
 def _as_array(audio: Any) -> np.ndarray:
@@ -120,7 +121,7 @@ def _from_array(samples: np.ndarray, sampling_rate: Any) -> Recording:
             yield convert(_full_scale(samples[start : start + size]))
         yield convert.end()
 
-    return Recording(ARRAY, len(samples) / rate, blocks)
+    return Recording(ARRAY, len(samples) / rate, blocks, rate)
 
 
 def _require_full_scale(samples: np.ndarray) -> None:

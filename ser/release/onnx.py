@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.rnn_encoder import RNNEncoder
-from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from ser.console import progress
 from ser.data.features import FEATS_SIZES
@@ -228,12 +226,12 @@ def traceable(model: SERModel) -> SERModel:
     model = copy.deepcopy(model).eval()
     if isinstance(model.frontend, HFFrontend):
         model.frontend.plain()
-    norm = getattr(model.frontend, "_masked_norm", None)
-    if norm is not None:
-        first = model.frontend.encoder.feature_extractor.conv_layers[0]
-        first.layer_norm = model.frontend._masked_norm = TraceableGroupNorm(norm)
-    if isinstance(getattr(model.frontend, "log_mel", None), LogMel):
-        model.frontend.log_mel = TraceableLogMel(model.frontend.log_mel)
+    stages = getattr(model.frontend, "stages", None)
+    if getattr(stages, "masked_norm", None) is not None:
+        first = stages.encoder.feature_extractor.conv_layers[0]
+        first.layer_norm = stages.masked_norm = TraceableGroupNorm(stages.masked_norm)
+    if isinstance(getattr(stages, "log_mel", None), LogMel):
+        model.frontend.log_mel = stages.log_mel = TraceableLogMel(stages.log_mel)
     if isinstance(model.encoder, ConvRecurrentEncoder):
         for layer in model.encoder.convs:
             layer.norm = TraceableBatchNorm(layer.norm) if layer.norm is not None else None
@@ -246,7 +244,7 @@ def traceable(model: SERModel) -> SERModel:
 def refuse(model: SERModel) -> None:
     """Raise UserError for a model that has no sound graph, saying which part of it."""
     cure = "such a model runs in PyTorch only: ser predict, ser.predict.package"
-    if isinstance(model.encoder, RNNEncoder | TransformerEncoder):
+    if type(model.encoder).__module__.startswith("espnet2."):
         raise UserError(
             f"--onnx: encoder {type(model.encoder).__name__} of ESPnet sorts and packs a batch by "
             f"its lengths, which a graph cannot; {cure} (encoder conv_recurrent can be exported)"

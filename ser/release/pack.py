@@ -26,25 +26,20 @@ from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
 from ser.lang.units import read_units, write_units
 from ser.predict.card import format_card, format_size, make_card
-from ser.predict.package import (
-    CARD,
-    CONFIG,
-    FORMAT_VERSION,
-    MODEL_TYPE,
-    NETWORK,
-    NETWORK_KEYS,
-    SAMPLING_RATE,
-    UNITS,
-    label_values,
-    network_conf,
-    open_model,
-)
+from ser.predict.config import FORMAT_VERSION, MODEL_TYPE, SAMPLING_RATE
+from ser.predict.files import CARD, CONFIG
+from ser.predict.inputs import measure_training
+from ser.predict.package import label_values, network_conf, open_model
 from ser.provenance import public_path
 from ser.scoring.predictions import FILE_NAME
 from ser.scoring.records import SCORE_FIRST, read_scores
-from ser.stage import read_marker
+from ser.stage import file_digest, read_marker
 from ser.training.experiment import (
+    NETWORK,
+    NETWORK_KEYS,
     PREDICTIONS_MARKER,
+    UNITS,
+    find_file,
     find_units,
     fold_model_file,
     model_state,
@@ -113,7 +108,9 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
     files = {fold: fold_model_file(exp_dir / fold) for fold in names}
     _require_space(exp_dir, files)
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
-    config = describe(exp_dir.resolve().name, configs, make_card(scores))
+    wavs = find_file(exp_dir, Path("dump", str(run["corpus"]), "wav.scp"))
+    trained = measure_training(wavs) if wavs else None
+    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained))
     with atomic_dir(exp_dir / PACKED) as temporary:
         for number, fold in enumerate(names, start=1):
             progress(f"pack: fold {fold} ({number} of {len(names)})")
@@ -272,10 +269,13 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
         tested = json.loads(text)["made_from"]
     except (OSError, ValueError, KeyError, TypeError):
         tested = {}
-    if not (fold_dir / FILE_NAME).is_file() or any(tested.get(k) != v for k, v in present.items()):
+    same = all(tested.get(key) == value for key, value in present.items())
+    noted = present["model_sha256"]
+    whole = noted is None or noted == file_digest(fold_model_file(fold_dir))
+    if not (fold_dir / FILE_NAME).is_file() or not same or not whole:
         raise UserError(
             f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
-            f"{SCORE_FIRST}, or copy the experiment with the times of its files (cp -a, rsync -a)"
+            f"{SCORE_FIRST if whole else 'copy it again, or train this fold again: --stage 4'}"
         )
 
 

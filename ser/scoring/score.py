@@ -18,7 +18,6 @@ scores.json holds every decision (``speakers``), so that whatever is computed fr
 computed from it again: RESULTS.md, the intervals of ser/scoring/uncertainty.py, any other score.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +49,7 @@ from ser.scoring.metrics import (
     unweighted_accuracy,
 )
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, write_errors
+from ser.scoring.scores import SCHEMA, Scores
 from ser.scoring.slices import find_slices, read_utterance_table, score_slices
 from ser.scoring.text import format_scores
 from ser.scoring.uncertainty import (
@@ -63,8 +63,6 @@ from ser.scoring.uncertainty import (
 from ser.scoring.validation import valid_ua
 from ser.stage import file_digest, read_marker
 from ser.training.experiment import SCORED, Experiment, open_experiment
-
-SCHEMA = 2
 
 
 def score_folds(
@@ -277,9 +275,7 @@ def score_experiment(
     write_errors(experiment.exp_dir / "errors.tsv", experiment.labels, rows, wavs)
     with atomic_write(experiment.exp_dir / "scores.txt") as stream:
         stream.write(table)
-    with atomic_write(experiment.exp_dir / "scores.json") as stream:
-        json.dump(scores, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
+    Scores.model_validate(scores).write(experiment.exp_dir / "scores.json")
     print(table, end="")
     progress(f"score: {len(scored)} of {len(states)} folds; see {experiment.exp_dir}/scores.txt")
     return scores

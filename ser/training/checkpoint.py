@@ -1,9 +1,8 @@
 """Checkpoints: whole or absent, complete enough that nobody can tell where a training was cut.
 
-ESPnet writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its number. Added
-here: writing it while the next epoch trains; checkpoints *within* an epoch, ``<N>epoch.step.pth``,
-written when the process is asked to stop and every few minutes; and the state of the random number
-generators.
+As ESPnet, a training writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its
+number. Added here: checkpoints *within* an epoch, ``<N>epoch.step.pth``, written when the process
+is asked to stop and every few minutes; and the state of the random number generators.
 """
 
 import logging
@@ -11,21 +10,19 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from espnet2.train.reporter import Reporter, SubReporter
-from torch.utils._pytree import tree_map_only
 
 from ser.cluster import preemption
+from ser.errors import UserError
 from ser.files import atomic_write
 
 CHECKPOINT = "checkpoint.pth"
-WRITING = 0.1  # share of the time at most that goes into writing them in the background
+ESPNET_KEYS = ("model", "reporter", "optimizers", "schedulers", "scaler")
 
 
 def random_state() -> dict[str, Any]:
@@ -48,142 +45,40 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
 
 
-class EpochFiles:
-    """ESPnet's files within a ``with`` block: written whole, in order, and beside the training.
+def save(obj: Any, path: Path) -> None:
+    """Write ``obj`` by torch.save, whole or not at all.
 
-    Within the block, torch.save to a path writes a temporary file and renames it: a process
-    killed meanwhile leaves no file that cannot be resumed from. ``checkpoint.pth`` gets the
-    random state as well.
+    Raises:
+        OSError: the file cannot be written; one that was there is still as it was.
+    """
+    with atomic_write(path, "wb") as stream:
+        try:
+            torch.save(obj, stream)
+        except RuntimeError as err:
+            if isinstance(err.__context__, OSError):  # which torch stumbles over once more
+                raise err.__context__ from None
+            raise
 
-    In the background a thread writes copies of ``checkpoint.pth`` and ``<N>epoch.pth`` while
-    training goes on; whoever reads a file, and the files of the next epoch, wait for it. No more
-    than ``WRITING`` of the time goes into checkpoints: where epochs take seconds and a disk is
-    slow, that of an epoch is only held, until it is replaced by the next epoch's, asked for by
-    ``settle``, or the block ends. Until its checkpoint is written, an epoch can be lost to a kill,
-    and is then trained again. Meanwhile ESPnet removes models that are no longer among the best. If
-    the new epoch ousts one that the last checkpoint on the disk needs and does not hold itself,
-    training waits: trained again, the epoch could turn out worse than the model that is gone.
+
+def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
+    """What ``path`` holds, a checkpoint.pth.
 
     Args:
-        background: False lets training wait for every file.
-        criteria: ``best_model_criterion`` of the training.
-        keep: How many of the best models ESPnet keeps for each criterion.
+        options: Of torch.load.
+
+    Raises:
+        UserError: it is damaged.
     """
-
-    def __init__(self, background: bool, criteria: Sequence[Sequence[str]], keep: int):
-        self.background, self.criteria, self.keep = background, criteria, keep
-        self.pending: list[Future] = []
-        self.written = 0  # the epoch of the checkpoint on the disk
-        self._model: tuple[Any, Any] | None = None  # of the last checkpoint, and its copy
-        self._held: tuple[Any, Path] | None = None
-        self._next = time.monotonic()  # from when on a checkpoint is written again
-
-    def __enter__(self) -> "EpochFiles":
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self.torch_save, self.torch_load = torch.save, torch.load
-        torch.save, torch.load = self.save, self.load
-        return self
-
-    def __exit__(self, *_) -> None:
-        torch.save, torch.load = self.torch_save, self.torch_load
-        self.thread.shutdown()
-        self.settle()
-
-    def save(self, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        """In place of torch.save."""
-        if not isinstance(f, str | Path):
-            self.torch_save(obj, f, *args, **kwargs)
-            return
-        path = Path(f)
-        if path.name == CHECKPOINT and isinstance(obj, dict):
-            self.wait()
-            obj = {**obj, "random": random_state()}
-            self._model = self._held = None
-            if self.background and not displaces(
-                obj["reporter"], self.criteria, self.keep, self.written
-            ):
-                copied = on_cpu(obj)
-                self._model = obj["model"], copied["model"]
-                if time.monotonic() < self._next:
-                    self._held = copied, path
-                else:
-                    self._submit(copied, path)
-                return
-        elif self._model is not None and obj is self._model[0]:  # <N>epoch.pth, right after it
-            self._submit(self._model[1], path)
-            self._model = None
-            return
-        self.wait()
-        self._write(obj, path, *args, **kwargs)
-
-    def load(self, f: Any, *args: Any, **kwargs: Any) -> Any:
-        """In place of torch.load."""
-        self.wait()
-        obj = self.torch_load(f, *args, **kwargs)
-        if isinstance(f, str | Path) and Path(f).name == CHECKPOINT:
-            self.written = _epoch(obj)
-        return obj
-
-    def wait(self) -> None:
-        """Until everything is written; raises what kept it from being."""
-        while self.pending:
-            self.pending.pop(0).result()
-
-    def settle(self) -> None:
-        """Until everything is written, a checkpoint that was only held too."""
-        self.wait()
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._write(*held)
-
-    def _submit(self, obj: Any, path: Path) -> None:
-        self.pending.append(self.thread.submit(self._write, obj, path))
-
-    def _write(self, obj: Any, path: Path, *args: Any, **kwargs: Any) -> None:
-        begin = time.monotonic()
-        with atomic_write(path, "wb") as stream:
-            try:
-                self.torch_save(obj, stream, *args, **kwargs)
-            except RuntimeError as err:
-                if isinstance(err.__context__, OSError):  # which torch stumbles over once more
-                    raise err.__context__ from None
-                raise
-        if path.name == CHECKPOINT:
-            self.written, ended = _epoch(obj), time.monotonic()
-            self._next = ended + (ended - begin) * (1 / WRITING - 1)
-
-
-def _epoch(checkpoint: Any) -> int:
-    """That a checkpoint is of; 0 if it is no whole one."""
-    return checkpoint.get("reporter", {}).get("epoch", 0) if isinstance(checkpoint, dict) else 0
-
-
-def displaces(
-    state: dict[str, Any], criteria: Sequence[Sequence[str]], keep: int, written: int
-) -> bool:
-    """Whether a model is no longer among the best that a checkpoint needs and does not hold.
-
-    Args:
-        state: Of ESPnet's reporter at the end of an epoch.
-        criteria, keep: As in EpochFiles.
-        written: The epoch of the checkpoint, 0 if there is none.
-    """
-    reporter = Reporter()
-    reporter.load_state_dict(state)
-    for phase, key, mode in criteria:
-        if reporter.has(phase, key):
-            order = reporter.sort_epochs(phase, key, mode)
-            needed = [epoch for epoch in order if epoch <= written][:keep]
-            if set(needed) - set(order[:keep]) - {written}:
-                return True
-    return False
-
-
-def on_cpu(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A copy that training does not change any more, its tensors in main memory."""
-    copied = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), checkpoint)
-    copied["model"]._metadata = checkpoint["model"]._metadata  # the modules' versions
-    return copied
+    try:
+        state = torch.load(path, weights_only=False, **options)
+        return {key: state[key] for key in (*ESPNET_KEYS, "random")}
+    except OSError:
+        raise
+    except Exception as err:  # damaged bytes make the unpickler fail in any way
+        raise UserError(
+            f"{path}: cannot be read ({type(err).__name__}); remove {path.parent} and run "
+            "stage 4 again to train this fold anew"
+        ) from err
 
 
 class StepCheckpoints:
@@ -196,13 +91,11 @@ class StepCheckpoints:
         directory: The fold's directory.
         model: Not wrapped for distributed training; has the confusion ``counts`` of the epoch.
         optimizers, schedulers: As ESPnet's trainer has them; a scheduler may be None.
-        accum_grad: Batches of one step: within a step the gradients would be lost.
-        seconds: Between two checkpoints of a training that nobody asks to stop.
-        distributed: Whether torch.distributed is initialised; then all processes call the same
-            methods at the same batches.
-        device: Of the model.
-        settle: Waits until the files of the epoch before are written, without which a checkpoint
-            within the next epoch is of no use.
+        options: Of the trainer: ``accum_grad``, within whose batches the gradients would be lost,
+            and ``checkpoint_seconds`` between two checkpoints of a training that nobody asks to
+            stop.
+
+    If torch.distributed is initialised, all processes call the same methods at the same batches.
     """
 
     def __init__(
@@ -211,22 +104,21 @@ class StepCheckpoints:
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         schedulers: Sequence[Any],
-        accum_grad: int,
-        seconds: float,
-        distributed: bool = False,
-        device: str = "cpu",
-        settle: Callable[[], None] = lambda: None,
+        options: Any,
     ):
-        self.directory, self.model, self.settle = directory, model, settle
+        self.directory, self.model = directory, model
         self.optimizers, self.schedulers = optimizers, schedulers
-        self.accum_grad, self.seconds = accum_grad, seconds
-        self.distributed, self.device = distributed, device
+        self.accum_grad, self.seconds = options.accum_grad, options.checkpoint_seconds
+        self.device = "cuda" if options.ngpu > 0 else "cpu"
+        self.distributed = distributed = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.world_size = torch.distributed.get_world_size() if distributed else 1
         self.last = time.monotonic()
 
-    def begin(self, reporter: SubReporter, scaler: Any) -> dict[str, Any] | None:
+    def begin(self, statistics: Any, scaler: Any) -> dict[str, Any] | None:
         """Start an epoch's training; where to go on, or None at its beginning.
+
+        ``statistics`` are those of the pass (training/passes.py).
 
         Everything but the random numbers is put back; those, ``random``, are for
         ``set_random_state`` once the data loader has drawn its own. ``batches`` says how many
@@ -237,11 +129,11 @@ class StepCheckpoints:
         """
         asked, _ = self._agree(due=False)
         if asked:
-            self.settle()
             if self.distributed:  # srun ends all processes as soon as one of them has stopped
                 torch.distributed.barrier()
             raise preemption.Stopped(signal.Signals(asked))
-        self.epoch, self.reporter, self.scaler = reporter.get_epoch(), reporter, scaler
+        reporter = statistics.reporter
+        self.epoch, self.statistics, self.scaler = reporter.get_epoch(), statistics, scaler
         self.last = time.monotonic()
         state = self._load(self._path(self.epoch))
         if self.distributed:
@@ -282,10 +174,7 @@ class StepCheckpoints:
 
     def remove(self, keep: int = 0) -> None:
         """Delete the checkpoints within epochs, except that of epoch ``keep``."""
-        stale = set(self.directory.glob("*epoch.step.pth")) - {self._path(keep)}
-        if stale:
-            self.settle()
-        for path in stale:
+        for path in set(self.directory.glob("*epoch.step.pth")) - {self._path(keep)}:
             path.unlink(missing_ok=True)
 
     def _path(self, epoch: int) -> Path:
@@ -318,7 +207,7 @@ class StepCheckpoints:
             torch.distributed.all_gather_object(ranks, mine)
         if self.rank != 0:
             return
-        self.settle()
+        reporter = self.statistics.flush()
         state = {
             "batches": batches,
             "trained": trained,
@@ -327,16 +216,15 @@ class StepCheckpoints:
             "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "reporter": {
-                "stats": dict(self.reporter.stats),
-                "count": self.reporter.count,
-                "total_count": self.reporter.total_count,
-                "seconds": time.perf_counter() - self.reporter.start_time,
+                "stats": dict(reporter.stats),
+                "count": reporter.count,
+                "total_count": reporter.total_count,
+                "seconds": time.perf_counter() - reporter.start_time,
             },
             "ranks": ranks,
         }
         path = self._path(self.epoch)
-        with atomic_write(path, "wb") as stream:
-            torch.save(state, stream)
+        save(state, path)
         logging.info(f"Checkpoint after batch {batches} of epoch {self.epoch}: {path}")
 
     def _load(self, path: Path) -> dict[str, Any] | None:

@@ -250,10 +250,12 @@ def time_training(
     from ser.cluster.runlog import fold_log
     from ser.data.labels import fold_labels
     from ser.models.heads import label_tables
-    from ser.training.folds import fold_arguments, resolve
+    from ser.training.folds import fold_arguments
+    from ser.training.settings import TrainingOptions, resolve
     from ser.training.trainer import HISTORY
 
-    args = resolve(config, ssl, 2, extra_args, 1, ngpu)
+    options = TrainingOptions(protocol, ngpu, max_epoch=2, ssl=ssl, extra_args=extra_args)
+    args = resolve(config, options)
     real = dump_dir / "folds" / protocol
     fold = read_lines(real / "folds")[0]
     with TemporaryDirectory(prefix="timing.", dir=directory) as name:

@@ -248,15 +248,14 @@ def read_fold_run(fold_dir: Path) -> dict[str, Any]:
 def model_state(fold_dir: Path) -> dict[str, Any]:
     """Which model stage 5 tests a fold with, to recognise one that was trained again since.
 
-    The model is told apart by size and time, not contents: ten checkpoints of 400 MB would take
-    longer to digest than to infer with on a GPU.
+    Its digest is the one that stage 4 noted, since ten checkpoints of 400 MB would take longer to
+    digest than to infer with on a GPU. Times of files are no part of it: copies are as good.
     """
-    name = read_fold_run(fold_dir)["inference_model"]
-    model = (fold_dir / name).resolve().stat()
+    run = read_fold_run(fold_dir)
     return {
-        "model": name,
-        "model_size": model.st_size,
-        "model_mtime_ns": model.st_mtime_ns,
+        "model": run["inference_model"],
+        "model_size": fold_model_file(fold_dir).stat().st_size,
+        "model_sha256": run.get("model_sha256"),
         "config": file_digest(fold_dir / "config.yaml"),
     }
 
@@ -324,11 +323,16 @@ def fold_model_file(fold_dir: Path) -> Path:
 def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
     """units.txt of an experiment, whose path is relative to the recipe; UserError if it is gone."""
     path = Path(str(config.get("units") or UNITS))
-    candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    found = find_file(exp_dir, path)
+    if found is not None:
+        return found
     raise UserError(
         f"{path}: no such file, which names the units of {exp_dir}; make it again: ./run.sh "
         "--stage 2 --stop-stage 3 with the options of this experiment"
     )
+
+
+def find_file(exp_dir: Path, path: Path) -> Path | None:
+    """The file at ``path`` in the recipe that ``exp_dir`` is in; None if it is gone."""
+    candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -216,7 +216,7 @@ def pooled_vectors(
         for batch in make_batches(lengths, BATCH_SAMPLES):
             preemption.check()
             speech, speech_lengths = pad([load_input(inputs[u], args.feats_type) for u in batch])
-            batched = speech.to(device), speech_lengths.to(device)
+            batched = speech.to(device), speech_lengths
             with torch.inference_mode():
                 pooled, _ = cache(*batched, compute) if cache else compute(*batched)
             vectors.update(zip(batch, pooled[:, 0, 0].double().cpu().numpy(), strict=True))

@@ -3,16 +3,17 @@
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
 import argparse
+import copy
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.get_default_kwargs import get_default_kwargs
@@ -20,22 +21,25 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
-from ser.config import encoder_confs
 from ser.data.tables import read_table
 from ser.errors import UserError
-from ser.data.features import FEATS_SIZES, FUNCTIONALS
-from ser.models.spectral import FeatsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
-from ser.models.model import AMP_DTYPES, SERModel
-from ser.training.optim import parameter_groups
+from ser.models.base import AbsEncoder, AbsFrontend
+from ser.models.build import build_model
 from ser.models.pooling import AbsPooling
 from ser.models.registry import find_classes
+from ser.models.model import SERModel
+from ser.training.optim import parameter_groups
 from ser.training.preprocess import SERPreprocessor
 from ser.training.trainer import SERTrainer
 from ser.lang.units import read_units, read_untagged, tag_stripper
 
 GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
+
+AbsESPnetModel.register(SERModel)  # whose interface it has, without needing ESPnet in prediction
+AbsEncoder.register(RNNEncoder)
+AbsEncoder.register(TransformerEncoder)
 
 frontend_choices = ClassChoices(
     "frontend", find_classes(AbsFrontend, "Frontend"), type_check=AbsFrontend, default="hf"
@@ -51,6 +55,99 @@ pooling_choices = ClassChoices(
 )
 
 
+# What SERTask adds to ESPnet's command line.
+_MAPPING = {"action": NestedDictAction, "default": {}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "emotions": {"type": str_or_none, "help": "The classes in index order, blank separated"},
+    "units": {"type": str_or_none, "help": "units.txt of the CTC head: <unit> <id> per line"},
+    "token_type": {
+        "type": str,
+        "default": "tagged_class",
+        "help": "What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
+        "classes), class, tagged_phone, phone, char or bpe",
+    },
+    "untagged": {
+        "type": str2bool,
+        "default": False,
+        "help": "Train the CTC head on its units without their tags; set by stage 4",
+    },
+    "bpe_size": {
+        "type": int_or_none,
+        "help": "With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
+    },
+    "feats_type": {
+        "type": str,
+        "default": "raw",
+        "help": "What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
+        "egemaps or compare functionals of the utterance",
+    },
+    "fit": {
+        "type": str,
+        "default": GRADIENT,
+        "choices": FITS,
+        "help": "How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
+        "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
+    },
+    "fit_conf": {**_MAPPING, "help": "Options of logistic_regression and linear_svm"},
+    "aux_conf": {
+        **_MAPPING,
+        "help": "Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/models/heads.py)",
+    },
+    "aux_labels": {
+        **_MAPPING,
+        "help": "Table and classes of each auxiliary head of labels; set by stage 4",
+    },
+    "lr_conf": {
+        **_MAPPING,
+        "help": "Factors on the learning rate: heads, fusion, layer_decay (see training/optim.py)",
+    },
+    "heads_first_conf": {
+        **_MAPPING,
+        "help": "Train heads and layer weights on the frozen encoder first: untagged_epoch, "
+        "max_epoch, lr, batch_size (see ser/training/heads_first.py)",
+    },
+    "length_jitter": {
+        "type": float,
+        "default": 0.0,
+        "help": "With batch_type sorted, cut the training's batches anew in every epoch, from "
+        "lengths disturbed by this share (see ser/training/batches.py)",
+    },
+    "label_share": {
+        "type": float,
+        "default": 1.0,
+        "help": "Share of the training speakers, drawn by the seed, whose emotions are told; the "
+        "utterances of the others serve encoder: ladder without labels",
+    },
+    "unlabelled": {
+        "type": str_or_none,
+        "help": "Training utterances without label, blank separated; set by stage 4",
+    },
+    "class_counts": {
+        "type": str_or_none,
+        "help": "Training utterances of each class, blank separated; set by stage 4",
+    },
+    "model_conf": {
+        "action": NestedDictAction,
+        "default": {k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
+        "help": "amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
+        "label_smoothing and dropout: 0.0 to below 1; emotion_weight: 0 or more",
+    },
+    "stated": {
+        **_MAPPING,
+        "help": "What the publication states for this system; shown beside our own numbers",
+    },
+    "paper": {
+        **_MAPPING,
+        "help": "Whose system it is (year, by) and a note on how its numbers were found; shown in "
+        "the results",
+    },
+    "sweep": {
+        **_MAPPING,
+        "help": "Which point of which sweep this is (see training/sweep.py); shown in the results",
+    },
+}
+
+
 class SERTask(AbsTask):
     """Multi-task speech emotion recognition."""
 
@@ -62,126 +159,8 @@ class SERTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(description="Task related")
         parser.get_default("required").append("emotions")
-        group.add_argument(
-            "--emotions", type=str_or_none, help="The classes in index order, blank separated"
-        )
-        group.add_argument(
-            "--units", type=str_or_none, help="units.txt of the CTC head: <unit> <id> per line"
-        )
-        group.add_argument(
-            "--token_type",
-            type=str,
-            default="tagged_class",
-            help="What the CTC head spells: tagged_class (the paper's emotion-tagged phoneme "
-            "classes), class, tagged_phone, phone, char or bpe",
-        )
-        group.add_argument(
-            "--untagged",
-            type=str2bool,
-            default=False,
-            help="Train the CTC head on its units without their tags; set by stage 4",
-        )
-        group.add_argument(
-            "--bpe_size",
-            type=int_or_none,
-            help="With token_type bpe, the number of sentencepiece pieces (read by stage 2)",
-        )
-        group.add_argument(
-            "--feats_type",
-            type=str,
-            default="raw",
-            help="What the frontend reads: raw waveforms, spectrogram, fbank or mfcc features, or "
-            "egemaps or compare functionals of the utterance",
-        )
-        group.add_argument(
-            "--fit",
-            type=str,
-            default=GRADIENT,
-            choices=FITS,
-            help="How stage 4 learns: gradient, ESPnet's training; logistic_regression or "
-            "linear_svm, scikit-learn's on the pooled vectors of a frozen network",
-        )
-        group.add_argument(
-            "--fit_conf",
-            action=NestedDictAction,
-            default={},
-            help="Options of logistic_regression and linear_svm",
-        )
-        group.add_argument(
-            "--aux_conf",
-            action=NestedDictAction,
-            default={},
-            help="Auxiliary heads by name, e.g. pr.weight=0.01 (see ser/models/heads.py)",
-        )
-        group.add_argument(
-            "--aux_labels",
-            action=NestedDictAction,
-            default={},
-            help="Table and classes of each auxiliary head of labels; set by stage 4",
-        )
-        group.add_argument(
-            "--lr_conf",
-            action=NestedDictAction,
-            default={},
-            help="Factors on the learning rate: heads, fusion, layer_decay (see training/optim.py)",
-        )
-        group.add_argument(
-            "--heads_first_conf",
-            action=NestedDictAction,
-            default={},
-            help="Train heads and layer weights on the frozen encoder first: untagged_epoch, "
-            "max_epoch, lr, batch_size (see ser/training/heads_first.py)",
-        )
-        group.add_argument(
-            "--length_jitter",
-            type=float,
-            default=0.0,
-            help="With batch_type sorted, cut the training's batches anew in every epoch, from "
-            "lengths disturbed by this share (see ser/training/batches.py)",
-        )
-        group.add_argument(
-            "--label_share",
-            type=float,
-            default=1.0,
-            help="Share of the training speakers, drawn by the seed, whose emotions are told; the "
-            "utterances of the others serve encoder: ladder without labels",
-        )
-        group.add_argument(
-            "--unlabelled",
-            type=str_or_none,
-            help="Training utterances without label, blank separated; set by stage 4",
-        )
-        group.add_argument(
-            "--class_counts",
-            type=str_or_none,
-            help="Training utterances of each class, blank separated; set by stage 4",
-        )
-        group.add_argument(
-            "--model_conf",
-            action=NestedDictAction,
-            default={k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
-            help="amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-            "label_smoothing and dropout: 0.0 to below 1; emotion_weight: 0 or more",
-        )
-        group.add_argument(
-            "--stated",
-            action=NestedDictAction,
-            default={},
-            help="What the publication states for this system; shown beside our own numbers",
-        )
-        group.add_argument(
-            "--paper",
-            action=NestedDictAction,
-            default={},
-            help="Whose system it is (year, by) and a note on how its numbers were found; shown in "
-            "the results",
-        )
-        group.add_argument(
-            "--sweep",
-            action=NestedDictAction,
-            default={},
-            help="Which point of which sweep this is (see training/sweep.py); shown in the results",
-        )
+        for name, options in _OPTIONS.items():
+            group.add_argument(f"--{name}", **copy.deepcopy(options))  # with a mapping of its own
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 
@@ -230,35 +209,13 @@ class SERTask(AbsTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SERModel:
-        """The model that ``args`` describe.
-
-        Raises:
-            UserError: an option that the chosen class does not take, or an unfit value.
-        """
-        frontend, encoder, pooling = build_network(args)
-        heads, weights = {}, {}
-        sizes = encoder.output_size(), pooling.output_size()
-        for name, head in read_heads(args.aux_conf).items():
-            if head.cls.targets == UNITS:
-                inventory, _ = unit_inventory(args)
-            else:
-                inventory = args.aux_labels[name]["values"]
-            heads[name] = head.cls(*sizes, inventory, **head.options)
-            weights[name] = head.weight
-        amp_dtype = args.model_conf.get("amp_dtype", "float32")
-        if amp_dtype not in AMP_DTYPES:
-            raise UserError(
-                f"model_conf.amp_dtype: {amp_dtype!r}; choose {' or '.join(AMP_DTYPES)}"
-            )
-        return SERModel(
-            emotions=args.emotions.split(),
-            frontend=frontend,
-            encoder=encoder,
-            pooling=pooling,
-            aux_heads=heads,
-            aux_weights=weights,
-            class_counts=[int(n) for n in args.class_counts.split()] if args.class_counts else None,
-            **args.model_conf,
+        """The model that ``args`` describe; UserError as for ``ser.models.build.build_model``."""
+        with_units = any(h.cls.targets == UNITS for h in read_heads(args.aux_conf).values())
+        return build_model(
+            args,
+            unit_inventory(args)[0] if with_units else None,
+            {name: known["values"] for name, known in args.aux_labels.items()},
+            [int(n) for n in args.class_counts.split()] if args.class_counts else None,
         )
 
     @classmethod
@@ -299,63 +256,3 @@ def unit_inventory(args: argparse.Namespace) -> tuple[list[str], dict[str, int]]
     if args.untagged:
         return read_untagged(units, tag_stripper(args.token_type))
     return units, {unit: i for i, unit in enumerate(units)}
-
-
-def build_network(
-    args: argparse.Namespace,
-) -> tuple[AbsFrontend, AbsEncoder, AbsPooling]:
-    """Frontend, encoder and pooling; UserError as for ``SERTask.build_model``."""
-    frontend = _build(frontend_choices, args)
-    encoder = _build(encoder_choices, args, input_size=frontend.output_size())
-    return frontend, encoder, _build(pooling_choices, args, input_size=encoder.output_size())
-
-
-def check_network(args: argparse.Namespace) -> None:
-    """Refuse a network that cannot be built or does not fit its input, before any fold is trained.
-
-    A network on waveforms is not built here: its pretrained weights take a while to load.
-
-    Raises:
-        UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
-    """
-    readable = getattr(frontend_choices.get_class(args.frontend), "reads", tuple(FEATS_SIZES))
-    if args.feats_type not in readable:
-        raise UserError(
-            f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
-            f"{' or '.join(readable)}"
-        )
-    heads = read_heads(args.aux_conf).items()
-    aligned = [name for name, head in heads if head.cls.targets == UNITS]
-    if aligned and getattr(encoder_choices.get_class(args.encoder), "one_frame", False):
-        raise UserError(
-            f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
-            "which no units can be aligned; remove this head or choose another encoder"
-        )
-    if encoder_confs(args.frontend, args.frontend_conf):
-        return
-    frontend, _, _ = build_network(args)
-    if args.feats_type == "raw":
-        return
-    size = FEATS_SIZES[args.feats_type]
-    if args.feats_type in FUNCTIONALS and not (
-        isinstance(frontend, FeatsFrontend) and frontend.is_plain()
-    ):
-        raise UserError(
-            f"feats_type: {args.feats_type} is one vector for an utterance, of which nothing would "
-            "be left after normalising over its frames; set frontend: feats with frontend_conf: "
-            "norm_means: false and norm_vars: false"
-        )
-    if frontend.output_size() != size:
-        raise UserError(
-            f"frontend_conf.input_size: found {frontend.output_size()}; a frame of feats_type "
-            f"{args.feats_type} has {size} values; set input_size: {size}"
-        )
-
-
-def _build(choices: ClassChoices, args: argparse.Namespace, **sizes: int) -> torch.nn.Module:
-    cls = choices.get_class(getattr(args, choices.name))
-    conf = getattr(args, f"{choices.name}_conf")
-    try:
-        return cls(**sizes, **conf)
-    except (TypeError, ValueError) as err:
-        raise UserError(f"{choices.name}_conf: {err}") from err

@@ -8,26 +8,31 @@ without a validation set, and checkpoints within an epoch (ser/training/checkpoi
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
 import argparse
-import itertools
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
-from espnet2.train.reporter import SubReporter, aggregate, to_reported_value
+from espnet2.schedulers.abs_scheduler import (
+    AbsEpochStepScheduler,
+    AbsValEpochStepScheduler,
+)
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+from espnet2.train.reporter import Reporter, SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.types import str2bool, str_or_none
+from torch.amp import GradScaler
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from ser.cluster import preemption
-from ser.training.checkpoint import CHECKPOINT, EpochFiles, StepCheckpoints, set_random_state
+from ser.training.checkpoint import CHECKPOINT, StepCheckpoints, read_checkpoint, set_random_state
+from ser.training.outputs import EpochOutputs
+from ser.training.passes import Batches, Statistics, Training, train_pass, valid_pass
 from ser.console import progress
-from ser.errors import UserError
 from ser.files import atomic_write
 from ser.models.ssl import HFFrontend
 from ser.training.heads_first import warm_start
@@ -36,7 +41,6 @@ from ser.lang.units import tag_stripper
 
 HISTORY = "history.json"
 PARAMETERS = "parameters.json"
-PROGRESS_SECONDS = 5.0  # between two lines within an epoch
 
 
 @dataclass
@@ -46,7 +50,6 @@ class SERTrainerOptions(TrainerOptions):
     has_valid: bool = True
     run_label: str = ""
     checkpoint_seconds: float = 600.0
-    background_checkpoints: str = "auto"
     layer_cache: str | None = None
     warm_start: str | None = None
     token_type: str = ""
@@ -73,14 +76,6 @@ class SERTrainer(Trainer):
             help="Between two checkpoints within an epoch; what a killed process loses at most",
         )
         parser.add_argument(
-            "--background_checkpoints",
-            type=str.lower,
-            default="auto",
-            choices=("auto", "true", "false"),
-            help="Write an epoch's checkpoint and model from copies in main memory while the next "
-            "epoch trains; auto: on GPUs, where epochs are short",
-        )
-        parser.add_argument(
             "--keep_checkpoints",
             type=str2bool,
             default=False,
@@ -105,134 +100,157 @@ class SERTrainer(Trainer):
         return build_dataclass(SERTrainerOptions, args)
 
     @classmethod
-    def run(cls, model, optimizers, schedulers, trainer_options, **kwargs) -> None:
+    def run(
+        cls, model, optimizers, schedulers, train_iter_factory, valid_iter_factory,
+        plot_attention_iter_factory, trainer_options, distributed_option,
+    ) -> None:  # fmt: skip
         """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
+
+        In place of ESPnet's, whose files a kill would leave half written. FairScale, plots of
+        attention and models sent to Weights & Biases are left out.
 
         Raises:
             Stopped: asked to, after a checkpoint.
         """
-        output_dir = Path(trainer_options.output_dir)
-        distributed = kwargs["distributed_option"].distributed
-        first = not distributed or kwargs["distributed_option"].dist_rank == 0
-        if trainer_options.layer_cache:
-            for module in model.modules():
-                if isinstance(module, HFFrontend):
-                    module.cache_dir = Path(trainer_options.layer_cache)
-        if trainer_options.warm_start:
-            state = torch.load(trainer_options.warm_start, map_location="cpu", weights_only=True)
-            warm_start(model, state, tag_stripper(trainer_options.token_type))
-        model.begin_epoch(trainer_options.max_epoch)  # by then all that ever will be is trained
-        if distributed:
-            # The wrapper around the model wants to see these parameters when it is made, and to
-            # be told that not all of them take part in every step.
-            trainer_options.unused_parameters = True
-        if first:
-            with atomic_write(output_dir / PARAMETERS) as stream:
-                json.dump(count_parameters(model), stream)
-        if trainer_options.resume and first:
-            complete_interrupted_epoch(output_dir, trainer_options.best_model_criterion)
-        if distributed:
-            torch.distributed.barrier()
-        keep = trainer_options.keep_nbest_models
-        asked = str(trainer_options.background_checkpoints).lower()  # a YAML's true is no text
-        background = trainer_options.ngpu > 0 if asked == "auto" else asked == "true"
-        files = EpochFiles(
-            # what is sent to Weights & Biases at the end of an epoch is read there and then
-            background and trainer_options.wandb_model_log_interval < 1,
-            trainer_options.best_model_criterion,
-            keep if isinstance(keep, int) else max(keep, default=1),
-        )
-        trainer_options.steps = StepCheckpoints(
-            output_dir,
+        options, reporter = trainer_options, Reporter()
+        directory, distributed = Path(options.output_dir), distributed_option.distributed
+        first = not distributed or distributed_option.dist_rank == 0
+        scaler = GradScaler("cuda") if options.use_amp else None
+        _prepare(model, options, first)
+        options.steps = StepCheckpoints(directory, model, optimizers, schedulers, options)
+        if options.resume and (directory / CHECKPOINT).exists():
+            cls.resume(
+                directory / CHECKPOINT, model=model, optimizers=optimizers, schedulers=schedulers,
+                scaler=scaler, reporter=reporter, ngpu=options.ngpu,
+            )  # fmt: skip
+        outputs = EpochOutputs(directory, options, reporter) if first else None
+        training = Training(
             model,
-            optimizers,
-            schedulers,
-            trainer_options.accum_grad,
-            trainer_options.checkpoint_seconds,
+            _distributed(model, options) if distributed else model,
+            list(optimizers),
+            list(schedulers),
+            scaler,
+            options,
             distributed,
-            "cuda" if trainer_options.ngpu > 0 else "cpu",
-            files.settle,
+            outputs and outputs.writers.get("train"),
         )
-        with preemption.listening(), files:
-            super().run(
-                model=model,
-                optimizers=optimizers,
-                schedulers=schedulers,
-                trainer_options=trainer_options,
-                **kwargs,
-            )
-        if first:
-            trainer_options.steps.remove()
+        with preemption.listening():
+            for epoch in range(reporter.get_epoch() + 1, options.max_epoch + 1):
+                logging.info(f"{epoch}/{options.max_epoch}epoch started")
+                set_all_random_seed(options.seed + epoch)
+                reporter.set_epoch(epoch)
+                torch.cuda.empty_cache()
+                with reporter.observe("train") as observed:
+                    batches = train_iter_factory.build_iter(epoch)
+                    invalid = cls.train_one_epoch(training, batches, observed)
+                torch.cuda.empty_cache()
+                with reporter.observe("valid") as observed:
+                    batches = valid_iter_factory.build_iter(epoch)
+                    cls.validate_one_epoch(training, batches, observed)
+                _end_epoch(schedulers, reporter, options)
+                if outputs is not None:
+                    outputs.write(training)
+                if invalid or _stops_early(reporter, options):
+                    break
+        if outputs is not None:
+            outputs.close()
+            options.steps.remove()
 
     @classmethod
     def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
-        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew)."""
+        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew).
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        # mapped, since of this file only the random state is read a second time
+        state = read_checkpoint(checkpoint, map_location="cpu", mmap=True)
         super().resume(checkpoint, optimizers=optimizers, **kwargs)
         for optimizer in optimizers:
             place_step_counts(optimizer)
-        # mapped, since of this file only the random state is read a second time
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
-        if "random" in state:
-            set_random_state(state["random"])
+        set_random_state(state["random"])
 
     @classmethod
-    def train_one_epoch(
-        cls, model, iterator, optimizers, schedulers, scaler, reporter, summary_writer, options,
-        distributed_option,
-    ) -> bool:  # fmt: skip
+    def train_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> bool:
         """One pass over the training set, or what is left of it; True if no step was valid."""
-        epoch = reporter.get_epoch()
-        _unwrap(model).begin_epoch(epoch)
-        batches = _Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
-        state = options.steps.begin(reporter, scaler)
+        epoch, options, model = reporter.get_epoch(), training.options, training.model
+        model.begin_epoch(epoch)
+        batches = Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
+        statistics = Statistics(reporter)
+        state = options.steps.begin(statistics, training.scaler)
         if state is not None:
             batches.skip(state["batches"], state["random"])
-        invalid = True
         if state is None or not state["trained"]:
             batches.after_each = options.steps.after_batch
-            invalid = super().train_one_epoch(
-                model=model,
-                iterator=batches,
-                optimizers=optimizers,
-                schedulers=schedulers,
-                scaler=scaler,
-                reporter=reporter,
-                summary_writer=summary_writer,
-                options=options,
-                distributed_option=distributed_option,
-            )
-            if batches.served % options.accum_grad:
-                _last_step(model, optimizers, schedulers, scaler, reporter, options)
-            stats = _finish(model, reporter, options, distributed_option)
-            cls._announce_epoch("train", epoch, options, stats)
+            train_pass(training, batches, statistics)
+            _announce("train", _finish(training, reporter), reporter, options)
         options.served = batches.served
         norms = reporter.stats.get("grad_norm", ())  # of the steps before a restart as well
-        return invalid and not any(math.isfinite(norm.value) for norm in norms)
+        return not any(math.isfinite(norm.value) for norm in norms)
 
     @classmethod
-    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option) -> None:
+    def validate_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> None:
         """One pass over the validation set; nothing where the protocol has none."""
+        options = training.options
         if not options.has_valid:
             return
-        _unwrap(model).counts.zero_()
-        batches = _Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
+        training.model.counts.zero_()
+        batches = Batches(iterator, f"{options.run_label} epoch {reporter.get_epoch()} valid")
         batches.after_each = lambda _: options.steps.after_training(options.served)
-        super().validate_one_epoch(
-            model=model,
-            iterator=batches,
-            reporter=reporter,
-            options=options,
-            distributed_option=distributed_option,
-        )
-        stats = _finish(model, reporter, options, distributed_option)
-        cls._announce_epoch("valid", reporter.get_epoch(), options, stats)
+        valid_pass(training, batches, Statistics(reporter))
+        _announce("valid", _finish(training, reporter), reporter, options)
 
-    @classmethod
-    def _announce_epoch(cls, phase: str, epoch: int, options, stats: dict[str, float]) -> None:
-        progress(
-            f"{options.run_label} epoch {epoch}/{options.max_epoch} {phase} "
-            f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
-        )
+
+def _announce(phase: str, stats: dict[str, float], reporter: SubReporter, options) -> None:
+    progress(
+        f"{options.run_label} epoch {reporter.get_epoch()}/{options.max_epoch} {phase} "
+        f"loss {stats['loss']:.3f} WA {stats['WA']:.1%} UA {stats['UA']:.1%}"
+    )
+
+
+def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
+    """Set the model up for the first epoch of this process; note its size."""
+    for module in model.modules() if options.layer_cache else ():
+        if isinstance(module, HFFrontend):
+            module.cache_dir = Path(options.layer_cache)
+    if options.warm_start:
+        state = torch.load(options.warm_start, map_location="cpu", weights_only=True)
+        warm_start(model, state, tag_stripper(options.token_type))
+    model.begin_epoch(options.max_epoch)  # by then all that ever will be is trained
+    if first:
+        with atomic_write(Path(options.output_dir) / PARAMETERS) as stream:
+            json.dump(count_parameters(model), stream)
+
+
+def _distributed(model: SERModel, options: SERTrainerOptions) -> torch.nn.Module:
+    """``model``, wrapped for one of several processes."""
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        model,  # without device_ids, for which lengths would be moved to the device as well
+        # It wants to see all parameters that will ever be trained when it is made, and to be told
+        # that not all of them take part in every step.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=options.gradient_as_bucket_view,
+    )
+    if options.ddp_comm_hook is not None:
+        hook = getattr(default_hooks, f"{options.ddp_comm_hook}_compress_hook")
+        wrapped.register_comm_hook(None, hook)
+    return wrapped
+
+
+def _end_epoch(schedulers, reporter: Reporter, options: SERTrainerOptions) -> None:
+    """Step the schedulers that go by epochs."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, AbsValEpochStepScheduler):
+            scheduler.step(reporter.get_value(*options.val_scheduler_criterion))
+        elif isinstance(scheduler, AbsEpochStepScheduler):
+            scheduler.step()
+
+
+def _stops_early(reporter: Reporter, options: SERTrainerOptions) -> bool:
+    criterion = options.early_stopping_criterion
+    return options.patience is not None and reporter.check_early_stopping(
+        options.patience, *criterion
+    )
 
 
 def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
@@ -268,81 +286,14 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
     return (counts.diagonal().sum() / counts.sum()).item(), recall.mean().item()
 
 
-def complete_interrupted_epoch(output_dir: Path, criteria: list) -> None:
-    """Write what an epoch still owed when the process died right after its checkpoint.
-
-    ESPnet saves checkpoint.pth first, then ``<N>epoch.pth`` and the links to the latest and the
-    best model. Resuming starts with epoch N + 1 and would never make up for N.
-    """
-    checkpoint = output_dir / CHECKPOINT
-    if not checkpoint.exists():
-        return
-    try:
-        states = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        epoch, stats = states["reporter"]["epoch"], states["reporter"]["stats"]
-    except OSError:
-        raise
-    except Exception as err:  # damaged bytes make the unpickler fail in any way
-        raise UserError(
-            f"{checkpoint}: cannot be read ({type(err).__name__}); remove {output_dir} and run "
-            "stage 4 again to train this fold anew"
-        ) from err
-    model_file = output_dir / f"{epoch}epoch.pth"
-    if not model_file.exists():
-        with atomic_write(model_file, "wb") as stream:
-            torch.save(states["model"], stream)
-    _link(output_dir / "latest.pth", model_file.name)
-    for phase, key, mode in criteria:
-        values = {e: s[phase][key] for e, s in stats.items() if key in s.get(phase, {})}
-        if values:
-            # like ESPnet, the earliest of equally good epochs
-            best = (min if mode == "min" else max)(values, key=values.__getitem__)
-            if (output_dir / f"{best}epoch.pth").exists():
-                _link(output_dir / f"{phase}.{key}.best.pth", f"{best}epoch.pth")
-
-
-def _link(link: Path, target: str) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-
-
-def _unwrap(model: torch.nn.Module) -> SERModel:
-    return getattr(model, "module", model)
-
-
-def _last_step(
-    model, optimizers, schedulers, scaler, reporter: SubReporter, options: TrainerOptions
-) -> None:
-    """Use the gradient of a last, incomplete group of accumulated batches, if it is finite.
-
-    ESPnet would carry it into the next epoch, where a resumed run no longer has it.
-    """
-    if scaler is not None:
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(
-        model.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
-    )
-    if torch.isfinite(norm):
-        reporter.stats["grad_norm"].append(to_reported_value(norm))
-    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-        if torch.isfinite(norm):
-            optimizer.step()
-            if isinstance(scheduler, AbsBatchStepScheduler):
-                scheduler.step()
-        optimizer.zero_grad()
-    if scaler is not None:
-        scaler.update()
-
-
-def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[str, float]:
+def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
     """Put what is known of the whole epoch only into the reporter and the history.
 
     WA, UA, the accuracies of label heads over known values, and fusion weights.
     """
-    model = _unwrap(model)
+    model = training.model
     counts = model.counts.clone()
-    if distributed_option.distributed:
+    if training.distributed:
         torch.distributed.all_reduce(counts)
     if counts.sum() > 0:
         wa, ua = wa_ua(counts)
@@ -360,8 +311,9 @@ def _finish(model, reporter: SubReporter, options, distributed_option) -> dict[s
         reporter.stats[key] = [to_reported_value(value)]
     stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
     stats["seconds"] = time.perf_counter() - reporter.start_time
-    if not distributed_option.distributed or distributed_option.dist_rank == 0:
-        _record(Path(options.output_dir) / HISTORY, reporter.get_epoch(), reporter.key, stats)
+    if not training.distributed or torch.distributed.get_rank() == 0:
+        path = Path(training.options.output_dir) / HISTORY
+        _record(path, reporter.get_epoch(), reporter.key, stats)
     return stats
 
 
@@ -374,37 +326,3 @@ def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None
     history[-1][phase] = {key: round(value, 6) for key, value in stats.items()}
     with atomic_write(path) as stream:
         json.dump(history, stream, indent=1)
-
-
-class _Batches:
-    """An epoch's batches; reports its position now and then, and can begin in the middle."""
-
-    def __init__(self, batches, label: str):
-        self.batches, self.label, self.served = batches, label, 0
-        self.random_state: dict[str, Any] | None = None
-        self.after_each: Callable[[int], None] = lambda served: None
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def skip(self, count: int, random_state: dict[str, Any]) -> None:
-        """Leave out the first ``count`` batches, and go on with ``random_state``."""
-        self.served, self.random_state = count, random_state
-
-    def __iter__(self):
-        last = time.monotonic()
-        skipped = self.served
-        if isinstance(getattr(self.batches, "batch_sampler", None), list):
-            del self.batches.batch_sampler[:skipped]  # this epoch's own list; nothing is loaded
-            skipped = 0
-        batches = itertools.islice(iter(self.batches), skipped, None)
-        if self.random_state is not None:  # only now: a DataLoader draws from torch's numbers
-            set_random_state(self.random_state)
-        total = self.served + len(self.batches) - skipped
-        for batch in batches:
-            self.served += 1
-            yield batch
-            self.after_each(self.served)
-            if time.monotonic() - last > PROGRESS_SECONDS:
-                last = time.monotonic()
-                progress(f"{self.label} batch {self.served}/{total}")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tests.test_frontend import build, padded_batch
 
 from ser.models.cpu import attention as attention_module
 from ser.models.cpu.attention import attention
 from ser.models.cpu.dropout import CHUNK, Dropout, keep, keep_mask, keep_scale, replace_dropout
+from tests.support.frontends import build, padded_batch
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -5,70 +5,11 @@ import pytest
 import torch
 
 from ser.errors import UserError
-from ser.models.capsules import CapsulePooling, MultiScaleConvEncoder, route, squash
+from ser.models.capsules import CapsulePooling, route, squash
 from ser.models.conv_attention import ConvAttentionPooling
 from ser.models.graph import GINEncoder, GINLayer, adjacency, average_frames
 from ser.models.pooling import SelfAttentionPooling
-
-RNN = {"rnn_type": "lstm", "bidirectional": True, "hidden_size": 3}
-
-
-def frames_of(lengths: list[int], size: int, fill: float = 0.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    batch = torch.full((len(lengths), max(lengths), size), fill)
-    for row, length in zip(batch, lengths, strict=True):
-        row[:length] = torch.randn(length, size, generator=generator)
-    return batch
-
-
-def seeded(make):
-    torch.manual_seed(1)
-    return make()
-
-
-POOLINGS = {
-    "conv_attention": lambda: ConvAttentionPooling(6, size=5, kernel=3, hops=2),
-    "capsules": lambda: CapsulePooling(6, capsules=3, size=4, types=2),
-    "dynamic": lambda: CapsulePooling(6, capsules=3, size=4, types=2, routing="dynamic"),
-}
-ENCODERS = {
-    "gin": lambda: GINEncoder(6, size=4, window=2, frames_per_node=2, rnn_conf=RNN),
-    "cycle": lambda: GINEncoder(6, size=4, window=1, cycle=True, rnn_conf=RNN),
-    "multi_scale": lambda: MultiScaleConvEncoder(6, channels=2, last_channels=3),
-}
-
-
-@pytest.mark.parametrize("name", POOLINGS)
-def test_an_utterances_vector_does_not_depend_on_its_padding(name):
-    pooling = seeded(POOLINGS[name])
-    lengths = [9, 4, 1]
-    together = pooling(frames_of(lengths, 6, fill=7.0), torch.tensor(lengths))
-    assert together.shape == (3, pooling.output_size())
-    for row, length in enumerate(lengths):
-        alone = pooling(frames_of(lengths, 6)[row : row + 1, :length], torch.tensor([length]))
-        assert torch.allclose(together[row], alone[0], atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_utterances_frames_do_not_depend_on_its_padding(name):
-    encoder = seeded(ENCODERS[name]).eval()
-    lengths = [9, 4, 1]
-    together, counts, _ = encoder(frames_of(lengths, 6, fill=7.0), torch.tensor(lengths))
-    assert together.size(-1) == encoder.output_size()
-    for row, length in enumerate(lengths):
-        one = frames_of(lengths, 6)[row : row + 1, :length]
-        alone, count, _ = encoder(one, torch.tensor([length]))
-        assert count[0] == counts[row]
-        assert torch.allclose(together[row, : count[0]], alone[0], atol=1e-6)
-        assert not together[row, count[0] :].any()
-
-
-@pytest.mark.parametrize("make", [*POOLINGS.values(), *ENCODERS.values()])
-def test_every_parameter_has_a_gradient(make):
-    module = seeded(make).train()
-    out = module(frames_of([9, 7], 6), torch.tensor([9, 7]))
-    (out[0] if isinstance(out, tuple) else out).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+from tests.support.frontends import frames_of, seeded
 
 
 def test_convolutional_attention_over_one_frame_is_self_attention():

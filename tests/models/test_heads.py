@@ -17,10 +17,9 @@ from ser.models.heads import (
     read_heads,
 )
 from ser.models.model import SERModel
-from ser.models.pooling import MeanPooling
-from ser.models.spectral import FeatsFrontend
 from ser.training.preprocess import SERPreprocessor
 from ser.training.task import SERTask
+from tests.support.heads import batch, learn, model
 from tests.support.tiny import EMOTIONS
 
 GENDERS = ["f", "m"]
@@ -35,31 +34,6 @@ def label_head(inventory=("a", "b", "c"), **options) -> LabelHead:
 def pooled(values: torch.Tensor) -> Encoded:
     """A batch of which nothing but the pooled vectors may be read."""
     return Encoded(torch.full((len(values), 1, 5), float("nan")), torch.ones(len(values)), values)
-
-
-def model(heads: dict, weights: dict) -> SERModel:
-    torch.manual_seed(0)
-    return SERModel(
-        emotions=EMOTIONS,
-        frontend=FeatsFrontend(3, norm_means=False, norm_vars=False),
-        encoder=IdentityEncoder(3),
-        pooling=MeanPooling(3),
-        aux_heads=heads,
-        aux_weights=weights,
-    )
-
-
-def batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return {
-        "speech": torch.randn(3, 5, 3, generator=generator),
-        "speech_lengths": torch.tensor([5, 4, 5]),
-        "emotion": torch.tensor([[0], [3], [1]]),
-        "text": torch.tensor([[1, 2], [2, -1], [-1, -1]]),
-        "text_lengths": torch.tensor([2, 1, 0]),
-        "gender_label": torch.tensor([[0], [1], [0]]),
-        "speaker_label": torch.tensor([[2], [-1], [0]]),
-    }
 
 
 def test_the_label_loss_is_the_cross_entropy_of_one_linear_layer_on_the_pooled_vector():
@@ -163,15 +137,6 @@ def test_a_model_without_auxiliary_heads_is_the_emotion_head_alone():
     assert loss.item() == stats["loss_er"].item()
 
 
-def train(net: SERModel, data: dict, steps: int = 200) -> None:
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    for _ in range(steps):
-        loss, _, _ = net(**data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
 def sixteen() -> dict[str, torch.Tensor]:
     """Emotion in the first and second feature, gender in the third."""
     torch.manual_seed(3)
@@ -187,7 +152,7 @@ def sixteen() -> dict[str, torch.Tensor]:
 
 def test_a_label_head_learns_what_there_is_to_learn():
     net, data = model({"gender": LabelHead(3, 3, GENDERS)}, {"gender": 1.0}), sixteen()
-    train(net, data)
+    learn(net, data, lr=0.05, steps=200)
     said = net.eval().infer(data["speech"], data["speech_lengths"])
     assert said["aux"]["gender"].argmax(-1).tolist() == data["gender_label"][:, 0].tolist()
     assert said["emotion_logp"].argmax(-1).tolist() == data["emotion"][:, 0].tolist()
@@ -210,7 +175,7 @@ def test_a_reversed_head_makes_the_layers_below_forget_its_task_and_keep_the_emo
     for factor in (None, 1.0):
         net = model({"gender": LabelHead(3, 3, GENDERS, gradient_reversal=factor)}, {"gender": 1.0})
         net.encoder, data = Mixing(3), sixteen()
-        train(net, data, steps=100)
+        learn(net, data, lr=0.05, steps=100)
         vectors = net.encode(data["speech"], data["speech_lengths"]).pooled
         f, m = (vectors[data["gender_label"][:, 0] == g].mean(dim=0) for g in (0, 1))
         apart[factor] = (f - m).norm() / vectors.std()

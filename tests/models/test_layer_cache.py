@@ -7,15 +7,15 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-import yaml
-from tests.test_frontend import build, padded_batch
 
 from ser.models import layer_cache as cache_module
 from ser.models.layer_cache import FrameCache, fingerprint
 from ser.models.ssl import HFFrontend
+from ser.models.wav2vec import Wav2Vec
 from ser.scoring.infer import infer_folds
+from tests.support.frontends import build, padded_batch
 from tests.support.tiny import ENCODERS
-from tests.support.training import SYSTEM, make_corpus, train, weights
+from tests.support.training import SYSTEM, make_corpus, train, weights, write_system
 
 LENGTHS = [9000, 16000, 4320]
 DROPOUT = (  # of wav2vec 2.0's configuration, of Whisper's
@@ -180,7 +180,7 @@ def test_frozen_convolutions_give_from_disk_what_they_give(tmp_path, monkeypatch
     frontend.cache_dir = tmp_path
     frontend(speech[[1]], lengths[[1]])  # alone, where sums of samples are rounded otherwise
     frontend(speech[[0, 2]], lengths[[0, 2]])
-    monkeypatch.setattr(HFFrontend, "_features", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Wav2Vec, "features", lambda *_: pytest.fail("computed again"))
     for one, other in zip(expected, outputs(), strict=True):
         assert torch.allclose(one, other, atol=1e-4 * one.abs().max())
 
@@ -228,11 +228,11 @@ def test_other_encoders_and_precisions_keep_apart(tmp_path):
     assert names == ["bfloat16", "float32", "float32"]
 
 
+@pytest.mark.slow
 def test_folds_share_what_is_frozen_and_learn_as_without(tmp_path):
     corpus = make_corpus(tmp_path)
-    path = corpus / "system.yaml"
     frontend = {**SYSTEM["frontend_conf"], "freeze": "all"}
-    path.write_text(yaml.safe_dump({**SYSTEM, "frontend_conf": frontend}))
+    write_system(corpus / "system.yaml", frontend_conf=frontend)
     train(corpus, tmp_path / "plain", extra_args=["--layer_cache", "none"])
     assert not (corpus / "dump/tones/layers").exists()
     train(corpus, tmp_path / "cached", folds=["Ses01F", "Ses01M"])
@@ -246,10 +246,11 @@ def test_folds_share_what_is_frozen_and_learn_as_without(tmp_path):
     train(corpus, tmp_path / "cached", extra_args=["--layer_cache", "none"])  # no other setting
 
 
+@pytest.mark.slow
 def test_inference_keeps_frozen_layers_and_says_the_same(tmp_path):
     corpus = make_corpus(tmp_path)
     frontend = {**SYSTEM["frontend_conf"], "freeze": 1, "layer_norm": True}
-    (corpus / "system.yaml").write_text(yaml.safe_dump({**SYSTEM, "frontend_conf": frontend}))
+    write_system(corpus / "system.yaml", frontend_conf=frontend)
     train(corpus, tmp_path / "exp/kept", folds=["Ses01F", "Ses01M"])
     train(corpus, tmp_path / "exp/plain", extra_args=["--layer_cache", "none"])
     layers, found = corpus / "dump/tones/layers", {}

@@ -23,6 +23,7 @@ print(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.slow
 def test_freed_memory_goes_back_where_it_is_asked_to():
     megabytes = {}
     for how in ("kept", "at once"):

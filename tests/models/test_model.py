@@ -12,9 +12,9 @@ from ser.models.encoders import IdentityEncoder
 from ser.models.heads import CTCHead, Encoded
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
-from ser.models.spectral import FeatsFrontend
 from ser.training.trainer import wa_ua
-from tests.support.tiny import EMOTIONS
+from tests.support import heads
+from tests.support.heads import batch, learn
 
 UNITS = ["<blank>", "V0", "N0"]
 
@@ -30,30 +30,8 @@ def ctc_by_enumeration(log_probs: np.ndarray, target: tuple[int, ...]) -> float:
     return -np.log(total)
 
 
-def model(weight: float = 0.1, size: int = 3, **options) -> SERModel:
-    torch.manual_seed(0)
-    return SERModel(
-        emotions=EMOTIONS,
-        frontend=FeatsFrontend(size, norm_means=False, norm_vars=False),
-        encoder=IdentityEncoder(size),
-        pooling=MeanPooling(size),
-        aux_heads={"pr": CTCHead(size, size, UNITS)},
-        aux_weights={"pr": weight},
-        **options,
-    )
-
-
-def batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    speech = torch.randn(3, 5, 3, generator=generator)
-    speech[1, 4:] = 0.0
-    return {
-        "speech": speech,
-        "speech_lengths": torch.tensor([5, 4, 5]),
-        "emotion": torch.tensor([[0], [3], [1]]),
-        "text": torch.tensor([[1, 2], [2, -1], [-1, -1]]),
-        "text_lengths": torch.tensor([2, 1, 0]),
-    }
+def model(weight: float = 0.1, **options) -> SERModel:
+    return heads.model({"pr": CTCHead(3, 3, UNITS)}, {"pr": weight}, **options)
 
 
 def test_eq7_mean_pooling_averages_real_frames_only():
@@ -147,12 +125,7 @@ def test_both_heads_learn_what_there_is_to_learn():
         "text": torch.tensor([t + [-1] * (3 - len(t)) for t in targets]),
         "text_lengths": torch.tensor([len(t) for t in targets]),
     }
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
-    for _ in range(300):
-        loss, _, _ = net(**data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    learn(net, data, lr=0.1, steps=300)
     result = net.eval().infer(speech, data["speech_lengths"])
     assert result["emotion_logp"].argmax(-1).tolist() == [0, 1, 2, 3]
     decoded = [greedy_ctc(best, UNITS) for best in result["aux"]["pr"].argmax(-1).tolist()]

@@ -6,32 +6,7 @@ import torch
 
 from ser.errors import UserError
 from ser.models.parallel import DimensionAttention, ParallelEncoder, differences
-from tests.models.test_graph_and_capsules import frames_of, seeded
-
-SMALL = {"lld_size": 4, "channels": (4, 8), "hidden_size": 3, "output_size": 5}
-
-
-@pytest.mark.parametrize("attention", [True, False])
-def test_an_utterances_vector_does_not_depend_on_its_padding(attention):
-    options = {"frame_attention": attention, "dimension_attention": attention}
-    encoder = seeded(lambda: ParallelEncoder(12, **SMALL, **options)).eval()
-    lengths = [11, 6, 1]
-    together, counts, _ = encoder(frames_of(lengths, 12, fill=5.0), torch.tensor(lengths))
-    assert together.shape == (3, 1, 5)
-    assert counts.tolist() == [1, 1, 1]
-    for row, length in enumerate(lengths):
-        one = frames_of(lengths, 12)[row : row + 1, :length]
-        alone, _, _ = encoder(one, torch.tensor([length]))
-        assert torch.allclose(alone[0], together[row], atol=1e-6)
-
-
-def test_a_gradient_reaches_both_branches():
-    encoder = seeded(lambda: ParallelEncoder(12, **SMALL)).train()
-    encoder(frames_of([11, 9], 12), torch.tensor([11, 9]))[0].square().sum().backward()
-    without = [name for name, p in encoder.named_parameters() if p.grad is None]
-    assert without == []
-    assert encoder.convs[0].conv.weight.grad.any()
-    assert encoder.dimension_attention.hidden.weight.grad.any()
+from tests.support.frontends import frames_of, seeded
 
 
 def test_every_dimension_has_a_distribution_of_its_own_over_time():

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 import ser.models
+from ser.models.base import AbsFrontend
 from ser.models.heads import AuxHead, CTCHead, LabelHead
 from ser.models.pooling import AbsPooling, MeanPooling, SelfAttentionPooling
 from ser.models.registry import find_classes

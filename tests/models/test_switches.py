@@ -7,7 +7,7 @@ import pytest
 import torch
 from espnet2.tasks.abs_task import optim_classes
 
-from ser.models import ssl as hf
+from ser.models import wav2vec
 from ser.models.cpu import attention as attention_module
 from ser.models.cpu.attention import attention, written_out
 from ser.models.encoders import IdentityEncoder
@@ -131,11 +131,11 @@ def test_a_step_of_s1_is_the_plain_one(fast, nothing_dropped, monkeypatch):
 def test_a_long_batch_keeps_less_and_makes_the_same_step(monkeypatch, name, fast, amp_dtype):
     """With dropout: what is computed again draws what was drawn before."""
     computed, asked = [], []
-    monkeypatch.setattr(hf, "return_freed_memory", asked.append)
+    monkeypatch.setattr(wav2vec, "return_freed_memory", asked.append)
     batch = utterances()
     found = []
     for limit in (batch["speech"].numel(), batch["speech"].numel() - 1):
-        monkeypatch.setattr(hf, "KEPT_SAMPLES", limit)
+        monkeypatch.setattr(wav2vec, "KEPT_SAMPLES", limit)
         model = s1(fast, 0.1, amp_dtype, name)
         layers = model.frontend.encoder.encoder.layers
         layers[0].feed_forward.register_forward_pre_hook(lambda *_: computed.append(1))

@@ -18,7 +18,8 @@ import soundfile
 import torch
 
 import ser.predict.package
-from ser.cli import main
+from ser.cli.app import make_app
+from ser.cli.options import call
 from ser.cli.predict import default_model
 from ser.data.features import FEATS_TYPES, FUNCTIONALS
 from ser.data.tables import read_table
@@ -45,6 +46,7 @@ class Packed:
     """Stands for package.Packed: folds of the fake model, each surer than the one before."""
 
     emotions, feats_type, folds = LABELS, "raw", ["one", "two", "three"]
+    card = {}
 
     def load(self, fold, device="cpu"):
         model = FakeModel()
@@ -287,11 +289,11 @@ def test_a_full_gpu_says_how_to_need_less():
 # --- the command -------------------------------------------------------------------------------
 
 
-def ser_predict(capsys, *args) -> tuple[int, str, list[str]]:
+def ser_predict(capsys, *args, model="x") -> tuple[int, str, list[str]]:
     """Exit status, standard output, lines on standard error."""
     status = 0
     try:
-        main._main(["predict", *map(str, args), "--model", "x"])
+        call(make_app("predict"), ["predict", *map(str, args), "--model", str(model)], "ser")
     except SystemExit as stop:
         status = stop.code
     except UserError as err:
@@ -473,8 +475,8 @@ def test_streams_that_are_closed_are_said(wavs, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as closed:
         closed.setattr(sys, "stdout", None)
         with pytest.raises(UserError, match="standard output is closed; name a file"):
-            main._main(["predict", wavs[0], "--model", "x"])
-        main._main(["predict", wavs[0], "--model", "x", "--output", str(output)])
+            call(make_app("predict"), ["predict", wavs[0], "--model", "x"], "ser")
+        assert ser_predict(capsys, wavs[0], "--output", output)[0] == 0
     assert output.read_text().startswith(wavs[0])
 
 
@@ -564,7 +566,7 @@ def test_segments_are_checked_before_the_model_is_loaded(wavs, capsys):
     status, _, err = ser_predict(capsys, wavs[0], "--segments", "1000")
     assert status == 1 and "seconds from 0.5 to 300" in err[0]
     status, _, err = ser_predict(capsys, wavs[0], "--segments", "often")
-    assert status == 2 and "'often': expected auto, none or a number of seconds" in err[-1]
+    assert status == 1 and "often: expected auto, none or a number of seconds" in err[-1]
 
 
 def test_without_a_model_the_only_experiment_is_taken(tmp_path):
@@ -594,8 +596,8 @@ def test_a_trained_fold_says_of_its_test_speaker_what_stage_5_says(tmp_path, cap
     files = [read_table(dump / "wav.scp")[row.utt_id] for row in expected]
     capsys.readouterr()
     arguments = ["--folds", "Ses01F", "--segments", "none", "--format", "json", "--device", "cpu"]
-    main._main(["predict", *files, "--model", str(exp), *arguments])
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    _, out, _ = ser_predict(capsys, *files, *arguments, model=exp)
+    found = [json.loads(line) for line in out.splitlines()]
     assert len(found) == len(expected) == 8
     for said, row in zip(found, expected, strict=True):
         assert list(said["probabilities"].values()) == pytest.approx(row.probs, abs=1e-4)

@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ser.errors import UserError
-from ser.predict.package import FORMAT_VERSION, network_conf, open_model
+from ser.predict.config import FORMAT_VERSION
+from ser.predict.package import network_conf, open_model
 from ser.release.pack import pack_experiment, write_zip
 from tests.support import ROOT
 from tests.support.packable import FOLDS, answers, equal, make_experiment, make_model, said

@@ -1,9 +1,7 @@
 """Stage 7: what is in a packed model, what it says of itself, and what it must not hold."""
 
 import json
-import os
 import shutil
-import time
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -252,12 +250,20 @@ def test_a_model_trained_after_it_was_scored_is_not_packed_with_the_old_scores(t
     marker = (exp_dir / "Ses01M/.predictions.done").read_bytes()
     weights = {k: v + 1 for k, v in make_model("Ses01M").state_dict().items()}
     train_fold(exp_dir / "Ses01M", weights)
-    os.utime(exp_dir / "Ses01M/2epoch.pth", ns=(1, time.time_ns() + 10**9))
     (exp_dir / "Ses01M/.predictions.done").write_bytes(marker)
     with pytest.raises(UserError, match="its scores are not those of latest.pth as it is now"):
         pack_experiment(exp_dir)
     assert (exp_dir / "packed/fold_Ses01M.safetensors").read_bytes() == before
     pack_experiment(exp_dir, ["Ses01F"])  # which is as it was
+
+
+def test_a_copy_with_new_times_is_packed_and_other_weights_in_it_are_not(tmp_path):
+    exp_dir = make_experiment(tmp_path)
+    copy = Path(shutil.copytree(exp_dir, tmp_path / "exp/toy/copy", copy_function=shutil.copyfile))
+    pack_experiment(copy)
+    shutil.copyfile(exp_dir / "Ses01F/2epoch.pth", copy / "Ses01M/latest.pth")
+    with pytest.raises(UserError, match="not those of latest.pth .*; copy it again, or train"):
+        pack_experiment(copy)
 
 
 def test_a_fold_that_is_gone_or_was_not_finished_is_named_with_how_to_go_on(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from ser.errors import UserError
 from ser.reporting.results import build_results, make_report
 from ser.scoring.records import keep_records, read_all_records, read_all_scores, read_scores
+from ser.scoring.scores import Scores
 from tests.support import ROOT
 from tests.support.fake_scores import make_scores
 
@@ -136,6 +137,13 @@ def test_a_damaged_record_is_found_before_anything_is_written(tmp_path):
 
 
 # The repository's own
+
+
+@pytest.mark.parametrize("corpus", sorted(p.name for p in (ROOT / "results").iterdir()))
+def test_a_record_that_is_read_and_written_keeps_its_bytes(corpus, tmp_path):
+    for path in (ROOT / "results" / corpus).glob("*.json"):
+        Scores.read(path).write(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == path.read_bytes(), path
 
 
 def test_the_repositorys_results_are_made_from_its_records_byte_for_byte():

@@ -1,13 +1,15 @@
 """A device that is not the CPU where there is no GPU: tensors that say they are elsewhere.
 
 Each wraps a tensor of the CPU, on which all is computed; but as with CUDA, an operation on tensors
-of both devices is an error. Registering the device changes what torch takes for the accelerator of
-this machine, so it is done in a process of its own: ``process``.
+of both devices is an error, and what the host would wait for is counted. Registering the device
+changes what torch takes for the accelerator of this machine, so it is done in a process of its own:
+``process``.
 """
 
 import contextlib
-import multiprocessing
+import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend,
 )
 
+from tests.support import ROOT
+
 NAME = "elsewhere"
 # CUDA too takes lengths and the source of a copy from the CPU, and an index, but no values with it.
 MIXING = [f"aten::{name}" for name in ("copy_", "_to_copy", "_pack_padded_sequence")]
@@ -27,14 +31,23 @@ WRITTEN_OUT = 0  # among torch's ways to compute attention; the others are kerne
 
 
 @contextlib.contextmanager
-def process() -> Iterator[Callable]:
+def process(context: BaseContext) -> Iterator[Callable]:
     """A new process in which the device exists; calls a function there, and returns its value."""
-    with multiprocessing.get_context("spawn").Pool(1, initializer=_register) as pool:
+    with context.Pool(1, initializer=_register) as pool:
         yield lambda function, *args: pool.apply(function, args)
+
+
+WAITING = [f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "masked_select")]
+WAITING += [f"aten::{name}" for name in ("equal", "is_nonzero", "_unique2")]
+waits: list[str] = []  # for what the device was waited: the function in ser/
 
 
 class Elsewhere(TorchDispatchMode):
     """Within it ``.to("elsewhere")`` and ``device="elsewhere"`` work."""
+
+    def __enter__(self):
+        waits.clear()
+        return super().__enter__()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -42,7 +55,15 @@ class Elsewhere(TorchDispatchMode):
             return _run(func, args, kwargs)
         if kwargs.get("device") is None or torch.device(kwargs["device"]).type != NAME:
             return func(*args, **kwargs)
+        if func._schema.name == "aten::_to_copy" and not kwargs.get("non_blocking"):
+            _wait()
         return _Wrapped(func(*args, **{**kwargs, "device": "cpu"}))
+
+
+def _wait() -> None:
+    """Note that the host stands still until the device has computed what there is."""
+    frames = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT / "ser"))]
+    waits.append(frames[-1].name if frames else "outside ser")
 
 
 class _Wrapped(torch.Tensor):
@@ -66,6 +87,7 @@ class _Wrapped(torch.Tensor):
         return _run(func, args, kwargs or {})
 
     def tolist(self):
+        _wait()
         return self.raw.tolist()
 
 
@@ -80,6 +102,12 @@ def _run(func, args: tuple, kwargs: dict[str, Any]) -> Any:
     if name == "aten::_fused_sdp_choice":
         return WRITTEN_OUT
     target = kwargs.get("device")
+    masks = [leaf for leaf in tree_leaves(args[1:2]) if isinstance(leaf, torch.Tensor)]
+    by_mask = name in INDEXING and any(leaf.dtype == torch.bool for leaf in masks)
+    to_cpu = target is not None and torch.device(target).type == "cpu"
+    across = name == "aten::copy_" and (here or not isinstance(args[0], _Wrapped))
+    if name in WAITING or by_mask or to_cpu or across and not kwargs.get("non_blocking"):
+        _wait()
     if target is not None:
         kwargs = {**kwargs, "device": "cpu"}
     raw_args, raw_kwargs = tree_map_only(_Wrapped, lambda t: t.raw, (args, kwargs))
@@ -108,5 +136,7 @@ def _empty_strided(size, stride, *, dtype=None, **_) -> torch.Tensor:
 
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False):
+    if not non_blocking:
+        _wait()
     target.raw.copy_(source)
     return target

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from ser.data.tables import write_lines, write_table
-from ser.stage import mark_done
+from ser.stage import file_digest, mark_done
 
 LABELS = ["angry", "happy", "sad", "neutral"]
 LEVELS = {"angry": 8000, "happy": 4000, "sad": 1000, "neutral": 2000}  # of 32768
@@ -113,6 +113,7 @@ def train_fold(fold_dir: Path, sharpness: float, **config) -> None:
     (fold_dir / "latest.pth").unlink(missing_ok=True)
     (fold_dir / "latest.pth").symlink_to("2epoch.pth")
     run = {"inference_model": "latest.pth", "epochs": 2, "best_epoch": 2, "train_seconds": 1.5}
+    run["model_sha256"] = file_digest(fold_dir / "latest.pth")
     (fold_dir / "run.json").write_text(json.dumps(run), encoding="utf-8")
     mark_done(fold_dir, SETTINGS)
 

@@ -2,7 +2,8 @@
 
 from ser.scoring.calibration import calibration
 from ser.scoring.predictions import Prediction
-from ser.scoring.score import SCHEMA, add_intervals, decisions_by_speaker, score_folds
+from ser.scoring.score import add_intervals, decisions_by_speaker, score_folds
+from ser.scoring.scores import SCHEMA
 from ser.scoring.slices import score_slices
 from tests.support.fake_experiment import LABELS
 
@@ -49,7 +50,10 @@ def make_scores(correct=3, **changes):
         "partial": False,
         "corpus_partial": [],
         "folds": {"expected": list(folds), "scored": list(folds), "missing": {}},
-        "units": {"uer": 0.5, "per": 0.25},
+        "units": {
+            **{"uer": 0.5, "per": 0.25},
+            **{"reference_units": 20, "utterances": 8, "empty": 0, "sample": None},
+        },
         "parameters": {"total": 1234567, "trained": 1234567},
         "auxiliary": {},
         "sweep": None,

@@ -10,6 +10,7 @@ import yaml
 from ser.lang.units import write_units
 from ser.predict.package import Packed, build_network_model
 from ser.stage import file_digest, mark_done
+from ser.training.experiment import model_state
 from tests.support.fake_scores import make_scores
 from tests.support.tiny import EMOTIONS, TINY
 
@@ -90,16 +91,11 @@ def train_fold(fold_dir: Path, weights: dict[str, torch.Tensor], **changes: Any)
     torch.save(weights, fold_dir / "2epoch.pth")
     (fold_dir / "latest.pth").unlink(missing_ok=True)
     (fold_dir / "latest.pth").symlink_to("2epoch.pth")
-    (fold_dir / "run.json").write_text(json.dumps({"inference_model": "latest.pth"}))
+    run = {"inference_model": "latest.pth", "model_sha256": file_digest(fold_dir / "latest.pth")}
+    (fold_dir / "run.json").write_text(json.dumps(run))
     (fold_dir / "predictions.tsv").write_text("")
     mark_done(fold_dir, SETTINGS)
-    model = (fold_dir / "latest.pth").stat()
-    made_from = {
-        "model": "latest.pth",
-        "model_size": model.st_size,
-        "model_mtime_ns": model.st_mtime_ns,
-        "config": file_digest(fold_dir / "config.yaml"),
-    }
+    made_from = model_state(fold_dir)
     (fold_dir / ".predictions.done").write_text(json.dumps({"made_from": made_from}))
 
 

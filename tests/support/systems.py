@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ser.models.model import SERModel
-from ser.training.folds import resolve
+from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
 from tests.support import ROOT
 from tests.support.tiny import EMOTIONS
@@ -15,7 +15,7 @@ CONF = ROOT / "conf"
 
 def arguments(config: Path, *options: str):
     """The task's arguments for ``config`` with what stage 4 adds for a fold."""
-    args = resolve(config, None, None, options, seed=1, ngpu=0)
+    args = resolve(config, TrainingOptions(extra_args=options))
     args.emotions = " ".join(EMOTIONS)
     args.aux_labels = {name: {"values": ["f", "m"]} for name in args.aux_conf}
     return args

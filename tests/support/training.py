@@ -1,14 +1,12 @@
 """Stage 4 for real in seconds: ESPnet's trainer on a few tones with a tiny encoder."""
 
+import json
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import time
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ import yaml
 
 from ser.data.prepare import prepare_dump
 from ser.lang.prepare import prepare_lang
-from ser.training import checkpoint
 from ser.training.folds import Training, train_folds
 from tests.support import ROOT
 from tests.support.tiny import TINY, write_tone_corpus
@@ -60,7 +57,7 @@ def make_corpus(root: Path) -> Path:
     prepare_lang(data, "tagged_class", 100)
     for protocol in ("strict", "paper"):
         prepare_dump(data, root / "dump/tones", "tagged_class", "raw", protocol, nj=1)
-    (root / "system.yaml").write_text(yaml.safe_dump(SYSTEM))
+    write_system(root / "system.yaml")
     return root
 
 
@@ -76,10 +73,14 @@ def train(corpus: Path, exp_dir: Path, folds=("Ses01F",), **options) -> None:
     )
 
 
-def train_where_writing_takes_long(corpus: Path, exp_dir: Path, **options) -> None:
-    """Like train; all checkpoints after the first are only held. For a process of its own."""
-    checkpoint.WRITING = 1e-9
-    train(corpus, exp_dir, **options)
+def write_system(path: Path, **changes: Any) -> Path:
+    """Write the YAML of SYSTEM with ``changes``; its path."""
+    path.write_text(yaml.safe_dump({**SYSTEM, **changes}))
+    return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def weights(fold_dir: Path, name: str) -> dict[str, torch.Tensor]:
@@ -90,19 +91,18 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def interrupted_at(corpus: Path, exp_dir: Path, moment: str, config: str = "system.yaml") -> None:
+def interrupted_at(
+    processes: BaseContext, corpus: Path, exp_dir: Path, moment: str, config: str = "system.yaml"
+) -> None:
     """Train in a process of its own and kill -9 it when its log first shows ``moment``."""
-    command = [sys.executable, "-m", "ser", "train", "--share=1/1"]
-    command += ["--data-dir", str(corpus / "data/tones")]
-    command += ["--dump-dir", str(corpus / "dump/tones"), "--exp-dir", str(exp_dir)]
-    command += ["--config", str(corpus / config), "--folds", "Ses01F"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    options = {"config": corpus / config}
+    process = processes.Process(target=train, args=(corpus, exp_dir), kwargs=options)
+    process.start()
     log = exp_dir / "log/stage4.Ses01F.log"
-    while process.poll() is None:
+    while process.is_alive():
         if log.exists() and moment in log.read_text():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             return
-        time.sleep(0.005)
+        time.sleep(0.002)
     raise AssertionError(f"training ended before {moment!r}")

@@ -1,6 +1,5 @@
 """Stages 4 and 5 for real with label heads of several tables beside the CTC head."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ser.scoring.auxiliary import read_label_decisions
 from ser.scoring.infer import infer_folds
 from ser.scoring.score import score_experiment
 from ser.training.experiment import open_experiment
-from tests.support.training import SYSTEM, make_corpus, train
+from tests.support.training import SYSTEM, read_json, train, write_system
 
 HEADS = {
     "gender": {"type": "label", "weight": 0.5},
@@ -30,14 +29,13 @@ ODD = "Ses01F_angry0"  # a test utterance of fold Ses01F without a take
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    root = make_corpus(tmp_path_factory.mktemp("corpus"))
-    dump = root / "dump/tones"
+def corpus(corpus) -> Path:
+    dump = corpus / "dump/tones"
     takes = {utt_id: f"take{utt_id[-1]}" for utt_id in read_table(dump / "utt2emo")}
     del takes[ODD], takes["Ses02F_angry0"]  # and a training utterance
     write_table(dump / "utt2take", takes)
-    (root / "heads.yaml").write_text(yaml.safe_dump({**SYSTEM, "aux_conf": HEADS}))
-    return root
+    write_system(corpus / "heads.yaml", aux_conf=HEADS)
+    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +62,7 @@ def test_the_classes_of_a_fold_are_kept_with_its_model(corpus, trained):
 
 
 def test_the_history_has_the_loss_and_accuracy_of_each_head(trained):
-    history = json.loads((trained / "Ses01F/history.json").read_text())
-    for entry in history:
+    for entry in read_json(trained / "Ses01F/history.json"):
         train_stats, valid = entry["train"], entry["valid"]
         expected = train_stats["loss_er"] + 0.5 * train_stats["loss_gender"]
         expected += 0.1 * train_stats["loss_pr"] + 0.1 * train_stats["loss_speaker"]
@@ -81,25 +78,22 @@ def test_the_history_has_the_loss_and_accuracy_of_each_head(trained):
 
 
 def test_the_number_of_parameters_is_noted(trained):
-    record = json.loads((trained / "Ses01F/run.json").read_text())
-    found = record["parameters"]
+    found = read_json(trained / "Ses01F/run.json")["parameters"]
     heads = {"emotion": 4, "gender": 2, "pr": 25, "speaker": 2, "take": 2}
     in_heads = sum((32 + 1) * size for size in heads.values())
     assert found["total"] > found["trained"] > in_heads  # masked_spec_embed is not trained
-    assert json.loads((trained / "Ses01F/parameters.json").read_text()) == found
+    assert read_json(trained / "Ses01F/parameters.json") == found
 
 
+@pytest.mark.slow
 def test_frozen_parameters_count_as_trained_only_if_they_are_released(corpus, tmp_path):
     found = {}
     for release in (0, 1, 2):
         frontend = {**SYSTEM["frontend_conf"], "freeze": "all", "unfreeze_after": release}
-        path = tmp_path / f"{release}.yaml"
-        path.write_text(
-            yaml.safe_dump({**SYSTEM, "frontend_conf": frontend, "aux_conf": {}, "max_epoch": 2})
-        )
-        train(corpus, tmp_path / str(release), config=path)
-        run = json.loads((tmp_path / str(release) / "Ses01F/run.json").read_text())
-        found[release] = run["parameters"]
+        changes = {"frontend_conf": frontend, "aux_conf": {}, "max_epoch": 2}
+        config = write_system(tmp_path / f"{release}.yaml", **changes)
+        train(corpus, tmp_path / str(release), config=config)
+        found[release] = read_json(tmp_path / str(release) / "Ses01F/run.json")["parameters"]
     # the emotion head and the two weights of the fusion; released after epoch 1 of 2 all else
     assert found[0]["trained"] == found[2]["trained"] == 4 * 33 + 2
     assert found[1]["trained"] > 1000
@@ -124,7 +118,7 @@ def test_label_heads_are_scored_and_the_units_are_still_those_of_the_ctc_head(tr
     assert scores["auxiliary"]["gender"] == {"accuracy": sum(right) / 8, "n": 8, "unknown": 0}
     assert scores["auxiliary"]["speaker"] == {"accuracy": None, "n": 0, "unknown": 8}
     assert (scores["auxiliary"]["take"]["n"], scores["auxiliary"]["take"]["unknown"]) == (7, 1)
-    assert json.loads((trained / "scores.json").read_text())["auxiliary"] == scores["auxiliary"]
+    assert read_json(trained / "scores.json")["auxiliary"] == scores["auxiliary"]
     table = (trained / "scores.txt").read_text()
     assert "auxiliary head speaker: accuracy - % of 0 utterances; 8 whose" in table
     assert scores["units"]["reference_units"] > 0
@@ -186,8 +180,7 @@ def test_a_ctc_head_without_any_transcript_is_refused_and_a_label_head_is_not(ch
     with pytest.raises(UserError, match=r"aux_conf.pr: .*dump/tones/text holds none; .*--text FIL"):
         train(changed, tmp_path / "exp", config=changed / "heads.yaml", check_only=True)
     assert not (tmp_path / "exp").exists()
-    gender = {**SYSTEM, "aux_conf": {"gender": HEADS["gender"]}}
-    (changed / "heads.yaml").write_text(yaml.safe_dump(gender))
+    write_system(changed / "heads.yaml", aux_conf={"gender": HEADS["gender"]})
     train(changed, tmp_path / "exp", config=changed / "heads.yaml", max_epoch=1)
     infer_folds(tmp_path / "exp", dump, folds=["Ses01F"])
     assert open_experiment(tmp_path / "exp", dump).units_head("Ses01F") is None
@@ -198,9 +191,8 @@ def test_a_table_may_lie_anywhere(corpus, tmp_path):
     takes = read_table(corpus / "dump/tones/utt2take")
     write_table(tmp_path / "takes", takes)
     take = {"type": "label", "weight": 0.1, "table": str(tmp_path / "takes")}
-    path = tmp_path / "system.yaml"
-    path.write_text(yaml.safe_dump({**SYSTEM, "aux_conf": {"t": take}, "max_epoch": 1}))
-    train(corpus, tmp_path / "exp", config=path)
+    config = write_system(tmp_path / "system.yaml", aux_conf={"t": take}, max_epoch=1)
+    train(corpus, tmp_path / "exp", config=config)
     infer_folds(tmp_path / "exp", corpus / "dump/tones", folds=["Ses01F"])
     rows = (tmp_path / "exp/Ses01F/auxiliary.tsv").read_text().splitlines()[1:]
     assert len(rows) == 8

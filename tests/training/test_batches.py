@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import yaml
 
 from ser.errors import UserError
 from ser.training.batches import JitteredSampler
-from tests.support.training import SYSTEM, make_corpus, same, train, weights
+from tests.support.training import same, train, weights, write_system
 
 LENGTHS = {f"u{i}": 100 + 10 * i for i in range(11)}
 
@@ -47,24 +46,18 @@ def test_processes_share_each_batch():
         assert one == both[::2] and other == both[1::2]
 
 
-def test_training_with_jitter_repeats_itself_and_is_another_than_without(tmp_path):
-    corpus = make_corpus(tmp_path)
-    jittered = {**SYSTEM, "length_jitter": 0.5}
-    (tmp_path / "jittered.yaml").write_text(yaml.safe_dump(jittered))
+def test_training_with_jitter_repeats_itself_and_is_another_than_without(corpus, trained, tmp_path):
+    config = write_system(tmp_path / "jittered.yaml", length_jitter=0.5)
     for run in ("one", "two"):
-        train(corpus, tmp_path / run, config=tmp_path / "jittered.yaml")
-    train(corpus, tmp_path / "plain")
-    one, two, plain = (
-        weights(tmp_path / run / "Ses01F", "3epoch.pth") for run in ("one", "two", "plain")
-    )
+        train(corpus, tmp_path / run, config=config)
+    runs = (tmp_path / "one", tmp_path / "two", trained)
+    one, two, plain = (weights(run / "Ses01F", "3epoch.pth") for run in runs)
     assert same(one, two)
     assert not same(one, plain)
 
 
 @pytest.mark.parametrize("option", [{"length_jitter": -0.1}, {"batch_type": "unsorted"}])
-def test_jitter_that_cannot_be_is_refused_before_training(tmp_path, option):
-    corpus = make_corpus(tmp_path)
-    config = {**SYSTEM, "length_jitter": 0.1, **option}
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+def test_jitter_that_cannot_be_is_refused_before_training(corpus, tmp_path, option):
+    config = write_system(tmp_path / "bad.yaml", **{"length_jitter": 0.1, **option})
     with pytest.raises(UserError, match=r"length_jitter: found .* needs batch_type: sorted"):
-        train(corpus, tmp_path / "exp", config=tmp_path / "bad.yaml")
+        train(corpus, tmp_path / "exp", config=config)

@@ -1,21 +1,25 @@
 """Training and inference on a device that is not the CPU: no operation takes tensors of both."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from espnet2.train.reporter import SubReporter
 from torch.nn.utils.rnn import PackedSequence
 
 from ser.config import load_config
 from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
 from ser.models.encoders import ConvRecurrentEncoder
+from ser.models.model import SERModel, to_device
 from ser.predict.package import build_network_model
 from ser.training.devices import find_device
+from ser.training.passes import Batches, Statistics, Training, train_pass
 from ser.training.trainer import place_step_counts
 from tests.support import ROOT
-from tests.support.elsewhere import NAME, Elsewhere, process
+from tests.support.elsewhere import NAME, Elsewhere, process, waits
 from tests.support.packable import UNITS, make_network
 from tests.support.tiny import EMOTIONS, ENCODERS
 
@@ -66,35 +70,42 @@ def step_and_scores(
 
     ``kept`` is a folder for what a frozen part makes of an utterance.
     """
-    torch.manual_seed(0)
-    network = make_network(**{**changes, "aux_conf": TASKS})
-    model = build_network_model(network, UNITS, {"who": ["a", "b"]}).float()
-    if isinstance(model.encoder, ConvRecurrentEncoder):
-        model.encoder.rnn = StaysOnCPU(model.encoder.rnn)
-    if kept is not None:
-        model.frontend.cache_dir = kept
-    model.train()
-    batch = utterances(*SIZES[network["feats_type"]])
+    model, batch = on_the_device(changes, kept)
     with Elsewhere():
         model.to(NAME)
         model.begin_epoch(1)
         assert model.counts.device.type == NAME  # where nccl can sum them, also before any batch
-        batch = {key: value.to(NAME) for key, value in batch.items()}
-        model(**batch)[0].backward()
+        model(**to_device(batch, model))[0].backward()
         trained = [p for p in model.parameters() if p.requires_grad]
         torch.nn.utils.clip_grad_norm_(trained, 5.0)
         torch.optim.SGD(trained, lr=0.1).step()
         model.eval()
-        there = model.infer(batch["speech"], batch["speech_lengths"])["emotion_logp"]
+        there = model.infer(batch["speech"].to(NAME), batch["speech_lengths"])["emotion_logp"]
         assert there.device.type == NAME
         model.to("cpu")
-        batch = {key: value.to("cpu") for key, value in batch.items()}
         here = model.infer(batch["speech"], batch["speech_lengths"])["emotion_logp"]
         return there.to("cpu"), here
 
 
+def on_the_device(
+    changes: dict[str, Any], kept: Path | None, recurrent: type[torch.nn.Module] | None = None
+) -> tuple[SERModel, dict[str, torch.Tensor]]:
+    """A model that is ready to be moved and trained, and a batch.
+
+    ``recurrent`` takes the place of recurrent networks, whose kernels a device has of its own.
+    """
+    torch.manual_seed(0)
+    network = make_network(**{**changes, "aux_conf": TASKS})
+    model = build_network_model(network, UNITS, {"who": ["a", "b"]}).float()
+    if isinstance(model.encoder, ConvRecurrentEncoder):
+        model.encoder.rnn = (recurrent or StaysOnCPU)(model.encoder.rnn)
+    if kept is not None:
+        model.frontend.cache_dir = kept
+    return model.train(), utterances(*SIZES[network["feats_type"]])
+
+
 class StaysOnCPU(torch.nn.Module):
-    """A recurrent network, whose kernels a device has of its own, for packed frames of any."""
+    """A recurrent network for packed frames of any device."""
 
     def __init__(self, rnn: torch.nn.RNNBase):
         super().__init__()
@@ -106,6 +117,18 @@ class StaysOnCPU(torch.nn.Module):
     def forward(self, frames: PackedSequence) -> tuple[PackedSequence, None]:
         outputs, _ = self.rnn(frames.to("cpu"))
         return outputs.to(frames.data.device), None
+
+
+class OfOneFrame(torch.nn.Module):
+    """A layer with the shapes of a recurrent network, in the operations that the device has."""
+
+    def __init__(self, rnn: torch.nn.RNNBase):
+        super().__init__()
+        directions = 2 if rnn.bidirectional else 1
+        self.linear = torch.nn.Linear(rnn.input_size, directions * rnn.hidden_size)
+
+    def forward(self, frames: PackedSequence) -> tuple[PackedSequence, None]:
+        return frames._replace(data=self.linear(frames.data)), None
 
 
 def utterances(length: int, *size: int) -> dict[str, torch.Tensor]:
@@ -122,9 +145,9 @@ def utterances(length: int, *size: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def in_process():
+def in_process(processes):
     """Calls a function where the device exists."""
-    with process() as call:
+    with process(processes) as call:
         yield call
 
 
@@ -132,6 +155,48 @@ def in_process():
 def test_a_model_trains_and_scores_on_another_device_as_on_the_cpu(name, in_process):
     there, here = in_process(step_and_scores, CASES[name])
     assert torch.allclose(there, here, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "kept layers", "kept convolutions"])
+def test_a_step_waits_for_the_device_only_to_learn_whether_its_gradient_is_finite(
+    name, tmp_path, in_process
+):
+    frozen = {"kept layers": "all", "kept convolutions": "cnn"}.get(name)
+    case = on_waveforms(freeze=frozen) if frozen else CASES[name]
+    assert in_process(waits_of_two_steps, case, tmp_path if frozen else None) == {
+        "steps": ["_update", "_update"],
+        "log": ["_fetch"],
+    }
+
+
+def waits_of_two_steps(changes: dict[str, Any], kept: Path | None = None) -> dict[str, list[str]]:
+    """In which functions two steps of two batches each wait for the device, and logging does."""
+    model, batch = on_the_device(changes, kept, recurrent=OfOneFrame)
+    with Elsewhere():
+        model.to(NAME)
+        model.begin_epoch(1)
+        if kept is not None:
+            model(**to_device(batch, model))  # which has to be written
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        options = SimpleNamespace(
+            accum_grad=2, log_interval=9, grad_clip=5.0, grad_clip_type=2.0, grad_noise=False
+        )
+        training = Training(model, model, [optimizer], [None], None, options, False)
+        statistics = LateStatistics(SubReporter("train", 1, 0))
+        waits.clear()
+        train_pass(training, Batches([(["a"], batch)] * 4, ""), statistics)
+        steps = waits.copy()
+        waits.clear()
+        reporter = Statistics.flush(statistics)
+        assert len(reporter.stats["loss_pr"]) == 4
+        return {"steps": steps, "log": waits.copy()}
+
+
+class LateStatistics(Statistics):
+    """Those that are fetched when the test does it."""
+
+    def flush(self):
+        return self.reporter
 
 
 def test_counts_of_steps_are_put_on_the_cpu_unless_the_step_is_fused(in_process):
@@ -171,6 +236,27 @@ def test_what_is_kept_of_a_frozen_part_serves_both_devices(freeze, tmp_path, in_
 def test_the_device_tells_tensors_of_the_cpu_from_its_own(in_process):
     with pytest.raises(RuntimeError, match="aten::add: tensors of two devices"):
         in_process(add_here_and_there)
+
+
+@pytest.mark.parametrize("name", ["item", "list", "copy back", "copy there", "mask", "none"])
+def test_the_device_counts_what_it_is_waited_for(name, in_process):
+    assert in_process(waits_of, name) == (0 if name == "none" else 1)
+
+
+def waits_of(name: str) -> int:
+    there, mask = torch.ones(3), torch.tensor([True, False, True])
+    with Elsewhere():
+        there, mask = there.to(NAME), mask.to(NAME)
+        waits.clear()
+        {
+            "item": lambda: there.sum().item(),
+            "list": lambda: there.tolist(),
+            "copy back": lambda: there.to("cpu"),
+            "copy there": lambda: torch.ones(3).to(NAME),
+            "mask": lambda: there[mask],
+            "none": lambda: (there * torch.ones(3).to(NAME, non_blocking=True)).sum(),
+        }[name]()
+        return len(waits)
 
 
 def add_here_and_there() -> None:

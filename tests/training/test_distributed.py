@@ -1,10 +1,8 @@
 """One training in two processes, as srun starts them on two nodes; gloo on the CPU, no Slurm."""
 
-import json
 import os
 import signal
 import socket
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from unittest import mock
 
@@ -15,12 +13,11 @@ import yaml
 from ser.data.tables import read_table, write_table
 from ser.errors import UserError
 from ser.training.distributed import Processes, this_process
-from tests.support.training import SYSTEM, forked_processes, make_corpus, same, train, weights
+from tests.support.training import SYSTEM, read_json, same, train, weights, write_system
 
 # Plain gradient descent without clipping, so that weights show gradients; batches of 3 are divided
 # into 2 and 1, half of the utterances have no words, and a third has no take.
 EXACT = {
-    **SYSTEM,
     "optim": "sgd",
     "optim_conf": {"lr": 0.05},
     "grad_clip": 1.0e9,
@@ -28,7 +25,12 @@ EXACT = {
     "max_epoch": 2,
     "aux_conf": {
         "pr": {"type": "ctc", "weight": 1.0},
-        "take": {"type": "label", "weight": 1.0, "gradient_reversal": 0.5},
+        "take": {
+            "type": "label",
+            "table": "utt2third",
+            "weight": 1.0,
+            "gradient_reversal": 0.5,
+        },
     },
     "frontend_conf": {
         **SYSTEM["frontend_conf"],
@@ -86,11 +88,6 @@ def node(rank: int, port: int, signal_at: int | None, arguments: tuple, options:
 
 
 @pytest.fixture(scope="module")
-def processes() -> BaseContext:
-    return forked_processes()
-
-
-@pytest.fixture(scope="module")
 def train_on_two(processes):
     def run(*arguments, signal_at: int | None = None, **options) -> list[int]:
         """Exit statuses of both; only the second process is warned."""
@@ -111,13 +108,12 @@ def train_on_two(processes):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    root = make_corpus(tmp_path_factory.mktemp("corpus"))
-    (root / "exact.yaml").write_text(yaml.safe_dump(EXACT))
-    utts = sorted(read_table(root / "dump/tones/utt2emo"))
+def corpus(corpus) -> Path:
+    write_system(corpus / "exact.yaml", **EXACT)
+    utts = sorted(read_table(corpus / "dump/tones/utt2emo"))
     takes = {utt_id: f"take{utt_id[-1]}" for i, utt_id in enumerate(utts) if i % 3}
-    write_table(root / "dump/tones/utt2take", takes)
-    return root
+    write_table(corpus / "dump/tones/utt2third", takes)
+    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +142,12 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(corpus, two, tm
         assert moved.abs().max() > 1e-2, head
 
 
+@pytest.mark.slow
 def test_layers_that_are_released_later_are_averaged_too(corpus, tmp_path, train_on_two):
     frontend = {**EXACT["frontend_conf"], "freeze": "all", "unfreeze_after": 1}
     decaying = {"lr": 0.05, "weight_decay": 0.1}  # moves what merely counts as trained
     system = {**EXACT, "optim_conf": decaying, "frontend_conf": frontend}
-    (tmp_path / "system.yaml").write_text(yaml.safe_dump(system))
-    options = {"config": tmp_path / "system.yaml"}
+    options = {"config": write_system(tmp_path / "system.yaml", **system)}
     train(corpus, tmp_path / "one", **options)
     assert train_on_two(corpus, tmp_path / "two", **options) == [0, 0]
     one, two = (weights(tmp_path / run / "Ses01F", "2epoch.pth") for run in ("one", "two"))
@@ -162,9 +158,7 @@ def test_layers_that_are_released_later_are_averaged_too(corpus, tmp_path, train
 def test_statistics_are_those_of_the_joint_batches(corpus, two, tmp_path):
     train(corpus, tmp_path, config=corpus / "exact.yaml")
     for name in ("train", "valid"):
-        entries = [
-            json.loads((exp_dir / "Ses01F/history.json").read_text()) for exp_dir in (tmp_path, two)
-        ]
+        entries = [read_json(exp_dir / "Ses01F/history.json") for exp_dir in (tmp_path, two)]
         for one, other in zip(*entries, strict=True):
             for key in STATISTICS:
                 assert one[name][key] == pytest.approx(other[name][key], abs=1e-4), (name, key)
@@ -175,14 +169,14 @@ def test_one_process_keeps_the_books_and_both_have_logs(two):
     second = (two / "log/stage4.Ses01F.node2.log").read_text()
     assert log.endswith("# exit status: 0\n")
     assert second.endswith("# exit status: 0\n")
-    assert json.loads((two / "Ses01F/.done").read_text())["processes"] == 2
+    assert read_json(two / "Ses01F/.done")["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_warning_to_one_process_stops_both_and_they_go_on_to_the_same_result(
     corpus, tmp_path, train_on_two
 ):
-    (tmp_path / "system.yaml").write_text(yaml.safe_dump({**SYSTEM, "max_epoch": 2}))
-    options = {"config": tmp_path / "system.yaml"}
+    options = {"config": write_system(tmp_path / "system.yaml", max_epoch=2)}
     assert train_on_two(corpus, tmp_path / "undisturbed", **options) == [0, 0]
     assert train_on_two(corpus, tmp_path / "warned", signal_at=3, **options) == [75, 75]
     (kept,) = (tmp_path / "warned/Ses01F").glob("*.step.pth")

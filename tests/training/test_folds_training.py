@@ -1,7 +1,6 @@
 """Stage 4 for real: ESPnet's trainer on a few tones with a tiny encoder."""
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -14,45 +13,34 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks import abs_task
+from espnet2.train.reporter import SubReporter
 
 from ser.errors import UserError
 from ser.provenance import run_command
-from ser.stage import read_marker
+from ser.stage import file_digest, read_marker
 from ser.training import folds as train_module
-from ser.training.checkpoint import EpochFiles
+from ser.training.checkpoint import read_checkpoint, save
 from ser.training.devices import lacks_bfloat16
-from ser.training.trainer import _last_step, complete_interrupted_epoch, wa_ua
+from ser.training.passes import Statistics, Training, _update
+from ser.training.trainer import wa_ua
 from tests.support import ROOT
-from tests.support.training import SYSTEM, interrupted_at, make_corpus, same, train, weights
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """In a directory with a comma and a blank in its name."""
-    return make_corpus(tmp_path_factory.mktemp("a, b"))
-
-
-@pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory) -> Path:
-    exp_dir = tmp_path_factory.mktemp("exp")
-    train(corpus, exp_dir)
-    return exp_dir
+from tests.support.training import interrupted_at, read_json, same, train, weights, write_system
 
 
 def test_a_finished_fold_says_which_model_to_infer_with(trained):
     fold = trained / "Ses01F"
-    record = json.loads((fold / "run.json").read_text())
+    record = read_json(fold / "run.json")
     assert record["epochs"] == 3
     assert (fold / record["inference_model"]).exists()
+    assert record["model_sha256"] == file_digest(fold / record["inference_model"])
     assert same(weights(fold, record["inference_model"]), weights(fold, "valid.UA.best.pth"))
-    history = json.loads((fold / "history.json").read_text())
-    best = max(history, key=lambda entry: entry["valid"]["UA"])
+    best = max(read_json(fold / "history.json"), key=lambda entry: entry["valid"]["UA"])
     assert record["best_epoch"] == best["epoch"]
     assert read_marker(fold)["max_epoch"] == 3
 
 
 def test_the_history_holds_epoch_wide_scores_and_fusion_weights(trained):
-    history = json.loads((trained / "Ses01F/history.json").read_text())
+    history = read_json(trained / "Ses01F/history.json")
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     for entry in history:
         for phase in ("train", "valid"):
@@ -103,6 +91,7 @@ def test_a_finished_fold_is_not_trained_again(corpus, trained, capfd):
     assert "Ses01F: already trained" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nbest", ["1", "3"])
 def test_a_finished_fold_keeps_the_model_that_is_tested_and_nothing_else(corpus, tmp_path, nbest):
     options = {"extra_args": ["--keep_nbest_models", nbest]}
@@ -142,34 +131,13 @@ def test_other_settings_under_the_same_tag_are_refused_with_what_changed(corpus,
         train(corpus, trained, seed=2)
 
 
-def test_what_earlier_versions_noted_besides_is_no_other_setting(corpus, trained, tmp_path, capfd):
-    exp_dir = tmp_path / "old"
-    shutil.copytree(trained, exp_dir, symlinks=True)
-    run = yaml.safe_load((exp_dir / "run.yaml").read_text())
-    now = dict(run["settings"])
-    run["settings"]["max_cache_size"] = 1e9
-    (exp_dir / "run.yaml").write_text(yaml.safe_dump(run))
-    for name in ("settings.json", ".done"):
-        (exp_dir / "Ses01F" / name).write_text(json.dumps(run["settings"]))
-    train(corpus, exp_dir)
-    assert "Ses01F: already trained" in capfd.readouterr().out
-    # stage 5 compares the two
-    assert yaml.safe_load((exp_dir / "run.yaml").read_text())["settings"] == now
-    assert read_marker(exp_dir / "Ses01F") == now
-    (exp_dir / "Ses01F/.done").unlink()  # not finished yet: goes on from its checkpoint
-    train(corpus, exp_dir)
-    assert read_marker(exp_dir / "Ses01F") == now
-
-
 def test_where_a_training_comes_from_is_noted_and_what_began_it_stays(corpus, trained, tmp_path):
     exp_dir = tmp_path / "copy"
     shutil.copytree(trained, exp_dir, symlinks=True)
     path = exp_dir / "run.yaml"
     path.write_text(path.read_text().replace("commit: ", "commit: first-"))
-    config = yaml.safe_load((corpus / "system.yaml").read_text())
     origin = {"name": "lambda", "file": "conf/sweeps/lambda.yaml", "config": "base.yaml"}
-    (tmp_path / "point.yaml").write_text(yaml.safe_dump({**config, "sweep": origin}))
-    train(corpus, exp_dir, config=tmp_path / "point.yaml")
+    train(corpus, exp_dir, config=write_system(tmp_path / "point.yaml", sweep=origin))
     run = yaml.safe_load(path.read_text())
     assert run["commit"].startswith("first-")
     assert run["sweep"] == origin
@@ -198,10 +166,8 @@ def test_damaged_files_are_named_with_what_to_do(corpus, trained, tmp_path):
 
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
     (tmp_path / "checkpoint.pth").write_bytes(b"PK\3\4 garbage")
-    with pytest.raises(
-        UserError, match=r"checkpoint.pth: cannot be read .*remove .* stage 4 again"
-    ):
-        complete_interrupted_epoch(tmp_path, [("valid", "UA", "max")])
+    with pytest.raises(UserError, match=r"checkpoint.pth: cannot be read .*remove .* stage 4 ag"):
+        read_checkpoint(tmp_path / "checkpoint.pth")
 
 
 def test_a_fold_that_another_run_is_at_work_on_stops_the_second(corpus, tmp_path):
@@ -215,9 +181,9 @@ def test_a_fold_that_another_run_is_at_work_on_stops_the_second(corpus, tmp_path
 
 
 def test_units_that_were_not_dumped_are_asked_for(corpus, tmp_path):
-    (tmp_path / "system.yaml").write_text(yaml.safe_dump({**SYSTEM, "token_type": "phone"}))
+    config = write_system(tmp_path / "system.yaml", token_type="phone")
     with pytest.raises(UserError, match=r"text_phone: no such file.*--stage 2 --stop-stage 3"):
-        train(corpus, tmp_path, config=tmp_path / "system.yaml")
+        train(corpus, tmp_path, config=config)
 
 
 def test_overwrite_trains_anew_instead_of_going_on(corpus, tmp_path):
@@ -231,10 +197,9 @@ def test_overwrite_trains_anew_instead_of_going_on(corpus, tmp_path):
 def test_the_paper_protocol_trains_all_epochs_and_never_validates(corpus, tmp_path):
     train(corpus, tmp_path, protocol="paper", max_epoch=2)
     fold = tmp_path / "Ses01F"
-    assert json.loads((fold / "run.json").read_text())["inference_model"] == "latest.pth"
+    assert read_json(fold / "run.json")["inference_model"] == "latest.pth"
     assert (fold / "latest.pth").resolve().name == "2epoch.pth"
-    history = json.loads((fold / "history.json").read_text())
-    assert all("valid" not in entry for entry in history)
+    assert all("valid" not in entry for entry in read_json(fold / "history.json"))
 
 
 def test_the_best_epoch_on_the_test_speaker_is_taken_only_on_request_and_marked(corpus, tmp_path):
@@ -244,19 +209,17 @@ def test_the_best_epoch_on_the_test_speaker_is_taken_only_on_request_and_marked(
     assert "--select best-on-test" in run_command(run)
     shapes = yaml.safe_load((tmp_path / "Ses01F/config.yaml").read_text())["valid_shape_file"]
     assert shapes == [str(corpus / "dump/tones/folds/paper/Ses01F/test.shape")]
-    history = json.loads((tmp_path / "Ses01F/history.json").read_text())
-    record = json.loads((tmp_path / "Ses01F/run.json").read_text())
+    history = read_json(tmp_path / "Ses01F/history.json")
     best = max(history, key=lambda entry: entry["valid"]["UA"])
-    assert record["best_epoch"] == best["epoch"]
+    assert read_json(tmp_path / "Ses01F/run.json")["best_epoch"] == best["epoch"]
     with pytest.raises(UserError, match="select: 'best-on-test' -> "):
         train(corpus, tmp_path, protocol="paper")
 
 
 def test_a_schedule_over_the_whole_training_ends_with_its_last_step(corpus, tmp_path):
     schedule = {"max_steps": "auto", "warmup_ratio": 0.2, "hold_ratio": 0.0, "decay_ratio": 0.8}
-    config = {**SYSTEM, "scheduler": "tristagelr", "scheduler_conf": schedule}
-    (tmp_path / "system.yaml").write_text(yaml.safe_dump(config))
-    train(corpus, tmp_path / "exp", config=tmp_path / "system.yaml")
+    conf = {"scheduler": "tristagelr", "scheduler_conf": schedule}
+    train(corpus, tmp_path / "exp", config=write_system(tmp_path / "system.yaml", **conf))
     state = torch.load(tmp_path / "exp/Ses01F/checkpoint.pth", weights_only=False)
     # 5 batches in steps of two are 3 steps an epoch, the last of one batch; 3 epochs
     assert state["schedulers"][0]["last_epoch"] == state["schedulers"][0]["max_steps"] == 9
@@ -266,30 +229,34 @@ def test_a_schedule_over_the_whole_training_ends_with_its_last_step(corpus, tmp_
 
 def test_fewer_batches_than_a_group_of_accumulation_still_train(corpus, tmp_path):
     train(corpus, tmp_path, extra_args=["--accum_grad", "100"])
-    history = json.loads((tmp_path / "Ses01F/history.json").read_text())
+    history = read_json(tmp_path / "Ses01F/history.json")
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     losses = [entry["train"]["loss"] for entry in history]
     assert losses[2] < losses[0]
 
 
 def test_a_training_without_finite_gradients_is_not_taken_for_finished(corpus, tmp_path):
-    for _ in range(4):  # nor when it is tried again until its epochs are used up
+    for _ in range(3):  # nor when it is tried again until its epochs are used up
         with pytest.raises(UserError, match="1 of 1 folds failed"):
-            train(corpus, tmp_path, extra_args=["--optim_conf", "lr=1e30"])
+            train(corpus, tmp_path, max_epoch=2, extra_args=["--optim_conf", "lr=1e30"])
         assert read_marker(tmp_path / "Ses01F") is None
     log = (tmp_path / "log/stage4.Ses01F.log").read_text()
     assert "no step had a finite gradient; lower the learning rate" in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["epoch 1/3 valid", "2/3epoch started", "epoch 3/3 train"])
-def test_a_fold_killed_at_any_moment_resumes_to_the_same_model(corpus, trained, tmp_path, moment):
-    interrupted_at(corpus, tmp_path, moment)
+def test_a_fold_killed_at_any_moment_resumes_to_the_same_model(
+    corpus, trained, tmp_path, processes, moment
+):
+    interrupted_at(processes, corpus, tmp_path, moment)
     assert read_marker(tmp_path / "Ses01F") is None
     train(corpus, tmp_path)
     for name in ("3epoch.pth", "valid.UA.best.pth"):
         assert same(weights(tmp_path / "Ses01F", name), weights(trained / "Ses01F", name)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["checkpoint.pth", "2epoch.pth"])
 def test_death_while_a_file_of_the_second_epoch_is_written_costs_no_result(
     corpus, tmp_path, monkeypatch, file
@@ -317,18 +284,6 @@ def test_death_while_a_file_of_the_second_epoch_is_written_costs_no_result(
         assert same(weights(died, name), weights(undisturbed, name)), name
 
 
-def test_what_a_dead_process_still_owed_its_last_epoch_is_made_up_for(corpus, tmp_path):
-    train(corpus, tmp_path, max_epoch=2)
-    fold = tmp_path / "Ses01F"
-    expected = weights(fold, "2epoch.pth")
-    for path in fold.glob("*.pth"):
-        if path.name not in ("checkpoint.pth", "1epoch.pth"):
-            path.unlink()
-    complete_interrupted_epoch(fold, [("valid", "UA", "max")])
-    assert same(weights(fold, "2epoch.pth"), expected)
-    assert (fold / "latest.pth").resolve().name == "2epoch.pth"
-
-
 def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
     path = tmp_path / "checkpoint.pth"
 
@@ -336,10 +291,9 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
         def __reduce__(self):
             raise RuntimeError("the disk is full")
 
-    with EpochFiles(False, (), 1):
-        torch.save({"epoch": 1}, path)
-        with pytest.raises(RuntimeError, match="the disk is full"):
-            torch.save({"epoch": 2, "bad": Poison()}, path)
+    save({"epoch": 1}, path)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        save({"epoch": 2, "bad": Poison()}, path)
     assert torch.load(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
 
@@ -347,12 +301,12 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path):
 def test_a_full_disk_is_told_from_a_defect_when_a_checkpoint_does_not_fit(tmp_path):
     program = f"""
 import resource, signal, torch
-from ser.training.checkpoint import EpochFiles
+from pathlib import Path
+from ser.training.checkpoint import save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
-    with EpochFiles(False, (), 1):
-        torch.save([torch.zeros(3000), torch.zeros(300000)], {str(tmp_path / "checkpoint.pth")!r})
+    save([torch.zeros(3000), torch.zeros(300000)], Path({str(tmp_path / "checkpoint.pth")!r}))
 except OSError as err:
     print(err.strerror, err.filename)
 """
@@ -406,7 +360,7 @@ def test_wa_and_ua_of_a_hand_worked_confusion():
 
 def test_a_last_step_of_scaled_gradients_is_that_of_plain_ones():
     """With use_amp, where ESPnet scales losses so that small gradients survive in float16."""
-    options = SimpleNamespace(grad_clip=1.0, grad_clip_type=2.0)
+    options = SimpleNamespace(grad_clip=1.0, grad_clip_type=2.0, grad_noise=False)
     stepped = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
         model = torch.nn.Linear(2, 1, bias=False)
@@ -414,8 +368,11 @@ def test_a_last_step_of_scaled_gradients_is_that_of_plain_ones():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss = model(torch.tensor([[3.0, 4.0]])).sum()  # gradient (3, 4), clipped to (0.6, 0.8)
         (loss if scaler is None else scaler.scale(loss)).backward()
-        reporter = SimpleNamespace(stats={"grad_norm": []})
-        _last_step(model, [optimizer], [None], scaler, reporter, options)
+        training = Training(model, model, [optimizer], [None], scaler, options, False)
+        statistics = Statistics(SubReporter("train", 1, 0))
+        _update(training, statistics)
+        statistics.next()
+        reporter = statistics.flush()
         assert reporter.stats["grad_norm"][0].value == pytest.approx(5.0)
         assert model.weight.grad is None
         stepped.append(model.weight.detach())
@@ -445,9 +402,10 @@ def test_a_gpu_that_only_emulates_bfloat16_is_said(corpus, tmp_path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not emulated)
-    monkeypatch.setattr(train_module, "_train_fold", lambda args, *_: trained.append(args) or True)
-    config = tmp_path / "bfloat16.yaml"
-    config.write_text(yaml.safe_dump({**SYSTEM, "model_conf": {"amp_dtype": "bfloat16"}}))
+    monkeypatch.setattr(
+        train_module._Work, "train_fold", lambda _, args, log: trained.append(args) or True
+    )
+    config = write_system(tmp_path / "bfloat16.yaml", model_conf={"amp_dtype": "bfloat16"})
     train(corpus, tmp_path / "exp", config=config, ngpu=1)
     assert [args.ngpu for args in trained] == [1]
     assert ("warning: this GPU only emulates bfloat16" in capsys.readouterr().out) is emulated

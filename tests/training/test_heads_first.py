@@ -1,12 +1,10 @@
 """Heads first, then everything: the phases of a fold, and how each begins with the one before."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from ser.errors import UserError
 from ser.lang.units import BLANK, read_untagged, tag_stripper
@@ -14,16 +12,22 @@ from ser.models.heads import CTCHead
 from ser.stage import read_marker
 from ser.training.experiment import read_fold_run
 from ser.training.heads_first import HeadsFirst, warm_start
-from tests.support.training import SYSTEM, interrupted_at, make_corpus, same, train, weights
+from tests.support.training import (
+    interrupted_at,
+    read_json,
+    same,
+    train,
+    weights,
+    write_system,
+)
 
 CONF = {"untagged_epoch": 2, "max_epoch": 2, "lr": 1.0e-2, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    root = make_corpus(tmp_path_factory.mktemp("corpus"))
-    write(root, "phases.yaml", {"heads_first_conf": CONF, "keep_nbest_models": [3]})
-    return root
+def corpus(corpus) -> Path:
+    write_system(corpus / "phases.yaml", heads_first_conf=CONF, keep_nbest_models=[3])
+    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +35,6 @@ def trained(corpus, tmp_path_factory) -> Path:
     exp_dir = tmp_path_factory.mktemp("exp")
     train(corpus, exp_dir, config=corpus / "phases.yaml")
     return exp_dir
-
-
-def write(root: Path, name: str, changes: dict) -> Path:
-    (root / name).write_text(yaml.safe_dump({**SYSTEM, **changes}))
-    return root / name
 
 
 class Heads(torch.nn.Module):
@@ -110,7 +109,7 @@ def test_a_fold_notes_its_phases_and_their_time(trained):
     seconds = [
         entry[split]["seconds"]
         for name in ("untagged", "heads", ".")
-        for entry in json.loads((fold / name / "history.json").read_text())
+        for entry in read_json(fold / name / "history.json")
         for split in ("train", "valid")
     ]
     assert run["train_seconds"] == pytest.approx(sum(seconds), abs=0.2)
@@ -120,14 +119,13 @@ def test_a_fold_notes_its_phases_and_their_time(trained):
 
 
 def test_what_phases_have_left_is_discarded_with_the_fold_s_other_checkpoints(corpus, tmp_path):
-    config = write(
-        corpus, "tidy.yaml", {"heads_first_conf": CONF, "keep_checkpoints": False, "max_epoch": 1}
-    )
-    train(corpus, tmp_path, config=config)
+    conf = {"heads_first_conf": CONF, "keep_checkpoints": False, "max_epoch": 1}
+    train(corpus, tmp_path, config=write_system(corpus / "tidy.yaml", **conf))
     assert not list((tmp_path / "Ses01F").glob("*/*.pth"))
     assert (tmp_path / "Ses01F" / read_fold_run(tmp_path / "Ses01F")["inference_model"]).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [
@@ -138,8 +136,10 @@ def test_what_phases_have_left_is_discarded_with_the_fold_s_other_checkpoints(co
         "Ses01F epoch 2/3 train",
     ],
 )
-def test_a_fold_killed_in_any_phase_resumes_to_the_same_model(corpus, trained, tmp_path, moment):
-    interrupted_at(corpus, tmp_path, moment, "phases.yaml")
+def test_a_fold_killed_in_any_phase_resumes_to_the_same_model(
+    corpus, trained, tmp_path, processes, moment
+):
+    interrupted_at(processes, corpus, tmp_path, moment, "phases.yaml")
     assert read_marker(tmp_path / "Ses01F") is None
     train(corpus, tmp_path, config=corpus / "phases.yaml")
     for name in ("untagged/latest.pth", "heads/latest.pth", "3epoch.pth", "valid.UA.best.pth"):
@@ -148,7 +148,7 @@ def test_a_fold_killed_in_any_phase_resumes_to_the_same_model(corpus, trained, t
 
 def test_a_system_without_units_has_heads_to_train_first_as_well(corpus, tmp_path):
     conf = {"heads_first_conf": {"max_epoch": 1}, "aux_conf": {}, "max_epoch": 1}
-    train(corpus, tmp_path, config=write(corpus, "single.yaml", conf))
+    train(corpus, tmp_path, config=write_system(corpus / "single.yaml", **conf))
     assert read_fold_run(tmp_path / "Ses01F")["phases_before"] == {"heads": 1}
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_done_first_is_refused_before_anything_is_trained(
     if changes.get("frontend") == "feats":
         changes = {**changes, "frontend_conf": {"input_size": 80}}
     with pytest.raises(UserError, match=message):
-        train(corpus, tmp_path / "exp", config=write(corpus, "refused.yaml", changes))
+        train(corpus, tmp_path / "exp", config=write_system(corpus / "refused.yaml", **changes))
     assert not (tmp_path / "exp").exists()
 
 

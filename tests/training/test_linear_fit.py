@@ -1,7 +1,6 @@
 """Linear classifiers in place of gradient training, against scikit-learn's own pipelines."""
 
 import fcntl
-import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from ser.data.prepare import prepare_dump
 from ser.data.tables import read_lines, read_table, write_table
 from ser.errors import UserError
 from ser.models.inputs import load_input, pad
@@ -32,9 +30,9 @@ from ser.scoring.predictions import read_predictions
 from ser.scoring.score import score_experiment
 from ser.training import linear_fit
 from ser.training.experiment import open_experiment
-from ser.training.folds import describe, resolve
 from ser.training.linear_fit import FitConf, Linear, Split, choose, fit_factor, fit_linear
-from tests.support.training import SYSTEM, make_corpus, train, weights
+from ser.training.settings import TrainingOptions, resolve
+from tests.support.training import SYSTEM, read_json, train, weights
 
 FITS = ["logistic_regression", "linear_svm"]
 FEATS = {"input_size": 80, "norm_means": False, "norm_vars": False}
@@ -187,12 +185,10 @@ def test_one_training_speaker_alone_cannot_choose():
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    root = make_corpus(tmp_path_factory.mktemp("corpus"))
-    prepare_dump(root / "data/tones", root / "dump/tones", "tagged_class", "fbank", "strict", nj=1)
+def corpus(corpus) -> Path:
     for name, system in (("feats", OF_FEATS), ("encoder", OF_ENCODER)):
-        (root / f"{name}.yaml").write_text(yaml.safe_dump(system))
-    return root
+        (corpus / f"{name}.yaml").write_text(yaml.safe_dump(system))
+    return corpus
 
 
 def head(fold_dir: Path) -> torch.Tensor:
@@ -203,12 +199,12 @@ def head(fold_dir: Path) -> torch.Tensor:
 def test_a_fitted_fold_is_left_as_a_trained_one(corpus, tmp_path):
     train(corpus, tmp_path / "exp", config=corpus / "encoder.yaml", seed=3)
     fold = tmp_path / "exp/Ses01F"
-    record = json.loads((fold / "run.json").read_text())
+    record = read_json(fold / "run.json")
     assert (record["inference_model"], record["epochs"]) == ("latest.pth", 1)
     model = open_model(tmp_path / "exp").load("Ses01F")
     total = sum(p.numel() for p in model.parameters())
     assert record["parameters"] == {"total": total, "trained": 4 * 32 + 4}
-    (entry,) = json.loads((fold / "history.json").read_text())
+    (entry,) = read_json(fold / "history.json")
     assert entry["train"].keys() >= {"loss", "WA", "UA", "seconds", "C", "factor"}
     assert entry["train"]["layer_weight_0"] == entry["train"]["layer_weight_1"] == 0.5
     before = (fold / "latest.pth").stat().st_mtime_ns
@@ -239,7 +235,7 @@ def test_the_saved_model_decides_as_the_history_says_also_packed(corpus, tmp_pat
         speech = [load_input(inputs[u], "raw" if raw else "fbank") for u in utts]
         logp = model.infer(*pad(speech))["emotion_logp"]
         labels = torch.tensor([emotions.index(utt2emo[u]) for u in utts])
-        (entry,) = json.loads((exp_dir / "Ses01F/history.json").read_text())
+        (entry,) = read_json(exp_dir / "Ses01F/history.json")
         right = (logp.argmax(1) == labels).double().mean().item()
         assert right == pytest.approx(entry[split]["WA"])
         loss = torch.nn.functional.nll_loss(logp, labels).item()
@@ -351,7 +347,7 @@ def test_the_seed_changes_nothing(corpus, tmp_path):
 
 def test_protocols_without_validation_speakers_are_fitted_as_well(corpus, tmp_path):
     train(corpus, tmp_path / "exp", config=corpus / "feats.yaml", protocol="paper")
-    (entry,) = json.loads((tmp_path / "exp/Ses01F/history.json").read_text())
+    (entry,) = read_json(tmp_path / "exp/Ses01F/history.json")
     assert "valid" not in entry and entry["train"]["C"] in (0.01, 0.1, 1.0)
 
 
@@ -378,12 +374,11 @@ def test_what_a_linear_fit_cannot_learn_is_refused_before_anything_runs(tmp_path
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(OF_ENCODER | changes))
     with pytest.raises(UserError, match=message):
-        resolve(path, ssl=None, max_epoch=None, extra_args=[], seed=1, ngpu=0)
+        resolve(path, TrainingOptions())
 
 
 def test_several_processes_are_refused(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(OF_FEATS))
-    args = resolve(path, ssl=None, max_epoch=None, extra_args=[], seed=1, ngpu=0)
     with pytest.raises(UserError, match="--num-nodes 2 .* takes one process"):
-        describe(args, tmp_path, path, "strict", None, None, [], num_nodes=2)
+        resolve(path, TrainingOptions(num_nodes=2))

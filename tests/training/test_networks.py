@@ -287,79 +287,6 @@ def test_statistics_are_mean_and_standard_deviation_of_the_real_frames():
     assert frames.grad.isfinite().all() and frames.grad[0, 3] == 0
 
 
-POOLINGS = {
-    "mean": lambda size: MeanPooling(size),
-    "last": lambda size: LastPooling(size),
-    "statistics": lambda size: StatisticsPooling(size),
-    "last of two directions": lambda size: LastPooling(size, bidirectional=True),
-    "attention": lambda size: AttentionPooling(size),
-    "self-attention": lambda size: SelfAttentionPooling(size, size=3, hops=2),
-}
-ENCODERS = {
-    "one channel, GRU": {"convs": [{"channels": 3, "kernel": [2, 5], "pool": [2, 2]}]},
-    "three channels, odd pools, BLSTM": {
-        "in_channels": 3,
-        "convs": [
-            {"channels": 2, "kernel": [4, 3], "pool": [3, 2]},
-            {"channels": 3, "kernel": [5, 4], "pool": [2, 3]},
-        ],
-        "rnn_type": "lstm",
-        "bidirectional": True,
-        "num_layers": 2,
-    },
-    "batch norm": {
-        "convs": [
-            {"channels": 2, "kernel": [3, 2], "pool": [2, 1], "norm": "batch"},
-            {"channels": 2, "kernel": [3, 3], "pool": [1, 2], "norm": "batch"},
-        ]
-    },
-    "no recurrence": {"convs": [{"channels": 2, "kernel": [3, 3]}], "rnn_type": "none"},
-    "no convolution": {"rnn_type": "lstm"},
-}
-LENGTHS = [9, 1, 4, 7]
-
-
-def outputs_and_gradients(encoder, pooling, max_length: int, fill: float):
-    """Pooled vectors (B, P), gradients of the parameters, and of the real frames of the input."""
-    frames = padded(LENGTHS, 8, max_length, fill).requires_grad_()
-    encoder.zero_grad(), pooling.zero_grad()
-    pooled = pooling(*encoder(frames, torch.tensor(LENGTHS))[:2])
-    directions = torch.linspace(-1.0, 2.0, pooled.numel(), dtype=pooled.dtype).view_as(pooled)
-    (directions * pooled.tanh()).sum().backward()
-    parameters = [*encoder.parameters(), *pooling.parameters()]
-    real = [frames.grad[row, :length] for row, length in enumerate(LENGTHS)]
-    padding = [frames.grad[row, length:] for row, length in enumerate(LENGTHS)]
-    assert not any(part.any() for part in padding)
-    return pooled.detach(), [p.grad.clone() for p in parameters], real
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_padding_changes_neither_an_output_nor_a_gradient(encoder, pooling, training):
-    torch.manual_seed(0)
-    network = ConvRecurrentEncoder(8, hidden_size=4, **ENCODERS[encoder]).double().train(training)
-    pool = POOLINGS[pooling](network.output_size()).double()
-    tight = outputs_and_gradients(network, pool, max_length=9, fill=0.0)
-    loose = outputs_and_gradients(network, pool, max_length=20, fill=float("nan"))
-    assert torch.allclose(tight[0], loose[0], atol=1e-12)
-    for one, other in zip(tight[1] + tight[2], loose[1] + loose[2], strict=True):
-        assert torch.allclose(one, other, atol=1e-12)
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_utterance_in_a_batch_gets_what_it_would_get_alone(encoder):
-    torch.manual_seed(0)
-    network = ConvRecurrentEncoder(8, hidden_size=4, **ENCODERS[encoder]).double().eval()
-    batch = padded(LENGTHS, 8, 9)
-    together, olens, _ = network(batch, torch.tensor(LENGTHS))
-    for row, length in enumerate(LENGTHS):
-        alone, lengths, _ = network(batch[row : row + 1, :length], torch.tensor([length]))
-        assert lengths.tolist() == [olens[row]] == [alone.size(1)]
-        assert torch.allclose(alone[0], together[row, : olens[row]], atol=1e-12)
-        assert not together[row, olens[row] :].any()
-
-
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_scores_of_a_system_do_not_depend_on_batch_mates(name):
     net = small_system(name).eval()
@@ -390,6 +317,7 @@ def sixteen_utterances(size: int) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_sixteen_utterances_by_heart(name):
     net = small_system(name).train()

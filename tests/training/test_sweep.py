@@ -101,8 +101,8 @@ def test_every_point_and_seed_is_an_experiment(sweep, tmp_path):
     rows = list_experiments(found, "paper", [1, 2], tmp_path)
     char, bpe = str(tmp_path / "char.yaml"), str(tmp_path / "bpe.yaml")
     assert rows == [
-        ("lambda_char_paper_seed1", "1", char, "char", "-", "raw"),
-        ("lambda_char_paper_seed2", "2", char, "char", "-", "raw"),
+        ("lambda_char_paper_seed1", "1", char, "char", "500", "raw"),
+        ("lambda_char_paper_seed2", "2", char, "char", "500", "raw"),
         ("lambda_bpe_paper_seed1", "1", bpe, "bpe", "50", "raw"),
         ("lambda_bpe_paper_seed2", "2", bpe, "bpe", "50", "raw"),
     ]

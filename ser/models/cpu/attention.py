@@ -13,6 +13,8 @@ autocast does; a fused kernel would not. For scores of standard deviation 1 the 
 less than 1%, for 9, which are large, by less than 2% (tests/models/test_switches.py).
 """
 
+import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
+
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -1,0 +1,142 @@
+"""Checks of folds that were written; ``data.folds.audit_folds`` chooses them by protocol."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from ser.data.tables import join_problems, read_lines, read_table
+from ser.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+SENTENCE = "sentence"
+Groups = Mapping[str, Mapping[str, str]]  # speaker, sentence... -> utterance -> its own
+
+
+@dataclass
+class Audit:
+    """The checks of one protocol's folds, and what they have found so far."""
+
+    dump_dir: Path
+    where: str  # how messages begin
+    splits: tuple[str, ...]  # that every fold has
+    refused: Groups  # what two splits of a fold may not share
+    noted: Groups  # what they may, which is noted with ``mark``
+    mark: str
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    tested: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.utt2emo = read_table(self.dump_dir / "utt2emo")
+        self.num_samples = read_table(self.dump_dir / "utt2num_samples")
+        self.emotions = read_lines(self.dump_dir / "emotions")
+
+    def check_fold(self, fold: str, directory: Path) -> None:
+        """Check the lists and shape files in a fold's ``directory``."""
+        splits = {split: _read_split(directory / split) for split in self.splits}
+        where = f"{self.where}/{fold}"
+        unknown = sorted({utt for utts in splits.values() for utt in utts} - self.utt2emo.keys())
+        if unknown:
+            self.problems.append(f"{where}: not utterances of {self.dump_dir}: {_some(unknown)}")
+            return
+        self.problems += _wrong_lists(where, directory, splits, self.num_samples)
+        self.problems += _shared(where, splits, self.refused)
+        if self.noted:
+            self.notes += [f"{self.mark}: {line}" for line in _shared(where, splits, self.noted)]
+        for split, utts in splits.items():
+            absent = set(self.emotions) - {self.utt2emo[utt] for utt in utts}
+            names = " or ".join(sorted(absent, key=self.emotions.index))
+            if absent and utts:
+                found = self.problems if split == "train" else self.notes
+                found.append(f"{where}/{split}: no utterance is {names}")
+        self.tested.update(set(splits["test"]))
+        self.sizes.append(f"{fold} " + " ".join(f"{s} {len(splits[s])}" for s in self.splits))
+
+    def check_coverage(self, utt2hash: Mapping[str, str]) -> None:
+        """After all folds: every utterance is tested once.
+
+        Raises:
+            UserError: names all problems that were found.
+        """
+        untested = sorted(self.utt2emo.keys() - self.tested.keys())
+        if untested:
+            self.problems.append(f"{self.where}: in no test split: {_some(untested)}")
+        repeated = sorted(utt for utt, count in self.tested.items() if count > 1)
+        if repeated:
+            self.problems.append(f"{self.where}: in more than one test split: {_some(repeated)}")
+        if self.problems:
+            raise UserError(
+                join_problems(
+                    self.problems,
+                    "nothing may be trained on these folds; mend data/ (stage 1: a repeated "
+                    "recording, a wrong speaker) or choose another --protocol, then run stage 3",
+                )
+            )
+        self.notes += _same_audio(utt2hash)
+
+
+def _read_split(path: Path) -> list[str]:
+    return read_lines(path) if path.exists() else []
+
+
+def _wrong_lists(
+    where: str, directory: Path, splits: Mapping[str, list[str]], num_samples: Mapping[str, str]
+) -> list[str]:
+    """Faults of the files themselves: missing, empty, out of order, repeated, wrong shape."""
+    problems = []
+    extra = sorted(s for s in SPLITS if s not in splits and (directory / s).exists())
+    if extra:
+        problems.append(f"{where}/{extra[0]}: this protocol has no such split")
+    for split, utts in splits.items():
+        if not utts:
+            problems.append(f"{where}/{split}: empty; the fold needs utterances there")
+            continue
+        if utts != sorted(set(utts)):
+            problems.append(f"{where}/{split}: not in C order, or an utterance stands twice")
+        shapes = directory / f"{split}.shape"
+        expected = {utt: num_samples[utt] for utt in utts}
+        if not shapes.exists() or read_table(shapes) != expected:
+            problems.append(f"{where}/{split}.shape: does not agree with {split}")
+    return problems
+
+
+def _shared(
+    where: str, splits: Mapping[str, list[str]], groups: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What two splits of one fold have in common and may not."""
+    problems = []
+    for first, second in combinations(splits, 2):
+        pair = f"{where}: {first} and {second}"
+        if splits[first] and set(splits[first]) == set(splits[second]):
+            problems.append(f"{pair} are the same utterances")
+            continue
+        both = sorted(set(splits[first]) & set(splits[second]))
+        if both:
+            problems.append(f"{pair} share utterances: {_some(both)}")
+        for kind, utt2group in groups.items():
+            if kind == SENTENCE and second != "test":  # what trains may validate
+                continue
+            left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
+            common = sorted(left.keys() & right.keys())
+            if common and kind == "audio":
+                pairs = [f"{left[h]} = {right[h]}" for h in common]
+                problems.append(f"{pair} share the same audio: {_some(pairs)}")
+            elif common:
+                problems.append(f"{pair} share the {kind} {_some(common)}")
+    return problems
+
+
+def _same_audio(utt2hash: Mapping[str, str]) -> list[str]:
+    same = defaultdict(list)
+    for utt, value in utt2hash.items():
+        same[value].append(utt)
+    repeated = [" = ".join(utts) for utts in same.values() if len(utts) > 1]
+    return [f"the same audio within a split: {_some(repeated)}"] if repeated else []
+
+
+def _some(items: list[str], limit: int = 5) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -1,0 +1,39 @@
+"""What frontends and encoders have in common; ESPnet's own encoders have the same interface."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+
+class AbsFrontend(torch.nn.Module, ABC):
+    """From the model's input to frames.
+
+    A subclass that reads anything but features names the values of ``feats_type`` in ``reads``.
+    """
+
+    @abstractmethod
+    def output_size(self) -> int:
+        """D, the size of a frame."""
+
+    @abstractmethod
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) samples or (B, L, F) features, (B,) -> (B, T, D) frames, (B,)."""
+
+
+class AbsEncoder(torch.nn.Module, ABC):
+    """From frames to frames."""
+
+    @abstractmethod
+    def output_size(self) -> int:
+        """D', the size of a frame."""
+
+    @abstractmethod
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(B, T, D), (B,) -> (B, T', D'), (B,) and states, which nothing here uses."""

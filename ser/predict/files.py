@@ -1,0 +1,173 @@
+"""The files of a packed model, in a folder or a zip that is read in place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from ser.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG, CARD = "config.json", "README.md"
+LFS_POINTER = b"version https://git-lfs"  # how the files begin that Git LFS leaves in place
+TEXT_LIMIT = 16 << 20  # bytes of a file that is read as text, or of a header of weights
+ZIP_LIMIT = 100  # unpacked bytes for each byte of the archive; weights hardly compress
+AGAIN = "copy or download it again, or pack it again: ser pack exp/<corpus>/<tag>"
+WHAT = "a packed model (folder or zip), a hub id such as owner/name, or exp/<corpus>/<tag>"
+
+
+class Folder:
+    """A folder."""
+
+    def __init__(self, path: Path):
+        self.where = str(path)
+        self.path = path
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def open(self, name: str) -> IO[bytes]:
+        return open(self.path / name, "rb")
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self.path / name)
+
+
+class Zip:
+    """A zip that is read where it lies, once its members are known to be harmless."""
+
+    def __init__(self, path: Path):
+        self.where = str(path)
+        try:
+            self.file = zipfile.ZipFile(path)
+        except zipfile.BadZipFile:
+            raise UserError(
+                f"{path}: not a model: no zip archive, or one that was cut short; give {WHAT}"
+            ) from None
+        self.members = {info.filename: info for info in self.file.infolist()}
+        refuse_members(path, self.file.infolist())
+        if any(name.endswith("/data.pkl") for name in self.members):
+            raise UserError(f"{path}: a checkpoint of PyTorch, which is not unpickled; give {WHAT}")
+        within = [name for name in self.members if name.endswith(f"/{CONFIG}")]
+        # the zip of a folder, not of what is in it
+        nested = CONFIG not in self.members and len(within) == 1
+        self.folder = within[0].removesuffix(CONFIG) if nested else ""
+
+    def has(self, name: str) -> bool:
+        return self.folder + name in self.members
+
+    def size(self, name: str) -> int:
+        return self.members[self.folder + name].file_size
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        try:
+            with self.file.open(self.folder + name) as stream:
+                yield stream
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as err:
+            raise UserError(f"{self.where}: {name}: damaged ({err}); {AGAIN}") from None
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load
+
+        with self.open(name) as stream:
+            return load(stream.read())
+
+
+Files = Folder | Zip
+
+
+def refuse_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that would write outside its folder, or more than it can well hold.
+
+    Raises:
+        UserError: absolute names, names with ``..``, links, devices, a name that is there twice,
+            or members that say they unpack to more than ZIP_LIMIT times the archive.
+    """
+    cure = "do not unpack it; get it again from somebody whom you trust"
+    seen = set()
+    for info in members:
+        name = info.filename
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
+            raise UserError(f"{path}: its member {name!r} leads out of the folder; {cure}")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{path}: its member {name!r} is a link or a device; {cure}")
+        if name in seen:
+            raise UserError(f"{path}: its member {name!r} is there twice; {cure}")
+        seen.add(name)
+    unpacked, packed = sum(info.file_size for info in members), path.stat().st_size
+    if unpacked > ZIP_LIMIT * packed:
+        raise UserError(
+            f"{path}: {packed} bytes that unpack to {unpacked}, more than {ZIP_LIMIT} times as "
+            f"many; {cure}"
+        )
+
+
+def read_text(files: Files, name: str) -> bytes:
+    """The bytes of a file of text; UserError where it is missing, too large or a pointer."""
+    if not files.has(name):
+        raise UserError(f"{files.where}: {name} is missing in it; {AGAIN}")
+    if files.size(name) > TEXT_LIMIT:
+        raise UserError(f"{files.where}: {name} has {files.size(name)} bytes of text; {AGAIN}")
+    with files.open(name) as stream:
+        content = stream.read()
+    if content.startswith(LFS_POINTER):
+        raise _is_pointer(files, name)
+    return content
+
+
+def _is_pointer(files: Files, name: str) -> UserError:
+    return UserError(
+        f"{files.where}: {name} is a pointer of Git LFS, not the file itself; get the file with "
+        "`git lfs pull` in the cloned folder, and pack the zip again if it is one"
+    )
+
+
+def read_shapes(files: Files, name: str) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file: 8 bytes of length, JSON, data."""
+    where = f"{files.where}: {name}"
+    if not files.has(name):
+        raise UserError(f"{where} is missing, which {CONFIG} names; {AGAIN}")
+    size = files.size(name)
+    with files.open(name) as stream:
+        start = stream.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise _is_pointer(files, name)
+        length = int.from_bytes(start[:8], "little")
+        text = (start[8:] + stream.read(min(length, TEXT_LIMIT)))[:length]
+    try:
+        header = {key: entry for key, entry in json.loads(text).items() if key != "__metadata__"}
+        shapes = {key: list(entry["shape"]) for key, entry in header.items()}
+        end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        raise UserError(
+            f"{where}: not a safetensors file, or cut short ({size} bytes); {AGAIN}"
+        ) from None
+    if end != size:
+        raise UserError(f"{where}: cut short or damaged: {size} bytes instead of {end}; {AGAIN}")
+    return shapes
+
+
+def read_tensors(files: Files, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, mapped from a folder; UserError where it is damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        return files.tensors(name)
+    except SafetensorError as err:
+        raise UserError(f"{files.where}: {name}: damaged ({err}); {AGAIN}") from None

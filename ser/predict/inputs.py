@@ -1,0 +1,105 @@
+"""Whether a recording resembles what a model was trained on: level, pauses, sampling rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE
+from ser.data.tables import read_table
+from ser.errors import UserError
+from ser.models.inputs import load_input
+
+UTTERANCES = 200  # of the training set that are measured
+LOWEST = 100  # dB below full scale
+SILENCE = 30  # a frame so many dB below the level of the recording is silent
+LEVEL_MARGIN, SILENCE_MARGIN = 6.0, 0.2  # dB and share beyond what training had
+SYNTHETIC = "the model was trained on synthetic voices and says nothing about people"
+
+
+class Trained(BaseModel):
+    """What training utterances were like: their 1st and 99th percentiles."""
+
+    level: Annotated[list[float], Field(min_length=2, max_length=2)]  # dB of full scale, from, to
+    silence: float  # share of an utterance, at most
+
+
+class Meter:
+    """Level and pauses of a recording that is heard piece by piece, in constant memory."""
+
+    def __init__(self):
+        self.power = 0.0
+        self.counts = np.zeros(LOWEST + 1, dtype=np.int64)  # of frames, by dB below full scale
+
+    def add(self, samples: np.ndarray) -> None:
+        """Take in (L,) samples, int16 or in [-1, 1]; less than a frame at the end is left out."""
+        scale = FULL_SCALE if samples.dtype.kind == "i" else 1.0
+        whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
+        frames = samples[:whole].reshape(-1, FRAME_SAMPLES).astype(np.float32) / scale
+        power = np.square(frames).mean(axis=1)
+        below = np.round(-10 * np.log10(power + 1e-10)).clip(0, LOWEST).astype(int)
+        self.power += float(power.sum())
+        self.counts += np.bincount(below, minlength=LOWEST + 1)
+
+    @property
+    def level(self) -> float:
+        """RMS in dB of full scale."""
+        return 10 * np.log10(self.power / max(1, self.counts.sum()) + 1e-10)
+
+    @property
+    def silence(self) -> float:
+        """The share of frames more than SILENCE dB below the level."""
+        first = min(LOWEST, int(SILENCE - self.level) + 1)
+        return float(self.counts[first:].sum() / max(1, self.counts.sum()))
+
+
+def measure_training(wav_scp: Path) -> Trained | None:
+    """What the utterances of a table of waveforms are like; None if they cannot be read."""
+    try:
+        entries = list(read_table(wav_scp).values())
+        step = -(-len(entries) // UTTERANCES)
+        return describe(load_input(entry) for entry in entries[::step])
+    except (OSError, UserError):
+        return None
+
+
+def describe(utterances: Iterable[np.ndarray]) -> Trained:
+    """What ``utterances`` (L,) are like."""
+    levels, silences = [], []
+    for samples in utterances:
+        meter = Meter()
+        meter.add(samples)
+        levels.append(meter.level)
+        silences.append(meter.silence)
+    low, high = np.percentile(levels, [1, 99])
+    return Trained(
+        level=[round(float(low), 1), round(float(high), 1)],
+        silence=round(float(np.percentile(silences, 99)), 3),
+    )
+
+
+def differences(meter: Meter, rate: float | None, trained: Trained | None) -> list[str]:
+    """How a recording lies far outside the training set; empty if it does not.
+
+    Args:
+        meter: That has heard it.
+        rate: Its own sampling rate, Hz; None if unknown.
+        trained: None if unknown.
+    """
+    found = []
+    if rate is not None and rate < SAMPLE_RATE:
+        found.append(f"it has {rate:.0f} samples a second, training had {SAMPLE_RATE}")
+    if trained is None:
+        return found
+    low, high = trained.level
+    if not low - LEVEL_MARGIN <= meter.level <= high + LEVEL_MARGIN:
+        found.append(f"its level is {meter.level:.0f} dB, in training {low:.0f} to {high:.0f} dB")
+    if meter.silence > trained.silence + SILENCE_MARGIN:
+        found.append(
+            f"{meter.silence:.0%} of it is silent, in training up to {trained.silence:.0%}"
+        )
+    return found
