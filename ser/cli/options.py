@@ -5,6 +5,8 @@ from typing import Any
 
 import typer
 
+from ser.errors import UserError
+
 # dashes and underscores are the same in names of options
 CONTEXT = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -30,7 +32,7 @@ def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:
             if not value and rest and rest[0] in BOOLS:
                 value = rest.pop(0)
             if value and value not in BOOLS:
-                raise typer.BadParameter(f"{word}: expected true or false", param=option)
+                raise UserError(f"{word}: expected true or false")
             written += [name] if BOOLS.get(value, True) else []
         elif getattr(option, "multiple", False) and word == name:
             values = []

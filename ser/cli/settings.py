@@ -136,9 +136,10 @@ def _numbers(options: SimpleNamespace) -> None:
     for seed in seeds:
         if not seed.isdecimal() or int(seed) > LARGEST_SEED:
             raise UserError(f"--seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
-        if seeds.count(seed) > 1:
-            raise UserError(f"--seed: {seed} is given twice")
-    options.seed = " ".join(str(int(seed)) for seed in seeds)
+    numbers = [int(seed) for seed in seeds]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise UserError(f"--seed: {twice[0]} is given twice")
+    options.seed = " ".join(map(str, numbers))
 
 
 def _backend(options: SimpleNamespace) -> None:

@@ -197,7 +197,7 @@ class LoggedCommand:
             raise UserError(
                 f"{self.log}: cannot be written; choose an --exp-dir on a writable disk"
             ) from None
-        self._began = self._stream.tell()
+        self._began = 0 if new else self.log.stat().st_size
         job = slurm_job()
         self._write(f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n")
         self._write((f"# job: {job}\n" if job else "") + f"# start: {now()}\n")

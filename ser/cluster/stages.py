@@ -70,15 +70,16 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
     elapsed = f"{seconds // 60}:{seconds % 60:02d}"
     if received not in (None, signal.SIGUSR1):
         status = 128 + received
-    elif received == signal.SIGUSR1 and (status == 143 or (status == 0 and not stage.last)):
+    elif received == signal.SIGUSR1 and status == 128 + signal.SIGTERM:
         status = EXIT_RESUME
-    if status == EXIT_RESUME:
+    if status == 0:
+        print(f"{stage.title}: done in {elapsed}", flush=True)
+    if status == EXIT_RESUME or (received == signal.SIGUSR1 and status == 0 and not stage.last):
+        status = EXIT_RESUME
         _stop_for_now(stage, elapsed)
     elif status:
         log = stage.log if stage.log.exists() else log  # a job that Slurm has not taken
         print(f"{stage.title}: FAILED after {elapsed}; log: {log}", file=sys.stderr)
-    else:
-        print(f"{stage.title}: done in {elapsed}", flush=True)
     return status
 
 
@@ -93,7 +94,9 @@ def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
     try:
         if stage.trains:
             options = ["--detach", f"--id-file={id_file}", *(f"--after={job}" for job in jobs[-1:])]
-            status = subprocess.run([*stage.command, *options], check=False).returncode
+            at = stage.command.index("--")  # what follows are options of ESPnet
+            command = [*stage.command[:at], *options, *stage.command[at:]]
+            status = subprocess.run(command, check=False).returncode
         else:
             tasks = Tasks(
                 log=str(stage.log),

@@ -320,7 +320,8 @@ def test_signals_that_come_to_all_processes_at_once_leave_the_status_intact(tmp_
     for group in [*groups, *groups]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGTERM)
-    assert [run.wait(20) for run in runs] == [143] * len(runs)
+    statuses = [run.wait(20) for run in runs]  # a second signal may come after the end
+    assert {s if s >= 0 else 128 - s for s in statuses} == {143}
     assert {log.read_text().splitlines()[-1] for log in logs} == {"# exit status: 3"}
 
 

@@ -25,6 +25,12 @@ shift 3
 printf -v call '%s\\037' "$name" "$@"
 printf '%s\\n' "$call" >>"$STUB_DIR/calls" # one write, since workers do this at the same time
 printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
+if [[ $name == dump && $all =~ /dump\ dir/([a-z]+)\ .*--protocol\ ([a-z0-9]+) ]]; then
+  folds="$STUB_DIR/dump dir/${BASH_REMATCH[1]}/folds/${BASH_REMATCH[2]}"
+  mkdir -p "$folds"
+  [[ -e $folds/folds ]] || echo Ses01F >"$folds/folds"
+  echo '{}' >"$folds/.done"
+fi
 echo "[progress] $name half way"
 [[ $name != train ]] || echo "[fold] Ses01F: UA 50.0"
 echo "table of $name"
@@ -57,7 +63,7 @@ class Recipe:
         self.env |= {"STUB_FAIL": "", "STUB_HANG": "", "CUDA_VISIBLE_DEVICES": ""}
         self.env |= {"REAL_PYTHON": sys.executable}
 
-    def dump(self, protocol, folds=("Ses01F", "Ses02M")):
+    def dump(self, protocol, folds=("Ses01F",)):
         """Let stage 3 be done."""
         directory = self.dir / "dump dir/mini/folds" / protocol
         directory.mkdir(parents=True, exist_ok=True)
@@ -67,8 +73,8 @@ class Recipe:
 
     def run(self, *args, script="run.sh", **env):
         if "--stage=4" in args or ("--stage", "4") in pairwise(args):
-            for protocol in ("strict", "paper", "session", "prefix"):
-                self.dump(protocol)
+            for protocol in ("strict", "paper", "session", "prefix", "kfold5"):
+                self.dump(protocol, ["Ses01F", "Ses02M"][: 1 + ("Ses02M" in str(args))])
         return subprocess.run(
             [ROOT / script, *self.options, *args],
             capture_output=True,
