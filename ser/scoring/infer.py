@@ -108,27 +108,32 @@ def infer_folds(
                 f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
                 "with the same --emotions as then"
             )
-        rows, evidence, labels = [], [], []
-        for split in splits(experiment, fold):
-            if split == "test" or tagged_head(experiment, model):
-                said = infer_split(
-                    experiment, fold, split, model, inputs, device, batch_seconds, prefix
-                )
-                evidence += said[1]
-                if split == "test":
-                    rows, labels = said[0], said[2]
-        if evidence:
-            write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
-        else:
-            (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
-        if labels:
-            write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
-        else:
-            (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
-        names = own_ids(experiment.dump_dir)
-        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows, names)
+        parts = {
+            split: infer_split(
+                experiment, fold, split, model, inputs, device, batch_seconds, prefix
+            )
+            for split in splits(experiment, fold)
+            if split == "test" or tagged_head(experiment, model)
+        }
+        _write_fold(experiment, fold_dir, parts)
         experiment.mark_inferred(fold, made_from, units_head(model))
     return todo
+
+
+def _write_fold(experiment: Experiment, fold_dir: Path, parts: Mapping[str, tuple]) -> None:
+    """Write what ``infer_split`` gave for each split; only tests have rows and labels."""
+    rows, _, labels = parts["test"]
+    evidence = [item for _, items, _ in parts.values() for item in items]
+    if evidence:
+        write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
+    else:
+        (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
+    if labels:
+        write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
+    else:
+        (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
+    names = own_ids(experiment.dump_dir)
+    write_predictions(fold_dir / FILE_NAME, experiment.labels, rows, names)
 
 
 def splits(experiment: Experiment, fold: str) -> list[str]:
