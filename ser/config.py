@@ -320,6 +320,23 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
             raise UserError(f"{where}.{key}: found {value!r}; expected true or false")
 
 
+def encoder_confs(frontend: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options of each speech encoder in ``frontend_conf``: those of HFFrontend, if any.
+
+    Raises:
+        UserError: ``upstreams`` that is no list of options.
+    """
+    if frontend == "hf":
+        return [conf]
+    upstreams = conf.get("upstreams") or []
+    if not isinstance(upstreams, list) or not all(isinstance(each, dict) for each in upstreams):
+        raise UserError(
+            f"frontend_conf.upstreams: found {upstreams!r}; expected a list of options, such as "
+            "[{model: facebook/wav2vec2-base}]"
+        )
+    return upstreams
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What changed from ``old`` to ``new``, a line ``key: old -> new`` each."""
     before, after = dict(_leaves(old)), dict(_leaves(new))

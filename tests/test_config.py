@@ -206,11 +206,22 @@ def test_differences_name_each_changed_leaf():
     assert differences(old, new) == ["b: 'not set' -> 4", "optim_conf.lr: 1.0 -> 3.0"]
 
 
+# What a first step leaves as it is: a head of weight 0, what is behind denoisers that begin as 0.
+UNMOVED = {"pretrain_s18_speaker": "emotion_head.", "train_s10_ladder": "encoder.down."}
+
+
 @pytest.mark.parametrize("path", CONF, ids=lambda p: p.stem)
 def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
-    """With the encoder it names replaced by a tiny untrained one of the same kind."""
+    """With the encoders it names replaced by tiny untrained ones of the same kind."""
     extra = []
     content = load_config(path)
+    if upstreams := content.get("frontend_conf", {}).get("upstreams"):
+        model_type, config = ENCODERS["wav2vec2-base-like"]
+        tiny = {"init": "random", "model_type": model_type, "config": config, "model": None}
+        extra += ["--frontend_conf", f"upstreams={json.dumps([u | tiny for u in upstreams])}"]
+    if content.get("encoder_conf", {}).get("freeze"):  # needs a file of weights
+        for key, value in {"freeze": False, "depth": 18, "picture": [32, 32]}.items():
+            extra += ["--encoder_conf", f"{key}={json.dumps(value)}"]
     if content["frontend"] == "hf" and content["frontend_conf"].get("init") != "random":
         kind = "whisper" if "whisper" in content["frontend_conf"]["model"] else "wav2vec2-base-like"
         model_type, config = ENCODERS[kind]
@@ -228,7 +239,7 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     (optimizer,) = SERTask.build_optimizers(args, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     feats_type = content["feats_type"]
-    shape = (2, 8000) if feats_type == "raw" else (2, 60, FEATS_SIZES[feats_type])
+    shape = (2, 8000) if feats_type == "raw" else (2, 130, FEATS_SIZES[feats_type])
     generator = torch.Generator().manual_seed(0)
     loss, stats, weight = model(
         speech=0.1 * torch.randn(shape, generator=generator),
@@ -247,7 +258,8 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         for name, p in model.named_parameters()
         if p.requires_grad and torch.equal(before[name], p.detach())
     }
-    assert untouched == set()
+    still = UNMOVED.get(path.stem)
+    assert {name for name in untouched if not still or not name.startswith(still)} == set()
 
 
 @pytest.mark.parametrize("size", ["train", "mini"])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ser.config import encoder_confs
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
@@ -83,16 +84,16 @@ def check_network(args: Namespace) -> None:
             f"feats_type: found {args.feats_type}; frontend {args.frontend} reads "
             f"{' or '.join(readable)}"
         )
-    if args.frontend == "hf":
-        return
-    frontend, encoder, _ = build_network(args)
     heads = read_heads(args.aux_conf).items()
     aligned = [name for name, head in heads if head.cls.targets == UNITS]
-    if aligned and getattr(encoder, "one_frame", False):
+    if aligned and getattr(network_class("encoder", args.encoder), "one_frame", False):
         raise UserError(
             f"aux_conf.{aligned[0]}: encoder {args.encoder} gives one frame for an utterance, to "
             "which no units can be aligned; remove this head or choose another encoder"
         )
+    if encoder_confs(args.frontend, args.frontend_conf):
+        return
+    frontend, _, _ = build_network(args)
     if args.feats_type == "raw":
         return
     size = FEATS_SIZES[args.feats_type]

@@ -178,6 +178,8 @@ class MaskedBatchNorm(torch.nn.BatchNorm1d):
 
         ``real`` is on the CPU.
         """
+        if not torch.compiler.is_exporting() and bool(real.all()):
+            return super().forward(maps.flatten(2)).view_as(maps)
         frames = maps.transpose(1, 2).flatten(0, 1)  # (B T, C, F)
         index = positions(real, maps.device)
         normalised = super().forward(frames.index_select(0, index))  # (N, C, F) for N real frames

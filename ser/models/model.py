@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.heads import LABELS, UNITS, AuxHead, Encoded
+from ser.models.heads import IGNORE_ID, LABELS, UNITS, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
 # Of a batch's entries these stay on the CPU, as all lengths do.
@@ -36,6 +36,7 @@ class SERModel(torch.nn.Module):
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
         dropout: Of the pooled vector before the emotion head, in training.
         class_counts: n_c, for ``balanced``.
+        emotion_weight: Factor on L_ER; with 0 auxiliary heads alone are learnt.
 
     Raises:
         UserError: an option out of range.
@@ -54,6 +55,7 @@ class SERModel(torch.nn.Module):
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
         class_counts: list[int] | None = None,
+        emotion_weight: float = 1.0,
     ):
         super().__init__()
         self.emotions = emotions
@@ -72,7 +74,12 @@ class SERModel(torch.nn.Module):
         for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
             if not 0.0 <= value < 1.0:
                 raise UserError(f"model_conf.{key}: {value!r}; give 0.0 to below 1")
+        if emotion_weight < 0:
+            raise UserError(
+                f"model_conf.emotion_weight: {emotion_weight!r}; give a number of 0 or more"
+            )
         self.label_smoothing, self.dropout = label_smoothing, dropout
+        self.emotion_weight = emotion_weight
         weights = torch.ones(len(emotions))
         if class_weighting == "balanced" and class_counts:
             counts = torch.tensor(class_counts).clamp(min=1)
@@ -111,7 +118,8 @@ class SERModel(torch.nn.Module):
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,), on the CPU.
-            emotion: (B, 1) class indices.
+            emotion: (B, 1) class indices, IGNORE_ID where the label is not known; such utterances
+                add nothing to L_ER and still count in the batch size.
             speech_keys: Of ``keys``, where the frontend keeps something of an utterance.
             targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units, on the CPU,
                 ``<name>_label`` (B, 1) for a head of labels.
@@ -129,7 +137,10 @@ class SERModel(torch.nn.Module):
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
-        loss = loss_er
+        loss = self.emotion_weight * loss_er
+        own_loss = getattr(self.encoder, "own_loss", None)  # of an encoder that learns by itself
+        if self.training and own_loss is not None:
+            loss, stats["loss_encoder"] = loss + own_loss, own_loss.detach()
         for name, head in self.aux_heads.items():
             entry = head.entry(name)
             aux_loss, aux_stats = head(encoded, targets[entry], targets.get(f"{entry}_lengths"))
@@ -190,14 +201,18 @@ class SERModel(torch.nn.Module):
         if not self.training:
             return F.cross_entropy(logits, emotion)
         losses = F.cross_entropy(
-            logits, emotion, reduction="none", label_smoothing=self.label_smoothing
+            logits,
+            emotion,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+            ignore_index=IGNORE_ID,
         )
         # Divided by the batch size, not by the sum of weights: averages over processes stay exact.
         return (losses * self.class_weights[emotion]).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
-        ones = torch.ones_like(reference, dtype=self.counts.dtype)
-        self.counts.index_put_((reference, hypothesis), ones, accumulate=True)
+        known = (reference != IGNORE_ID).to(self.counts.dtype)
+        self.counts.index_put_((reference.clamp(min=0), hypothesis), known, accumulate=True)
 
 
 def to_device(batch: Mapping[str, torch.Tensor], model: SERModel) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from ser.config import encoder_confs
 from ser.errors import UserError
 from ser.models.registry import check_folder, from_recipe
 
@@ -107,6 +108,18 @@ def embedded_conf(
         normalize = own.model_type != "whisper" and wants_normalized(model)
     own_conf = {"init": "random", "model_type": own.model_type, "config": settings}
     return {**own_conf, "normalize": bool(normalize), **options}
+
+
+def embedded_frontend(frontend: str, conf: dict[str, Any]) -> dict[str, Any]:
+    """``frontend_conf`` with each of its speech encoders as ``embedded_conf`` makes it.
+
+    Raises:
+        UserError: as there.
+    """
+    embedded = [embedded_conf(**options) for options in encoder_confs(frontend, conf)]
+    if frontend == "hf":
+        return embedded[0]
+    return {**conf, "upstreams": embedded} if embedded else conf
 
 
 def _unsupported(model_type: str) -> UserError:

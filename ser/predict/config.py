@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ser.config import encoder_confs
 from ser.errors import UserError
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, read_shapes, read_text
 from ser.predict.inputs import Trained
@@ -139,11 +140,16 @@ def read_network(files: Files, emotions: list[str]) -> dict[str, Any]:
             f"{files.where}: {CONFIG} has the emotions {' '.join(emotions)}, {NETWORK} "
             f"{network['emotions']}; {AGAIN}"
         )
-    conf = network["frontend_conf"]
-    if network["frontend"] == "hf" and (conf.get("init") != "random" or conf.get("model")):
+    encoders = encoder_confs(network["frontend"], network["frontend_conf"])
+    if any(conf.get("init") != "random" or conf.get("model") for conf in encoders):
         raise UserError(
             f"{where}: frontend_conf refers to another model; a packed model holds its encoder "
             f"itself (init: random, without model); {AGAIN}"
+        )
+    if network["encoder_conf"].get("weights"):
+        raise UserError(
+            f"{where}: encoder_conf.weights refers to another file; a packed model holds its "
+            f"weights itself; {AGAIN}"
         )
     return network
 
@@ -175,13 +181,13 @@ def check_weights(
                 f"{where}: the weights ({tensor}) are for {rows or 'no'} {what}, {file} has "
                 f"{count}; these files are not of the same model: {AGAIN}"
             )
-    frontend = network.get("frontend_conf")
-    encoder = frontend.get("config") if isinstance(frontend, dict) else None
     most = max([len(shapes), *(size for shape in shapes.values() for size in shape)])
-    for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
-        # which would be built, for minutes or until the memory is full, before it does not fit
-        if isinstance(encoder.get(key), int) and encoder[key] > most:
-            raise UserError(
-                f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, which "
-                f"nothing in {name} comes near; {AGAIN}"
-            )
+    for frontend in encoder_confs(network["frontend"], network["frontend_conf"]):
+        encoder = frontend.get("config")
+        for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
+            # which would be built, for minutes or until the memory is full, and then not fit
+            if isinstance(encoder.get(key), int) and encoder[key] > most:
+                raise UserError(
+                    f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, "
+                    f"which nothing in {name} comes near; {AGAIN}"
+                )

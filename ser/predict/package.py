@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser.config import encoder_confs
 from ser.errors import UserError
 from ser.files import expand_home
 from ser.lang.units import read_units
@@ -134,10 +135,12 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the encoder's own configuration is not to be had.
     """
     network = {key: config[key] for key in NETWORK_KEYS if key in config}
-    if network["frontend"] == "hf":
-        from ser.models.pretrained import embedded_conf
+    if encoder_confs(network["frontend"], network["frontend_conf"]):
+        from ser.models.pretrained import embedded_frontend
 
-        network["frontend_conf"] = embedded_conf(**network["frontend_conf"])
+        network["frontend_conf"] = embedded_frontend(network["frontend"], network["frontend_conf"])
+    if "weights" in network["encoder_conf"]:  # which the model holds itself from then on
+        network["encoder_conf"] = {**network["encoder_conf"], "weights": None, "freeze": False}
     network["aux_conf"] = {
         name: {key: _file_name(value) if key == "table" else value for key, value in head.items()}
         for name, head in network["aux_conf"].items()

@@ -18,7 +18,7 @@ from typing import Any
 
 import ser.models
 import ser.training
-from ser.config import check_arguments, check_config, load_config, suggest
+from ser.config import check_arguments, check_config, encoder_confs, load_config, suggest
 from ser.data.tables import read_lines
 from ser.errors import UserError
 from ser.models.registry import check_folder, check_head, registered_name
@@ -56,9 +56,10 @@ def check_system(
     try:
         _check_classes(content)
         conf = content.get("frontend_conf", {})
-        model = ssl or conf.get("model")
-        if content.get("frontend", "hf") == "hf" and isinstance(model, str):
-            check_folder(model, weights=bool(ssl) or conf.get("init") != "random")
+        for options in encoder_confs(content.get("frontend", "hf"), conf):
+            model = ssl or options.get("model")
+            if isinstance(model, str):
+                check_folder(model, weights=bool(ssl) or options.get("init") != "random")
     except UserError as err:
         raise UserError(f"{config}: {err}") from None
     parser.set_defaults(**{"batch_size": 1, **content})

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import gc
 import math
+import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -206,8 +207,15 @@ def fold_arguments(
     valid = valid if args.has_valid else "train"  # without one it is named but never read
     args.train_data_path_and_name_and_type = data
     args.valid_data_path_and_name_and_type = data
-    utt2emo = read_table(dump_dir / "utt2emo")
-    trained = Counter(utt2emo[utt] for utt in read_lines(fold_dir / fold / "train"))
+    utt2emo, told = read_table(dump_dir / "utt2emo"), read_lines(fold_dir / fold / "train")
+    if args.label_share < 1:
+        utt2spk, every = read_table(dump_dir / "utt2spk"), told
+        speakers = sorted({utt2spk[utt] for utt in every})
+        count = max(1, round(args.label_share * len(speakers)))
+        kept = set(random.Random(args.seed).sample(speakers, count))
+        told = [utt for utt in every if utt2spk[utt] in kept]
+        args.unlabelled = " ".join(utt for utt in every if utt2spk[utt] not in kept)
+    trained = Counter(utt2emo[utt] for utt in told)
     args.class_counts = " ".join(str(trained[e]) for e in read_lines(dump_dir / "emotions"))
     args.train_shape_file = [str(fold_dir / fold / "train.shape")]
     args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]

@@ -25,7 +25,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ser.cluster import preemption
-from ser.config import check_arguments
+from ser.config import check_arguments, encoder_confs
 from ser.console import progress
 from ser.data.tables import read_table
 from ser.errors import UserError
@@ -99,8 +99,8 @@ def check_fit(args: argparse.Namespace) -> None:
                 f"{key}: found {getattr(args, key)}, but fit: {args.fit} learns the emotion head "
                 f"only; choose {' or '.join(possible)}"
             )
-    conf = args.frontend_conf
-    if args.frontend == "hf" and (conf.get("freeze") != "all" or conf.get("unfreeze_after")):
+    encoders = encoder_confs(args.frontend, args.frontend_conf)
+    if any(conf.get("freeze") != "all" or conf.get("unfreeze_after") for conf in encoders):
         raise UserError(
             f"frontend_conf.freeze: fit: {args.fit} learns the emotion head only; set freeze: all "
             "and leave out unfreeze_after"

@@ -17,6 +17,7 @@ import torch
 from ser.errors import UserError
 
 LAYER = re.compile(r"^frontend\.encoder\.(?:encoder\.)?layers\.(\d+)\.")
+UPSTREAM = re.compile(r"^frontend\.upstreams\.(\d+)\.")  # one of several speech encoders
 FACTORS = ("heads", "fusion", "layer_decay")
 
 
@@ -28,7 +29,7 @@ def lr_factor(name: str, num_layers: int, conf: Mapping[str, float]) -> float:
     """
     if name.startswith("frontend.fusion."):
         return conf.get("fusion", 1.0)
-    if not name.startswith("frontend."):
+    if not name.startswith("frontend.") or name.startswith("frontend.projections."):
         return conf.get("heads", 1.0)
     layer = LAYER.match(name)
     if layer:
@@ -52,8 +53,12 @@ def parameter_groups(
             raise UserError(f"lr_conf.{key}: unknown; choose from {', '.join(FACTORS)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise UserError(f"lr_conf.{key}: {value!r}; give a number above 0")
-    num_layers = getattr(model.frontend, "num_layers", 0)
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(lr_factor(name, num_layers, conf), []).append(parameter)
+        owner = model.frontend
+        if upstream := UPSTREAM.match(name):
+            owner = owner.upstreams[int(upstream.group(1))]
+            name = UPSTREAM.sub("frontend.", name)
+        factor = lr_factor(name, getattr(owner, "num_layers", 0), conf)
+        groups.setdefault(factor, []).append(parameter)
     return [{"params": groups[factor], "lr": lr * factor} for factor in sorted(groups)]

@@ -2,7 +2,7 @@
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from espnet2.train.preprocessor import AbsPreprocessor
@@ -22,6 +22,7 @@ class SERPreprocessor(AbsPreprocessor):
         waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
         labels: For each entry that a head of labels wants, the class index of every utterance
             whose value is known. ESPnet's own tables may have no gaps, these may.
+        unlabelled: Utterances whose emotion is not told.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class SERPreprocessor(AbsPreprocessor):
         unit_id: Mapping[str, int] | None,
         waveform: bool,
         labels: Mapping[str, Mapping[str, int]] | None = None,
+        unlabelled: Collection[str] = (),
     ):
         super().__init__(train)
-        self.labels = labels or {}
+        self.labels, self.unlabelled = labels or {}, unlabelled
         self.emotion_id = {name: i for i, name in enumerate(emotions)}
         self.unit_id = unit_id
         self.waveform = waveform
@@ -42,7 +44,9 @@ class SERPreprocessor(AbsPreprocessor):
         if self.waveform and "speech" in data:
             data["speech"] = data["speech"] / np.float32(INT16_SCALE)
         if "emotion" in data:
-            data["emotion"] = np.array([self.emotion_id[data["emotion"]]], dtype=np.int64)
+            known = uid not in self.unlabelled
+            emotion = self.emotion_id[data["emotion"]] if known else IGNORE_ID
+            data["emotion"] = np.array([emotion], dtype=np.int64)
         for entry, index in self.labels.items():
             data[entry] = np.array([index.get(uid, IGNORE_ID)], dtype=np.int64)
         if "text" in data:

@@ -10,14 +10,22 @@ from typing import Any
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import optim_classes
 
-from ser.config import check_arguments, check_config, load_config, read_layers, read_numbers
+from ser.config import (
+    check_arguments,
+    check_config,
+    encoder_confs,
+    load_config,
+    read_layers,
+    read_numbers,
+)
 from ser.data.folds import LEAKY
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.lang.units import token_tables
-from ser.models.build import check_network
+from ser.models.build import check_network, network_class
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.models.registry import check_folder
+from ser.models.ssl import HFFrontend
 from ser.provenance import git_commit, hardware
 from ser.training.experiment import data_state
 from ser.training.heads_first import read_heads_first
@@ -57,6 +65,7 @@ OWN_OPTIONS = (
     "units",
     "max_cache_fd",
     "class_counts",
+    "unlabelled",
     "aux_labels",
     "has_valid",
     "run_label",
@@ -135,8 +144,6 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
     if options.ssl and content.get("frontend_conf", {}).get("init") == "random":
         for key in ("model_type", "config"):  # of the untrained encoder that --ssl replaces
             args.frontend_conf.pop(key, None)
-    if args.frontend == "hf" and isinstance(args.frontend_conf.get("model"), str):
-        check_folder(args.frontend_conf["model"])  # once, not fold by fold
     _check_parts(args, f"{config} with the options after --" if options.extra_args else str(config))
     _check_batches(args, options)
     if "best_model_criterion" in content:
@@ -147,6 +154,10 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
 def _check_parts(args: argparse.Namespace, where: str) -> None:
     """Refuse options that the chosen classes do not take, and what is not installed."""
     try:
+        for conf in encoder_confs(args.frontend, args.frontend_conf):
+            check_arguments("frontend_conf", HFFrontend, conf)
+            if isinstance(conf.get("model"), str):
+                check_folder(conf["model"])  # once, not fold by fold
         for choices in SERTask.class_choices_list:
             cls = choices.get_class(getattr(args, choices.name))
             check_arguments(f"{choices.name}_conf", cls, getattr(args, f"{choices.name}_conf"))
@@ -172,6 +183,13 @@ def _check_batches(args: argparse.Namespace, options: TrainingOptions) -> None:
         raise UserError(
             f"{args.config}: length_jitter: found {args.length_jitter} with batch_type "
             f"{args.batch_type}; it is a share from 0.0 on, and needs batch_type: sorted"
+        )
+    semi_supervised = hasattr(network_class("encoder", args.encoder), "semi_supervised")
+    if not 0 < args.label_share <= 1 or semi_supervised != (args.label_share < 1):
+        raise UserError(
+            f"{args.config}: label_share: found {args.label_share} with encoder {args.encoder}; "
+            "ladder needs utterances without labels, a share above 0 and below 1, and other "
+            "encoders 1.0"
         )
     asked = f"--num-nodes {options.num_nodes} --ngpu {options.ngpu}"
     if args.batch_size < options.processes:  # which divide every batch

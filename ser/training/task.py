@@ -112,6 +112,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "With batch_type sorted, cut the training's batches anew in every epoch, from "
         "lengths disturbed by this share (see ser/training/batches.py)",
     },
+    "label_share": {
+        "type": float,
+        "default": 1.0,
+        "help": "Share of the training speakers, drawn by the seed, whose emotions are told; the "
+        "utterances of the others serve encoder: ladder without labels",
+    },
+    "unlabelled": {
+        "type": str_or_none,
+        "help": "Training utterances without label, blank separated; set by stage 4",
+    },
     "class_counts": {
         "type": str_or_none,
         "help": "Training utterances of each class, blank separated; set by stage 4",
@@ -120,7 +130,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "action": NestedDictAction,
         "default": {k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
         "help": "amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-        "label_smoothing and dropout: 0.0 to below 1",
+        "label_smoothing and dropout: 0.0 to below 1; emotion_weight: 0 or more",
     },
     "stated": {
         **_MAPPING,
@@ -186,6 +196,7 @@ class SERTask(AbsTask):
             unit_inventory(args)[1] if with_units else None,
             args.feats_type == "raw",
             labels,
+            set(args.unlabelled.split()) if train and args.unlabelled else (),
         )
 
     @classmethod

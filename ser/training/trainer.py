@@ -210,8 +210,9 @@ def _announce(phase: str, stats: dict[str, float], reporter: SubReporter, option
 
 def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
     """Set the model up for the first epoch of this process; note its size."""
-    if options.layer_cache and isinstance(model.frontend, HFFrontend):
-        model.frontend.cache_dir = Path(options.layer_cache)
+    for module in model.modules() if options.layer_cache else ():
+        if isinstance(module, HFFrontend):
+            module.cache_dir = Path(options.layer_cache)
     if options.warm_start:
         state = torch.load(options.warm_start, map_location="cpu", weights_only=True)
         warm_start(model, state, tag_stripper(options.token_type))

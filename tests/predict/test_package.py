@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from ser.errors import UserError
 from ser.predict.config import FORMAT_VERSION
-from ser.predict.package import open_model
+from ser.predict.package import network_conf, open_model
 from ser.release.pack import pack_experiment, write_zip
+from tests.support import ROOT
 from tests.support.packable import FOLDS, answers, equal, make_experiment, make_model, said
-from tests.support.tiny import EMOTIONS
+from tests.support.tiny import EMOTIONS, TINY
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +240,36 @@ def test_a_config_nested_without_end_is_refused(folder, name):
     assert f"{name}: not " in complaint(folder)
 
 
-def test_a_packed_model_may_not_send_for_another_model(folder):
-    edit_yaml(folder / "config.yaml", frontend_conf={"model": "somebody/else"})
-    assert "frontend_conf refers to another model" in complaint(folder)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frontend_conf": {"model": "somebody/else"}}, "frontend_conf refers to another model"),
+        (
+            {"frontend": "upstreams", "frontend_conf": {"upstreams": [{"model": "a/b"}]}},
+            "frontend_conf refers to another model",
+        ),
+        ({"frontend": "upstreams", "frontend_conf": {"upstreams": "a/b"}}, "expected a list"),
+        ({"encoder_conf": {"weights": "/etc/passwd"}}, "encoder_conf.weights refers to another"),
+    ],
+)
+def test_a_packed_model_may_not_send_for_another_model(folder, changes, message):
+    edit_yaml(folder / "config.yaml", **changes)
+    assert message in complaint(folder)
+
+
+def test_a_packed_model_holds_all_its_encoders_and_no_name_of_a_file():
+    tiny = {"init": "random", "model_type": "wav2vec2", "config": TINY, "layers": "last"}
+    config = {
+        "frontend": "upstreams",
+        "frontend_conf": {"upstreams": [{"model": str(ROOT / "egs/mini/encoder")}, tiny]},
+        "encoder_conf": {"weights": "speaker.pth", "freeze": True, "width": 4},
+        "aux_conf": {},
+    }
+    network = network_conf(config)
+    for upstream in network["frontend_conf"]["upstreams"]:
+        assert upstream["init"] == "random" and "model" not in upstream
+    assert network["frontend_conf"]["upstreams"][1]["config"]["hidden_size"] == TINY["hidden_size"]
+    assert network["encoder_conf"] == {"weights": None, "freeze": False, "width": 4}
 
 
 @pytest.mark.parametrize("keep", [4, 100, -1])

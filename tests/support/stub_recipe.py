@@ -57,7 +57,18 @@ class Recipe:
         self.env |= {"STUB_FAIL": "", "STUB_HANG": "", "CUDA_VISIBLE_DEVICES": ""}
         self.env |= {"REAL_PYTHON": sys.executable}
 
+    def dump(self, protocol, folds=("Ses01F", "Ses02M")):
+        """Let stage 3 be done."""
+        directory = self.dir / "dump dir/mini/folds" / protocol
+        directory.mkdir(parents=True, exist_ok=True)
+        if not (directory / "folds").exists():
+            (directory / "folds").write_text("".join(f"{fold}\n" for fold in folds))
+        (directory / ".done").write_text("{}")
+
     def run(self, *args, script="run.sh", **env):
+        if "--stage=4" in args or ("--stage", "4") in pairwise(args):
+            for protocol in ("strict", "paper", "session", "prefix"):
+                self.dump(protocol)
         return subprocess.run(
             [ROOT / script, *self.options, *args],
             capture_output=True,

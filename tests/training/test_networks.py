@@ -1,7 +1,6 @@
 """Convolutional recurrent networks and poolings: shapes, sizes, formulas, padding, learning."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,33 +20,40 @@ from ser.models.pooling import (
     StatisticsPooling,
 )
 from ser.models.spectral import GreyFrontend
-from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
-from tests.support import ROOT
-from tests.support.tiny import EMOTIONS, TINY
+from tests.support.systems import CONF, arguments, system
+from tests.support.tiny import TINY
 
-CONF = ROOT / "conf"
 SYSTEMS = ("s4_cgru_attention", "s4a_cgru", "s4b_lstm_attention", "s4c_dcnn_lstm") + (
     "s5_cnn_blstm_gender",
     "s5_single",
     "s7_conv_attention",
     "s8_parallel",
+    "s10_ladder",
     "s13_graph",
+    "s15_key_segments",
+    "s15_small",
     "s17_capsules",
+    "s18_xvector",
 )
+# What a test of the whole network makes smaller.
+SMALLER = {
+    "s15_key_segments": {
+        "freeze": "false",
+        "segment": 4,
+        "depth": 18,
+        "width": 8,
+        "picture": [32, 32],
+    },
+    "s15_small": {"segment": 4, "width": 8, "picture": [32, 32]},
+    "s18_xvector": {"depth": 18, "width": 8},
+}
 
 
-def arguments(config: Path, *options: str):
-    """The task's arguments for ``config`` with what stage 4 adds for a fold."""
-    args = resolve(config, TrainingOptions(extra_args=options))
-    args.emotions = " ".join(EMOTIONS)
-    args.aux_labels = {name: {"values": ["f", "m"]} for name in args.aux_conf}
-    return args
-
-
-def system(name: str, *options: str) -> SERModel:
-    torch.manual_seed(0)
-    return SERTask.build_model(arguments(CONF / f"train_{name}.yaml", *options))
+def small_system(name: str) -> SERModel:
+    options = SMALLER.get(name, {}).items()
+    changes = [word for key, value in options for word in ("--encoder_conf", f"{key}={value}")]
+    return system(name, *changes)
 
 
 def padded(lengths: list[int], size: int, max_length: int, fill: float = 0.0) -> torch.Tensor:
@@ -84,6 +90,24 @@ S8_REST = 2 * lstm(40, 128) + 2 * lstm(256, 128) + 2 * 512 + (512 * 128 + 128)
 S13_LAYERS = (256 * 128 + 128 * 128 + 4 * 128 + 1) + (2 * 128 * 128 + 4 * 128 + 1)
 S17_CONVS = (9 + 25 + 49) * 32 + 3 * 64 + (96 * 9 * 64 + 128)
 S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
+S15_BLSTM = 2 * lstm(128, 256) + 2 * 2 * lstm(512, 256)
+HEAD_OF_512 = 4 * 512 + 4
+
+
+def residual(before: int, size: int, blocks: int) -> int:
+    """A stage of residual blocks: two 3 x 3 filters each, and 1 x 1 on a shortcut that changes."""
+    first = (before * 9 * size + 2 * size) + (size * 9 * size + 2 * size)
+    shortcut = before * size + 2 * size if before != size else 0
+    return first + shortcut + (blocks - 1) * 2 * (size * 9 * size + 2 * size)
+
+
+def resnet18(size: int, taps: int) -> int:
+    stages = [residual(size << max(n - 1, 0), size << n, 2) for n in range(4)]
+    return taps * size + 2 * size + sum(stages)
+
+
+S18_STAGES = ((32, 32, 3), (32, 64, 4), (64, 128, 6), (128, 256, 3))
+S18_NETWORK = (9 * 32 + 2 * 32) + sum(residual(*stage) for stage in S18_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +121,10 @@ S17_CAPSULES = (1280 * 128 + 128) + 16 * 4 * 8 * 16  # primary capsules, votes
         ("s5_single", S5_CONVS + S5_REST),
         ("s7_conv_attention", S7_CONVS + S7_REST),
         ("s8_parallel", S8_CONVS + S8_ATTENTION + S8_REST + HEAD),
+        ("s10_ladder", 2 * (6373 * 256 + 256 * 256 + 256 * 2) + 10 * (6373 + 512) + 4 * 256 + 4),
         ("s13_graph", 2 * lstm(40, 128) + S13_LAYERS + (4 * (256 + 128 + 128) + 4)),
+        ("s15_small", resnet18(16, 3 * 49) + S15_BLSTM + HEAD_OF_512),
+        ("s18_xvector", S18_NETWORK + (2 * 256 * 10 * 256 + 256) + (4 * 256 + 4)),
         ("s17_capsules", S17_CONVS + S17_CAPSULES + (4 * (1280 + 4 * 16) + 4)),
     ],
 )
@@ -262,7 +289,7 @@ def test_statistics_are_mean_and_standard_deviation_of_the_real_frames():
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_scores_of_a_system_do_not_depend_on_batch_mates(name):
-    net = system(name).eval()
+    net = small_system(name).eval()
     lengths = [30, 1, 13, 22]
     size = net.frontend.output_size()
     batch = padded(lengths, size, 33, fill=float("nan")).float()
@@ -293,7 +320,7 @@ def sixteen_utterances(size: int) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_sixteen_utterances_by_heart(name):
-    net = system(name).train()
+    net = small_system(name).train()
     data = sixteen_utterances(net.frontend.output_size())
     optimizer = torch.optim.Adam(net.parameters(), lr=0.005)
     for _ in range(80):
@@ -311,8 +338,14 @@ def test_a_system_learns_sixteen_utterances_by_heart(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_gradient_reaches_every_parameter(name):
-    net = system(name).train()
-    net(**sixteen_utterances(net.frontend.output_size()))[0].backward()
+    net = small_system(name).train()
+    data = sixteen_utterances(net.frontend.output_size())
+    if name == "s10_ladder":  # whose denoisers begin with zeros
+        for _ in range(2):
+            net.zero_grad()
+            net(**data)[0].backward()
+            torch.optim.SGD(net.parameters(), lr=0.1).step()
+    net(**data)[0].backward()
     untouched = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
 

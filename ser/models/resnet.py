@@ -1,0 +1,161 @@
+"""Residual networks over pictures and over log-mels, and the x-vector on top of one (S15, S18)."""
+
+import torch
+import torch.nn.functional as F
+
+from ser.errors import UserError
+from ser.models.base import AbsEncoder
+from ser.models.encoders import MaskedBatchNorm
+from ser.models.masks import frame_mask
+from ser.models.pooling import StatisticsPooling
+from ser.models.weights import start_from
+
+# Blocks of each of the four stages, and whether they have a bottleneck.
+DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
+
+
+class ResNet(torch.nn.Module):
+    """A residual network (He et al., 2016) that never sees padding; names are torchvision's.
+
+    Every stage but the first halves time and frequency; a length L becomes ceil(L / 2).
+
+    Args:
+        in_channels: Of the maps.
+        depth: 18, 34, 50 or 101.
+        width: Channels of the first stage, doubled in each that follows.
+        picture: Begin with a 7 x 7 convolution of stride 2 and max pooling, as for pictures;
+            otherwise with a 3 x 3 convolution that keeps the size.
+
+    Raises:
+        UserError: another depth.
+    """
+
+    def __init__(self, in_channels: int, depth: int, width: int, picture: bool):
+        super().__init__()
+        if depth not in DEPTHS:
+            raise UserError(
+                f"encoder_conf.depth: found {depth}; choose one of {', '.join(map(str, DEPTHS))}"
+            )
+        counts, bottleneck = DEPTHS[depth]
+        self.picture = picture
+        kernel, stride, padding = (7, 2, 3) if picture else (3, 1, 1)
+        self.conv1 = torch.nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
+        self.bn1 = MaskedBatchNorm(width)
+        size = width
+        for stage, count in enumerate(counts):
+            blocks = []
+            for number in range(count):
+                stride = 2 if stage and not number else 1
+                blocks.append(_Block(size, width << stage, stride, bottleneck))
+                size = blocks[-1].size
+            setattr(self, f"layer{stage + 1}", torch.nn.ModuleList(blocks))
+        self.size = size  # channels of what comes out
+
+    def forward(
+        self, maps: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, F) with zeros for padding, (B,) -> (B, C', T', F') likewise, (B,)."""
+        maps = self.conv1(maps)
+        if self.picture:
+            lengths = -(-lengths // 2)
+        maps = self.bn1(maps, frame_mask(lengths, maps.size(2))).relu()
+        if self.picture:
+            maps, lengths = F.max_pool2d(maps, 3, 2, 1), -(-lengths // 2)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                maps, lengths = block(maps, lengths)
+        return maps, lengths
+
+
+class _Block(torch.nn.Module):
+    """Two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1 with a bottleneck, and a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, bottleneck: bool):
+        super().__init__()
+        self.stride, self.size = stride, channels * (4 if bottleneck else 1)
+        if bottleneck:  # the stride is that of the 3 x 3 convolution
+            layers = [(channels, 1, 1), (channels, 3, stride), (self.size, 1, 1)]
+        else:
+            layers = [(channels, 3, stride), (channels, 3, 1)]
+        before = in_channels
+        for number, (after, kernel, step) in enumerate(layers, start=1):
+            conv = torch.nn.Conv2d(before, after, kernel, step, kernel // 2, bias=False)
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"bn{number}", MaskedBatchNorm(after))
+            before = after
+        self.count = len(layers)
+        self.downsample = None
+        if stride > 1 or in_channels != self.size:
+            conv = torch.nn.Conv2d(in_channels, self.size, 1, stride, bias=False)
+            self.downsample = torch.nn.ModuleList([conv, MaskedBatchNorm(self.size)])
+
+    def forward(
+        self, maps: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shorter = -(-lengths // self.stride)
+        out = maps
+        for number in range(1, self.count + 1):
+            out = getattr(self, f"conv{number}")(out)
+            real = frame_mask(shorter if out.size(2) < maps.size(2) else lengths, out.size(2))
+            out = getattr(self, f"bn{number}")(out, real)
+            out = out.relu() if number < self.count else out
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            maps = norm(conv(maps), frame_mask(shorter, out.size(2)))
+        return (out + maps).relu(), shorter
+
+
+class XVectorEncoder(AbsEncoder):
+    """A speaker network up to its embedding: residual network, statistics, a linear layer, ReLU.
+
+    The maps of each frame, channels times bins, are pooled to their mean and standard deviation
+    over time. One vector is left of an utterance.
+
+    Args:
+        input_size: F, log-mels of a frame.
+        depth: Of the residual network, 18 or 34.
+        width: Its channels at the beginning.
+        embedding: Size of the vector.
+        weights: A checkpoint whose names begin with ``encoder.``, such as that of a fold which
+            ``conf/pretrain_s18_speaker.yaml`` trained; null: untrained.
+        freeze: Leave the network as it is and train the head alone.
+
+    Raises:
+        UserError: another depth, unfit weights, ``freeze`` without any.
+    """
+
+    one_frame = True  # for an utterance, so that CTC is refused
+
+    def __init__(
+        self,
+        input_size: int,
+        depth: int = 34,
+        width: int = 32,
+        embedding: int = 256,
+        weights: str | None = None,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        self.network = ResNet(1, depth, width, picture=False)
+        self.pooling = StatisticsPooling(self.network.size * -(-input_size // 8))
+        self.embed = torch.nn.Linear(self.pooling.output_size(), embedding)
+        self._output_size = embedding
+        self.freeze = freeze
+        start_from(self, weights, within="encoder.", freeze=freeze)
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def train(self, mode: bool = True) -> "XVectorEncoder":
+        """A frozen network stays in evaluation mode, statistics of batch norm included."""
+        return super().train(mode and not self.freeze)
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
+        real = frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
+        maps, lengths = self.network(xs_pad.masked_fill(~real, 0.0).unsqueeze(1), ilens)
+        pooled = self.pooling(maps.transpose(1, 2).flatten(2), lengths)
+        return self.embed(pooled).relu().unsqueeze(1), torch.ones_like(ilens), None
