@@ -1,4 +1,4 @@
-"""Waiting for a Slurm job: how far its tasks are, and what became of each."""
+"""Wait for a Slurm job: the progress of its tasks, and how each ended."""
 
 import json
 import re

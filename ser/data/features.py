@@ -144,7 +144,7 @@ def _smile(feature_set: str) -> Any:
 
 
 def _import_opensmile() -> Any:
-    """The package, or a UserError that says how to come by it."""
+    """The package, or a UserError that says how to install it."""
     try:
         return importlib.import_module("opensmile")
     except ImportError as err:

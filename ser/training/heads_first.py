@@ -35,7 +35,7 @@ from ser.training.experiment import HEADS, UNTAGGED
 
 @dataclass(frozen=True)
 class HeadsFirst:
-    """``heads_first_conf``. Both phases take the last epoch, whether or not somebody validates."""
+    """``heads_first_conf``. Both phases take the last epoch, even with validation speakers."""
 
     untagged_epoch: int = 0
     max_epoch: int = 0

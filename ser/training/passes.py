@@ -1,4 +1,4 @@
-"""One pass over the training or validation batches, in which a GPU is hardly ever waited for.
+"""One pass over the training or validation batches, with as few waits for the GPU as possible.
 
 Nothing here asks the device for a number while it computes: lengths and transcripts stay on the
 CPU, and statistics on the device until they are logged. The one exception is whether a gradient is

@@ -1,4 +1,4 @@
-"""What experiments and folds note before they train, so that nobody goes on with other settings."""
+"""Record settings before training, so that no training resumes with other settings."""
 
 import json
 import shutil
