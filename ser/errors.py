@@ -2,7 +2,7 @@
 
 import signal
 
-EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on from here
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: run the same command to resume
 STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -19,5 +19,5 @@ class Stopped(BaseException):
     """The training was stopped by a signal, after a checkpoint; not an error."""
 
     def __init__(self, signum: signal.Signals):
-        super().__init__(f"stopped by {signum.name}; the same command again goes on from here")
+        super().__init__(f"stopped by {signum.name}; run the same command to resume")
         self.status = STATUS[signum]

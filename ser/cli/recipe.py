@@ -165,7 +165,7 @@ def recipe(
     allow_partial: Annotated[
         bool,
         typer.Option(
-            "--allow-partial", help="go on with an incomplete corpus; the results will say so"
+            "--allow-partial", help="accept an incomplete corpus; the results will say so"
         ),
     ] = False,
     overwrite: Annotated[

@@ -73,7 +73,7 @@ def held(path: Path | str, what: str) -> Iterator[None]:
     a process of this host is looked up by its pid, a Slurm job by squeue, any other is believed.
 
     Raises:
-        UserError: somebody else holds it; says who, and how to go on.
+        UserError: another process holds it; names it and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ class LoggedCommand:
                 print(line, file=out, flush=True)
         if self._status == EXIT_RESUME:
             print(
-                "stopped by a signal after writing a checkpoint; run the same command to go on",
+                "stopped by a signal after writing a checkpoint; run the same command to resume",
                 file=err,
             )
         elif self._status:

@@ -125,7 +125,7 @@ def _stop_for_now(stage: Stage, elapsed: str) -> None:
     again = f"job {job} is requeued and goes on by itself" if by_itself else ""
     print(
         f"{stage.title}: stopped after {elapsed} by a signal; "
-        + (again or "run the same command to go on"),
+        + (again or "run the same command to resume"),
         flush=True,
     )
     if by_itself:

@@ -116,7 +116,7 @@ class StepCheckpoints:
         self.last = time.monotonic()
 
     def begin(self, statistics: Any, scaler: Any) -> dict[str, Any] | None:
-        """Start an epoch's training; where to go on, or None at its beginning.
+        """Start an epoch's training; where to resume, or None at its beginning.
 
         ``statistics`` are those of the pass (training/passes.py).
 

@@ -1,7 +1,7 @@
 """Heads first, then everything: linear probing, then fine-tuning (Kumar et al., ICLR 2022).
 
     heads_first_conf:
-      untagged_epoch: 5   # the CTC head over its units without their tags, from which it goes on
+      untagged_epoch: 5   # the CTC head over its units without their tags, from which it starts
       max_epoch: 8        # all heads and layer weights, on the frozen encoder
       lr: 1.0e-3          # of both
       batch_size: 16      # of both, in utterances

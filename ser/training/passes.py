@@ -218,7 +218,7 @@ class Batches:
         return self.total
 
     def skip(self, count: int, random_state: dict[str, Any]) -> None:
-        """Leave out the first ``count`` batches, and go on with ``random_state``."""
+        """Leave out the first ``count`` batches, and resume with ``random_state``."""
         self.served, self.random_state = count, random_state
 
     def __iter__(self):
