@@ -237,7 +237,7 @@ def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
 
 
 def _text_settings(text: Path | None) -> dict[str, str]:
-    """What the done-marker says of --text: where the file lies and what it holds."""
+    """What the done-marker says of --text: the file's path and digest."""
     if text is None:
         return {}
     if not text.is_file():

@@ -54,16 +54,16 @@ python -m ser predict recording.wav --model DIR
 from ser.predict.classifier import SpeechEmotion
 
 model = SpeechEmotion.from_pretrained("DIR")  # the mean of all folds; folds={fold!r} asks one
-said = model("recording.wav")                 # or model(samples, sampling_rate)
-print(said.emotion, said.probabilities)       # of {emotions}
-for segment in said.segments:                 # where it changes
+result = model("recording.wav")               # or model(samples, sampling_rate)
+print(result.emotion, result.probabilities)   # of {emotions}
+for segment in result.segments:               # where it changes
     print(segment.start, segment.end, segment.probabilities)
 ```
 """
 LIMITS = (
     "Measured on {speech}. Emotions of everyday life are weaker, mixed and rarely labelled alike "
     "by two listeners; scores on them will be lower.",
-    "{speakers} speakers are few: the intervals above say how far the score of others may lie, if "
+    "{speakers} speakers are few: the intervals above say how far the score of others may be, if "
     "they were recorded and speak alike.",
     "One language ({language}). How another one's speakers sound when angry was never learnt.",
     "The answer is always one of {count} emotions, also for laughter, noise or silence, and its "

@@ -69,9 +69,9 @@ def answer(
     max_minutes: float,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Markup, Markup]:
-    """What ``ser predict`` says of the file at ``path``, as the two parts of the page.
+    """Predict the file at ``path``; returns the two parts of the page.
 
-    What cannot be heard is the first part, as one sentence; the second is then empty.
+    An unusable recording gives its error as the first part; the second is then empty.
     """
     from markupsafe import Markup
 
@@ -104,7 +104,7 @@ def check_minutes(path: str, most: float) -> None:
 
 
 def delete_upload(path: str, uploads: Path) -> None:
-    """Delete what lies in ``uploads``, and its folder if that is empty; leave other files alone."""
+    """Delete the files in ``uploads``, and its folder if that is empty; leave other files alone."""
     file = Path(path)
     if uploads in file.parents:
         file.unlink(missing_ok=True)

@@ -374,7 +374,7 @@ def trace(graph: Graph, feats_type: str, opset: int) -> Any:
 def compare(model: SERModel, session: Any, feats_type: str) -> dict[str, float]:
     """The largest absolute difference of each output between PyTorch and onnxruntime.
 
-    Real frames are compared; what stands in the padding of the graph's input is noise there, and
+    Real frames are compared; the padding of the graph's input is noise there, and
     zero for PyTorch. Different frame counts are infinitely far apart.
     """
     names = [output.name for output in session.get_outputs()]

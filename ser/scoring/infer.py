@@ -137,7 +137,7 @@ def _write_fold(experiment: Experiment, fold_dir: Path, parts: Mapping[str, tupl
 
 
 def splits(experiment: Experiment, fold: str) -> list[str]:
-    """The splits of a fold that a model may be asked about: test, and valid if there is one."""
+    """The splits of a fold to infer: test, and valid if there is one."""
     return ["test"] + ["valid"] * experiment.fold_list(fold, "valid").is_file()
 
 
@@ -151,7 +151,7 @@ def infer_split(
     batch_seconds: float = 60.0,
     prefix: str = "infer",
 ) -> tuple[list[Prediction], list[Evidence], list[LabelDecision]]:
-    """What ``model`` says of a fold's test or validation utterances, in the order of their list.
+    """Predict a fold's test or validation utterances, in the order of their list.
 
     The evidence for other decisions than the emotion head's (scoring/decisions.py) is empty for a
     model without a tagged CTC head, and the decisions of label heads (scoring/auxiliary.py) for one

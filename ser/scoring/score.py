@@ -419,7 +419,7 @@ def _describe(
 
 def _corpus_shortages(*directories: Path) -> list[str]:
     """What the corpus lacked when it was read, from the ``partial`` files."""
-    lines: dict[str, None] = {}  # the same line may stand in both files
+    lines: dict[str, None] = {}  # the same line may be in both files
     for directory in directories:
         path = directory / "partial"
         if path.is_file():
