@@ -183,9 +183,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
         "## Limits\n",
     ]
-    speech = SPEECH.get(card["corpus"], f"the speech of `{card['corpus']}`, see its documentation")
-    words = {"speech": speech, "language": card["language"], "count": len(emotions)}
-    parts += [_wrap("- " + limit.format(**words, speakers=scores["speakers"])) for limit in LIMITS]
+    parts += _limits(card, len(emotions))
     parts += [
         "\n## Licence\n",
         _wrap(
@@ -195,6 +193,13 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
     ]
     return "\n".join(parts)
+
+
+def _limits(card: Mapping[str, Any], count: int) -> list[str]:
+    speech = SPEECH.get(card["corpus"], f"the speech of `{card['corpus']}`, see its documentation")
+    words = {"speech": speech, "language": card["language"], "count": count}
+    speakers = card["scores"]["speakers"]
+    return [_wrap("- " + limit.format(**words, speakers=speakers)) for limit in LIMITS]
 
 
 def format_size(count: float) -> str:

@@ -102,12 +102,7 @@ def infer_folds(
         made_from = experiment.made_from(fold)
         fold_dir = experiment.exp_dir / fold
         model = models.load(fold_dir / "config.yaml", fold_dir / made_from["model"])
-        if list(model.emotions) != experiment.labels:
-            raise UserError(
-                f"{fold_dir}: the model knows {' '.join(model.emotions)}, but the corpus has "
-                f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
-                "with the same --emotions as then"
-            )
+        _check_emotions(fold_dir, model.emotions, experiment.labels)
         parts = {
             split: infer_split(
                 experiment, fold, split, model, inputs, device, batch_seconds, prefix
@@ -159,12 +154,9 @@ def infer_split(
     """
     import torch
 
-    references = experiment.references(fold, split)
-    head = units_head(model)
+    references, head = experiment.references(fold, split), units_head(model)
     text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
-    predictions: dict[str, Prediction] = {}
-    evidence: dict[str, Evidence] = {}
-    labels: dict[str, list[LabelDecision]] = {}
+    predictions, evidence, labels = {}, {}, {}  # by utterance
     tables = {
         name: read_labels(name, table, experiment.dump_dir)
         for name, table in experiment.label_tables.items()
@@ -176,13 +168,7 @@ def infer_split(
         with torch.inference_mode():
             out = model.infer(speech.to(device), speech_lengths.to(device))
         logp = out["emotion_logp"].float().cpu().numpy()  # (B, C)
-        wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
-        if wrong:
-            raise UserError(
-                f"{experiment.exp_dir / fold}: the model gives probabilities that are not "
-                f"numbers for {', '.join(wrong[:5])}; training has diverged: lower the learning "
-                "rate and train this fold again (remove its directory, then --stage 4)"
-            )
+        _check_finite(experiment.exp_dir / fold, batch, logp)
         frames = out["lengths"].cpu().numpy()  # (B,)
         units_logp = out["aux"][head].float().cpu().numpy() if head is not None else None
         for i, utt_id in enumerate(batch):
@@ -200,18 +186,35 @@ def infer_split(
                 for name, values in model.aux_labels.items()
             ]
             if text is not None:
-                ref = experiment.labels.index(references[utt_id])
-                spoken = text.get(utt_id, "").split()
-                evidence[utt_id] = gather(
-                    utt_id, split, ref, logp[i], said, model.aux_units[head], spoken
-                )
-        done = f"{len(predictions)} of {len(lengths)} utterances"
-        progress(f"{prefix}: {split}: {done}" if split != "test" else f"{prefix}: {done}")
+                ref, spoken = experiment.labels.index(references[utt_id]), text.get(utt_id, "")
+                units = model.aux_units[head]
+                evidence[utt_id] = gather(utt_id, split, ref, logp[i], said, units, spoken.split())
+        part = "" if split == "test" else f"{split}: "
+        progress(f"{prefix}: {part}{len(predictions)} of {len(lengths)} utterances")
     return (
         [predictions[u] for u in references],
         [evidence[u] for u in references if u in evidence],
         [row for u in references for row in labels[u]],
     )
+
+
+def _check_emotions(fold_dir: Path, emotions: Sequence[str], labels: Sequence[str]) -> None:
+    if list(emotions) != list(labels):
+        raise UserError(
+            f"{fold_dir}: the model knows {' '.join(emotions)}, but the corpus has "
+            f"{' '.join(labels)}; train with another --tag, or make the corpus with the same "
+            "--emotions as then"
+        )
+
+
+def _check_finite(fold_dir: Path, batch: Sequence[str], logp: np.ndarray) -> None:
+    wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
+    if wrong:
+        raise UserError(
+            f"{fold_dir}: the model gives probabilities that are not numbers for "
+            f"{', '.join(wrong[:5])}; training has diverged: lower the learning rate and train "
+            "this fold again (remove its directory, then --stage 4)"
+        )
 
 
 def _label_decision(

@@ -236,8 +236,7 @@ def score_experiment(
     utts = [p.utt_id for p in rows]
     scores = _describe(experiment, data_dir, ngpu, scored if missing else [])
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
-    scores["partial"] = bool(missing or shortages)
-    scores["corpus_partial"] = shortages
+    scores |= {"partial": bool(missing or shortages), "corpus_partial": shortages}
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
     scores = _score_decisions(scores, experiment, folds, data_dir)
     _add_training(scores, experiment)
