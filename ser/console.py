@@ -1,4 +1,4 @@
-"""What every command line shares: errors for people, exit statuses, progress lines."""
+"""Shared by all commands: readable errors, exit statuses, progress lines."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main`` and end the process with the status that its outcome deserves.
+    """Call ``main`` and exit with the status of its outcome.
 
     ``UserError`` and the operating system's refusals (no such file, disk full, permission)
     become one line on stderr and status 1; a training that was asked to stop ends with the status
@@ -67,7 +67,7 @@ def explain(err: Exception) -> str:
 
 
 def progress(message: str) -> None:
-    """Report where a long job stands.
+    """Report the progress of a long job.
 
     The line goes to stdout, so that it lands in the stage's log; the launcher shows the
     newest one on the user's terminal.

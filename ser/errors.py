@@ -1,13 +1,13 @@
-"""The exception that a user is meant to read, and that of a training that was told to stop."""
+"""Exceptions: for mistakes of the user, and for a training stopped by a signal."""
 
 import signal
 
-EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on from here
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: run the same command to resume
 STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 class UserError(Exception):
-    """A mistake or a condition that the user can mend.
+    """A mistake or a condition that the user can fix.
 
     The message names the file, line or option, says what was found and what was
     expected, and ends with what to do next. Command lines print it to stderr without a
@@ -16,8 +16,8 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-    """The training has stopped as it was asked to; not an error, and not to be handled as one."""
+    """The training was stopped by a signal, after a checkpoint; not an error."""
 
     def __init__(self, signum: signal.Signals):
-        super().__init__(f"stopped by {signum.name}; the same command again goes on from here")
+        super().__init__(f"stopped by {signum.name}; run the same command to resume")
         self.status = STATUS[signum]

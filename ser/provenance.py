@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, versions, machine; in words fit for publication."""
+"""Where a number comes from: command, commit, versions, machine; without private paths."""
 
 import hashlib
 import json
@@ -116,7 +116,7 @@ def run_command(
         run: the experiment's run.yaml.
         corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``
             and ``allow_partial``.
-        data_dir: data/<corpus>; a corpus that lies in it was made by the recipe itself.
+        data_dir: data/<corpus>; a corpus in it was made by the recipe itself.
         tag: the experiment's name, said where it is not the default.
         folds: those that it has, said where they are not all.
     """

@@ -1,4 +1,4 @@
-"""The command ``ser``: one command line for everything that has one.
+"""The command ``ser``, with every command of the recipe.
 
 A command is a function with typed parameters; its help, its completion and docs/reference.md come
 from there. What takes long to import is imported inside the functions: ``ser --help`` must not

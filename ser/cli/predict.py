@@ -40,9 +40,7 @@ def predict(
     ] = "",
     folds: Annotated[
         str,
-        typer.Option(
-            help="ask the models of these folds only, and average them; default: all folds"
-        ),
+        typer.Option(help="average the models of these folds only; default: all folds"),
     ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
     form: Annotated[

@@ -1,4 +1,4 @@
-"""The options of run.sh, and what it is told about them."""
+"""The options of run.sh, and their help."""
 
 import sys
 from pathlib import Path
@@ -122,7 +122,8 @@ def recipe(
         ),
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="with --paper: say what it will take, train nothing")
+        bool,
+        typer.Option("--plan", help="with --paper: estimate time, disk and memory, train nothing"),
     ] = False,
     ngpu: Annotated[
         int,
@@ -164,7 +165,7 @@ def recipe(
     allow_partial: Annotated[
         bool,
         typer.Option(
-            "--allow-partial", help="go on with an incomplete corpus; the results will say so"
+            "--allow-partial", help="accept an incomplete corpus; the results will say so"
         ),
     ] = False,
     overwrite: Annotated[

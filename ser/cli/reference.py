@@ -3,7 +3,7 @@
 Nothing is described here a second time: options of run.sh and ``ser`` come from their functions,
 those of a system's YAML from ESPnet's parser with the task's own options,
 from constructors and from the ``Args`` of their docstrings. The text does not depend on the width
-of the terminal, the Python version or where the recipe lies.
+of the terminal, the Python version or the recipe's folder.
 """
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
@@ -65,7 +65,7 @@ REST = f"""### Options of ESPnet that conf/ sets
 SET_BY_RUN = "Set by `run.sh` for each fold, and refused in the YAML: "
 
 
-MOST_CHOICES = 8  # listed where the option stands; more have a section of their own
+MOST_CHOICES = 8  # listed beside the option; more have a section of their own
 
 Row = tuple[str, ...]
 
@@ -279,7 +279,7 @@ def action_row(action: argparse.Action) -> Row:
 
 
 def _kind(action: argparse.Action) -> str:
-    """What the YAML has to hold, in words."""
+    """The type of a YAML value, in words."""
     if type(action).__name__ == "NestedDictAction":
         return "mapping"
     if action.choices is not None:
@@ -295,7 +295,7 @@ def _kind(action: argparse.Action) -> str:
 
 
 def class_text(cls: type) -> str:
-    """What the docstring of a class says before its ``Args``, and where the class stands."""
+    """The docstring of a class before its ``Args``, and the class's file."""
     if cls.__module__.split(".")[0] != "ser":
         return f"ESPnet's `{cls.__module__}.{cls.__name__}`."
     about = re.split(r"\n+Args:\n", inspect.cleandoc(cls.__doc__))[0]
@@ -416,7 +416,7 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span that may stand in a table."""
+    """A code span that is safe in a table."""
     return f"`{text}`".replace("|", "\\|")
 
 

@@ -291,7 +291,7 @@ def inputs_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _modes(settings: Settings, options: SimpleNamespace) -> None:
-    """What runs in place of the stages, and what says how long they will take."""
+    """Modes that run in place of the stages, and --plan."""
     dump = ["--dump-dir", settings.dump]
     seed = ["--seed", settings.seed]
     if options.paper:

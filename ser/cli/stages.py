@@ -53,7 +53,7 @@ def data(
     allow_partial: Annotated[
         bool,
         typer.Option(
-            "--allow-partial", help="go on when parts of the corpus are missing; results say so"
+            "--allow-partial", help="accept missing parts of the corpus; the results will say so"
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="for corpora made by the recipe (mini)")] = 0,

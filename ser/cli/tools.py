@@ -1,4 +1,4 @@
-"""Commands about experiments, models and the recipe itself, each a line of ``ser --help``."""
+"""Commands about experiments, models and the recipe itself."""
 
 import itertools
 import math
@@ -71,7 +71,7 @@ def paper(
     how_far: Annotated[bool, typer.Option("--status", help="show every fold instead")] = False,
     espnet_options: Annotated[list[str] | None, typer.Argument(help="ESPnet's, after --")] = None,
 ) -> None:
-    """Say what ./run.sh --paper will take: hours, disk and memory; or how far it has come."""
+    """Estimate what ./run.sh --paper will take: hours, disk and memory; or show its progress."""
     from ser.cli.settings import PAPER_PROTOCOLS
     from ser.training import estimate
     from ser.training.sweep import load_sweep
@@ -222,7 +222,7 @@ def manifest(
 
 def demo(
     model: Model = "",
-    folds: Annotated[str, typer.Option(help="ask the models of these folds only")] = "",
+    folds: Annotated[str, typer.Option(help="use the models of these folds only")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
     host: Annotated[
         str,

@@ -1,1 +1,1 @@
-"""Jobs: here or on Slurm, their locks and logs, and how a job that is told to stop ends."""
+"""Jobs on this machine or on Slurm, their locks and logs, and graceful preemption."""

@@ -1,4 +1,4 @@
-"""Who is at work on an experiment: locks that name their holder and outlive nobody.
+"""Locks on experiments, which name their holder and do not outlive it.
 
 A lock is a file. While it is held, the kernel holds a flock on it for the holder's process and lets
 go when that process dies, however it dies, on whichever node; the file's content says who that is,
@@ -46,7 +46,7 @@ class Holder:
 
 
 def this_process() -> Holder:
-    """What a lock that this process takes says about it."""
+    """The holder entry of this process."""
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -73,7 +73,7 @@ def held(path: Path | str, what: str) -> Iterator[None]:
     a process of this host is looked up by its pid, a Slurm job by squeue, any other is believed.
 
     Raises:
-        UserError: somebody else holds it; says who, and how to go on.
+        UserError: another process holds it; names it and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def forget_jobs(path: Path | str) -> None:
 
 
 def holder(path: Path | str) -> Holder | None:
-    """Who holds the lock ``path`` now; None if nobody does. Takes nothing and waits for nobody."""
+    """The current holder of the lock ``path``, or None; neither takes the lock nor waits."""
     path = Path(path)
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -130,7 +130,7 @@ def holder(path: Path | str) -> Holder | None:
 
 
 def read(path: Path | str) -> Holder | None:
-    """Whom the lock file names, dead or alive; None if it names nobody."""
+    """The holder that the lock file names, running or not; None if it names none."""
     try:
         return Holder(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

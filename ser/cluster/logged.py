@@ -1,4 +1,4 @@
-"""A command on this machine with a log that says what ran where, when and how it ended."""
+"""Run a command on this machine with a log: command, host, times and exit status."""
 
 import contextlib
 import ctypes
@@ -73,7 +73,7 @@ class Display:
                 return
 
     def close(self) -> None:
-        """Remove a progress line that stands on the screen."""
+        """Remove the progress line from the screen."""
         with self._lock:
             self._erase()
             self._stream.flush()
@@ -176,7 +176,7 @@ class LoggedCommand:
                 print(line, file=out, flush=True)
         if self._status == EXIT_RESUME:
             print(
-                "stopped by a signal after writing a checkpoint; run the same command to go on",
+                "stopped by a signal after writing a checkpoint; run the same command to resume",
                 file=err,
             )
         elif self._status:
@@ -260,7 +260,7 @@ def run_logged(
 
 
 def last_words(body: Sequence[str]) -> list[str]:
-    """What a failed command's log says last, and its error, should that stand further above."""
+    """The last lines of a failed command's log, and its error if that is further up."""
     last = [*body[-LAST_LINES:]]
     if any("error:" in line for line in last):
         return last

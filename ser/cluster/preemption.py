@@ -1,4 +1,4 @@
-"""Being asked to stop: signals that a training answers at the end of its step, not in its middle.
+"""Graceful preemption: on USR1, TERM or INT finish the step, write a checkpoint, exit.
 
 USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
 ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at

@@ -82,7 +82,7 @@ def run_slurm(
 
 
 def job_directory(tasks: Tasks) -> Path:
-    """Where the files about a job lie: ``slurm/<name>`` beside its logs."""
+    """The path of the files about a job: ``slurm/<name>`` beside its logs."""
     parent = Path(tasks.log).parent
     while len(tasks.split(str(parent))) > 1:
         parent = parent.parent

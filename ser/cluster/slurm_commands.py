@@ -1,4 +1,4 @@
-"""Asking Slurm: its commands, a controller that does not answer, and signals meanwhile."""
+"""Slurm's commands: retry while the controller does not answer, and react to signals meanwhile."""
 
 import os
 import shutil
@@ -72,7 +72,7 @@ def polls() -> tuple[float, float]:
 
 
 def words(complaint: str) -> str:
-    """Slurm's own words in one line."""
+    """Slurm's message in one line."""
     return "; ".join(line.strip() for line in complaint.splitlines() if line.strip())
 
 

@@ -1,4 +1,4 @@
-"""conf/slurm.conf: what a job asks Slurm for, line by line, and which line Slurm did not like."""
+"""conf/slurm.conf: the resources of jobs, line by line, and the line that sbatch rejects."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Waiting for a Slurm job: how far its tasks are, and what became of each."""
+"""Wait for a Slurm job: the progress of its tasks, and how each ended."""
 
 import json
 import re
@@ -214,7 +214,7 @@ def explain_end(record: dict, facts: dict[str, str], log: str) -> tuple[int, str
     if status == 138:
         return status, "was stopped twice, before it could listen; raise time in conf/slurm.conf"
     if status == EXIT_RESUME:
-        return status, "was stopped and could not be requeued; run the same command to go on"
+        return status, "was stopped and could not be requeued; run the same command to resume"
     if status:
         return status, f"failed with exit status {status}"
     if number == "53":

@@ -122,13 +122,13 @@ def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
 
 
 def _stop_for_now(stage: Stage, elapsed: str) -> None:
-    """Say how a run that was warned of its end goes on; as a Slurm job, by itself."""
+    """Say how a run that was warned of its end resumes; as a Slurm job, requeue it."""
     job = os.environ.get("SLURM_JOB_ID", "")
     by_itself = job and os.environ.get(BATCH_JOB) == job
     again = f"job {job} is requeued and goes on by itself" if by_itself else ""
     print(
         f"{stage.title}: stopped after {elapsed} by a signal; "
-        + (again or "run the same command to go on"),
+        + (again or "run the same command to resume"),
         flush=True,
     )
     if by_itself:

@@ -1,4 +1,4 @@
-"""What Slurm has been asked to do for an experiment, and how far it is: for ``--status``.
+"""Jobs submitted for an experiment and their progress, for ``--status``.
 
 Every submission left a file (``Submission``) beside the logs of its stage; that of
 several seeds lies with the first seed.
@@ -128,7 +128,7 @@ def _experiments(command: Sequence[str]) -> list[str]:
 
 
 def _values(command: Sequence[str], option: str) -> list[str]:
-    """What stands behind each ``option``, as ``--name value`` or ``--name=value``."""
+    """The value of each ``option``, as ``--name value`` or ``--name=value``."""
     after = [value for name, value in pairwise(command) if name == option]
     return after + [w.partition("=")[2] for w in command if w.startswith(f"{option}=")]
 

@@ -1,4 +1,4 @@
-"""Tasks in Kaldi's calling convention, and what running them has in common here and on Slurm.
+"""Tasks in Kaldi's calling convention, shared by local and Slurm jobs.
 
 ``JOB=1:10 exp/log/train.JOB.log command --part JOB`` stands for ten tasks.
 """
@@ -50,7 +50,7 @@ class Tasks:
         return range(self.first, self.last + 1)
 
     def fill(self, text: str, number: int | str) -> str:
-        """``text`` with ``number`` where the word stands by itself, not inside another one."""
+        """``text`` with ``number`` where the word is by itself, not inside another one."""
         return str(number).join(self.split(text))
 
     def split(self, text: str) -> list[str]:
@@ -176,7 +176,7 @@ class Signals:
 
 @dataclass
 class Board:
-    """How many tasks are in which state; says so whenever that changes."""
+    """Counts of tasks by state, printed when they change."""
 
     tasks: Tasks
     states: dict[int, str] = field(default_factory=dict)

@@ -27,7 +27,7 @@ READERS = {
     "huggingface": "ser.corpora.huggingface",
 }
 # Those that read any corpus: its corpus.yaml need not state counts, nor a label_map that changes
-# nothing, and may say where it lies.
+# nothing, and may say where it is.
 ANY_CORPUS = ("table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini"}

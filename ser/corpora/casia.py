@@ -1,6 +1,6 @@
 """CASIA, the Chinese emotional speech corpus of the Institute of Automation in Beijing.
 
-Its files lie in ``<speaker>/<emotion>/<nnn>.wav``, where nnn is the number of the sentence. Two
+Its files are in ``<speaker>/<emotion>/<nnn>.wav``, where nnn is the number of the sentence. Two
 editions are about, which corpus.yaml counts: the subset that can be found in public, with the
 sentences 201 to 250, and the full corpus. That has 300 sentences which are the same for every
 emotion (folder 相同文本300) and, for each emotion, 100 that mean it (folder 不同文本100). The
@@ -26,9 +26,9 @@ LEVELS = 6  # of folders that are searched
 
 
 def find(directory: Path) -> Path:
-    """The folder above all folders of speakers; ``directory`` may lie above it, or inside.
+    """The folder above all folders of speakers; ``directory`` may be above it, or inside.
 
-    Raises UserError when no file below ``directory`` lies in a folder named like an emotion.
+    Raises UserError when no file below ``directory`` is in a folder named like an emotion.
     """
     homes = {
         str(path.parents[2])
@@ -54,7 +54,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     Ids are such as liuchanhg_angry_201, and liuchanhg_angry_free001 for the sentences that mean
     their emotion. ``Utterance.sentence`` is the number of a sentence that all emotions share.
 
-    Raises UserError for a wav file that lies elsewhere than in ``<speaker>/<emotion>`` of
+    Raises UserError for a wav file that is elsewhere than in ``<speaker>/<emotion>`` of
     ``spec``, is not named by a number, or is there twice.
     """
     common = {name.casefold(): name for name in spec.speakers}

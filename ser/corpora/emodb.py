@@ -1,7 +1,7 @@
 """EmoDB, the Berlin Database of Emotional Speech (Burkhardt et al., Interspeech 2005).
 
 One folder of wav files. A name such as ``03a01Fa`` holds the speaker (03), the sentence (a01),
-the emotion's German initial (F) and the take (a); all else stands in corpus.yaml.
+the emotion's German initial (F) and the take (a); all else is in corpus.yaml.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""IEMOCAP as it lies on disk (Busso et al., Language Resources and Evaluation 42, 2008).
+"""IEMOCAP on disk (Busso et al., Language Resources and Evaluation 42, 2008).
 
 Labels come from the files directly in ``Session*/dialog/EmoEvaluation``, words from
 ``dialog/transcriptions``, audio from ``sentences/wav/<dialog>``. The label is the third field of
@@ -33,7 +33,7 @@ NAMES_SHOWN = 5
 def find(directory: Path) -> Path:
     """The folder that holds Session1 to Session5.
 
-    ``directory`` may also be its parent, or lie up to four levels inside.
+    ``directory`` may also be its parent, or be up to four levels inside.
     Raises UserError when none of these is IEMOCAP.
     """
     if _is_root(directory):
@@ -68,7 +68,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     Missing wavs, transcripts and label files are listed in ``Reading.short``. Labels that are
     listed under ``spec.skip_labels`` are counted in ``Reading.skipped``.
 
-    Raises UserError for ids that are malformed or stand twice, and for unknown labels.
+    Raises UserError for ids that are malformed or repeated, and for unknown labels.
     """
     reading = Reading([], found={"label": Counter(), "wav": Counter(), "dialog": Counter()})
     problems: list[str] = []
@@ -120,7 +120,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
 
 
 def _read_labels(session: Path, spec: Spec, problems: list[str]) -> dict[str, tuple[str, str]]:
-    """utterance id -> (label, where it stands) of one session."""
+    """utterance id -> (label, file and line) of one session."""
     known = {*spec.label_map, *spec.skip_labels}
     labels: dict[str, tuple[str, str]] = {}
     for path in _dialogs(session, LABELS):
@@ -271,7 +271,7 @@ def _dialog_ids(session: Path, place: str) -> set[str]:
 def _dialogs(session: Path, place: str) -> list[Path]:
     """The text files, or else the folders of wav files, that are named like a dialog.
 
-    Whatever else lies beside them (notes, copies, other versions of the audio) is not the corpus.
+    Other files beside them (notes, copies, other versions of the audio) is not the corpus.
     """
     entries = [path for path in _entries(session / place) if DIALOG_ID.fullmatch(path.stem)]
     if place == WAVS:

@@ -69,6 +69,24 @@ def prepare(
     print(format_table(reading.utterances, chosen))
     for what, count in sorted(reading.skipped.items()):
         print(f"left out: {count} {what}")
+    where = f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"
+    short = _shortages(reading, spec, chosen, where, allow_partial)
+    for line in short:
+        print(f"warning: {line}")
+    if spec.part:
+        _take_part(reading, spec, chosen, complete=not short)
+        print(format_table(reading.utterances, chosen))
+    found = reading.utterances if text is None else add_texts(text, reading)
+    utterances = add_durations(sorted(found, key=lambda u: u.utt_id), nj)
+    write_data_dir(target, utterances, chosen, spec.language, settings, short)
+    hours = sum(u.duration for u in utterances) / 3600
+    print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
+
+
+def _shortages(
+    reading: Reading, spec: Spec, chosen: Sequence[str], where: str, allowed: bool
+) -> list[str]:
+    """What is missing of a corpus, in words; UserError beginning with ``where`` unless allowed."""
     differences = check_counts(reading, spec, chosen)
     short = reading.short + differences
     whole = []
@@ -76,26 +94,14 @@ def prepare(
         number = f"all {len(reading.utterances)} utterances in {', '.join(chosen)}"
         whole = [f"not affected: the labels and wav files of {number}"]
     short += whole
-    if short and not (allow_partial and reading.utterances):
-        lines = [f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"]
-        lines += [
-            join_problems(part, most=12) for part in (reading.short, differences, whole) if part
-        ]
-        cure = "copy what is missing"
-        if reading.utterances:
-            cure += ", or go on without it: --allow-partial true (the results will say so)"
-        raise UserError(join_problems(lines, cure))
-    for line in short:
-        print(f"warning: {line}")
-    if spec.part:
-        _take_part(reading, spec, chosen, complete=not short)
-        print(format_table(reading.utterances, chosen))
-    if text is not None:
-        reading.utterances = add_texts(text, reading)
-    utterances = add_durations(sorted(reading.utterances, key=lambda u: u.utt_id), nj)
-    write_data_dir(target, utterances, chosen, spec.language, settings, short)
-    hours = sum(u.duration for u in utterances) / 3600
-    print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
+    if not short or (allowed and reading.utterances):
+        return short
+    parts = [part for part in (reading.short, differences, whole) if part]
+    lines = [where, *(join_problems(part, most=12) for part in parts)]
+    cure = "copy what is missing"
+    if reading.utterances:
+        cure += ", or go on without it: --allow-partial true (the results will say so)"
+    raise UserError(join_problems(lines, cure))
 
 
 def choose_edition(spec: Spec, utterances: Sequence[Utterance]) -> tuple[Spec, str]:
@@ -237,7 +243,7 @@ def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
 
 
 def _text_settings(text: Path | None) -> dict[str, str]:
-    """What the done-marker says of --text: where the file lies and what it holds."""
+    """What the done-marker says of --text: the file's path and digest."""
     if text is None:
         return {}
     if not text.is_file():

@@ -1,4 +1,4 @@
-"""What readers of somebody else's tables share: rows -> utterances, with every fault by its row.
+"""Shared by the readers of users' tables: rows -> utterances, every error with its row.
 
 A row is a mapping of column -> value; ``columns`` of corpus.yaml says which column is the audio,
 emotion, speaker, gender, text, session and id. A dot goes into a column: ``custom.emotion``.
@@ -46,7 +46,7 @@ class Row:
 
 
 class RowsReader(ABC):
-    """The reader of one corpus.yaml, which lies in ``egs``; audio that is no file goes to ``home``.
+    """The reader of one corpus.yaml, which is in ``egs``; audio that is no file goes to ``home``.
 
     A subclass has ``find`` and ``fingerprint_files``, as every reader, and ``_read``.
     """

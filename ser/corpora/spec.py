@@ -68,7 +68,7 @@ class Spec(Strict):
     """A corpus.yaml; docs/reference.md shows the descriptions."""
 
     name: Name = Field(description="that of the folder in egs/; required")
-    reader: Literal[tuple(READERS)] = Field(description="how it lies on disk; required")
+    reader: Literal[tuple(READERS)] = Field(description="which reads its layout on disk; required")
     maker: Literal[tuple(MAKERS)] | None = Field(
         None, description="who makes it, where it is made by the recipe"
     )
@@ -126,7 +126,7 @@ class Spec(Strict):
         "how many there are",
     )
     corpus_dir: str | None = Field(
-        None, description="a reader of any corpus: where it lies, in place of --corpus-dir"
+        None, description="a reader of any corpus: where it is, in place of --corpus-dir"
     )
     audio_dir: str | None = Field(
         None,

@@ -136,7 +136,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             yield before + lines.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as err:
         raise UserError(
-            f"{path}:{before + lines.line_num}: not valid CSV ({err}); mend the line"
+            f"{path}:{before + lines.line_num}: not valid CSV ({err}); fix the line"
         ) from err
 
 

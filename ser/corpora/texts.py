@@ -18,7 +18,7 @@ def add_texts(path: Path, reading: Reading) -> list[Utterance]:
     has no words. How many got some is printed.
 
     Raises UserError, with the lines, for a file that is empty or in another encoding than UTF-8
-    or marked UTF-16, a key that stands twice and one that the corpus does not have.
+    or marked UTF-16, a repeated key and one that the corpus does not have.
     """
     lines = _read_lines(path)
     utterances = reading.utterances

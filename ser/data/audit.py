@@ -71,7 +71,7 @@ class Audit:
             raise UserError(
                 join_problems(
                     self.problems,
-                    "nothing may be trained on these folds; mend data/ (stage 1: a repeated "
+                    "nothing may be trained on these folds; fix data/ (stage 1: a repeated "
                     "recording, a wrong speaker) or choose another --protocol, then run stage 3",
                 )
             )
@@ -95,7 +95,7 @@ def _wrong_lists(
             problems.append(f"{where}/{split}: empty; the fold needs utterances there")
             continue
         if utts != sorted(set(utts)):
-            problems.append(f"{where}/{split}: not in C order, or an utterance stands twice")
+            problems.append(f"{where}/{split}: not in C order, or a repeated utterance")
         shapes = directory / f"{split}.shape"
         expected = {utt: num_samples[utt] for utt in utts}
         if not shapes.exists() or read_table(shapes) != expected:

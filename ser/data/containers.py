@@ -1,6 +1,6 @@
-"""What containers of audio hold beside what libsndfile reads of them.
+"""Checks of audio containers that libsndfile does not make.
 
-libsndfile shortens files without a word, reads only the first of several recordings in a file and
+libsndfile shortens files silently, reads only the first of several recordings in a file and
 refuses some headers that others read. Here the first two are errors and the headers are repaired.
 """
 
@@ -52,7 +52,7 @@ def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
             for end in reversed(odd):
                 data = data[:end] + b"\0" + data[end:]
             source = io.BytesIO(data)
-        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # libsndfile begins where the file stands
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # libsndfile reads from the current position
         with soundfile.SoundFile(source, closefd=False) as sound:
             yield sound
 

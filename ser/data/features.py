@@ -1,4 +1,4 @@
-"""Waveforms and acoustic features in kaldiio arks, written so that a killed run goes on.
+"""Waveforms and acoustic features in kaldiio arks, written so that a killed run resumes.
 
 Three feature types of frames, all on 25 ms (400 samples) every 10 ms (160 samples), none padded:
 N samples give T = 1 + (N - 400) // 160 frames. Samples enter in 16-bit units, as in Kaldi, and
@@ -144,7 +144,7 @@ def _smile(feature_set: str) -> Any:
 
 
 def _import_opensmile() -> Any:
-    """The package, or a UserError that says how to come by it."""
+    """The package, or a UserError that says how to install it."""
     try:
         return importlib.import_module("opensmile")
     except ImportError as err:

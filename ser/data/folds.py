@@ -66,7 +66,7 @@ def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     """LEAKY: what released code does when it takes the dialog's name for the speaker.
 
     ``Ses01F_impro01_M000`` was spoken by Ses01M; its id begins with Ses01F because she wore the
-    markers in that dialog. Folds by what stands before the first ``_`` have both speakers of a
+    markers in that dialog. Folds by the part before the first ``_`` have both speakers of a
     session on both sides. Here to measure what that is worth, never for results.
     Raises UserError where ids name no dialog.
     """
@@ -119,7 +119,7 @@ def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Fol
 
 
 def sentence(utt: str, text: str) -> str:
-    """What was said, as utt2sentence has it: transcripts that differ in no word give the same.
+    """The sentence of a transcript, as in utt2sentence: the same words are the same sentence.
 
     Capitals, punctuation and tags such as [LAUGHTER] make no difference. An utterance without
     words is a sentence of its own.
@@ -131,9 +131,9 @@ def sentence(utt: str, text: str) -> str:
 def sentence_groups(
     utt2sentence: Mapping[str, str], utt2emo: Mapping[str, str], k: int
 ) -> dict[str, int]:
-    """Deal sentences to groups 1 to ``k``: sentence -> group.
+    """Assign sentences to groups 1 to ``k``: sentence -> group.
 
-    The sentence that is said most often comes first, then in C order; each goes to the group that
+    The most frequent sentence comes first, then in C order; each goes to the group that
     has the fewest utterances of its emotions, then of all. So groups are about equally large and
     have about the same share of each emotion. Nothing is drawn.
 

@@ -10,7 +10,7 @@ from ser.files import expand_home
 
 
 def label_path(table: str, dump_dir: Path) -> Path:
-    """Where ``table`` lies: a name in ``dump_dir``, or a path, which holds a slash."""
+    """The path of ``table``: a name in ``dump_dir``, or a path, which holds a slash."""
     return expand_home(table) if "/" in table else dump_dir / table
 
 
@@ -101,6 +101,6 @@ def training_values(
         raise UserError(
             f"aux_conf.{head}.table: {table} has {found} for the {len(utterances)} training "
             f"utterances of fold {fold} (the first is {utterances[0]}); a head needs two values "
-            "or more: mend the table or take the head out"
+            "or more: fix the table or remove the head"
         )
     return values

@@ -65,7 +65,7 @@ def write_manifests(
     An older ``output`` is replaced if this function made it.
 
     Raises UserError, with nothing written, when stage 1 has not been run or its tables disagree,
-    the corpus does not fit the protocol, an audio file cannot be read or lies outside of
+    the corpus does not fit the protocol, an audio file cannot be read or is outside of
     ``relative_to``, or ``output`` holds something else.
     """
     source = data_dir / "all"

@@ -1,4 +1,4 @@
-"""A function over many items in several processes, in order, with errors for people."""
+"""Map a function over items in several processes, in order, with readable errors."""
 
 import ctypes
 import multiprocessing

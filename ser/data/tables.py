@@ -173,7 +173,7 @@ def write_data_dir(
     ``speaker_first`` may prefix. ``settings`` goes into the done-marker, ``partial`` holds a
     line for each thing that the corpus lacks.
 
-    Raises UserError, with nothing written, when a record cannot stand in a table.
+    Raises UserError, with nothing written, when a record does not fit into a table.
     """
     _check_records(records, emotions)
     ids = speaker_first({r.utt_id: r.speaker for r in records})

@@ -50,7 +50,7 @@ _lock = threading.RLock()
 
 
 class _Espeak:
-    """The loaded library and where its data lies; one per process."""
+    """The loaded library and the path of its data; one per process."""
 
     def __init__(self, data: Path) -> None:
         self.pid = os.getpid()

@@ -38,7 +38,7 @@ _AFFRICATES = [
 # espeak-ng's Mandarin voice writes ASCII where IPA has letters of its own: a dot for retroflex
 # consonants and for the vowel of "shi", a hyphen for the vowel of "ge", nɡ for one nasal, h for
 # aspiration, and a digit for the tone, 3 of which comes out as ɜ: 5 is high or falling, 3 rising,
-# 2 low, 1 neutral. The digit stands behind the vowel and before the final n or ŋ.
+# 2 low, 1 neutral. The digit follows the vowel and before the final n or ŋ.
 _FULL_TONE, _NEUTRAL_TONE = "\u02e5", "\u02e9"
 _TONAL = [
     (re.compile(f"[{STRESS}]"), ""),

@@ -3,10 +3,10 @@
 A lexicon has one pronunciation per word and only the words of its corpus. English words come
 from CMUdict or, where it lacks them, from g2p_en's neural model; words of other languages are
 pronounced one by one by espeak-ng. Word by word, not sentence by sentence: the pronunciation of
-a word is then the same wherever it stands, and can be looked up and corrected in one place.
+a word is then the same everywhere, and can be looked up and corrected in one place.
 
 Mandarin is written without blanks, and a character's reading depends on its neighbours (行 is xíng,
-but 银行 yínháng). So all that stands between two blanks or punctuation marks is one "word", and
+but 银行 yínháng). So everything between two blanks or punctuation marks is one "word", and
 espeak-ng, which has a dictionary of phrases, finds the words in it; blanks in the transcript are
 kept and may help it. Transcripts in pinyin are words like those of other languages.
 """

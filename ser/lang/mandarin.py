@@ -11,7 +11,7 @@ _FINAL = (
     "iang|iong|uang|ueng|ang|eng|ing|ong|iao|ian|uai|uan|van|"
     "ai|ao|an|ei|en|er|ia|ie|in|iu|ou|ua|ue|ui|un|uo|ve|vn|a|e|i|o|u|v"
 )
-# A syllable within a word begins with a consonant; before a vowel stands an apostrophe (xi'an).
+# A syllable within a word begins with a consonant; before a vowel there is an apostrophe (xi'an).
 _FIRST = re.compile(f"(?:{_INITIAL})?(?:{_FINAL})r?")
 _NEXT = re.compile(f"(?:{_INITIAL})(?:{_FINAL})r?")
 _NUMBERED = re.compile(r"([a-zv]+)([0-5])")

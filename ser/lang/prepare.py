@@ -32,7 +32,7 @@ TEXT_CURE = "to give transcripts: ./run.sh --stage 1 --text FILE with the same -
 
 
 def lang_dir(data_dir: Path | str, token_type: str) -> Path:
-    """Where the units of ``token_type`` lie: ``lang`` or ``lang_<type>``.
+    """The folder of the units of ``token_type``: ``lang`` or ``lang_<type>``.
 
     Raises UserError for an unknown type.
     """

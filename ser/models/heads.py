@@ -1,4 +1,4 @@
-"""Auxiliary heads: what adds a loss beside the emotion head's, chosen in the YAML.
+"""Auxiliary heads, which add a loss to that of the emotion head; chosen in the YAML.
 
     aux_conf:
       pr:      {type: ctc, weight: 0.1}
@@ -35,7 +35,7 @@ RESERVED = ("speech", "emotion", "text", "er")  # data entries, and the loss of 
 
 
 class Encoded(NamedTuple):
-    """What heads read of a batch."""
+    """The part of a batch that heads read."""
 
     frames: torch.Tensor  # (B, T, D) float32
     lengths: torch.Tensor  # (B,) true numbers of frames, on the CPU

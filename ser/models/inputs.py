@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-INT16_SCALE = 32768.0  # a 16-bit sample divided by this lies in [-1, 1)
+INT16_SCALE = 32768.0  # a 16-bit sample divided by this is in [-1, 1)
 
 
 def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[str]]:

@@ -88,7 +88,7 @@ def embedded_conf(
     normalize: bool | str = "auto",
     **options: Any,
 ) -> dict[str, Any]:
-    """The ``frontend_conf`` that builds the same encoder, untrained, from nothing but itself.
+    """The ``frontend_conf`` that builds the same encoder, untrained, without other files.
 
     What the hub or the folder of ``model`` says about the architecture and its input is written
     into ``config`` and ``normalize``. The arguments are those of HFFrontend.

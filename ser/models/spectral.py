@@ -52,9 +52,9 @@ class FeatsFrontend(AbsFrontend):
 
 
 class GreyFrontend(AbsFrontend):
-    """Log power spectrograms (T, F) as pictures whose grey values lie in [0, 1].
+    """Log power spectrograms (T, F) as pictures whose grey values are in [0, 1].
 
-    The loudest bin of an utterance is white, 1; what lies ``dynamic_range`` dB or more below it
+    The loudest bin of an utterance is white, 1; bins ``dynamic_range`` dB or more below it
     is black, 0; in between, grey is proportional to the level in dB. Like any picture of a
     spectrogram this one does not show how loud the recording is as a whole.
 

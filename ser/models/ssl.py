@@ -53,7 +53,7 @@ class HFFrontend(AbsFrontend):
         layer_norm: Scale every frame that leaves the fusion to zero mean and unit variance over
             its D values; of layers side by side each by itself. Nothing in it is trained.
         freeze: ``none``; ``cnn``, the convolutions; ``all``; or a number N: the first N
-            transformer layers and all that lies below them.
+            transformer layers and everything below them.
         unfreeze_after: With 0 the freezing lasts; with E > 0 everything is tuned from epoch
             E + 1 on.
         time_mask: Options of ESPnet's MaskAlongAxisVariableMaxWidth, e.g. ``{num_mask: 5,

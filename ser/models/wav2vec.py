@@ -61,7 +61,7 @@ class Wav2Vec:
         return [self.encoder.feature_extractor]
 
     def below_layers(self) -> list[torch.nn.Module]:
-        """What lies between the convolutions and the transformer layers."""
+        """The part between the convolutions and the transformer layers."""
         transformer = self.encoder.encoder
         entry = [self.encoder.feature_projection, transformer.pos_conv_embed, transformer.dropout]
         return entry if self.norm_is_last else [*entry, transformer.layer_norm]

@@ -78,7 +78,7 @@ class Whisper:
         return [self.encoder.conv1, self.encoder.conv2]
 
     def below_layers(self) -> list[torch.nn.Module]:
-        """Nothing with parameters lies between the convolutions and the transformer layers."""
+        """There are no parameters between the convolutions and the transformer layers."""
         return []
 
     def features(

@@ -1,1 +1,1 @@
-"""Trained models on new recordings."""
+"""Apply trained models to new recordings."""

@@ -54,16 +54,16 @@ python -m ser predict recording.wav --model DIR
 from ser.predict.classifier import SpeechEmotion
 
 model = SpeechEmotion.from_pretrained("DIR")  # the mean of all folds; folds={fold!r} asks one
-said = model("recording.wav")                 # or model(samples, sampling_rate)
-print(said.emotion, said.probabilities)       # of {emotions}
-for segment in said.segments:                 # where it changes
+result = model("recording.wav")               # or model(samples, sampling_rate)
+print(result.emotion, result.probabilities)   # of {emotions}
+for segment in result.segments:               # where it changes
     print(segment.start, segment.end, segment.probabilities)
 ```
 """
 LIMITS = (
     "Measured on {speech}. Emotions of everyday life are weaker, mixed and rarely labelled alike "
     "by two listeners; scores on them will be lower.",
-    "{speakers} speakers are few: the intervals above say how far the score of others may lie, if "
+    "{speakers} speakers are few: the intervals above say how far the score of others may be, if "
     "they were recorded and speak alike.",
     "One language ({language}). How another one's speakers sound when angry was never learnt.",
     "The answer is always one of {count} emotions, also for laughter, noise or silence, and its "
@@ -183,9 +183,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
         "## Limits\n",
     ]
-    speech = SPEECH.get(card["corpus"], f"the speech of `{card['corpus']}`, see its documentation")
-    words = {"speech": speech, "language": card["language"], "count": len(emotions)}
-    parts += [_wrap("- " + limit.format(**words, speakers=scores["speakers"])) for limit in LIMITS]
+    parts += _limits(card, len(emotions))
     parts += [
         "\n## Licence\n",
         _wrap(
@@ -195,6 +193,13 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
     ]
     return "\n".join(parts)
+
+
+def _limits(card: Mapping[str, Any], count: int) -> list[str]:
+    speech = SPEECH.get(card["corpus"], f"the speech of `{card['corpus']}`, see its documentation")
+    words = {"speech": speech, "language": card["language"], "count": count}
+    speakers = card["scores"]["speakers"]
+    return [_wrap("- " + limit.format(**words, speakers=speakers)) for limit in LIMITS]
 
 
 def format_size(count: float) -> str:

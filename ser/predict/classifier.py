@@ -1,8 +1,8 @@
 """Predict the emotions in any recording with a trained model, or with the models of all its folds.
 
 model = SpeechEmotion.from_pretrained("exp/iemocap/s1_mtl_phoneme_strict_seed1")
-said = model("recording.mp3")
-said.emotion, said.probabilities, said.segments, said.units
+result = model("recording.mp3")
+result.emotion, result.probabilities, result.segments, result.units
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 AUTO, NONE = "auto", "none"
 # Attention over a whole recording takes memory that grows with the square of its length.
 LONGEST_SECONDS = 300.0
-SHORTEST_SECONDS = 0.5  # of the windows; an emotion takes longer than that to be heard
+SHORTEST_SECONDS = 0.5  # of the windows; shorter ones are too short for an emotion
 BATCH_SECONDS = 30.0  # of padded audio through the network at once
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one recording.
+    """The prediction for one recording.
 
     ``segments`` follow on one another; where the recording has digital silence, there is none.
     ``units`` is the track of the CTC head, empty if the model has none.
@@ -58,7 +58,7 @@ class Prediction:
     segments: list[Segment]
     units: list[Unit]
     duration: float  # seconds
-    warnings: tuple[str, ...] = ()  # why the model may be no judge of it
+    warnings: tuple[str, ...] = ()  # why the model may be wrong about it
 
 
 class SpeechEmotion:
@@ -140,7 +140,7 @@ class SpeechEmotion:
             on_progress: called with the seconds done and the seconds there are.
 
         Raises:
-            UserError: what cannot be heard (predict/recordings.py), a recording that is silent from
+            UserError: what cannot be read (predict/recordings.py), a recording that is silent from
                 start to end or shorter than one frame; ``none`` with more than LONGEST_SECONDS.
         """
         check_segments(segments)
@@ -229,7 +229,7 @@ def check_segments(segments: str | float) -> None:
 
 @contextmanager
 def _memory(device: str) -> Iterator[None]:
-    """Say in words that a GPU's memory is full."""
+    """Turn a full GPU memory into a readable error."""
     import torch
 
     try:

@@ -47,7 +47,7 @@ class Folder:
 
 
 class Zip:
-    """A zip that is read where it lies, once its members are known to be harmless."""
+    """A zip that is read in place, once its members are known to be harmless."""
 
     def __init__(self, path: Path):
         self.where = str(path)

@@ -29,7 +29,7 @@ class Trained(BaseModel):
 
 
 class Meter:
-    """Level and pauses of a recording that is heard piece by piece, in constant memory."""
+    """Level and pauses of a recording that is read piece by piece, in constant memory."""
 
     def __init__(self):
         self.power = 0.0
@@ -83,10 +83,10 @@ def describe(utterances: Iterable[np.ndarray]) -> Trained:
 
 
 def differences(meter: Meter, rate: float | None, trained: Trained | None) -> list[str]:
-    """How a recording lies far outside the training set; empty if it does not.
+    """How a recording is far outside the training set; empty if it does not.
 
     Args:
-        meter: That has heard it.
+        meter: That has read it.
         rate: Its own sampling rate, Hz; None if unknown.
         trained: None if unknown.
     """

@@ -1,4 +1,4 @@
-"""Trained models, wherever they lie: a packed folder, its zip, the Hugging Face hub, an experiment.
+"""Trained models, wherever they are: a packed folder, its zip, the Hugging Face hub, an experiment.
 
 A packed model (ser/release/pack.py writes it) is a folder with
 
@@ -101,7 +101,7 @@ class Packed:
 
 
 def open_model(source: str | Path, cache_dir: str | Path | None = None) -> Packed:
-    """The model at ``source``, looked into but not loaded.
+    """Open the model at ``source`` without loading its weights.
 
     Args:
         source: A packed folder, its zip, a hub id, or an experiment exp/<corpus>/<tag>.

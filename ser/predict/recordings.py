@@ -125,7 +125,7 @@ def _from_array(samples: np.ndarray, sampling_rate: Any) -> Recording:
 
 
 def _require_full_scale(samples: np.ndarray) -> None:
-    """Refuse 16 or 24-bit values in wider integers, which would be heard as next to silence."""
+    """Refuse 16 or 24-bit values in wider integers, which would be taken for near silence."""
     if samples.dtype.kind != "i" or samples.dtype.itemsize <= 2:
         return
     peak = max(int(samples.max()), -int(samples.min()))

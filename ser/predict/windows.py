@@ -1,10 +1,10 @@
-"""A recording of any length in windows, and what the windows say put together again.
+"""Cut a recording of any length into windows, and merge their predictions.
 
 The classifier was trained on utterances, not on recordings: IEMOCAP's last 4.55 s in the mean, 90%
-of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is heard as one
-utterance, and a longer one through windows of WINDOW_SECONDS, which lie between the mean and the
+of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is taken as one
+utterance, and a longer one through windows of WINDOW_SECONDS, which are between the mean and the
 90%. Windows overlap by a half and a window speaks for its middle: the timeline has a step every
-3 s, each heard together with 1.5 s before and after it.
+3 s, each with 1.5 s of context before and after it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ class UnitTrack:
         own = np.flatnonzero((middles >= window.owns[0]) & (middles < window.owns[1]))
         # At a seam the frames of two windows need not meet; in between there are none.
         edges = np.clip(edges, *window.owns) / SAMPLE_RATE
-        if window.owns[0] / SAMPLE_RATE > self._until:  # something between was not heard
+        if window.owns[0] / SAMPLE_RATE > self._until:  # something between was left out
             self._previous = 0
         for t, best in zip(own, posteriors[own].argmax(axis=-1).tolist(), strict=True):
             end = float(edges[t + 1])

@@ -1,4 +1,4 @@
-"""What ``ser demo`` shows of a recording: its emotion, the probabilities, and what happens when."""
+"""Parts of the page of ``ser demo``: the emotion, its probabilities, and the timeline."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def style() -> str:
 
 
 def header(title: str, about: str) -> Markup:
-    """What stands above."""
+    """The title and introduction of the page."""
     return macro("answer.html", "header", title, about)
 
 

@@ -69,9 +69,9 @@ def answer(
     max_minutes: float,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Markup, Markup]:
-    """What ``ser predict`` says of the file at ``path``, as the two parts of the page.
+    """Predict the file at ``path``; returns the two parts of the page.
 
-    What cannot be heard is the first part, as one sentence; the second is then empty.
+    An unusable recording gives its error as the first part; the second is then empty.
     """
     from markupsafe import Markup
 
@@ -104,7 +104,7 @@ def check_minutes(path: str, most: float) -> None:
 
 
 def delete_upload(path: str, uploads: Path) -> None:
-    """Delete what lies in ``uploads``, and its folder if that is empty; leave other files alone."""
+    """Delete the files in ``uploads``, and its folder if that is empty; leave other files alone."""
     file = Path(path)
     if uploads in file.parents:
         file.unlink(missing_ok=True)
@@ -202,7 +202,6 @@ def build_page(
 ) -> Any:
     """The page as gradio.Blocks; ``examples`` is the folder where its examples are put."""
     from ser.release.answer import header
-    from ser.release.demo_examples import make_examples
 
     def hear(path: str | None, progress=gradio.Progress()):  # noqa: B008, Gradio's way to ask
         if path is None:
@@ -230,16 +229,7 @@ def build_page(
                     buttons=[],
                     elem_id="speech",
                 )
-                made = make_examples(examples)
-                if made:
-                    gradio.set_static_paths([examples])  # served from there, and never copied
-                    gradio.Examples(
-                        [[str(path)] for path in made.values()],
-                        inputs=[audio],
-                        label="Examples: synthetic speech",
-                        example_labels=list(made),
-                        cache_examples=False,
-                    )
+                _offer_examples(gradio, audio, examples)
             with gradio.Column():
                 decision = gradio.HTML(elem_id="decision", min_height=160, apply_default_css=False)
         over_time = gradio.HTML(elem_id="over-time", apply_default_css=False)
@@ -253,6 +243,22 @@ def build_page(
         )
     page.queue(max_size=WAITING)
     return page
+
+
+def _offer_examples(gradio: ModuleType, audio: Any, examples: Path) -> None:
+    """Recordings below the upload box, where espeak-ng can make them."""
+    from ser.release.demo_examples import make_examples
+
+    made = make_examples(examples)
+    if made:
+        gradio.set_static_paths([examples])  # served from there, and never copied
+        gradio.Examples(
+            [[str(path)] for path in made.values()],
+            inputs=[audio],
+            label="Examples: synthetic speech",
+            example_labels=list(made),
+            cache_examples=False,
+        )
 
 
 def _launch(

@@ -274,28 +274,8 @@ def export_onnx(
         UserError: packages are missing, no such fold or opset, a model that cannot be exported, or
             a graph that differs from PyTorch.
     """
-    onnx, onnxscript, runtime = map(_import, ("onnx", "onnxscript", "onnxruntime"))
-    newest = newest_opset(onnx, onnxscript)
-    if not OLDEST_OPSET <= opset <= newest:
-        raise UserError(
-            f"--opset {opset}: the installed onnx {onnx.__version__}, onnxscript "
-            f"{onnxscript.__version__} and torch export versions {OLDEST_OPSET} to {newest}; "
-            "choose one of them"
-        )
     path = Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"--onnx {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise UserError(
-            f"--onnx {path}: a folder; give the name of a file, such as {path}/ser.onnx"
-        )
-    try:
-        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
-    except OSError as err:  # to be told before a minute of tracing
-        raise UserError(
-            f"--onnx {path}: nothing can be written in {path.parent} ({err.strerror}); choose "
-            "another folder"
-        ) from None
+    runtime = _check_request(path, opset)
     packed = open_model(source)
     fold = fold or packed.folds[0]
     model = packed.load(fold)
@@ -327,6 +307,32 @@ def export_onnx(
     for mark in packed.card.get("marks") or []:
         print(f"  {mark}")
     return differences
+
+
+def _check_request(path: Path, opset: int) -> ModuleType:
+    """Refuse what would fail after a minute of tracing; gives onnxruntime."""
+    onnx, onnxscript, runtime = map(_import, ("onnx", "onnxscript", "onnxruntime"))
+    newest = newest_opset(onnx, onnxscript)
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UserError(
+            f"--opset {opset}: the installed onnx {onnx.__version__}, onnxscript "
+            f"{onnxscript.__version__} and torch export versions {OLDEST_OPSET} to {newest}; "
+            "choose one of them"
+        )
+    if not path.parent.is_dir():
+        raise UserError(f"--onnx {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(
+            f"--onnx {path}: a folder; give the name of a file, such as {path}/ser.onnx"
+        )
+    try:
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
+    except OSError as err:  # to be told before a minute of tracing
+        raise UserError(
+            f"--onnx {path}: nothing can be written in {path.parent} ({err.strerror}); choose "
+            "another folder"
+        ) from None
+    return runtime
 
 
 def newest_opset(onnx: ModuleType, onnxscript: ModuleType) -> int:
@@ -374,7 +380,7 @@ def trace(graph: Graph, feats_type: str, opset: int) -> Any:
 def compare(model: SERModel, session: Any, feats_type: str) -> dict[str, float]:
     """The largest absolute difference of each output between PyTorch and onnxruntime.
 
-    Real frames are compared; what stands in the padding of the graph's input is noise there, and
+    Real frames are compared; the padding of the graph's input is noise there, and
     zero for PyTorch. Different frame counts are infinitely far apart.
     """
     names = [output.name for output in session.get_outputs()]

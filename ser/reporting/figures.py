@@ -47,7 +47,7 @@ Interval = tuple[float, float, float]  # mean, low, high in percent
 
 
 def draw_figures(experiment: ReportInput) -> list[Path]:
-    """Draw what there are data for into ``figures/`` of the experiment.
+    """Draw the figures that there are data for into ``figures/`` of the experiment.
 
     A figure without data is not drawn, and an older one is removed.
 
@@ -325,7 +325,7 @@ def layers_chart(weights: Mapping[str, Sequence[float]], names: Sequence[str], t
 def probabilities_chart(
     labels: Sequence[str], probs: Sequence[float], ref: str | None, title: str
 ) -> Chart:
-    """What a model gives every emotion; the reference is marked where it is known."""
+    """The probability of every emotion; the reference is marked if known."""
     chart = new_chart(title, 8 + 22 * len(labels))
     ax = chart.axes[0]
     for i, (name, p) in enumerate(zip(labels, probs, strict=True)):
@@ -353,7 +353,7 @@ def points_chart(
     Args:
         lines: by label, of each point its place among ``ticks``, for each of ``scores`` mean, low
             and high, and for each the seeds' values; all in percent.
-        ticks: what stands at the places.
+        ticks: labels of the places.
         xlabel: of the axis.
         scores: names of the panels.
     """

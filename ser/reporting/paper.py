@@ -1,6 +1,6 @@
 """The whole paper on one page: its tables and figures beside ours (``./run.sh --paper``).
 
-The experiments are the points of a sweep under two protocols; what the paper says stands in the
+The experiments are the points of a sweep under two protocols; the paper's numbers are in the
 sweep's file under ``stated`` and ``published``. A table is text cells, which templates/paper.html
 and paper.md set. What has no scores yet is "not run".
 """

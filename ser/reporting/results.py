@@ -1,4 +1,4 @@
-"""RESULTS.md from scores.json files, with the figures beside them; what a leak is worth.
+"""Write RESULTS.md from scores.json files, with figures; measure leaks.
 
 The file is a function of the scores.json files (or of their records in results/) and of the
 ``stated`` entries in conf/: the same input gives the same bytes. Rows that differ only in their

@@ -54,7 +54,7 @@ def headline(inputs: Sequence[ReportInput]) -> dict[str, Any]:
 
 
 def marks(m: ReportInput, several: bool) -> list[tuple[str, str]]:
-    """What must be seen before any number: (LEAKY, PARTIAL or SPEAKER-DEPENDENT, why)."""
+    """Warnings above all numbers: (LEAKY, PARTIAL or SPEAKER-DEPENDENT, reason)."""
     scores, of = m.scores, f"({m.name}) " if several else ""
     found = [("LEAKY", f"{of}not comparable: {why}.") for why in scores["leaky"]]
     if mark(scores) == SPEAKER_DEPENDENT:

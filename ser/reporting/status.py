@@ -1,4 +1,4 @@
-"""How far the folds of an experiment have come, from what lies in its directory.
+"""How far the folds of an experiment have come, from the files in its directory.
 
 Only small files are read and nothing of torch is imported, so that looking costs nothing while the
 folds are training.

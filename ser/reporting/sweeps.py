@@ -1,4 +1,4 @@
-"""What a sweep has found: one table and one figure over its points."""
+"""The results of a sweep: one table and one figure over its points."""
 
 from __future__ import annotations
 

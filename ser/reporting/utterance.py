@@ -1,4 +1,4 @@
-"""Recordings in the page, and what a fold's model makes of one utterance, frame by frame."""
+"""Recordings in the page, and a fold's outputs for one utterance, frame by frame."""
 
 import base64
 import io

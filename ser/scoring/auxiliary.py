@@ -1,4 +1,4 @@
-"""auxiliary.tsv: what the heads of labels said about a fold's test utterances, and its score.
+"""auxiliary.tsv: what the heads of labels predict for a fold's test utterances, and its score.
 
 Tab separated, with the header ``utt_id head ref hyp p_hyp``: a row for every test utterance and
 head of labels, with the value in the head's table, the decided value and its probability. ``ref``

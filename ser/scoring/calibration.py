@@ -1,4 +1,4 @@
-"""Whether a confidence of 90% is right nine times in ten.
+"""Calibration: how often decisions of a given confidence are right.
 
 The confidence of a decision is the probability of the emotion decided for. Expected calibration
 error (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3): decisions are put into

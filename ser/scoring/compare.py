@@ -1,4 +1,4 @@
-"""Two systems on the same test utterances: is one better, or luckier with these speakers?
+"""Compare two systems on the same test utterances: differences, intervals, p-values.
 
 Differences, their intervals and p-values come from the paired bootstrap over speakers, McNemar's
 exact test from the pooled decisions; see scoring/uncertainty.py for both and for what each of them

@@ -7,7 +7,7 @@ help, can itself be asked for it, in two ways:
   the emotions, q(e) = sum_t sum_{u tagged e} p(u | t) / sum_t sum_{u not blank} p(u | t);
 - *transcript*: where a transcript is given, the CTC likelihood of its phoneme classes under each
   tag, q(e) = p(units tagged e | frames) / sum_e' p(units tagged e' | frames): all alignments are
-  summed, and the emotions have equal priors. It knows what was said, which a user's recording does
+  summed, and the emotions have equal priors. It knows the words, which a user's recording does
   not come with; without words, or with more units than frames allow, it is the mass.
 
 Fusion with the emotion head is log-linear, log q = (1 - w) log p_head + w log q_ctc, normalised.

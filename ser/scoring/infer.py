@@ -102,37 +102,37 @@ def infer_folds(
         made_from = experiment.made_from(fold)
         fold_dir = experiment.exp_dir / fold
         model = models.load(fold_dir / "config.yaml", fold_dir / made_from["model"])
-        if list(model.emotions) != experiment.labels:
-            raise UserError(
-                f"{fold_dir}: the model knows {' '.join(model.emotions)}, but the corpus has "
-                f"{' '.join(experiment.labels)}; train with another --tag, or make the corpus "
-                "with the same --emotions as then"
+        _check_emotions(fold_dir, model.emotions, experiment.labels)
+        parts = {
+            split: infer_split(
+                experiment, fold, split, model, inputs, device, batch_seconds, prefix
             )
-        rows, evidence, labels = [], [], []
-        for split in splits(experiment, fold):
-            if split == "test" or tagged_head(experiment, model):
-                said = infer_split(
-                    experiment, fold, split, model, inputs, device, batch_seconds, prefix
-                )
-                evidence += said[1]
-                if split == "test":
-                    rows, labels = said[0], said[2]
-        if evidence:
-            write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
-        else:
-            (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
-        if labels:
-            write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
-        else:
-            (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
-        names = own_ids(experiment.dump_dir)
-        write_predictions(fold_dir / FILE_NAME, experiment.labels, rows, names)
+            for split in splits(experiment, fold)
+            if split == "test" or tagged_head(experiment, model)
+        }
+        _write_fold(experiment, fold_dir, parts)
         experiment.mark_inferred(fold, made_from, units_head(model))
     return todo
 
 
+def _write_fold(experiment: Experiment, fold_dir: Path, parts: Mapping[str, tuple]) -> None:
+    """Write what ``infer_split`` gave for each split; only tests have rows and labels."""
+    rows, _, labels = parts["test"]
+    evidence = [item for _, items, _ in parts.values() for item in items]
+    if evidence:
+        write_evidence(fold_dir / decisions.FILE_NAME, experiment.labels, evidence)
+    else:
+        (fold_dir / decisions.FILE_NAME).unlink(missing_ok=True)
+    if labels:
+        write_label_decisions(fold_dir / auxiliary.FILE_NAME, labels)
+    else:
+        (fold_dir / auxiliary.FILE_NAME).unlink(missing_ok=True)
+    names = own_ids(experiment.dump_dir)
+    write_predictions(fold_dir / FILE_NAME, experiment.labels, rows, names)
+
+
 def splits(experiment: Experiment, fold: str) -> list[str]:
-    """The splits of a fold that a model may be asked about: test, and valid if there is one."""
+    """The splits of a fold to infer: test, and valid if there is one."""
     return ["test"] + ["valid"] * experiment.fold_list(fold, "valid").is_file()
 
 
@@ -146,7 +146,7 @@ def infer_split(
     batch_seconds: float = 60.0,
     prefix: str = "infer",
 ) -> tuple[list[Prediction], list[Evidence], list[LabelDecision]]:
-    """What ``model`` says of a fold's test or validation utterances, in the order of their list.
+    """Predict a fold's test or validation utterances, in the order of their list.
 
     The evidence for other decisions than the emotion head's (scoring/decisions.py) is empty for a
     model without a tagged CTC head, and the decisions of label heads (scoring/auxiliary.py) for one
@@ -154,12 +154,9 @@ def infer_split(
     """
     import torch
 
-    references = experiment.references(fold, split)
-    head = units_head(model)
+    references, head = experiment.references(fold, split), units_head(model)
     text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
-    predictions: dict[str, Prediction] = {}
-    evidence: dict[str, Evidence] = {}
-    labels: dict[str, list[LabelDecision]] = {}
+    predictions, evidence, labels = {}, {}, {}  # by utterance
     tables = {
         name: read_labels(name, table, experiment.dump_dir)
         for name, table in experiment.label_tables.items()
@@ -171,13 +168,7 @@ def infer_split(
         with torch.inference_mode():
             out = model.infer(speech.to(device), speech_lengths.to(device))
         logp = out["emotion_logp"].float().cpu().numpy()  # (B, C)
-        wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
-        if wrong:
-            raise UserError(
-                f"{experiment.exp_dir / fold}: the model gives probabilities that are not "
-                f"numbers for {', '.join(wrong[:5])}; training has diverged: lower the learning "
-                "rate and train this fold again (remove its directory, then --stage 4)"
-            )
+        _check_finite(experiment.exp_dir / fold, batch, logp)
         frames = out["lengths"].cpu().numpy()  # (B,)
         units_logp = out["aux"][head].float().cpu().numpy() if head is not None else None
         for i, utt_id in enumerate(batch):
@@ -195,18 +186,35 @@ def infer_split(
                 for name, values in model.aux_labels.items()
             ]
             if text is not None:
-                ref = experiment.labels.index(references[utt_id])
-                spoken = text.get(utt_id, "").split()
-                evidence[utt_id] = gather(
-                    utt_id, split, ref, logp[i], said, model.aux_units[head], spoken
-                )
-        done = f"{len(predictions)} of {len(lengths)} utterances"
-        progress(f"{prefix}: {split}: {done}" if split != "test" else f"{prefix}: {done}")
+                ref, spoken = experiment.labels.index(references[utt_id]), text.get(utt_id, "")
+                units = model.aux_units[head]
+                evidence[utt_id] = gather(utt_id, split, ref, logp[i], said, units, spoken.split())
+        part = "" if split == "test" else f"{split}: "
+        progress(f"{prefix}: {part}{len(predictions)} of {len(lengths)} utterances")
     return (
         [predictions[u] for u in references],
         [evidence[u] for u in references if u in evidence],
         [row for u in references for row in labels[u]],
     )
+
+
+def _check_emotions(fold_dir: Path, emotions: Sequence[str], labels: Sequence[str]) -> None:
+    if list(emotions) != list(labels):
+        raise UserError(
+            f"{fold_dir}: the model knows {' '.join(emotions)}, but the corpus has "
+            f"{' '.join(labels)}; train with another --tag, or make the corpus with the same "
+            "--emotions as then"
+        )
+
+
+def _check_finite(fold_dir: Path, batch: Sequence[str], logp: np.ndarray) -> None:
+    wrong = [u for u, row in zip(batch, logp, strict=True) if not np.isfinite(row).all()]
+    if wrong:
+        raise UserError(
+            f"{fold_dir}: the model gives probabilities that are not numbers for "
+            f"{', '.join(wrong[:5])}; training has diverged: lower the learning rate and train "
+            "this fold again (remove its directory, then --stage 4)"
+        )
 
 
 def _label_decision(

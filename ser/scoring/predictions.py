@@ -1,4 +1,4 @@
-"""predictions.tsv: what a model said about every utterance of one fold's test set.
+"""predictions.tsv: what a model predicts for every utterance of one fold's test set.
 
 Tab separated, with the header ``utt_id ref hyp p_<emotion>... units``: the reference and the
 decided emotion, one probability per emotion in the order of the corpus's ``emotions`` file, and

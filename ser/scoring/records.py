@@ -1,4 +1,4 @@
-"""scores.json files: reading them with suspicion, and keeping them under version control.
+"""scores.json files: read and verify them, and keep them under version control.
 
 ``results/<corpus>/<tag>.json`` are copies of the scores.json of experiments, whose directories are
 too large to keep. RESULTS.md is made from them alone, so a fresh clone can make it again.
@@ -18,7 +18,7 @@ from ser.scoring.predictions import Prediction, some
 from ser.scoring.score import owners, score_folds
 from ser.scoring.scores import CURE, Scores
 
-Run = tuple[Path, dict[str, Any]]  # where the figures lie or would lie, and the scores
+Run = tuple[Path, dict[str, Any]]  # the folder of the figures, and the scores
 
 SCORE_FIRST = "score first: ./run.sh --stage 5 --stop-stage 5 with the same options"
 TOLERANCE = 1e-9

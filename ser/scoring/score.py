@@ -96,6 +96,20 @@ def score_folds(
     wa, wa_sd = mean_sd([accuracy(counts) for counts in parts.values()])
     ua, ua_sd = mean_sd([unweighted_accuracy(counts) for counts in parts.values()])
     pooled = np.sum(list(parts.values()), axis=0)
+    summary = {
+        "n": int(pooled.sum()),
+        "wa": wa,
+        "wa_sd": wa_sd,
+        "ua": ua,
+        "ua_sd": ua_sd,
+        "wa_pooled": accuracy(pooled),
+        "ua_pooled": unweighted_accuracy(pooled),
+    }
+    return {"summary": summary, "per_fold": per_fold, **_by_class(pooled, labels)}
+
+
+def _by_class(pooled: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """``per_class``, ``macro`` and ``confusion`` of scores.json from counts (C, C)."""
     rows = pooled.sum(axis=1, keepdims=True)  # (C, 1)
     by_class = {
         "precision": precisions(pooled),
@@ -107,16 +121,6 @@ def score_folds(
         for row, total in zip(pooled, rows[:, 0], strict=True)
     ]
     return {
-        "summary": {
-            "n": int(pooled.sum()),
-            "wa": wa,
-            "wa_sd": wa_sd,
-            "ua": ua,
-            "ua_sd": ua_sd,
-            "wa_pooled": accuracy(pooled),
-            "ua_pooled": unweighted_accuracy(pooled),
-        },
-        "per_fold": per_fold,
         "per_class": {
             label: {"n": int(rows[i, 0]), **{name: of[i] for name, of in by_class.items()}}
             for i, label in enumerate(labels)
@@ -212,7 +216,7 @@ def score_experiment(
         UserError: no fold to score, predictions that do not match their fold, utterances that
             a table lacks, or no reference units for the units that were decoded.
     """
-    experiment = open_experiment(exp_dir, dump_dir)
+    experiment, data_dir = open_experiment(exp_dir, dump_dir), Path(data_dir)
     states = {fold: experiment.state(fold) for fold in experiment.folds}
     scored = [fold for fold, state in states.items() if state == SCORED]
     missing = {fold: state for fold, state in states.items() if state != SCORED}
@@ -228,46 +232,21 @@ def score_experiment(
         )
         for fold in scored
     }
-    data_dir = Path(data_dir)
     rows = [p for predictions in folds.values() for p in predictions]
     utts = [p.utt_id for p in rows]
-    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
-    slices = find_slices(experiment, folds, data_dir)
-
     scores = _describe(experiment, data_dir, ngpu, scored if missing else [])
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
-    scores["partial"] = bool(missing or shortages)
-    scores["corpus_partial"] = shortages
+    scores |= {"partial": bool(missing or shortages), "corpus_partial": shortages}
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
-    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
-    scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels, own)
-    scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
-    scores["test_sha256"] = provenance.digest(
-        f"{fold} {own[p.utt_id]} {utt2spk[p.utt_id]} {p.ref}"
-        for fold in scored
-        for p in sorted(folds[fold], key=lambda p: own[p.utt_id])
-    )
-    scores = add_intervals(scores)
-    scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"], own)
-    scores["slices"] = score_slices(slices, rows, experiment.labels)
-    scores["calibration"] = calibration(rows, experiment.labels)
-    for fold, values in scores["per_fold"].items():
-        run = experiment.fold_run(fold)
-        values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}
-        values["valid_ua"] = valid_ua(
-            experiment.exp_dir / fold, experiment.labels, run.get("best_epoch")
-        )
-    seconds = [values["train_seconds"] for values in scores["per_fold"].values()]
-    scores["train_seconds"] = sum(seconds) if all(seconds) else None
-    scores["parameters"] = largest_parameters(
-        [experiment.fold_run(fold).get("parameters") for fold in scored]
-    )
+    scores = _score_decisions(scores, experiment, folds, data_dir)
+    _add_training(scores, experiment)
     scores["auxiliary"] = score_auxiliary(experiment, folds)
     scores["units"] = None
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
         if sample := scores["units"]["sample"]:
+            own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
             sample["utt_id"] = own[sample["utt_id"]]
 
     table = format_scores(scores)
@@ -279,6 +258,46 @@ def score_experiment(
     print(table, end="")
     progress(f"score: {len(scored)} of {len(states)} folds; see {experiment.exp_dir}/scores.txt")
     return scores
+
+
+def _score_decisions(
+    scores: dict[str, Any],
+    experiment: Experiment,
+    folds: Mapping[str, Sequence[Prediction]],
+    data_dir: Path,
+) -> dict[str, Any]:
+    """``scores`` with everything about the emotion decisions of ``folds``."""
+    rows = [p for predictions in folds.values() for p in predictions]
+    utts = [p.utt_id for p in rows]
+    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
+    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    slices = find_slices(experiment, folds, data_dir)
+    scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels, own)
+    scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
+    scores["test_sha256"] = provenance.digest(
+        f"{fold} {own[p.utt_id]} {utt2spk[p.utt_id]} {p.ref}"
+        for fold, predictions in folds.items()
+        for p in sorted(predictions, key=lambda p: own[p.utt_id])
+    )
+    scores = add_intervals(scores)
+    scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"], own)
+    scores["slices"] = score_slices(slices, rows, experiment.labels)
+    scores["calibration"] = calibration(rows, experiment.labels)
+    return scores
+
+
+def _add_training(scores: dict[str, Any], experiment: Experiment) -> None:
+    """What the trainings of the scored folds took and found."""
+    runs = {fold: experiment.fold_run(fold) for fold in scores["per_fold"]}
+    for fold, values in scores["per_fold"].items():
+        run = runs[fold]
+        values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}
+        values["valid_ua"] = valid_ua(
+            experiment.exp_dir / fold, experiment.labels, run.get("best_epoch")
+        )
+    seconds = [values["train_seconds"] for values in scores["per_fold"].values()]
+    scores["train_seconds"] = sum(seconds) if all(seconds) else None
+    scores["parameters"] = largest_parameters([run.get("parameters") for run in runs.values()])
 
 
 def largest_parameters(folds: Sequence[Mapping[str, int] | None]) -> dict[str, int] | None:
@@ -399,7 +418,7 @@ def _describe(
 
 def _corpus_shortages(*directories: Path) -> list[str]:
     """What the corpus lacked when it was read, from the ``partial`` files."""
-    lines: dict[str, None] = {}  # the same line may stand in both files
+    lines: dict[str, None] = {}  # the same line may be in both files
     for directory in directories:
         path = directory / "partial"
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Scores of parts of the test set: who speaks, how, how long, and if the words were trained on.
+"""Scores of parts of the test set: by gender, style, duration, session, and known text.
 
 Every slice is scored on all its held-out utterances together (pooled), since a fold seldom has
 enough of each. What belongs together is called a kind: ``style``, ``text``, ``gender``,

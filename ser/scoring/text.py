@@ -47,7 +47,7 @@ def partial_notes(scores: Mapping[str, Any]) -> list[str]:
 
 
 def mark(scores: Mapping[str, Any]) -> str:
-    """LEAKY, speaker-dependent, or "": what is said of ``scores`` wherever they are shown."""
+    """LEAKY, speaker-dependent, or "": the mark of ``scores`` wherever they are shown."""
     return "LEAKY" if scores["leaky"] else caveat(scores["protocol"])
 
 

@@ -1,4 +1,4 @@
-"""How far a score may lie from that of other speakers: bootstrap over speakers, McNemar's test.
+"""How far a score may be from that of other speakers: bootstrap over speakers, McNemar's test.
 
 Utterances of one speaker succeed and fail together, so a number from 5,531 utterances of 10
 speakers is known about as well as a mean of 10. Speakers are what is drawn here.
@@ -44,7 +44,7 @@ N utterances, with N - S degrees of freedom: for utterances of equally many of e
 the t interval, or the paired t-test, of a stratified sample. In 2,000 simulated test
 sets of 36 utterances of each speaker, 95% intervals of WA held in 94.1% for 10 speakers (WA 89) and
 in 95.3% for 4 (WA 87); a test repeats the first. Utterances are taken for independent here, so an
-interval is too short where some are alike, such as a sentence said twice.
+interval is too short where some are alike, such as a repeated sentence.
 
 Seeds: where several were run, an utterance counts as right by the fraction of seeds that had it
 right. An interval then holds for the mean over these seeds; their spread is reported beside it.

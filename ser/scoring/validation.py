@@ -1,4 +1,4 @@
-"""What the tested model scored on its fold's validation speakers: what a choice may look at."""
+"""The tested model's score on its fold's validation speakers, on which choices may depend."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, complete enough that nobody can tell where a training was cut.
+"""Checkpoints, whole or absent, from which a training resumes as if it had not been interrupted.
 
 As ESPnet, a training writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its
 number. Added here: checkpoints *within* an epoch, ``<N>epoch.step.pth``, written when the process
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
 
 
 class StepCheckpoints:
-    """Checkpoints within an epoch of one training, and the way back to where they were written.
+    """Checkpoints within an epoch of one training, and resuming from them.
 
     A checkpoint holds the model, optimizers, schedulers, gradient scaler, the statistics of the
     epoch so far, and for every process of the training its random state and its confusion counts.
@@ -116,7 +116,7 @@ class StepCheckpoints:
         self.last = time.monotonic()
 
     def begin(self, statistics: Any, scaler: Any) -> dict[str, Any] | None:
-        """Start an epoch's training; where to go on, or None at its beginning.
+        """Start an epoch's training; where to resume, or None at its beginning.
 
         ``statistics`` are those of the pass (training/passes.py).
 

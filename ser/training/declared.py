@@ -1,7 +1,7 @@
 """What a system's YAML may say, read from sources that are parsed, not imported.
 
 Importing ESPnet and torch takes ten seconds and more. Their command line, and the classes of
-ser/models with their options, stand in the sources as literals, so a misspelt key, a value of the
+ser/models with their options, are literals in the sources, so a misspelt key, a value of the
 wrong type or a class that does not exist is told at once. Whatever is no literal passes here and is
 checked by ser/training/settings with the classes themselves.
 """

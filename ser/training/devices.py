@@ -1,4 +1,4 @@
-"""GPUs: whether there is one that computes, said before anything is spent on it."""
+"""GPUs: check that one works before anything is computed."""
 
 import sys
 

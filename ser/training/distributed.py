@@ -1,4 +1,4 @@
-"""One training on several nodes, started by Slurm: what ESPnet has to be told, who does what."""
+"""One training on several nodes, started by Slurm: ESPnet's options, and each process's role."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process keeps the books: locks, settings, records."""
+        """Whether this process takes locks and writes settings and records."""
         return self.node_rank == 0
 
     @property

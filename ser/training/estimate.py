@@ -1,4 +1,4 @@
-"""What the trainings of a sweep will take: hours, disk and memory, said beforehand.
+"""Estimate what the trainings of a sweep will take: hours, disk and memory.
 
 The rate is that of the epochs that this sweep has trained so far; without any, that of a short
 training with the same code on this machine. Both are estimates: of this machine, as busy as it was.

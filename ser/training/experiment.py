@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 NETWORK, UNITS, PREDICTIONS = "config.yaml", "units.txt", "predictions.tsv"
-# Keys of ESPnet's config.yaml that build the model; the inventories of heads stand elsewhere.
+# Keys of ESPnet's config.yaml that build the model; the inventories of heads are elsewhere.
 NETWORK_KEYS = (
     "emotions",
     "token_type",

@@ -70,7 +70,7 @@ def train_folds(
 ) -> None:
     """Train ``folds`` (all of the protocol if empty) in every training.
 
-    Finished folds are left alone, interrupted ones go on from their last checkpoint. A fold's
+    Finished folds are skipped, interrupted ones resume from their last checkpoint. A fold's
     output goes to exp_dir/log/stage4.<fold>.log.
 
     Args:

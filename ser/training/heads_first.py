@@ -1,7 +1,7 @@
 """Heads first, then everything: linear probing, then fine-tuning (Kumar et al., ICLR 2022).
 
     heads_first_conf:
-      untagged_epoch: 5   # the CTC head over its units without their tags, from which it goes on
+      untagged_epoch: 5   # the CTC head over its units without their tags, from which it starts
       max_epoch: 8        # all heads and layer weights, on the frozen encoder
       lr: 1.0e-3          # of both
       batch_size: 16      # of both, in utterances
@@ -35,7 +35,7 @@ from ser.training.experiment import HEADS, UNTAGGED
 
 @dataclass(frozen=True)
 class HeadsFirst:
-    """``heads_first_conf``. Both phases take the last epoch, whether or not somebody validates."""
+    """``heads_first_conf``. Both phases take the last epoch, even with validation speakers."""
 
     untagged_epoch: int = 0
     max_epoch: int = 0

@@ -41,7 +41,7 @@ BATCH_SAMPLES = 60 * 16000  # padded, through the network at once
 # A dimension whose standard deviation is a smaller share of its largest value is constant: what
 # varies in it is rounding.
 LEAST_SPREAD = 1e-5
-FACTORS = (1e-4, 1e4)  # between which the temperature's inverse lies
+FACTORS = (1e-4, 1e4)  # bounds of the temperature's inverse
 
 
 @dataclass(frozen=True)

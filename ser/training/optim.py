@@ -25,7 +25,7 @@ def lr_factor(name: str, num_layers: int, conf: Mapping[str, float]) -> float:
     """The factor on the learning rate of the parameter ``name`` of a SERModel.
 
     Layer-wise decay (Howard and Ruder, 2018; Clark et al., 2020): layer i of N, from 1, has
-    decay^(N - i); what lies before the first layer has decay^N, and a norm after the last 1.
+    decay^(N - i); what comes before the first layer has decay^N, and a norm after the last 1.
     """
     if name.startswith("frontend.fusion."):
         return conf.get("fusion", 1.0)

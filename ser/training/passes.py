@@ -1,4 +1,4 @@
-"""One pass over the training or validation batches, in which a GPU is hardly ever waited for.
+"""One pass over the training or validation batches, with as few waits for the GPU as possible.
 
 Nothing here asks the device for a number while it computes: lengths and transcripts stay on the
 CPU, and statistics on the device until they are logged. The one exception is whether a gradient is
@@ -218,7 +218,7 @@ class Batches:
         return self.total
 
     def skip(self, count: int, random_state: dict[str, Any]) -> None:
-        """Leave out the first ``count`` batches, and go on with ``random_state``."""
+        """Leave out the first ``count`` batches, and resume with ``random_state``."""
         self.served, self.random_state = count, random_state
 
     def __iter__(self):

@@ -1,4 +1,4 @@
-"""run.json of a fold: which model to infer with, and what its training took."""
+"""run.json of a fold: the model to test, and the cost of its training."""
 
 import argparse
 import json

@@ -103,9 +103,7 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
         raise UserError(f"{path}: {what}; give a grid or points with different names")
     x = content.get("x")
     if x is not None and any(x not in point.changes for point in points):
-        raise UserError(
-            f"{path}: x: {x!r} is not set by every point; leave it out or mend the grid"
-        )
+        raise UserError(f"{path}: x: {x!r} is not set by every point; leave it out or fix the grid")
     seeds = str(content.get("seeds", "1")).replace(",", " ").split()
     if not seeds or not all(seed.isdigit() for seed in seeds):
         raise UserError(f"{path}: seeds: found {content['seeds']!r}; expected e.g. 1 2 3")

@@ -32,7 +32,7 @@ def conv_features(
         extractor: ``feature_extractor`` of a wav2vec 2.0, HuBERT, WavLM or data2vec model, with
             either kind of norm (``feat_extract_norm: group`` or ``layer``). A group norm has one
             channel to a group, as in all of them.
-        speech: (B, L) samples; what lies beyond ``lengths`` is not looked at.
+        speech: (B, L) samples; anything beyond ``lengths`` is ignored.
         lengths: (B,) samples.
 
     Returns:

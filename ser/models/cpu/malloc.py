@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""Control what the C library does with freed memory."""
 
 import ctypes
 
