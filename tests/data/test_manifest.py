@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser.cli import main
+from ser.cli import app
 from ser.data.folds import assign, sentence
 from ser.data.manifest import protocol_name, write_manifests
 from ser.data.tables import Utterance, write_data_dir
@@ -51,7 +51,11 @@ def _lines(path: Path) -> list[dict]:
 
 def _call(monkeypatch, *argv):
     monkeypatch.setattr("sys.argv", ["ser", "manifest", *map(str, argv)])
-    main.main()
+    try:
+        app.main()
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 def test_a_recording_and_its_supervision_hold_what_the_tables_and_the_header_say(corpus, tmp_path):

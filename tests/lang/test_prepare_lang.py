@@ -1,6 +1,7 @@
 """Stage 2 as a whole: data/<corpus>/all -> lang and lang_<type>."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -247,29 +248,33 @@ def test_german_goes_through_espeak(data_dir):
 
 def launch(*arguments):
     return subprocess.run(
-        [ROOT / "local" / "lang.sh", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ser", "lang", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 
-def test_the_launcher_makes_lang_from_another_folder(data_dir):
-    done = launch("--data-dir", data_dir, "--token_type", "phone", "--python", sys.executable)
+def test_the_command_makes_units(data_dir):
+    done = launch("--data-dir", data_dir, "--token_type", "phone")
     assert done.returncode == 0, done.stderr
     assert "lang_phone: done" in done.stdout
 
 
-def test_the_launcher_reports_an_error_in_one_line(tmp_path):
-    done = launch("--data-dir", tmp_path / "nothing here", "--python", sys.executable)
+def test_the_command_reports_an_error_in_one_line(tmp_path):
+    done = launch("--data-dir", tmp_path / "nothing here")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["--data-dir", "d", "--tokens", "phone"]])
-def test_the_launcher_refuses_wrong_usage_with_status_2(arguments):
+def test_the_command_refuses_wrong_usage_with_status_2(arguments):
     assert launch(*arguments).returncode == 2
 
 
-def test_the_help_of_the_launcher_is_its_header():
+def test_the_help_lists_the_token_types():
     done = launch("--help")
     assert done.returncode == 0
-    assert "--token-type TYPE" in done.stdout
+    assert "--token-type" in done.stdout
     assert all(name in done.stdout for name in TOKEN_TYPES)

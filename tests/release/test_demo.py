@@ -1,6 +1,5 @@
 """ser demo: what the page is given, and, in headless Chromium, what it answers to recordings."""
 
-import argparse
 import base64
 import contextlib
 import importlib.util
@@ -15,12 +14,14 @@ import time
 import urllib.request
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
 
-from ser.cli import main
+from ser.cli import app
+from ser.cli.options import call
 from ser.errors import UserError
 from ser.predict.classifier import Prediction, SpeechEmotion
 from ser.predict.windows import Segment, Unit
@@ -39,10 +40,6 @@ needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None,
     reason="gradio: not installed: pip install -r requirements-apps.txt",
 )
-
-
-def options(*args: str) -> argparse.Namespace:
-    return main.command_parser("demo").parse_args(args)
 
 
 def fake() -> SpeechEmotion:
@@ -65,21 +62,31 @@ def cells(element: ET.Element) -> list[list[str]]:
 
 
 def test_it_is_for_this_machine_alone_unless_asked_for_more():
-    args = options()
-    assert (args.host, args.port, args.share) == ("127.0.0.1", None, False)
-    assert (args.max_megabytes, args.max_minutes) == (100, 15)
-    assert (args.model, args.folds, args.device) == (None, None, "auto")
+    with mock.patch.object(demo, "serve") as serve, pytest.raises(SystemExit) as stop:
+        call(app.make_app("demo"), ["demo", "--model", "m"], "ser")
+    assert stop.value.code == 0
+    assert serve.call_args.kwargs == {
+        "host": "127.0.0.1",
+        "port": None,
+        "share": False,
+        "max_megabytes": 100,
+        "max_minutes": 15,
+    }
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    ["--port 0", "--port 65536", "--port x", "--max-megabytes 0", "--max-minutes nan",
-     "--max-minutes -1", "--max-megabytes inf", "--max-minutes two"],
-)  # fmt: skip
-def test_options_that_make_no_sense_are_usage_errors(wrong, capsys):
+    "wrong", ["--port 0", "--port 65536", "--port x", "--max-minutes two", "--max-megabytes x"]
+)
+def test_options_that_are_no_numbers_are_usage_errors(wrong, capsys):
     with pytest.raises(SystemExit) as stop:
-        options(*wrong.split())
-    assert stop.value.code == 2 and "expected a number" in capsys.readouterr().err
+        call(app.make_app("demo"), ["demo", "--model", "m", *wrong.split()], "ser")
+    assert stop.value.code == 2 and "Invalid value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["--max-megabytes 0", "--max-minutes nan", "--max-minutes=-1"])
+def test_limits_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(UserError, match="expected a number above 0"):
+        call(app.make_app("demo"), ["demo", "--model", "m", *wrong.split()], "ser")
 
 
 def test_without_gradio_one_sentence_says_how_to_install_it(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,8 @@ from ser.training.estimate import Cost, Work, costs_so_far, describe_plan, read_
 from ser.training.sweep import load_sweep
 from tests.support import ROOT
 from tests.support.fake_scores import make_scores
+from tests.support.stub_recipe import Recipe, calls, following
 from tests.test_recipe import marked_processes
-from tests.test_run_sh_modes import SWEEP_STUB, Recipe, calls, following
 
 PAPER = ROOT / "conf/sweeps/paper.yaml"
 SEEDS = [1, 2]
@@ -223,9 +224,7 @@ def test_the_work_is_read_from_folds_and_histories(tmp_path, sweep):
 
 @pytest.fixture
 def recipe(tmp_path):
-    made = Recipe(tmp_path)
-    made.python.write_text(SWEEP_STUB)
-    return made
+    return Recipe(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -261,56 +260,19 @@ def test_a_system_without_a_phoneme_head_is_refused(config):
 def test_all_trainings_of_a_protocol_are_one_set_of_jobs(recipe):
     done = recipe.run("--paper", "--nj", "1")
     assert done.returncode == 0, done.stderr
-    tags = [
-        [
-            f"{recipe.exp}/mini/lambda_{p}_{protocol}_seed{s}"
-            for p in ("char", "bpe")
-            for s in (1, 2)
+    lists = [f"{recipe.exp}/mini/paper_{protocol}.tsv" for protocol in ("paper", "strict")]
+    for name in ("train", "score"):
+        assert [following(args, "--experiments") for args in calls(recipe, name)] == [
+            [file] for file in lists
         ]
-        for protocol in ("paper", "strict")
-    ]
-    assert [following(args, "--exp-dir") for args in calls(recipe, "train")] == tags
-    assert [following(args, "--exp-dir") for args in calls(recipe, "score")] == tags
-    assert [following(args, "--protocol") for args in calls(recipe, "train")] == [
-        ["paper"],
-        ["strict"],
-    ]
-    order = [name for name, _ in recipe.calls if name in ("prepare_dump", "paper", "train")]
-    assert order == [*["prepare_dump"] * 4, "paper", "train", "train"]  # the plan comes between
-    assert sum("--report" in args for args in calls(recipe, "sweep")) == 2
-
-
-@pytest.fixture
-def slurm(recipe):
-    """The recipe where there is a program called sbatch."""
-    (recipe.dir / "sbatch").write_text("")
-    (recipe.dir / "sbatch").chmod(0o755)
-    recipe.env["PATH"] = f"{recipe.dir}:{recipe.env['PATH']}"
-    recipe.options += ["--backend", "slurm", "--folds", "Ses01F Ses01M Ses02F"]
-    return recipe
-
-
-def test_on_slurm_a_detached_paper_is_one_chain_without_a_plan(slurm):
-    done = slurm.run("--paper", "--detach")
-    assert done.returncode == 0, done.stderr
-    jobs = calls(slurm, "run_jobs")
-    assert not calls(slurm, "paper")
-    names = [int(following(args, "--name")[0].removeprefix("stage")) for args in jobs]
-    each = [4, 5, *[6] * 4, 6]  # four experiments, and the page
-    assert names == [1, *[2, 3, 3] * 2, *each, *each]
-    afters = [following(args, "--after") for args in jobs[1:]]
-    assert afters == [[str(100 + number)] for number in range(1, len(jobs))]
-
-
-def test_on_slurm_all_trainings_of_a_protocol_are_one_array(slurm):
-    recipe = slurm
-    done = recipe.run("--paper", "--stage", "4")
-    assert done.returncode == 0, done.stderr
-    arrays = [args for args in calls(recipe, "run_jobs") if following(args, "--name") == ["stage4"]]
-    assert ["JOB=1:12" in args for args in arrays] == [True, True]  # 2 points x 2 seeds x 3 folds
-    assert [following(args, "--protocol") for args in arrays] == [["paper"], ["strict"]]
-    (plan,) = calls(recipe, "paper")
-    assert following(plan, "--backend") == ["slurm"]
+    for file, protocol in zip(lists, ("paper", "strict"), strict=True):
+        tags = [line.split("\t")[0] for line in Path(file).read_text().splitlines()]
+        assert tags and all(f"_{protocol}_seed" in tag for tag in tags)
+    protocols = [following(args, "--protocol") for args in calls(recipe, "train")]
+    assert protocols == [["paper"], ["strict"]]
+    order = [name for name, _ in recipe.calls if name in ("dump", "paper", "train")]
+    assert order == [*["dump"] * 2, "paper", "train", "train"]  # the plan comes between
+    assert [following(args, "--sweep") != [] for args in calls(recipe, "report")] == [True] * 2
 
 
 def test_a_plan_trains_nothing(recipe):
@@ -318,8 +280,7 @@ def test_a_plan_trains_nothing(recipe):
     assert done.returncode == 0, done.stderr
     assert not calls(recipe, "train") and not calls(recipe, "score")
     (plan,) = calls(recipe, "paper")
-    assert "--plan" in plan and "--max-epoch=3" in plan
-    assert following(plan, "--protocol") == ["paper", "strict"]
+    assert "--status" not in plan and "--max-epoch=3" in plan
 
 
 def test_the_status_is_that_of_both_protocols_and_runs_nothing(recipe):
@@ -327,15 +288,13 @@ def test_the_status_is_that_of_both_protocols_and_runs_nothing(recipe):
     assert done.returncode == 0, done.stderr
     ((name, args),) = recipe.calls
     assert name == "paper" and "--status" in args
-    assert following(args, "--protocol") == ["paper", "strict"]
 
 
 def test_the_page_can_be_written_before_anything_is_trained(recipe):
     done = recipe.run("--paper", "--stage", "6")
     assert done.returncode == 0, done.stderr
-    assert [name for name, _ in recipe.calls] == ["sweep", "sweep"]  # tables and page
+    assert [name for name, _ in recipe.calls] == ["report", "report"]  # tables and page
     assert (recipe.exp / "mini/paper/log/stage6.log").exists()
-    assert not list(recipe.exp.glob("mini/lambda_*"))
 
 
 # --- for real ----------------------------------------------------------------------------------

@@ -234,13 +234,11 @@ def trainer(*exps: Path, folds: str = "") -> list[str]:
     return [
         "python",
         "-m",
-        "ser.cli.bin.train",
-        "--exp-dir",
-        *dirs,
-        "--seed",
-        "1",
-        "--folds",
-        folds,
+        "ser",
+        "train",
+        *(f"--exp-dir={directory}" for directory in dirs),
+        "--seed=1",
+        f"--folds={folds}",
     ]
 
 

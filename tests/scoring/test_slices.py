@@ -6,7 +6,7 @@ import pytest
 
 from ser.data.tables import read_table, write_table
 from ser.errors import UserError
-from ser.reporting.figures import reliability_figure
+from ser.reporting.figures import reliability_chart
 from ser.scoring.calibration import calibration
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import Prediction, read_predictions, write_errors, write_predictions
@@ -207,7 +207,7 @@ def test_the_reliability_plot_shows_accuracy_by_bin_and_how_many_there_are():
         "folds": {"expected": ["F"], "missing": {}},
         **{"partial": False, "system": "s", "corpus": "c", "protocol": "p", "leaky": []},
     }
-    accuracy, count = reliability_figure(scores).axes
+    accuracy, count = reliability_chart(scores, "Reliability").axes
     assert [bar.get_height() for bar in accuracy.patches] == [100.0, 50.0]
     assert [bar.get_height() for bar in count.patches] == [1, 2]
 
