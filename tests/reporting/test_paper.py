@@ -232,7 +232,7 @@ def recipe(tmp_path):
     [
         (["--sweep", "lambda.yaml"], "--sweep does not go with --paper"),
         (["--compare", "a", "b"], "--compare does not go with --paper"),
-        (["--leakage"], "--leakage does not go with --paper"),
+        (["--leakage"], "--paper does not go with --leakage"),
         (["--tag", "mine"], "--tag does not go with --paper"),
         (["--protocol", "session"], "which runs the protocols paper and strict"),
         (["--select", "best-on-test"], "which runs the protocols paper and strict"),
