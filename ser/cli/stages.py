@@ -427,8 +427,9 @@ def report(
     if experiments is not None:
         chosen = _chosen([], experiments)
         exp_dir = [directory for directory in chosen if (directory / "scores.json").is_file()]
-    for directory in exp_dir or [None]:
-        make_report(exp_root, results, directory, conf_dir, records)
+        if not exp_dir:
+            return
+    make_report(exp_root, results, exp_dir or None, conf_dir, records)
 
 
 def _report_sweep(

@@ -50,7 +50,7 @@ from ser.scoring.text import (
 def make_report(
     exp_root: Path | str,
     results: Path | str,
-    exp_dir: Path | str | None = None,
+    exp_dir: Path | str | Sequence[Path] | None = None,
     conf_dir: Path | str = "conf",
     records: Path | str | None = None,
 ) -> str:
@@ -59,7 +59,7 @@ def make_report(
     Args:
         exp_root: directory of <corpus>/<tag>/scores.json.
         results: the Markdown file to write.
-        exp_dir: draw the figures of this experiment only; of all when None.
+        exp_dir: draw the figures of this experiment, or of these, only; of all when None.
         conf_dir: directory of the configurations, for what the papers state.
         records: directory of <corpus>/<tag>.json. The scores below ``exp_root``, of which there
             need not be any, are kept there first; the report is then made of what is there, and
@@ -75,11 +75,12 @@ def make_report(
     from ser.reporting.figures import draw_figures
 
     exp_root, results = Path(exp_root), Path(results)
-    exp_dir = None if exp_dir is None else Path(exp_dir)
+    chosen = [exp_dir] if isinstance(exp_dir, str | Path) else exp_dir
+    chosen = None if chosen is None else [Path(directory) for directory in chosen]
     # what is kept must be whole; one experiment's report must not fail for an old one of another
-    asked_for = exp_dir if records is None else None
+    asked_for = chosen if records is None else None
     runs = read_all_scores(exp_root, needed=records is None, asked_for=asked_for)
-    drawn = [path for path, _ in runs] if exp_dir is None else [exp_dir]
+    drawn = [path for path, _ in runs] if chosen is None else chosen
     inputs = [read_input(path) for path in drawn]
     if records is not None:
         records = Path(records)

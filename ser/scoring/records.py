@@ -6,7 +6,7 @@ too large to keep. RESULTS.md is made from them alone, so a fresh clone can make
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ TOLERANCE = 1e-9
 
 
 def read_all_scores(
-    exp_root: Path, needed: bool = True, asked_for: Path | None = None
+    exp_root: Path, needed: bool = True, asked_for: Collection[Path] | None = None
 ) -> list[Run]:
     """Every <corpus>/<tag>/scores.json below ``exp_root``, in the order of their paths.
 
-    Where one experiment is ``asked_for``, those of others that cannot be read are named and left
-    out.
+    Where some experiments are ``asked_for``, those of others that cannot be read are named and
+    left out.
 
     Raises:
         UserError: a file that ``read_scores`` refuses, or none although one is ``needed``.
@@ -43,7 +43,7 @@ def read_all_scores(
         try:
             runs.append((path.parent, read_scores(path)))
         except UserError as err:
-            if asked_for is None or path.parent == asked_for:
+            if asked_for is None or path.parent in asked_for:
                 raise
             print(f"warning: left out of the table: {err}", flush=True)
     return runs
