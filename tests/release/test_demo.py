@@ -410,7 +410,7 @@ def test_the_page_says_what_ser_predict_says_and_keeps_nothing(
         {e: 100 * p for e, p in said.probabilities.items()}, abs=0.051
     )
     browser.wait("return !!document.querySelector('#over-time .tracks')")
-    spans = browser.ask("return document.querySelectorAll('#over-time rect.span').length")
+    spans = browser.ask("return document.querySelectorAll('#over-time [data-span]').length")
     assert spans == 4 * len(said.segments) > 4
     saved = browser.ask(
         "const a = [...document.querySelectorAll('#over-time a')].find(a => "
