@@ -131,7 +131,8 @@ def test_a_detached_run_returns_at_once_and_every_job_waits_for_the_one_before(c
     _, output, queued, waiting = chain
     ids = re.findall(r"submitted job (\d+)", output)
     assert f"scancel {' '.join(ids)}" in output
-    assert queued[ids[-1]] == "PENDING"  # the first ones may have ended by now
+    assert list(queued.values()).count("PENDING") >= len(ids) - 1  # the first may have begun
+    assert "no folds yet" in waiting
     assert f"stage6: job {ids[5]}: 1 pending (Dependency)" in waiting
 
 
