@@ -410,8 +410,10 @@ def test_the_page_says_what_ser_predict_says_and_keeps_nothing(
         {e: 100 * p for e, p in said.probabilities.items()}, abs=0.051
     )
     browser.wait("return !!document.querySelector('#over-time .tracks')")
-    spans = browser.ask("return document.querySelectorAll('#over-time [data-span]').length")
-    assert spans == 4 * len(said.segments) > 4
+    # drawn for a desk and for a phone, of which the style sheet shows one
+    count = "return document.querySelectorAll('#over-time .%s [data-span]').length"
+    drawn = [browser.ask(count % width) for width in ("desk", "phone")]
+    assert drawn == 2 * [4 * len(said.segments)] and len(said.segments) > 1
     saved = browser.ask(
         "const a = [...document.querySelectorAll('#over-time a')].find(a => "
         "a.download === 'talk.json'); return fetch(a.href).then(answer => answer.json())"
