@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ser.cluster.logged import TICK_SECONDS, Display, LoggedCommand, stdout
+from ser.cluster.logged import TICK_SECONDS, Display, LoggedCommand, shell_status, stdout
 from ser.cluster.tasks import DONE, FAILED, RUNNING, Board, Signals, Tasks, conclude, hold
 from ser.errors import EXIT_RESUME, UserError
 
@@ -131,4 +131,4 @@ def attend(command: Sequence[str]) -> int:
             signals.wait(TICK_SECONDS)
             for number in signals.take():
                 process.send_signal(number)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return shell_status(process.returncode)

@@ -121,7 +121,7 @@ class LoggedCommand:
         append: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.log, self._display = Path(log), display
+        self.log, self.display = Path(log), display
         self._append(command, new=not append)
         environment = dict(os.environ if environment is None else environment)
         if threads:
@@ -153,8 +153,7 @@ class LoggedCommand:
         if self._status is None and self._process.poll() is not None:
             self._reader.join()
             self._guard.release()
-            code = self._process.returncode
-            self._end(code if code >= 0 else 128 - code)
+            self._end(shell_status(self._process.returncode))
         return self._status
 
     def send(self, number: signal.Signals) -> None:
@@ -198,22 +197,20 @@ class LoggedCommand:
                 f"{self.log}: cannot be written; choose an --exp-dir on a writable disk"
             ) from None
         self._began = 0 if new else self.log.stat().st_size
-        job = slurm_job()
-        self._write(f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n")
-        self._write((f"# job: {job}\n" if job else "") + f"# start: {now()}\n")
+        self._write(header(command))
 
     def _read(self) -> None:
         for raw in self._process.stdout:
             self._stream.write(raw if raw.endswith(b"\n") else raw + b"\n")  # in one piece
-            self._display.line(raw.decode("utf-8", "replace").rstrip("\n"))
+            self.display.line(raw.decode("utf-8", "replace").rstrip("\n"))
 
     def _write(self, text: str) -> None:
         self._stream.write(text.encode("utf-8"))
 
     def _end(self, status: int) -> None:
-        self._write(f"# end: {now()}\n# exit status: {status}\n")
+        self._write(footer(status))
         self._stream.close()
-        self._display.close()
+        self.display.close()
         self._status = status
 
 
@@ -241,10 +238,7 @@ class _Guard:
 
 
 def run_logged(
-    command: LoggedCommand,
-    display: Display,
-    signals: Signals,
-    usr1: signal.Signals = signal.SIGUSR1,
+    command: LoggedCommand, signals: Signals, usr1: signal.Signals = signal.SIGUSR1
 ) -> int:
     """Wait for ``command`` and pass ``signals`` on to it, USR1 as ``usr1``; its exit status.
 
@@ -255,7 +249,7 @@ def run_logged(
         signals.wait(TICK_SECONDS)
         for number in signals.take():
             command.send(passed.get(number, number))
-        display.tick()
+        command.display.tick()
     return status
 
 
@@ -288,9 +282,28 @@ def tail(path: Path, size: int = 20_000) -> str:
         return stream.read().decode("utf-8", "replace")
 
 
-def now() -> str:
-    """The time as logs have it."""
+def header(command: Sequence[str]) -> str:
+    """The first lines of a log: what runs where, and since when."""
+    job = slurm_job()
+    return (
+        f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n"
+        + (f"# job: {job}\n" if job else "")
+        + f"# start: {_now()}\n"
+    )
+
+
+def footer(status: int) -> str:
+    """The last lines of a log."""
+    return f"# end: {_now()}\n# exit status: {status}\n"
+
+
+def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def shell_status(returncode: int) -> int:
+    """The exit status of a process as a shell has it."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def stdout() -> IO[str]:

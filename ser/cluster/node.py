@@ -42,7 +42,7 @@ def run_task(
         display = Display(out, show)
         threads = threads or int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
         running = LoggedCommand(log, command, display, threads, append=kills is not None)
-        status = run_logged(running, display, signals)
+        status = run_logged(running, signals)
         running.report(out, err)
         received = list(signals.received)
         again, kills = _run_again(status, received, kills or 0)

@@ -2,16 +2,13 @@
 
 import logging
 import os
-import shlex
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from ser.cluster.locks import slurm_job
+from ser.cluster.logged import footer, header
 from ser.errors import Stopped, UserError
 
 
@@ -31,11 +28,7 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
     handlers = list(logging.root.handlers)
     status = 1
     with open(path, "a", encoding="utf-8", buffering=1) as log:
-        log.write(
-            f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n"
-            + (f"# job: {slurm_job()}\n" if slurm_job() else "")
-            + f"# start: {_now()}\n"
-        )
+        log.write(header(command))
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
@@ -60,8 +53,4 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
             os.close(stderr)
             # ESPnet's, which writes to this log; it makes another for the next fold
             logging.root.handlers = [h for h in logging.root.handlers if h in handlers]
-            log.write(f"# end: {_now()}\n# exit status: {status}\n")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            log.write(footer(status))

@@ -63,7 +63,7 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
         display = Display(stdout(), live=True, watch=str(stage.log.with_suffix("")))
         running = LoggedCommand(log, command, display, threads)
         usr1 = signal.SIGUSR1 if stage.trains else signal.SIGTERM
-        status = run_logged(running, display, signals, usr1)
+        status = run_logged(running, signals, usr1)
         running.report(sys.stdout, sys.stderr)
         received = signals.last
     seconds = round(time.monotonic() - began)
@@ -90,7 +90,6 @@ def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
     """
     jobs = chain.read_text(encoding="utf-8").split() if chain.exists() else []
     id_file = stage.log.with_suffix(".job")
-    status: int | str = 0
     try:
         if stage.trains:
             options = ["--detach", f"--id-file={id_file}", *(f"--after={job}" for job in jobs[-1:])]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ser.errors import UserError
 from ser.files import atomic_write
-from ser.scoring.predictions import Prediction
+from ser.scoring.predictions import Prediction, read_rows
 from ser.training.experiment import Experiment
 
 FILE_NAME = "auxiliary.tsv"
@@ -50,12 +50,7 @@ def read_label_decisions(
     """
     path = Path(path)
     cure = "infer this fold again: remove predictions.tsv beside it, then ./run.sh --stage 5"
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {cure}") from None
-    except UnicodeDecodeError as err:
-        raise UserError(f"{path}: not UTF-8 text ({err.reason}); {cure}") from None
+    lines = read_rows(path, cure)
     rows: dict[tuple[str, str], LabelDecision] = {}
     for number, line in enumerate(lines, start=1):
         fields = line.split("\t")

@@ -87,6 +87,17 @@ def some(items: Sequence[str], most: int = MAX_NAMED) -> str:
     return ", ".join(items[:most]) + more
 
 
+def read_rows(path: Path, cure: str) -> list[str]:
+    """The lines of a fold's table; UserError with ``cure`` if it is missing or not UTF-8."""
+    try:
+        # Only LF ends a row: str.splitlines would also cut at U+2028 inside a unit.
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {cure}") from None
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path}: not UTF-8 text ({err.reason}); {cure}") from None
+
+
 def read_predictions(
     path: Path | str, labels: Sequence[str], expected: Mapping[str, str]
 ) -> list[Prediction]:
@@ -108,13 +119,7 @@ def read_predictions(
     """
     path = Path(path)
     cure = "infer this fold again: remove the file, then ./run.sh --stage 5 --stop-stage 5"
-    try:
-        # Only LF ends a row: str.splitlines would also cut at U+2028 inside a unit.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {cure}") from None
-    except UnicodeDecodeError as err:
-        raise UserError(f"{path}: not UTF-8 text ({err.reason}); {cure}") from None
+    lines = read_rows(path, cure)
     columns = header(labels)
     if lines[0].split("\t") != columns:
         found = " ".join(lines[0].split("\t")) or "an empty line"

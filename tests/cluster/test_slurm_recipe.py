@@ -101,10 +101,13 @@ def chain(running_cluster, tmp_path_factory) -> tuple[Site, str]:
     What the chain has made is the undisturbed run that others are compared with.
     """
     site = Site(running_cluster, tmp_path_factory.mktemp("site"))
+    partition = ("scontrol", "update", "partitionname=main")
+    running_cluster.command(*partition, "state=down")  # takes jobs, but begins none yet
     status, output = site.run("chain", "--detach", "--seed", "1 2", "--folds", "Ses01F")
     assert status == 0, output
     queued = running_cluster.queue()
     waiting = site.status("chain", "--seed", "1 2")
+    running_cluster.command(*partition, "state=up")
     site.wait_for_end("chain_seed1", "chain_seed2")
     return site, output, queued, waiting
 
