@@ -60,7 +60,8 @@ def make_html_report(
         _given("--data-dir", data_dir, "data/<corpus>", "all"),
     ]
     inputs = [read_input(path, *places) for path in paths]
-    if utterance is not None and inputs[0].fold_of(utterance) is None:
+    ids = {own: utt for utt, own in inputs[0].own_ids.items()}
+    if utterance is not None and inputs[0].fold_of(ids.get(utterance, utterance)) is None:
         raise UserError(
             f"--utterance {utterance}: not tested in a scored fold of {paths[0]}; give an id "
             "of errors.tsv or of a fold's predictions.tsv"
@@ -73,7 +74,7 @@ def make_html_report(
         raise UserError(
             f"--output {output}: a folder; give the name of a file, such as {output}/report.html"
         )
-    text = build_page(inputs, errors, audio, utterance, load_model)
+    text = build_page(inputs, errors, audio, ids.get(utterance, utterance), load_model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as stream:
         stream.write(text)
@@ -124,6 +125,7 @@ def build_page(
         spoken=spoken,
         analyse=try_analyse,
         utterance=utterance,
+        own_ids=inputs[0].own_ids,
         decision_rows=decision_rows,
         paired_over=paired_over,
         **sections.headline(inputs),

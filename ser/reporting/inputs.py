@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
+from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.provenance import EGS
+from ser.scoring.predictions import ERROR_COLUMNS
 from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.scoring.text import mark
 from ser.training.experiment import PHASES, Experiment, open_experiment, read_run
 
-ERROR_COLUMNS = ["utt_id", "ref", "hyp", "confidence", "p_ref", "wav"]
 # One fold's epochs: epoch (up to 0 before the training itself), phase, train, valid.
 History = Sequence[Mapping[str, Any]]
 
@@ -31,6 +32,7 @@ class WrongDecision:
     sure: float
     missed: float
     wav: str
+    own_id: str
 
 
 @dataclass
@@ -113,9 +115,9 @@ class ReportInput:
         found = []
         for number, line in enumerate(lines[1:], start=2):
             try:
-                utt_id, ref, hyp, sure, missed, wav = line.split("\t")
-                found.append(WrongDecision(utt_id, ref, hyp, float(sure), float(missed), wav))
-            except ValueError:
+                utt_id, ref, hyp, sure, missed, *rest = line.split("\t")
+                found.append(WrongDecision(utt_id, ref, hyp, float(sure), float(missed), *rest))
+            except (ValueError, TypeError):
                 raise UserError(f"{path.name}:{number}: malformed; {cure}") from None
         counts = self.scores["confusion"]["counts"]
         wrong = sum(n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j)
@@ -129,6 +131,12 @@ class ReportInput:
     def experiment(self) -> Experiment:
         """The experiment with its data; UserError where these are not, or not the same ones."""
         return open_experiment(self.exp_dir, self.dump_dir)
+
+    @cached_property
+    def own_ids(self) -> dict[str, str]:
+        """The ids that the corpus itself has; empty where its dump is not at hand."""
+        table = self.dump_dir / "utt2orig"
+        return read_table(table) if table.is_file() else {}
 
     def fold_of(self, utt_id: str) -> str | None:
         """The scored fold that tests an utterance; None if none does."""

@@ -18,6 +18,7 @@ from ser.training.experiment import PREDICTIONS
 FILE_NAME = PREDICTIONS
 SUM_TOLERANCE = 1e-4  # six decimals per emotion round away far less than this
 TIE = 2e-6  # rounding may put the second of two equal probabilities first
+ERROR_COLUMNS = ["utt_id", "ref", "hyp", "confidence", "p_ref", "wav", "orig_id"]
 MAX_NAMED = 5  # rows named per kind of problem; the message stays readable
 
 
@@ -65,20 +66,21 @@ def write_errors(
     labels: Sequence[str],
     predictions: Iterable[Prediction],
     wavs: Mapping[str, str],
+    own_ids: Mapping[str, str],
 ) -> None:
     """Write the wrong decisions, the most confident first, each with its audio file.
 
-    Tab separated: ``utt_id ref hyp confidence p_ref wav``, where ``p_ref`` is what the model gave
-    the reference.
+    Tab separated, ``ERROR_COLUMNS``: ``p_ref`` is the probability of the reference, ``orig_id``
+    the id that the corpus itself has.
     """
     wrong = [p for p in predictions if p.hyp != p.ref]
     wrong.sort(key=lambda p: (-confidence(p, labels), p.utt_id))
     with atomic_write(path) as stream:
-        print("utt_id", "ref", "hyp", "confidence", "p_ref", "wav", sep="\t", file=stream)
+        print(*ERROR_COLUMNS, sep="\t", file=stream)
         for p in wrong:
             sure, missed = confidence(p, labels), p.probs[labels.index(p.ref)]
             cells = (p.utt_id, p.ref, p.hyp, f"{sure:.3f}", f"{missed:.3f}", wavs[p.utt_id])
-            print(*cells, sep="\t", file=stream)
+            print(*cells, own_ids[p.utt_id], sep="\t", file=stream)
 
 
 def some(items: Sequence[str], most: int = MAX_NAMED) -> str:

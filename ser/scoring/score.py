@@ -242,16 +242,16 @@ def score_experiment(
     _add_training(scores, experiment)
     scores["auxiliary"] = score_auxiliary(experiment, folds)
     scores["units"] = None
+    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
         if sample := scores["units"]["sample"]:
-            own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
             sample["utt_id"] = own[sample["utt_id"]]
 
     table = format_scores(scores)
     wavs = _audio_paths(data_dir / "all" / "wav.scp", experiment.dump_dir / "wav.scp", utts)
-    write_errors(experiment.exp_dir / "errors.tsv", experiment.labels, rows, wavs)
+    write_errors(experiment.exp_dir / "errors.tsv", experiment.labels, rows, wavs, own)
     with atomic_write(experiment.exp_dir / "scores.txt") as stream:
         stream.write(table)
     Scores.model_validate(scores).write(experiment.exp_dir / "scores.json")

@@ -15,7 +15,7 @@ import soundfile
 
 from ser.cli.app import make_app
 from ser.cli.options import call
-from ser.data.tables import write_table
+from ser.data.tables import read_table, write_table
 from ser.errors import UserError
 from ser.reporting import figures, tracks, utterance
 from ser.reporting.html import build_page, make_html_report
@@ -133,6 +133,8 @@ def build(*directories, **options):
 def score(root, model=Confused, **options):
     """An experiment with everything, scored; angry and happy are all mistaken."""
     exp, dump, data = make_experiment(root, **options)
+    own = {u: f"own_{u}" for u in read_table(dump / "utt2orig")}
+    write_table(dump / "utt2orig", own)
     infer_folds(exp, dump, build_model=lambda *_: model())
     score_experiment(exp, dump, data)
     for i, fold in enumerate(FOLDS):
@@ -384,9 +386,9 @@ def test_the_worst_errors_are_those_of_errors_tsv_in_its_order(scored, page):
     shown = [words(e) for e in by(section(read(page), "errors"), "li")]
     assert len(shown) == min(len(lines), 9)
     for line, card in zip(lines, shown, strict=False):
-        utt, ref, hyp, sure, missed, _ = line.split("\t")
+        utt, ref, hyp, sure, missed, _, own = line.split("\t")
         assert card == (
-            f"{utt} recognised as {hyp} ({100 * float(sure):.1f}%), is {ref} "
+            f"{utt} ({own}) recognised as {hyp} ({100 * float(sure):.1f}%), is {ref} "
             f"({100 * float(missed):.1f}%) “words of {utt}”"
         )
 
@@ -398,7 +400,7 @@ def test_a_player_holds_the_samples_that_the_model_heard(scored, page):
     assert kind == "data:audio/flac;base64"
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(content)), dtype="int16")
     assert rate == 16000
-    utt = words(next(card.iter("strong")))
+    utt = words(next(card.iter("strong"))).split()[0]
     assert set(samples) == {LEVELS[found.experiment.emotions[utt]]}
     assert "shared" not in words(card) and "--no-audio" in words(section(read(page), "errors"))
 
@@ -435,7 +437,7 @@ def test_a_recording_that_is_gone_leaves_a_sentence(tmp_path):
 def test_errors_of_other_scores_are_not_shown(tmp_path):
     exp = score(tmp_path)
     with open(exp / "errors.tsv", "a", encoding="utf-8") as stream:
-        stream.write("more\tangry\thappy\t0.5\t0.1\tx.wav\n")
+        stream.write("more\tangry\thappy\t0.5\t0.1\tx.wav\tmore\n")
     said = words(section(read(build(exp)), "errors"))
     assert "wrong decisions, scores.json has" in said
 
@@ -452,9 +454,9 @@ def pictures_of(root):
 def test_the_most_confident_error_is_drawn_with_its_models_posteriors(scored, page):
     root = section(read(page), "utterance")
     first = (scored / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
-    assert f"{first[0]}, tested in fold {first[0][:6]}: {first[1]} recognised as {first[2]}" in (
-        words(root)
-    )
+    utt, ref, hyp, *_, own = first
+    title = f"{utt} ({own}), tested in fold {utt[:6]}: {ref} recognised as {hyp}"
+    assert title in words(root)
     assert pictures_of(root) == ["spectrogram", "emotions", "units"]
     digit = LABELS.index(first[1])
     assert f"Decoded units: V{digit}" in words(root)
@@ -472,10 +474,12 @@ def test_the_most_confident_error_is_drawn_with_its_models_posteriors(scored, pa
 
 def test_an_utterance_can_be_chosen_and_one_that_was_not_tested_is_refused(scored, tmp_path):
     utt = next(iter(read_input(scored).experiment.references(FOLDS[2])))
-    output = make_html_report(
-        [scored], tmp_path / "a.html", utterance=utt, load_model=lambda *_: Confused()
-    )
-    assert f"{utt}, tested in fold {FOLDS[2]}" in output.read_text(encoding="utf-8")
+    for name in (utt, f"own_{utt}"):  # or by the id that the corpus itself has
+        output = make_html_report(
+            [scored], tmp_path / "a.html", utterance=name, load_model=lambda *_: Confused()
+        )
+        title = f"{utt} (own_{utt}), tested in fold {FOLDS[2]}"
+        assert title in output.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="--utterance nobody: not tested"):
         make_html_report([scored], tmp_path / "b.html", utterance="nobody")
     assert not (tmp_path / "b.html").exists()
@@ -531,7 +535,7 @@ def test_hostile_names_are_text_wherever_they_stand(tmp_path):
     keys = ("tag", "corpus", "system", "command", "hardware", "commit")
     directory = put(tmp_path, speakers=speakers, leaky=[HOSTILE], **dict.fromkeys(keys, HOSTILE))
     (directory / "errors.tsv").write_text(
-        f"utt_id\tref\thyp\tconfidence\tp_ref\twav\n{HOSTILE}\t{HOSTILE}\tangry\t0.9\t0.1\tx\n",
+        f"utt_id\tref\thyp\tconfidence\tp_ref\twav\torig_id\n{HOSTILE}\t{HOSTILE}\tangry\t0.9\t0.1\tx\t{HOSTILE}\n",
         encoding="utf-8",
     )
     text = build(directory)

@@ -222,12 +222,13 @@ def test_the_error_list_begins_with_the_surest_mistake(tmp_path):
         ("c", "happy", "angry", 0.9),
         ("d", "angry", "happy", 0.9),
     )
-    write_errors(tmp_path / "errors.tsv", AH, rows, {u: f"/corpus/{u}.wav" for u in "abcd"})
+    wavs = {u: f"/corpus/{u}.wav" for u in "abcd"}
+    write_errors(tmp_path / "errors.tsv", AH, rows, wavs, {u: u.upper() for u in "abcd"})
     assert (tmp_path / "errors.tsv").read_text() == (
-        "utt_id\tref\thyp\tconfidence\tp_ref\twav\n"
-        "c\thappy\tangry\t0.900\t0.100\t/corpus/c.wav\n"
-        "d\tangry\thappy\t0.900\t0.100\t/corpus/d.wav\n"
-        "a\tangry\thappy\t0.600\t0.400\t/corpus/a.wav\n"
+        "utt_id\tref\thyp\tconfidence\tp_ref\twav\torig_id\n"
+        "c\thappy\tangry\t0.900\t0.100\t/corpus/c.wav\tC\n"
+        "d\tangry\thappy\t0.900\t0.100\t/corpus/d.wav\tD\n"
+        "a\tangry\thappy\t0.600\t0.400\t/corpus/a.wav\tA\n"
     )
 
 
@@ -243,7 +244,7 @@ def test_the_error_list_names_the_corpuss_own_audio_where_it_is_known(toy):
     originals = {u: f"/corpus/{u}.wav" for u in read_table(dump / "utt2spk")}
     write_table(data / "all/wav.scp", originals)
     score_experiment(exp, dump, data)
-    assert f"0.200\t/corpus/{utt}.wav\n" in (exp / "errors.tsv").read_text()
+    assert f"0.200\t/corpus/{utt}.wav\t{utt}\n" in (exp / "errors.tsv").read_text()
 
 
 def test_a_decision_for_another_than_the_most_probable_emotion_is_refused(tmp_path):
