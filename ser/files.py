@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ LEFTOVER = re.compile(r"\..+\.(?:tmp|old)-(.+)-(\d+)")
 LEFT_FOR_GOOD = 24 * 3600  # seconds
 
 ROOT = Path(__file__).resolve().parents[1]  # of the recipe: run.sh, conf, egs and so on
+# The start of a command of ser in a process of its own; run.sh knows of wrappers (--python)
+SER = [os.environ.get("SER_PYTHON") or sys.executable, "-m", "ser"]
 
 
 @contextmanager

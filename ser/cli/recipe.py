@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ser.cli.options import CONTEXT, call, rewrite
-from ser.cli.settings import SER, Settings, settle
+from ser.cli.settings import Settings, settle
 from ser.errors import EXIT_RESUME, UserError
-from ser.files import ROOT
+from ser.files import ROOT, SER
 
 EXAMPLES = """Examples:
 

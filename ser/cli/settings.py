@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 
 from ser.cluster.local import shown_gpus
 from ser.errors import UserError
-from ser.files import ROOT, atomic_write
+from ser.files import ROOT, SER, atomic_write
 
 LARGEST_SEED = 2**32 - 1
 PROTOCOLS = ("strict", "paper", "session", "crossed", "kfold", "prefix")
 COUNTED = ("kfold", "crossed")  # protocols that are followed by a number
 SELECTIONS = ("protocol", "best-on-test")
 PAPER_PROTOCOLS = ["paper", "strict"]
-SER = [os.environ.get("SER_PYTHON") or sys.executable, "-m", "ser"]
 
 
 @dataclass

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from ser.cluster.slurm_watch import Watch
 from ser.cluster.submissions import SUBMISSION, Submission, read_submission
 from ser.cluster.tasks import Signals, Tasks, hold
 from ser.errors import UserError
-from ser.files import ROOT, atomic_write
+from ser.files import ROOT, SER, atomic_write
 
 SCRIPT = "job.sh"
 DEFAULT_CONF = ROOT / "conf/slurm.conf"
@@ -185,7 +184,7 @@ def job_script(tasks: Tasks, directory: Path) -> str:
         lines.append(
             "[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
         )
-    node = [sys.executable, "-m", "ser", "task", *logged, os.path.abspath(directory)]
+    node = [*SER, "task", *logged, os.path.abspath(directory)]
     called = [*map(shlex.quote, node), quote(tasks.log), *map(quote, command)]
     return "\n".join([*lines, "exec " + " ".join(called), ""])
 

@@ -13,6 +13,7 @@ from ser.cluster.logged import Display, LoggedCommand, die_with_parent, run_logg
 from ser.cluster.slurm import run_slurm
 from ser.cluster.tasks import Signals, Tasks
 from ser.errors import EXIT_RESUME, UserError
+from ser.files import SER
 
 BATCH_JOB = "SER_BATCH_JOB"  # set by run.sh where it is itself a Slurm job
 
@@ -53,7 +54,7 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
     die_with_parent()
     log, command, threads = stage.log, list(stage.command), stage.num_threads
     if slurm_conf is not None and not stage.trains:
-        jobs = [sys.executable, "-m", "ser", "jobs", "--backend", "slurm"]
+        jobs = [*SER, "jobs", "--backend", "slurm"]
         jobs += [f"--slurm-conf={slurm_conf}", f"--gpu={stage.gpu}", f"--num-threads={threads}"]
         command = [*jobs, f"--name=stage{stage.number}", str(log), *command]
         log, threads = log.with_suffix(".slurm.log"), 0

@@ -35,8 +35,7 @@ def make_html_report(
 
     Args:
         exp_dirs: exp/<corpus>/<tag> of each.
-        output: the file; ``report.html`` in the first experiment when None, or
-            ``report_<second tag>.html`` for two.
+        output: the file; in the first experiment, ``report.html`` or ``report_<second tag>.html``.
         errors: how many wrong decisions of each to show.
         audio: put their recordings and words into the page.
         utterance: the utterance to draw over time; the most confident error when None.
@@ -61,7 +60,8 @@ def make_html_report(
     ]
     inputs = [read_input(path, *places) for path in paths]
     ids = {own: utt for utt, own in inputs[0].own_ids.items()}
-    if utterance is not None and inputs[0].fold_of(ids.get(utterance, utterance)) is None:
+    chosen = ids.get(utterance, utterance)
+    if chosen is not None and inputs[0].fold_of(chosen) is None:
         raise UserError(
             f"--utterance {utterance}: not tested in a scored fold of {paths[0]}; give an id "
             "of errors.tsv or of a fold's predictions.tsv"
@@ -74,7 +74,7 @@ def make_html_report(
         raise UserError(
             f"--output {output}: a folder; give the name of a file, such as {output}/report.html"
         )
-    text = build_page(inputs, errors, audio, ids.get(utterance, utterance), load_model)
+    text = build_page(inputs, errors, audio, chosen, load_model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as stream:
         stream.write(text)

@@ -546,6 +546,21 @@ def test_a_munge_that_does_not_stay_up_is_not_waited_for(stopped_cluster, monkey
         stopped_cluster.start()
 
 
+# --- what Slurm is given to run -----------------------------------------------------------------
+
+
+def test_the_python_that_run_sh_was_told_of_runs_the_tasks_too():
+    code = (
+        "from pathlib import Path; from ser.cluster.slurm import job_script; "
+        "from ser.cluster.tasks import Tasks; "
+        "print(job_script(Tasks('a.log', ['true'], 'a'), Path('/tmp/jobs')))"
+    )
+    env = os.environ | {"SER_PYTHON": "/opt/in a container"}
+    command = [sys.executable, "-c", code]
+    script = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert "exec '/opt/in a container' -m ser task /tmp/jobs a.log true\n" in script.stdout
+
+
 # --- the time limit, last since it takes more than a minute -------------------------------------
 
 
