@@ -66,10 +66,8 @@ def make_html_report(
             f"--utterance {utterance}: not tested in a scored fold of {paths[0]}; give an id "
             "of errors.tsv or of a fold's predictions.tsv"
         )
-    if output is None:
-        name = "report" if len(paths) == 1 else f"report_{inputs[1].name}"
-        output = paths[0] / f"{name}.html"
-    output = Path(output)
+    name = "report" if len(paths) == 1 else f"report_{inputs[1].name}"
+    output = Path(output or paths[0] / f"{name}.html")
     if output.is_dir():
         raise UserError(
             f"--output {output}: a folder; give the name of a file, such as {output}/report.html"
