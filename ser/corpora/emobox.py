@@ -17,7 +17,7 @@ from ser.errors import UserError
 
 
 def add_splits(folder: str | None, root: Path, utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The utterances with the splits that ``folder``, seen from ``root``, has for them, if there is one.
+    """The utterances with their splits in ``folder``, seen from ``root``, if there is one.
 
     Paths agree if as many of their last parts do as tell the utterances apart; suffixes and
     capitals make no difference. How many recordings of the folds are no utterance here is printed.

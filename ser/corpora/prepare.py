@@ -72,8 +72,7 @@ def prepare(
         print(f"left out: {count} {what}")
     where = f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"
     short = _shortages(reading, spec, chosen, where, allow_partial)
-    for line in short:
-        print(f"warning: {line}")
+    print("".join(f"warning: {line}\n" for line in short), end="")
     if spec.part:
         _take_part(reading, spec, chosen, complete=not short)
         print(format_table(reading.utterances, chosen))

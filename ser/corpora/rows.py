@@ -219,6 +219,8 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
             f"{shown}"
         )
         raise UserError(join_problems(problems, cure))
+    if spec.reader == "files":  # names may be of other editions; counts tell whom a copy lacks
+        return result
     stated = {
         "speakers": list(spec.speakers),
         "sessions": list(spec.session_of),
@@ -227,8 +229,6 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
         "distinct_speakers": [name for names in spec.distinct_speakers for name in names],
     }
     known = {*where, *(as_id(name) for name in where), *(row.values["speaker"] for row in rows)}
-    if spec.reader == "files":  # names spellings of all editions; counts tell whom a copy lacks
-        known.update(first, spec.counts.speaker, *(c.speaker for c in spec.editions.values()))
     problems = [
         f"corpus.yaml of {spec.name}: {key}: no row is of speaker {name!r}; {suggest(name, where)}"
         for key, names in stated.items()
@@ -266,7 +266,7 @@ def _kept(
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
         speaker, session = as_id(row.values["speaker"]), row.values["session"]
         emotion = spec.label_map.get(label)
-        if spec.ignore and re.search(spec.ignore, str(row.audio)):
+        if spec.ignore and re.search(spec.ignore, row.values["audio"]):
             skipped["recordings that corpus.yaml says to ignore"] += 1
             reading.left_out.add(utt_id)
         elif label in spec.skip_labels or (emotion is not None and emotion not in emotions):

@@ -58,8 +58,6 @@ def official(
                     f"{{{split}: valid}}, and run stages 1 to 3 again"
                 )
     for fold, splits in folds.items():
-        if "valid" not in splits:
-            _hold_out(f"--protocol {protocol}: {fold}", splits, utt2spk, utt2session)
         for one, other in combinations(sorted(splits), 2):
             shared = {utt2spk[u] for u in splits[one]} & {utt2spk[u] for u in splits[other]}
             if shared and protocol == "official":
@@ -68,6 +66,8 @@ def official(
                     f"({', '.join(sorted(shared)[:5])}), so scores on this split say nothing about "
                     "new speakers; --protocol official_shared runs it, marked speaker-dependent"
                 )
+        if "valid" not in splits and splits["train"]:
+            _hold_out(f"--protocol {protocol}: {fold}", splits, utt2spk, utt2session)
     order = sorted(folds, key=lambda name: (len(name), name))
     return {fold: {s: folds[fold][s] for s in SPLITS if folds[fold][s]} for fold in order}
 

@@ -1,4 +1,4 @@
-"""CASIA by its corpus.yaml, and stages 1 to 3 on a fabricated CASIA with and without transcripts."""
+"""CASIA by its corpus.yaml, and stages 1 to 3 on a fabricated one with and without transcripts."""
 
 from pathlib import Path
 
