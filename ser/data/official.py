@@ -62,12 +62,12 @@ def official(
             shared = {utt2spk[u] for u in splits[one]} & {utt2spk[u] for u in splits[other]}
             if shared and protocol == "official":
                 raise UserError(
-                    f"--protocol official: {fold}: {one} and {other} share {len(shared)} speakers "
-                    f"({', '.join(sorted(shared)[:5])}), so scores on this split say nothing about "
-                    "new speakers; --protocol official_shared runs it, marked speaker-dependent"
+                    f"--protocol official: fold {fold}: {one} and {other} share {len(shared)} "
+                    f"speakers ({', '.join(sorted(shared)[:5])}), so scores on this split say "
+                    "nothing about new speakers; --protocol official_shared runs it, marked speaker-dependent"
                 )
         if "valid" not in splits and splits["train"]:
-            _hold_out(f"--protocol {protocol}: {fold}", splits, utt2spk, utt2session)
+            _hold_out(f"--protocol {protocol}: fold {fold}", splits, utt2spk, utt2session)
     order = sorted(folds, key=lambda name: (len(name), name))
     return {fold: {s: folds[fold][s] for s in SPLITS if folds[fold][s]} for fold in order}
 

@@ -8,6 +8,7 @@ import pytest
 from ser.corpora import prepare
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
+from tests.corpora.test_any_corpus import documented
 from tests.corpora.test_egs import write_files
 from tests.support import by_own_id
 
@@ -40,6 +41,12 @@ def run(tmp_path):
         return data / "rooms/all"
 
     return stage_1
+
+
+def test_the_documented_file_names_go_through_stage_1(run):
+    data = run(documented("rooms"))
+    assert len(read_table(data / "wav.scp")) == 16
+    assert by_own_id(data / "text")["anna_t2N"] == "Well, thank you."
 
 
 @pytest.mark.parametrize("given", ["corpus", ".", "corpus/anna"])
