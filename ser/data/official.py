@@ -64,7 +64,8 @@ def official(
                 raise UserError(
                     f"--protocol official: fold {fold}: {one} and {other} share {len(shared)} "
                     f"speakers ({', '.join(sorted(shared)[:5])}), so scores on this split say "
-                    "nothing about new speakers; --protocol official_shared runs it, marked speaker-dependent"
+                    "nothing about new speakers; --protocol official_shared runs it, marked "
+                    "speaker-dependent"
                 )
         if "valid" not in splits and splits["train"]:
             _hold_out(f"--protocol {protocol}: fold {fold}", splits, utt2spk, utt2session)
