@@ -79,7 +79,8 @@ def recipe(
         str,
         typer.Option(
             metavar="NAME",
-            help="strict, paper, session or crossed; kfold is speaker-dependent; prefix LEAKY",
+            help="strict, paper, session, official or crossed; kfold and official_shared are "
+            "speaker-dependent; prefix LEAKY",
         ),
     ] = "strict",
     k: Annotated[

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from ser.cluster.local import shown_gpus
+from ser.data.official import OFFICIAL
 from ser.errors import UserError
 from ser.files import ROOT, SER, atomic_write
 
 LARGEST_SEED = 2**32 - 1
-PROTOCOLS = ("strict", "paper", "session", "crossed", "kfold", "prefix")
+PROTOCOLS = ("strict", "paper", "session", *OFFICIAL, "crossed", "kfold", "prefix")
 COUNTED = ("kfold", "crossed")  # protocols that are followed by a number
 SELECTIONS = ("protocol", "best-on-test")
 PAPER_PROTOCOLS = ["paper", "strict"]
@@ -179,8 +180,8 @@ def _protocol(options: SimpleNamespace) -> str:
         protocol, k = found.groups()
     if protocol not in PROTOCOLS:
         raise UserError(
-            f"--protocol {protocol}: expected strict, paper, session, crossed or kfold (or the "
-            "leaky prefix)"
+            f"--protocol {protocol}: expected strict, paper, session, official, crossed or kfold "
+            "(or official_shared, whose speakers are known, or the leaky prefix)"
         )
     if options.select not in SELECTIONS:
         raise UserError(f"--select {options.select}: expected protocol (or the leaky best-on-test)")

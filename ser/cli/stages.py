@@ -14,7 +14,9 @@ from ser.errors import UserError
 
 DataDir = Annotated[Path, typer.Option(help="data/<corpus>, written by stages 1 and 2")]
 DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
-Protocol = Annotated[str, typer.Option(help="strict, paper, session, crossed<k> or kfold<k>")]
+Protocol = Annotated[
+    str, typer.Option(help="strict, paper, session, official, crossed<k>, kfold<k>")
+]
 Folds = Annotated[str, typer.Option(help='these only, e.g. "Ses01F Ses01M"; default: all')]
 ExpDirs = Annotated[
     list[Path],
@@ -117,8 +119,8 @@ def dump(
         str,
         typer.Option(
             help="strict: the session's other speaker validates; paper: no validation; session: "
-            "leave one session out; crossed3: leave out a speaker and a third of the sentences; "
-            "kfold5: five parts of all speakers' utterances"
+            "leave one session out; official: the corpus' own split; crossed3: leave out a speaker "
+            "and a third of the sentences; kfold5: five parts of all speakers' utterances"
         ),
     ] = "strict",
     nj: Annotated[int, typer.Option(min=1, help="number of processes")] = 2,

@@ -175,7 +175,7 @@ def manifest(
         Literal["both", "lhotse", "emobox"], typer.Option("--format", help="what to write")
     ] = "both",
     protocol: Annotated[
-        Literal["strict", "paper", "session", "crossed", "kfold"],
+        Literal["strict", "paper", "session", "official", "official_shared", "crossed", "kfold"],
         typer.Option(help="of the folds, as in run.sh"),
     ] = "strict",
     k: Annotated[

@@ -1,8 +1,9 @@
 """Corpora: what a reader returns and how a new corpus is added.
 
 To add a corpus, write ``egs/<name>/corpus.yaml`` (labels, speakers, counts that must hold; the
-existing ones explain the keys). With a table, lhotse's manifests or a Hugging Face dataset that is
-all (docs/corpora.md). If its layout on disk is new, add one module here that has
+existing ones explain the keys). With paths that say who speaks and how, a table, lhotse's manifests
+or a Hugging Face dataset that is all (docs/corpora.md). For any other layout, add one module here
+that has
 
 - ``find(directory) -> Path``: the corpus root, given what the user typed;
 - ``fingerprint_files(root) -> iterable of Path``: the files that decide the result;
@@ -20,15 +21,14 @@ from ser.data.tables import Utterance
 # key "reader" of corpus.yaml -> module with find, fingerprint_files and read
 READERS = {
     "iemocap": "ser.corpora.iemocap",
-    "emodb": "ser.corpora.emodb",
-    "casia": "ser.corpora.casia",
+    "files": "ser.corpora.files",
     "table": "ser.corpora.table",
     "lhotse": "ser.corpora.lhotse",
     "huggingface": "ser.corpora.huggingface",
 }
 # Those that read any corpus: its corpus.yaml need not state counts, nor a label_map that changes
 # nothing, and may say where it is.
-ANY_CORPUS = ("table", "lhotse", "huggingface")
+ANY_CORPUS = ("files", "table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini"}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.corpora import MAKERS, READERS, Reading
+from ser.corpora.emobox import add_splits
 from ser.corpora.spec import Counts, Spec, choose_emotions, dumped, load_spec
 from ser.corpora.texts import add_texts
 from ser.data.audio import probe_files
@@ -71,12 +72,12 @@ def prepare(
         print(f"left out: {count} {what}")
     where = f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"
     short = _shortages(reading, spec, chosen, where, allow_partial)
-    for line in short:
-        print(f"warning: {line}")
+    print("".join(f"warning: {line}\n" for line in short), end="")
     if spec.part:
         _take_part(reading, spec, chosen, complete=not short)
         print(format_table(reading.utterances, chosen))
     found = reading.utterances if text is None else add_texts(text, reading)
+    found = add_splits(spec.official, root, found)
     utterances = add_durations(sorted(found, key=lambda u: u.utt_id), nj)
     write_data_dir(target, utterances, chosen, spec.language, settings, short)
     hours = sum(u.duration for u in utterances) / 3600

@@ -1,7 +1,8 @@
 """Shared by the readers of users' tables: rows -> utterances, every error with its row.
 
 A row is a mapping of column -> value; ``columns`` of corpus.yaml says which column is the audio,
-emotion, speaker, gender, text, session and id. A dot goes into a column: ``custom.emotion``.
+emotion, speaker, gender, text, session, id and split. A dot goes into a column:
+``custom.emotion``. Braces make a value of several: ``dia{Dialogue_ID}_utt{Utterance_ID}.wav``.
 """
 
 import json
@@ -30,6 +31,7 @@ GENDERS = {
     **dict.fromkeys(("", UNKNOWN_GENDER, "unknown"), UNKNOWN_GENDER),
 }
 _NOT_IN_IDS = re.compile(r"[\s/]+")
+_HOLE = re.compile(r"\{([^{}:]+)(?::0(\d+))?\}")  # {name}, or {name:03} for three digits
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def choose_columns(
     columns = {}
     for field, default in defaults.items():
         column = named.get(field, default)
-        if column.split(".")[0] in found:
+        if all(name.split(".")[0] in found for name in names_in(column)):
             columns[field] = column
         elif field in named or (field in REQUIRED and (field != "audio" or needs_audio)):
             why = (
@@ -103,13 +105,30 @@ def pick(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str
     """The fields of ``record`` as stripped text; what is absent, null or nan is ""."""
     values = dict.fromkeys(FIELDS, "")
     for field, column in columns.items():
-        value: Any = record
-        for part in column.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        text = "" if value is None or isinstance(value, Mapping) else str(value).strip()
-        text = "" if text.casefold() == "nan" else text  # as pandas writes an empty cell
+        text = _filled(record, column) if "{" in column else _value(record, column)
         values[field] = text if field == "audio" else normalized(text)
     return values
+
+
+def names_in(column: str) -> list[str]:
+    """The columns that ``column`` of corpus.yaml is made of: itself, or those in braces."""
+    return [hole[1] for hole in _HOLE.finditer(column)] or [column]
+
+
+def _filled(record: Mapping[str, Any], template: str) -> str:
+    """The first of the alternatives of ``template``, parted by ``|``, that lacks no value."""
+    for choice in template.split("|"):
+        if all(_value(record, name) for name in names_in(choice)):
+            return _HOLE.sub(lambda m: _value(record, m[1]).zfill(int(m[2] or 0)), choice)
+    return ""
+
+
+def _value(record: Mapping[str, Any], column: str) -> str:
+    value: Any = record
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    text = "" if value is None or isinstance(value, Mapping) else str(value).strip()
+    return "" if text.casefold() == "nan" else text  # as pandas writes an empty cell
 
 
 def as_id(text: str) -> str:
@@ -152,6 +171,8 @@ def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: 
                 emotion=emotion,
                 gender=genders[speaker],
                 session=sessions[speaker],
+                sentence=row.values.get("sentence", ""),
+                split=spec.split_map.get(row.values["split"], row.values["split"]),
             )
         )
         if number % 500 == 0:
@@ -198,6 +219,8 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
             f"{shown}"
         )
         raise UserError(join_problems(problems, cure))
+    if spec.reader == "files":  # names may be of other editions; counts tell whom a copy lacks
+        return result
     stated = {
         "speakers": list(spec.speakers),
         "sessions": list(spec.session_of),
@@ -243,7 +266,10 @@ def _kept(
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
         speaker, session = as_id(row.values["speaker"]), row.values["session"]
         emotion = spec.label_map.get(label)
-        if label in spec.skip_labels or (emotion is not None and emotion not in emotions):
+        if spec.ignore and re.search(spec.ignore, row.values["audio"]):
+            skipped["recordings that corpus.yaml says to ignore"] += 1
+            reading.left_out.add(utt_id)
+        elif label in spec.skip_labels or (emotion is not None and emotion not in emotions):
             skipped[f"utterances labelled {label}"] += 1
             reading.left_out.add(utt_id)
         elif emotion is None:
@@ -375,7 +401,8 @@ def given_root(spec: Spec, egs: Path, directory: Path | None) -> Path:
         return directory
     if spec.corpus_dir is None:
         raise UserError(
-            f"--corpus-dir: needed for {spec.name}; give it, or corpus_dir in its corpus.yaml"
+            f"--corpus-dir: needed for {spec.name}; give it, or corpus_dir in its corpus.yaml "
+            f"(to get it: {spec.obtain})"
         )
     root = resolve(spec.corpus_dir, egs)
     if not root.exists():

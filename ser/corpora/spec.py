@@ -1,5 +1,6 @@
 """What a corpus.yaml says: its keys, their types, and what must agree between them."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ser.data.tables import join_problems
 from ser.errors import UserError
 from ser.provenance import EGS
 
-FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id")
+FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id", "split")
 NO_NAMES = ("", ".", "..", "nan")  # nan is how pandas writes an empty cell
 
 
@@ -29,8 +30,17 @@ def _name(text: str) -> str:
     return name
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as err:
+        raise ValueError(f"not a regular expression: {err}") from None
+    return text
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(normalized)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Count = Annotated[int, Field(ge=0)]
 Counted = dict[Name, Count]
 
@@ -90,12 +100,9 @@ class Spec(Strict):
     )
     editions: dict[Text, Counts] = Field(
         {},
-        description="casia: several counts, of which those of the edition that is found must hold",
+        description="several counts, of which those of the edition that is found must hold",
     )
     speakers: dict[Name, Text] = Field({}, description="speaker -> f or m")
-    free_speakers: dict[Name, Name] = Field(
-        {}, description="casia: how the full corpus spells the speakers"
-    )
     sessions: Annotated[
         Annotated[list[Name], Tag("list")] | Annotated[dict[Name, list[Name]], Tag("dict")],
         Discriminator(_list_or_dict),
@@ -115,7 +122,6 @@ class Spec(Strict):
     dialogs: dict[str, list[str]] = Field(
         {}, description="iemocap: the dialogs of each half session"
     )
-    sentences: dict[str, str] = Field({}, description="emodb: sentence -> its words")
     based_on: str | None = Field(
         None,
         description="another corpus of egs/, whose keys hold here too unless they are stated",
@@ -136,12 +142,38 @@ class Spec(Strict):
     columns: dict[Literal[FIELDS], str] = Field(
         {},
         description="a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, "
-        "text, session, id; a dot goes into a field",
+        "text, session, id, split; a dot goes into a field, braces make one of several: "
+        "dia{Dialogue_ID}_utt{Utterance_ID}.wav",
     )
     gender_map: dict[Text, str] = Field(
         {}, description="a reader of any corpus: value of the gender column -> f or m"
     )
-    table: str | None = Field(None, description="table: the file, where there are several")
+    pattern: Pattern | None = Field(
+        None,
+        description="files: a regular expression for paths below the corpus folder, with groups "
+        "(?P<speaker>...), (?P<emotion>...) and, optionally, gender, session, text and others; "
+        "(?i) makes capitals irrelevant",
+    )
+    ignore: Pattern | None = Field(
+        None,
+        description="files, table: a regular expression found in paths of audio that is left out",
+    )
+    texts: dict[Text, str] = Field({}, description="files: what the group text holds -> its words")
+    table: Annotated[
+        Annotated[str, Tag("text")] | Annotated[dict[Text, str], Tag("dict")],
+        Discriminator(lambda value: "dict" if isinstance(value, dict) else "text"),
+    ] = Field(
+        "",
+        description="table: the file, where there are several; or split -> file, which are read "
+        "together",
+    )
+    split_map: dict[Text, Literal["train", "valid", "test", "unused"]] = Field(
+        {}, description="value of the split column -> train, valid, test or unused"
+    )
+    official: str | None = Field(
+        None,
+        description="folder of EmoBox's folds for --protocol official, seen from the corpus folder",
+    )
     supervisions: str | None = Field(None, description="lhotse: name or pattern of the manifest")
     recordings: str | None = Field(None, description="lhotse: name or pattern of the manifest")
     cuts: str | None = Field(
@@ -219,6 +251,7 @@ def _contradictions(spec: Spec, folder: str) -> Iterator[tuple[str, str]]:
         yield "counts", "missing keys: counts"
     yield from _wrong_classes(spec)
     yield from _wrong_people(spec)
+    yield from _wrong_pattern(spec)
     for name, counts in _all_counts(spec).items():
         only_iemocap = {"dialog", "wav", "label"} & counts.model_fields_set
         if only_iemocap and spec.reader != "iemocap":
@@ -280,6 +313,18 @@ def _wrong_people(spec: Spec) -> Iterator[tuple[str, str]]:
     for name in spec.counts.session:
         if spec.sessions and name not in spec.sessions:
             yield f"counts.session.{name}", f"no session; {suggest(name, spec.sessions)}"
+
+
+def _wrong_pattern(spec: Spec) -> Iterator[tuple[str, str]]:
+    if spec.reader != "files":
+        return
+    if spec.pattern is None:
+        yield "pattern", "missing keys: pattern, a regular expression for paths of audio files"
+        return
+    groups = re.compile(spec.pattern).groupindex
+    for field in ("speaker", "emotion"):
+        if field not in groups and field not in spec.columns:
+            yield "pattern", f"has no group (?P<{field}>...); the {field} is in each file's path"
 
 
 def _all_counts(spec: Spec) -> dict[str, Counts]:

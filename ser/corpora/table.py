@@ -1,10 +1,11 @@
 """Recordings with a table: CSV, TSV or JSON lines, one utterance a line.
 
-corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is),
-``columns`` (ser/corpora/rows.py) and ``audio_dir``, from where audio paths are seen, a folder of
-the corpus; without it that is the folder of the table. The first line of CSV and TSV names the
-columns, and shows whether commas, semicolons or tabs separate them. The id is a column, or the
-path of the audio without its suffix.
+corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is; or
+several by split, whose name is then the column split), ``columns`` (ser/corpora/rows.py) and
+``audio_dir``, from where audio paths are seen, a folder of the corpus; without it that is the
+folder of the table, or of the corpus if there are several. The first line of CSV and TSV names
+the columns, and shows whether commas, semicolons or tabs separate them. The id is a column, or
+the path of the audio without its suffix.
 """
 
 import csv
@@ -33,6 +34,7 @@ class Reader(RowsReader):
     """One table; ``home`` is not written to."""
 
     folder: Path | None = None  # of the corpus, where that is known besides its table
+    tables: dict[str, Path] | None = None  # by split, where there are several
 
     def find(self, directory: Path | None) -> Path:
         """The table. Raises UserError if it is not there, or cannot be told among several."""
@@ -41,12 +43,16 @@ class Reader(RowsReader):
             return root
         self.folder = root
         if self.spec.table:
-            path = on_disk(self.spec.table, root)
-            if not path.is_file():
-                raise UserError(
-                    f"table in the corpus.yaml of {self.spec.name}: no such file: {path}"
-                )
-            return path
+            several = isinstance(self.spec.table, dict)
+            files = self.spec.table if several else {"": self.spec.table}
+            tables = {split: on_disk(name, root) for split, name in files.items()}
+            for path in tables.values():
+                if not path.is_file():
+                    raise UserError(
+                        f"table in the corpus.yaml of {self.spec.name}: no such file: {path}"
+                    )
+            self.tables = tables if several else None
+            return root if several else tables[""]
         found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
@@ -59,20 +65,26 @@ class Reader(RowsReader):
     def fingerprint_files(self, root: Path) -> Iterable[Path]:
         """The table and the audio files that it names."""
         files = (row.audio for row in self.rows(root) if isinstance(row.audio, Path))
-        return [root, *(path for path in files if path.is_file())]
+        tables = self.tables.values() if self.tables else [root]
+        return [*tables, *(path for path in files if path.is_file())]
 
     def _read(self, root: Path) -> list[Row]:
         """A row for each line."""
+        if self.tables:
+            base = audio_folder(self.spec, root)
+            tables = self.tables.items()
+            return [r for split, t in tables for r in table_rows(t, self.spec, base, split=split)]
         base = audio_folder(self.spec, root.parent, self.folder or root.parent)
         return table_rows(root, self.spec, base)
 
 
-def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "") -> list[Row]:
+def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str = "") -> list[Row]:
     """The rows of one table, whose audio paths are seen from ``base``.
 
-    Ids that come from paths begin with ``prefix``.
+    Ids that come from paths begin with ``prefix``. ``split`` is a further column, if it is given.
     """
-    records = list(read_records(path))
+    extra = {"split": split} if split else {}
+    records = [(number, {**record, **extra}) for number, record in read_records(path)]
     if not records:
         raise UserError(f"{path}: no rows; expected one for each utterance")
     columns = choose_columns(spec, (key for _, record in records for key in record), str(path))

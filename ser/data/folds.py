@@ -2,7 +2,8 @@
 
 A protocol is a function of utt2spk and utt2session that returns, for every fold, the
 utterances of each split; ``kfold<k>`` is one of utt2spk and utt2emo, ``crossed<k>`` of these three
-and utt2sentence. Folds hold lists of ids only; audio and text stay where they are.
+and utt2sentence, ``official`` one of utt2spk, utt2session and utt2split. Folds hold lists of ids
+only; audio and text stay where they are.
 """
 
 import re
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ser.data.audit import SENTENCE, SPLITS, Audit
-from ser.data.tables import read_lines, read_table
+from ser.data.official import OFFICIAL, official, read_splits
+from ser.data.tables import SPLIT_TABLE, read_lines, read_table
 from ser.errors import UserError
 from ser.files import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
@@ -239,15 +241,18 @@ def caveat(protocol: str) -> str:
     """
     if protocol in LEAKY:
         return "LEAKY"
-    return "" if num_parts(protocol) is None else SPEAKER_DEPENDENT
+    shared = num_parts(protocol) is not None or protocol == "official_shared"
+    return SPEAKER_DEPENDENT if shared else ""
 
 
 def require_protocol(protocol: str) -> None:
-    """Raise UserError unless ``protocol`` is one of PROTOCOLS, ``kfold<k>`` or ``crossed<k>``."""
-    if protocol not in PROTOCOLS and not num_parts(protocol) and not num_groups(protocol):
+    """Raise UserError unless ``protocol`` is in PROTOCOLS or OFFICIAL, kfold<k> or crossed<k>."""
+    known = protocol in PROTOCOLS or protocol in OFFICIAL
+    if not known and not num_parts(protocol) and not num_groups(protocol):
         raise UserError(
-            f"--protocol {protocol}: no such protocol; choose strict, paper, session, crossed<k> "
-            "(such as crossed3), kfold<k> (such as kfold5) or the leaky prefix"
+            f"--protocol {protocol}: no such protocol; choose strict, paper, session, official, "
+            "official_shared, crossed<k> (such as crossed3), kfold<k> (such as kfold5) or the "
+            "leaky prefix"
         )
 
 
@@ -257,6 +262,7 @@ def assign(
     utt2session: Mapping[str, str],
     utt2emo: Mapping[str, str],
     utt2sentence: Mapping[str, str],
+    utt2split: Mapping[str, str] | None = None,
 ) -> Folds:
     """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit."""
     require_protocol(protocol)
@@ -266,6 +272,8 @@ def assign(
     k = num_groups(protocol)
     if k is not None:
         return crossed(utt2spk, utt2session, utt2emo, utt2sentence, k)
+    if protocol in OFFICIAL:
+        return official(protocol, utt2spk, utt2session, utt2split or {})
     return PROTOCOLS[protocol](utt2spk, utt2session)
 
 
@@ -284,20 +292,22 @@ def make_folds(protocol: str, dump_dir: Path) -> bool:
     """Write and audit ``dump_dir/folds/<protocol>``; False if it is there already.
 
     Reads utt2spk, utt2session, utt2emo, utt2hash, utt2num_samples and emotions of
-    ``dump_dir``, and utt2sentence for crossed.
+    ``dump_dir``, utt2sentence for crossed, and utt2split for official, if there is one.
     Each fold directory gets a list and an ESPnet shape file (``utt
     num_samples``) per split. Raises UserError when the corpus does not fit the protocol or
     the audit fails; an older directory then stays as it was.
     """
     names = ["utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions"]
     names += ["utt2sentence"] if num_groups(protocol) else []
+    splits = read_splits(dump_dir)
+    names += [SPLIT_TABLE] if protocol in OFFICIAL and splits else []
     settings = {"protocol": protocol, "tables": file_digest(*(dump_dir / n for n in names))}
     directory = dump_dir / "folds" / protocol
     if is_done(directory, settings):
         return False
     tables = (read_table(dump_dir / name) for name in ("utt2spk", "utt2session", "utt2emo"))
     sentences = read_table(dump_dir / "utt2sentence") if num_groups(protocol) else {}
-    folds = assign(protocol, *tables, sentences)
+    folds = assign(protocol, *tables, sentences, splits)
     num_samples = read_table(dump_dir / "utt2num_samples")
     with atomic_dir(directory) as temporary:
         _write(temporary / "folds", folds)
@@ -316,14 +326,18 @@ def _write(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
+def _without_validation(protocol: str) -> bool:
+    return protocol in ("paper", "session", "prefix") or num_parts(protocol) is not None
+
+
 def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     """Read ``folds_dir`` back, check it against the tables of ``dump_dir``, and report.
 
     Refused: a split that is missing or empty; an utterance, a speaker or the same audio
     (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; for
-    crossed, a sentence in the test split and another; an
-    utterance of the corpus that is in no test split, or in two; a training split without an
-    utterance of some emotion; a shape file that disagrees with its list.
+    crossed, a sentence in the test split and another; an utterance of the corpus that is in no
+    test split, but for official folds, or in two; a training split without an utterance of some
+    emotion; a shape file that disagrees with its list.
 
     Returns the lines of audit.txt: what was checked, the size of every split, and notes on
     what is allowed but worth knowing (the same audio twice within a split, an emotion absent
@@ -346,14 +360,17 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     audit = Audit(
         dump_dir,
         where=f"folds/{protocol}",
-        splits=SPLITS if protocol == "strict" or num_groups(protocol) else ("train", "test"),
+        splits=("train", "test") if _without_validation(protocol) else SPLITS,
         refused={kind: table for kind, table in groups.items() if kind not in may_share},
         noted={kind: groups[kind] for kind in may_share},
         mark=mark,
     )
     for fold in read_lines(folds_dir / "folds"):
         audit.check_fold(fold, folds_dir / fold)
-    audit.check_coverage(groups["audio"])
+    tested = "every utterance tested once"
+    if protocol in OFFICIAL:
+        tested = f"{len(audit.tested)} utterances tested, none twice"
+    audit.check_coverage(groups["audio"], whole=protocol not in OFFICIAL)
     *others, last = ("utterance", *audit.refused)
     checked = f"{', '.join(others)} or {last}" if others else last
     if SENTENCE in audit.refused:
@@ -363,8 +380,8 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     return [
         f"protocol {protocol}{f' ({mark})' if mark else ''}: {len(audit.sizes)} folds, "
         f"{len(audit.utt2emo)} utterances",
-        f"checked: no {checked} in two splits of a fold; every utterance tested "
-        f"once; all {len(audit.emotions)} emotions in every training split; no empty split",
+        f"checked: no {checked} in two splits of a fold; {tested}; "
+        f"all {len(audit.emotions)} emotions in every training split; no empty split",
         *audit.sizes,
         *(f"note: {note}" for note in audit.notes),
     ]

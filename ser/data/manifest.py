@@ -15,6 +15,7 @@ from typing import Any
 
 from ser.data.audio import AudioInfo, probe_files
 from ser.data.folds import Folds, assign, caveat, sentence
+from ser.data.official import read_splits
 from ser.data.tables import TABLES, UNKNOWN_GENDER, read_lines, read_table, validate_data_dir
 from ser.errors import UserError
 from ser.files import atomic_dir, expand_home
@@ -85,6 +86,7 @@ def write_manifests(
             protocol,
             *(tables[name] for name in ("utt2spk", "utt2session", "utt2emo")),
             {utt: sentence(utt, text) for utt, text in tables["text"].items()},
+            read_splits(source),
         ),
         headers=dict(zip(wavs, probe_files(list(wavs.values()), nj), strict=True)),
     )

@@ -19,6 +19,7 @@ from ser.console import progress
 from ser.data.audio import SAMPLE_RATE, probe, read_16k_mono
 from ser.data.features import digest, extract_features, load_for_ark, require_extractor, write_arks
 from ser.data.folds import assign, make_folds, sentence
+from ser.data.official import read_splits
 from ser.data.parallel import parallel_map
 from ser.data.tables import TABLES as DATA_TABLES
 from ser.data.tables import (
@@ -78,7 +79,7 @@ def prepare_dump(
         require_done(directory, 2, "the units and targets")
     _check_tables(source, lang_dirs)
     tables = (read_table(source / name) for name in ("utt2spk", "utt2session", "utt2emo"))
-    assign(protocol, *tables, _sentences(source))
+    assign(protocol, *tables, _sentences(source), read_splits(source))
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):

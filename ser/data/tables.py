@@ -27,6 +27,7 @@ TABLES = (
     "utt2dur",
     "utt2orig",  # the corpus' own ids
 )
+SPLIT_TABLE = "utt2split"  # of corpora that have an official split; it travels as a user's table
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
 USER_TABLE = re.compile(r"utt2[\w-]+")
@@ -39,6 +40,8 @@ class Utterance:
 
     ``sentence`` is what utterances of the same words have in common, such as a number in the
     file name; a file of --text may give their words once. Empty where there is no such thing.
+    ``split`` is its place in the corpus' official split: train, valid or test, or, of several
+    folds, such as ``fold_1:train,fold_2:test``.
     """
 
     utt_id: str
@@ -50,6 +53,7 @@ class Utterance:
     session: str
     duration: float = 0.0
     sentence: str = ""
+    split: str = ""
 
 
 def join_problems(problems: Sequence[str], cure: str = "", most: int = PROBLEMS_SHOWN) -> str:
@@ -200,6 +204,8 @@ def write_data_dir(
         validate_data_dir(temporary)
         for path in user_tables(directory):
             shutil.copy2(path, temporary)
+        if any(r.split for r in records):
+            write_table(temporary / SPLIT_TABLE, {r.utt_id: r.split for r in records if r.split})
         mark_done(temporary, dict(settings))
 
 

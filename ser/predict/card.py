@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ser.corpora.prepare import load_spec
-from ser.data.folds import caveat, mean_over, num_groups, num_parts
+from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over, num_groups
 from ser.errors import UserError
 from ser.predict.inputs import Trained
 from ser.provenance import EGS
@@ -32,6 +32,8 @@ PROTOCOLS = {
     "strict": "one speaker is left out, another one chooses the epoch, all others train",
     "paper": "one speaker is left out, all others train, the last epoch is tested",
     "session": "one session is left out, the others train, the last epoch is tested",
+    "official": "the corpus' own split, in which no speaker is in two sets",
+    "official_shared": "the corpus' own split, whose sets share speakers",
     "prefix": "dialogues are divided by their names, so that train and test share speakers",
     "crossed": "one speaker and one of {} groups of sentences are left out, another speaker chooses"
     " the epoch, all others train on the other sentences",
@@ -126,9 +128,9 @@ def make_card(scores: Mapping[str, Any], trained: Trained | None = None) -> dict
 def make_marks(scores: Mapping[str, Any]) -> list[str]:
     """Why the scores are too good, not comparable or not complete; empty when they are sound."""
     marks = [f"LEAKY: {why}" for why in scores["leaky"]]
-    if num_parts(scores["protocol"]) is not None:
+    if caveat(scores["protocol"]) == SPEAKER_DEPENDENT:
         marks.append(
-            f"{caveat(scores['protocol'])}: every fold's speakers were trained on as well, so the "
+            f"{SPEAKER_DEPENDENT}: every fold's speakers were trained on as well, so the "
             "scores say nothing about other speakers"
         )
     return marks + [f"PARTIAL: {note}" for note in partial_notes(scores)]

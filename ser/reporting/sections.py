@@ -27,6 +27,8 @@ PROTOCOLS = {
     "strict": "one speaker tests, the session's other one validates, all others train",
     "paper": "one speaker tests, all others train; the last epoch is tested",
     "session": "one session tests, all others train; the last epoch is tested",
+    "official": "the split that comes with the corpus; no speaker is in two of its sets",
+    "official_shared": "the split that comes with the corpus, whose sets share speakers",
     "prefix": "folds by the name of the dialog, in which both speakers speak",
 }
 SLICES = {"text": "words"}  # a kind that needs another name to be understood
