@@ -13,7 +13,8 @@ from ser.data.tables import join_problems
 from ser.errors import UserError
 from ser.provenance import EGS
 
-FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id")
+DIMENSIONS = ("valence", "arousal", "dominance")
+FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id", *DIMENSIONS)
 NO_NAMES = ("", ".", "..", "nan")  # nan is how pandas writes an empty cell
 
 
@@ -136,7 +137,7 @@ class Spec(Strict):
     columns: dict[Literal[FIELDS], str] = Field(
         {},
         description="a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, "
-        "text, session, id; a dot goes into a field",
+        "text, session, id; valence, arousal, dominance (numbers); a dot goes into a field",
     )
     gender_map: dict[Text, str] = Field(
         {}, description="a reader of any corpus: value of the gender column -> f or m"
