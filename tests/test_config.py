@@ -234,7 +234,9 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
     args.emotions, args.units = " ".join(EMOTIONS), str(tmp_path / "units.txt")
     write_units(tmp_path / "units.txt", tagged_class_inventory(len(EMOTIONS)))
     heads = read_heads(args.aux_conf)
-    args.aux_labels = {name: {"values": ["f", "m"]} for name, head in heads.items() if head.table}
+    tables = {name: head.table for name, head in heads.items() if head.table}
+    values = {name: table.limits is not None for name, table in tables.items()}
+    args.aux_labels = {n: {"values": [3.0, 1.0] if v else ["f", "m"]} for n, v in values.items()}
     model = SERTask.build_model(args)
     (optimizer,) = SERTask.build_optimizers(args, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -247,7 +249,10 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
         emotion=torch.tensor([[0], [3]]),
         text=torch.tensor([[1, 2, 3], [4, -1, -1]]),
         text_lengths=torch.tensor([3, 1]),
-        **{head.entry: torch.tensor([[0], [1]]) for head in heads.values() if head.table},
+        **{
+            heads[n].entry: torch.tensor([[2.0], [4]] if v else [[0], [1]])
+            for n, v in values.items()
+        },
     )
     loss.backward()
     optimizer.step()

@@ -77,8 +77,9 @@ def predict(
     Formats:
       text      the decision, and where the emotion changes
       json      one object a line for each file: file, duration, emotion, probabilities, segments,
-                units
-      csv       for each file a row of scope "file", then one of scope "segment" for each segment
+                units; values (arousal ...) if the model has heads of values
+      csv       for each file a row of scope "file", then one of scope "segment" for each segment;
+                probabilities, then values if the model has heads of them
       textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
     """
     targets = _targets(files, form, output)
@@ -87,11 +88,13 @@ def predict(
     source = model or default_model(EXPERIMENTS)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
+        from ser.predict.formats import csv_header
 
         check_segments(spans)
         classifier = SpeechEmotion.from_pretrained(source, device, folds.split() or None)
     failed = 0
-    with _writer(form, output, targets, classifier.emotions) as write:
+    head = csv_header(classifier.emotions, classifier.values) if form == "csv" else ""
+    with _writer(form, output, targets, head) as write:
         for number, name in enumerate(files, start=1):
             place = f"{number}/{len(files)} " if len(files) > 1 else ""
             try:
@@ -245,15 +248,14 @@ def _is_recording(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _writer(
-    form: str, output: Path | None, targets: dict[str, Path], emotions: Sequence[str]
+    form: str, output: Path | None, targets: dict[str, Path], head: str
 ) -> Iterator[Callable[[str, "Prediction"], None]]:
     """A function that writes a prediction at once, so that what is done stays if more is not.
 
     An older ``output`` stays until there is a prediction to take its place.
     """
-    from ser.predict.formats import FORMATS, csv_header
+    from ser.predict.formats import FORMATS
 
-    head = csv_header(emotions) if form == "csv" else ""
     if targets:
         output.mkdir(parents=True, exist_ok=True)
 

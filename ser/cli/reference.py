@@ -29,7 +29,7 @@ from ser.corpora import ANY_CORPUS, MAKERS, READERS
 from ser.corpora.spec import KEYS
 from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
-from ser.models.heads import LABELS, aux_heads
+from ser.models.heads import aux_heads
 from ser.training.linear_fit import FitConf
 from ser.models.model import SERModel
 from ser.cluster.slurm_conf import OWN_OPTIONS as SLURM_OWN_OPTIONS
@@ -192,16 +192,15 @@ def task_section() -> list[str]:
             [
                 ("`type`", "the class: " + ", ".join(map(code, aux_heads()))),
                 ("`weight`", "lambda of eq. 1, 0 or more; must be given"),
-                ("`table`", "of a head of labels: a table of dump/\\<corpus>, or the path of one; "
+                ("`table`", "of labels or values: a table of dump/\\<corpus>, or the path of one; "
                  "default: `utt2<name>`"),
             ],
         )
         + "\n"
     ]  # fmt: skip
     for name, cls in aux_heads().items():
-        kind = "labels" if cls.targets == LABELS else "units"
         keywords = [p for p in _options(cls) if p.kind is p.KEYWORD_ONLY]
-        parts += [f"#### type: {name}\n\nLearns {kind}. " + class_text(cls) + "\n"]
+        parts += [f"#### type: {name}\n\nLearns {cls.targets}. " + class_text(cls) + "\n"]
         parts += [_constructor_table(cls, keywords)]
     return parts
 

@@ -155,6 +155,7 @@ def export(
       emotion_logp (B, C)   log-probabilities of the emotions
       lengths (B,) int64    the frames of each utterance
       <head>_logp           of each auxiliary head: (B, T, V) over its units, (B, V) over its labels
+      <head>_value          of a head of values: (B,)
 
     The names of emotions and units are in the file's metadata. One fold makes one file. After
     writing, PyTorch and onnxruntime are compared on batches of several sizes and lengths, and the

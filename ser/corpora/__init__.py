@@ -41,7 +41,8 @@ class Reading:
     (wav files, dialogs, labels), e.g. ``{"wav": {"Ses01": 1819}}``; ``skipped`` says how many
     items were left out and why, ``left_out`` the ids of those that a file of --text may name;
     ``short`` has a line for each thing that should be there and is not. Short corpora are refused
-    unless the user allows them.
+    unless the user allows them. ``tables`` are more of an utterance, by table: ``utt2arousal`` ...,
+    and ``utt2raters``, what each rater said; they may lack utterances.
     """
 
     utterances: list[Utterance]
@@ -49,3 +50,4 @@ class Reading:
     skipped: dict[str, int] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
     short: list[str] = field(default_factory=list)
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -4,7 +4,10 @@ Labels come from the files directly in ``Session*/dialog/EmoEvaluation``, words 
 ``dialog/transcriptions``, audio from ``sentences/wav/<dialog>``. The label is the third field of
 an utterance's line: the annotators' majority vote, which is not taken anew here. The speaker is
 the session and the letter behind the LAST underscore; the letter in the dialog's name only says
-who wore the motion-capture markers.
+who wore the motion-capture markers. The fourth field is [valence, activation, dominance], means
+over the raters from 1 to 5: utt2valence, utt2arousal, utt2dominance. The lines ``C-E<n>`` that
+follow are each rater's words, whose first three letters are labels: utt2raters. The actors' own,
+C-F1 and C-M1, are left out.
 """
 
 import re
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.corpora import Reading
-from ser.corpora.spec import Spec
+from ser.corpora.spec import DIMENSIONS, Spec
 from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
@@ -24,6 +27,8 @@ UTTERANCE_ID = re.compile(rf"({DIALOG_ID.pattern})_([FM])\d{{3}}")
 # Turns that were transcribed but neither cut out nor labelled.
 UNLABELLED_ID = re.compile(r"\S+_[FM]XX\d+")
 TIMED_LINE = re.compile(r"(\S+)\s+\[\s*[\d.]+\s*-\s*[\d.]+\s*\]:?(.*)")
+ATTRIBUTES = re.compile(r"\[\s*([-\d.]+),\s*([-\d.]+),\s*([-\d.]+)\s*\]")
+RATER = re.compile(r"C-E\d+:([^(]*)")
 LABELS = "dialog/EmoEvaluation"
 TRANSCRIPTS = "dialog/transcriptions"
 WAVS = "sentences/wav"
@@ -71,6 +76,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     Raises UserError for ids that are malformed or repeated, and for unknown labels.
     """
     reading = Reading([], found={"label": Counter(), "wav": Counter(), "dialog": Counter()})
+    reading.tables = {f"utt2{name}": {} for name in (*DIMENSIONS, "raters")}
     problems: list[str] = []
     skipped: Counter[str] = Counter()
     sessions = _sessions(root)
@@ -79,7 +85,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
             reading.short.append(f"{root}/Session{int(name[-2:])}: the whole folder is missing")
     for name, directory in sessions.items():
         problems += _misplaced(name, directory)
-        labels = _read_labels(directory, spec, problems)
+        labels = _read_labels(directory, spec, problems, reading.tables)
         texts = _read_transcripts(directory, problems, skipped)
         wavs = _index_wavs(directory, problems)
         reading.found["label"].update(label for label, _ in labels.values())
@@ -119,14 +125,22 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     return reading
 
 
-def _read_labels(session: Path, spec: Spec, problems: list[str]) -> dict[str, tuple[str, str]]:
-    """utterance id -> (label, file and line) of one session."""
+def _read_labels(
+    session: Path, spec: Spec, problems: list[str], tables: Mapping[str, dict[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """utterance id -> (label, file and line) of one session; what else is told into ``tables``."""
     known = {*spec.label_map, *spec.skip_labels}
     labels: dict[str, tuple[str, str]] = {}
     for path in _dialogs(session, LABELS):
+        utt = ""
         for number, line in enumerate(_lines(path), start=1):
+            if utt and (rater := RATER.match(line)):
+                said = [word.strip()[:3].lower() for word in rater[1].split(";") if word.strip()]
+                vote = ",".join(spec.label_map.get(label, label) for label in said)
+                before = tables["utt2raters"].get(utt, "")
+                tables["utt2raters"][utt] = f"{before} {vote}".strip()
             if not line.startswith("["):
-                continue  # the header, blank lines and the raters' own lines
+                continue  # the header, blank lines, and what else raters and actors say
             where = f"{path}:{number}"
             fields = [field.strip() for field in line.split("\t")]
             if len(fields) < 3:
@@ -141,6 +155,9 @@ def _read_labels(session: Path, spec: Spec, problems: list[str]) -> dict[str, tu
                 problems.append(f"{where}: {utt} stands a second time, first: {labels[utt][1]}")
             else:
                 labels[utt] = label, where
+                values = ATTRIBUTES.fullmatch(fields[3]) if len(fields) > 3 else None
+                for name, value in zip(DIMENSIONS, values.groups() if values else (), strict=False):
+                    tables[f"utt2{name}"][utt] = value
     return labels
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ EMOTION_SHIFT = {
     "xxx": Prosody(rate=8, pitch=4, range=4, level=1),
     "fru": Prosody(rate=10, pitch=2, range=4, level=4),
 }
-ATTRIBUTES = {  # valence, activation, dominance as an annotator may have put them
+ATTRIBUTES = {  # valence, activation, dominance as annotators put them on average
     "neu": (3.0, 2.5, 3.0),
     "hap": (4.0, 3.0, 3.0),
     "exc": (4.5, 4.0, 3.5),
@@ -166,6 +166,8 @@ RATER_WORD = {
     "xxx": "Other",
     "fru": "Frustration",
 }
+# What each unit of rate, pitch, range and level beyond the emotion's own adds to them.
+ATTRIBUTE_SLOPES = ((0, 0, 0.02, 0), (0.02, 0, 0, 0.1), (0, -0.01, 0, 0.12))
 # Louder voices are brighter too: for each dB of level, so many dB more above the corner. This
 # leaves a trace of loudness in waveforms that a model normalises.
 EFFORT_TILT = 0.7
@@ -360,7 +362,7 @@ def _write_dialog(
 
 def _evaluation_block(turn: Turn, start: float, end: float, generator: random.Random) -> list[str]:
     """The lines of one utterance: the majority's label, then what each rater said."""
-    vad = ATTRIBUTES[turn.label]
+    vad = attributes(turn)
     mean = ", ".join(f"{value:.4f}" for value in vad)
     word = RATER_WORD[turn.label]
     words = [word, generator.choice([word, "Neutral"]), word]
@@ -373,6 +375,14 @@ def _evaluation_block(turn: Turn, start: float, end: float, generator: random.Ra
         f"A-{turn.gender}1:\tval {scores[0]}; act {scores[1]}; dom  ;\t()",
         "",
     ]
+
+
+def attributes(turn: Turn) -> list[float]:
+    """Valence, activation and dominance as means of two raters: from 1 to 5, in halves."""
+    habit, shift = astuple(HABIT), astuple(EMOTION_SHIFT[turn.label])
+    beyond = np.array(astuple(turn.prosody)) - habit - shift  # (4,)
+    found = np.array(ATTRIBUTES[turn.label]) + np.array(ATTRIBUTE_SLOPES) @ beyond
+    return (np.clip(np.rint(2 * found), 2, 10) / 2).tolist()
 
 
 def speak(turn: Turn, voice: str, generator: random.Random) -> np.ndarray:

@@ -79,7 +79,7 @@ def prepare(
     found = reading.utterances if text is None else add_texts(text, reading)
     found = add_splits(spec.official, root, found)
     utterances = add_durations(sorted(found, key=lambda u: u.utt_id), nj)
-    write_data_dir(target, utterances, chosen, spec.language, settings, short)
+    write_data_dir(target, utterances, chosen, spec.language, settings, short, reading.tables)
     hours = sum(u.duration for u in utterances) / 3600
     print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
 

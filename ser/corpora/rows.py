@@ -3,6 +3,7 @@
 A row is a mapping of column -> value; ``columns`` of corpus.yaml says which column is the audio,
 emotion, speaker, gender, text, session, id and split. A dot goes into a column:
 ``custom.emotion``. Braces make a value of several: ``dia{Dialogue_ID}_utt{Utterance_ID}.wav``.
+Columns of valence, arousal and dominance have to be named; they become tables utt2valence ...
 """
 
 import json
@@ -18,8 +19,8 @@ from typing import Any
 from ser.config import suggest
 from ser.console import progress
 from ser.corpora import Reading
-from ser.corpora.spec import FIELDS, NO_NAMES, Spec, normalized
-from ser.data.tables import UNKNOWN_GENDER, Utterance, join_problems
+from ser.corpora.spec import DIMENSIONS, FIELDS, NO_NAMES, Spec, normalized
+from ser.data.tables import UNKNOWN_GENDER, Utterance, is_number, join_problems
 from ser.errors import UserError
 from ser.files import expand_home
 
@@ -81,7 +82,7 @@ def choose_columns(
     """
     found = list(dict.fromkeys(found))
     named = spec.columns
-    defaults = {field: field for field in FIELDS}
+    defaults = {field: "" if field in DIMENSIONS else field for field in FIELDS}
     defaults["audio"] = next((name for name in AUDIO_COLUMNS if name in found), "audio")
     columns = {}
     for field, default in defaults.items():
@@ -156,6 +157,12 @@ def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: 
     reading.skipped = dict(skipped)
     problems += _repeated(kept)
     _one_of_each(kept, "speaker", lambda row: row.values["speaker"], problems)
+    for field in DIMENSIONS:
+        table = reading.tables[f"utt2{field}"] = {}
+        for utt_id, _, row in kept:
+            table[utt_id] = value = row.values[field]
+            if value and not is_number(value):
+                problems.append(f"{row.where}: {field} {value!r}; expected a number, or nothing")
     genders = _one_of_each(kept, "gender", lambda row: _gender(row, spec), problems)
     sessions = _sessions(kept, spec, problems)
     if problems:

@@ -14,7 +14,8 @@ from ser.data.tables import join_problems
 from ser.errors import UserError
 from ser.provenance import EGS
 
-FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id", "split")
+DIMENSIONS = ("valence", "arousal", "dominance")
+FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id", "split", *DIMENSIONS)
 NO_NAMES = ("", ".", "..", "nan")  # nan is how pandas writes an empty cell
 
 
@@ -142,8 +143,8 @@ class Spec(Strict):
     columns: dict[Literal[FIELDS], str] = Field(
         {},
         description="a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, "
-        "text, session, id, split; a dot goes into a field, braces make one of several: "
-        "dia{Dialogue_ID}_utt{Utterance_ID}.wav",
+        "text, session, id, split; valence, arousal, dominance (numbers); a dot goes into a field, "
+        "braces make one of several: dia{Dialogue_ID}_utt{Utterance_ID}.wav",
     )
     gender_map: dict[Text, str] = Field(
         {}, description="a reader of any corpus: value of the gender column -> f or m"

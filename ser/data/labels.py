@@ -1,17 +1,49 @@
-"""Tables of label heads: ``utt2<name>``, one word for each utterance, and the classes of a fold."""
+"""Tables of auxiliary heads: ``utt2<name>``, a word or a number for each utterance."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ser.data.tables import TABLES, UNKNOWN_GENDER, USER_TABLE, read_lines, read_table
+import numpy as np
+
+from ser.data.tables import TABLES, UNKNOWN_GENDER, USER_TABLE, is_number, read_lines, read_table
 from ser.errors import UserError
 from ser.files import expand_home
+
+RATERS = "raters"  # whose table is kept beside those of heads
+
+
+class Targets(NamedTuple):
+    """A head's table: of words where ``limits`` is None, else of numbers, from and to or any."""
+
+    table: str
+    limits: Sequence[float] | None = None
 
 
 def label_path(table: str, dump_dir: Path) -> Path:
     """The path of ``table``: a name in ``dump_dir``, or a path, which holds a slash."""
     return expand_home(table) if "/" in table else dump_dir / table
+
+
+def read_targets(head: str, targets: Targets, dump_dir: Path) -> dict[str, Any]:
+    """The word or number of each utterance that a table has, for the head of this name.
+
+    Raises:
+        UserError: as ``read_labels``, or what is no number or outside the limits.
+    """
+    found: dict[str, Any] = read_labels(head, targets.table, dump_dir)
+    least, most = targets.limits or (-math.inf, math.inf)
+    for number, (utt_id, text) in enumerate(found.items() if targets.limits is not None else ()):
+        if not is_number(text) or not least <= float(text) <= most:
+            limits = f" from {least:g} to {most:g}" if targets.limits else ""
+            raise UserError(
+                f"aux_conf.{head}.table: {label_path(targets.table, dump_dir)}:{number + 1}: "
+                f"{utt_id} has {text!r}; expected a number{limits}: correct it, or leave the line "
+                "out if the value is not known"
+            )
+        found[utt_id] = float(text)
+    return found
 
 
 def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
@@ -40,6 +72,30 @@ def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
     return labels
 
 
+def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The share (C,) of the raters of an utterance that each emotion has, summing to 1.
+
+    A line is an utterance and a word for each rater, who gives an equal part to each of several
+    words that commas join. Words beyond ``emotions`` are left out, and so is an utterance without
+    any other.
+
+    Raises:
+        UserError: no such table, a malformed line, or none with one of the emotions.
+    """
+    found = {}
+    for utt_id, said in read_table(path).items():
+        raters = [rater.split(",") for rater in said.split()]
+        shares = [sum(words.count(e) / len(words) for words in raters) for e in emotions]
+        if any(shares):
+            found[utt_id] = np.array(shares) / sum(shares)
+    if not found:
+        raise UserError(
+            f"{path}: no rater says one of {', '.join(emotions)}; expected an utterance and an "
+            "emotion of each rater a line, such as 'utt1 sad sad,neutral'"
+        )
+    return found
+
+
 def _no_table(table: str, path: Path, dump_dir: Path) -> str:
     lines = "`<utterance> <value>` lines"
     if path.is_dir():
@@ -62,9 +118,9 @@ def _no_table(table: str, path: Path, dump_dir: Path) -> str:
 
 
 def fold_labels(
-    tables: Mapping[str, str], dump_dir: Path, fold_dir: Path, folds: Sequence[str]
+    tables: Mapping[str, Targets], dump_dir: Path, fold_dir: Path, folds: Sequence[str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each fold, what its label heads need: ``{head: {"table": path, "values": classes}}``.
+    """For each fold, what its heads need: ``{head: {"table": path, "values": training_values}}``.
 
     Args:
         tables: by head, as ``aux_conf`` names them.
@@ -73,29 +129,37 @@ def fold_labels(
     Raises:
         UserError: a table that is missing or malformed, or that cannot be learnt in a fold.
     """
-    labels = {head: read_labels(head, table, dump_dir) for head, table in tables.items()}
+    labels = {head: read_targets(head, targets, dump_dir) for head, targets in tables.items()}
+    every = set(read_table(dump_dir / "utt2spk")) if tables else set()
+    for head, targets in tables.items():
+        if targets.limits is not None and (lacking := sorted(every - labels[head].keys())):
+            found = f"{label_path(targets.table, dump_dir)}: no value for {len(lacking)} utterances"
+            print(f"warning: {found}, the first {lacking[0]}; they teach {head} nothing")
     trained = {fold: read_lines(fold_dir / fold / "train") for fold in folds if tables}
     return {
         fold: {
             head: {
-                "table": str(label_path(table, dump_dir)),
-                "values": training_values(head, table, labels[head], fold, trained[fold]),
+                "table": str(label_path(targets.table, dump_dir)),
+                "values": training_values(head, targets.table, labels[head], fold, trained[fold]),
             }
-            for head, table in tables.items()
+            for head, targets in tables.items()
         }
         for fold in folds
     }
 
 
 def training_values(
-    head: str, table: str, labels: Mapping[str, str], fold: str, utterances: Sequence[str]
-) -> list[str]:
-    """The values among the training utterances of ``fold``, the classes of its head, in C order.
+    head: str, table: str, labels: Mapping[str, Any], fold: str, utterances: Sequence[str]
+) -> list[Any]:
+    """The words among the training utterances of ``fold``, the classes of its head, in C order.
+
+    Of numbers, the mean and standard deviation (1 / n).
 
     Raises:
         UserError: fewer than two, so that there is nothing to learn.
     """
-    values = sorted({labels[utt_id] for utt_id in utterances if utt_id in labels})
+    known = [labels[utt_id] for utt_id in utterances if utt_id in labels]
+    values = sorted(set(known))
     if len(values) < 2:
         found = f"only the value {values[0]}" if values else "no value"
         raise UserError(
@@ -103,4 +167,4 @@ def training_values(
             f"utterances of fold {fold} (the first is {utterances[0]}); a head needs two values "
             "or more: fix the table or remove the head"
         )
-    return values
+    return [float(np.mean(known)), float(np.std(known))] if isinstance(known[0], float) else values

@@ -5,6 +5,7 @@ ends. Everything behind the first blank is the value, so a path may hold blanks 
 path is never a pipe.
 """
 
+import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -169,13 +170,15 @@ def write_data_dir(
     language: str,
     settings: Mapping[str, Any],
     partial: Sequence[str] = (),
+    more: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced,
     but for the tables that the user has put there.
 
     ``emotions`` is in class order, the ids of ``records`` are those of the corpus (utt2orig), which
     ``speaker_first`` may prefix. ``settings`` goes into the done-marker, ``partial`` holds a
-    line for each thing that the corpus lacks.
+    line for each thing that the corpus lacks, ``more`` are tables ``utt2<name>`` by name, of which
+    what is about other utterances is left out.
 
     Raises UserError, with nothing written, when a record does not fit into a table.
     """
@@ -206,6 +209,10 @@ def write_data_dir(
             shutil.copy2(path, temporary)
         if any(r.split for r in records):
             write_table(temporary / SPLIT_TABLE, {r.utt_id: r.split for r in records if r.split})
+        for name, table in (more or {}).items():
+            known = {ids[utt]: value for utt, value in table.items() if utt in ids and value}
+            if known:
+                write_table(temporary / name, known)
         mark_done(temporary, dict(settings))
 
 
@@ -256,7 +263,7 @@ def _wrong_values(
         if gender not in GENDERS:
             problems.append(f"{directory}/utt2gender: {utt} is {gender!r}, expected f, m or u")
     for utt, duration in tables["utt2dur"].items():
-        if not _is_positive(duration):
+        if not is_number(duration) or float(duration) <= 0:
             problems.append(f"{directory}/utt2dur: {utt} is {duration!r}, expected seconds > 0")
     for utt, wav in tables["wav.scp"].items():
         if not Path(wav).is_file():
@@ -303,9 +310,10 @@ def _fits_in_a_line(path: str) -> bool:
     return path.splitlines() == [path] and path.strip() == path
 
 
-def _is_positive(number: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether ``text`` is a finite number."""
     try:
-        return float(number) > 0
+        return math.isfinite(float(text))
     except ValueError:
         return False
 

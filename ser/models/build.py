@@ -14,7 +14,7 @@ from ser.config import encoder_confs
 from ser.data.features import FEATS_SIZES, FUNCTIONALS
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.heads import UNITS, read_heads
+from ser.models.heads import UNITS, VALUES, read_heads
 from ser.models.model import AMP_DTYPES, SERModel
 from ser.models.pooling import AbsPooling
 from ser.models.registry import find_classes
@@ -35,7 +35,8 @@ def build_model(
     Args:
         args: With the entries ``emotions``, ``frontend``, ``frontend_conf`` ... ``model_conf``.
         units: The outputs of a CTC head, the blank first.
-        labels: The classes of each head of labels.
+        labels: The classes of each head of labels; of a head of values, mean and standard
+            deviation in training, or nothing where weights are loaded.
         class_counts: Training utterances of each class.
 
     Raises:
@@ -45,7 +46,8 @@ def build_model(
     heads, weights = {}, {}
     sizes = encoder.output_size(), pooling.output_size()
     for name, head in read_heads(args.aux_conf).items():
-        inventory = units if head.cls.targets == UNITS else labels[name]
+        known = {name: (), **labels} if head.cls.targets == VALUES else labels
+        inventory = units if head.cls.targets == UNITS else known[name]
         heads[name] = head.cls(*sizes, inventory, **head.options)
         weights[name] = head.weight
     amp_dtype = args.model_conf.get("amp_dtype", "float32")

@@ -4,11 +4,12 @@
       pr:      {type: ctc, weight: 0.1}
       gender:  {type: label, weight: 0.5}
       speaker: {type: label, table: utt2spk, weight: 0.1, gradient_reversal: 1.0}
+      valence: {type: value, weight: 0.5, range: [1, 5]}
 
 ``pr`` names the head (its loss is reported as ``loss_pr``), ``type`` picks a class (``ctc`` is
-CTCHead) and ``weight`` is the lambda of eq. 1. A head of labels reads its targets from ``table``: a
-table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another. Everything else
-in the entry is an option of the class.
+CTCHead) and ``weight`` is the lambda of eq. 1. A head of labels or values reads its targets from
+``table``: a table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another.
+Everything else in the entry is an option of the class.
 """
 
 import inspect
@@ -22,16 +23,25 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ser.data.labels import RATERS, Targets
 from ser.errors import UserError
 from ser.lang.units import ctc_min_frames
+from ser.models.concordance import MOMENTS, concordance
 from ser.models.masks import beside
 from ser.models.registry import check_head, find_classes
 
 IGNORE_ID = -1  # padding of target sequences, and a label that is not known
-UNITS, LABELS = "units", "labels"  # the kinds of targets
+UNITS, LABELS, VALUES = "units", "labels", "values"  # the kinds of targets
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED = ("speech", "emotion", "text", "er")  # data entries, and the loss of the emotion head
+RESERVED = (
+    "speech",
+    "emotion",
+    "text",
+    "er",
+    RATERS,
+)  # data entries, and the loss of the emotion head
+TINY = 1e-8
 
 
 class Encoded(NamedTuple):
@@ -46,31 +56,32 @@ class AuxHead(torch.nn.Module, ABC):
     """A task beside the emotions: from frames or the pooled vector to a loss.
 
     ``targets`` says what a class learns from. ``UNITS``: the units of an utterance, in the batch
-    as ``text`` (B, U) with ``text_lengths`` (B,). ``LABELS``: the utterance's value in a table, in
-    the batch as ``<name>_label`` (B, 1), without lengths. Options of a class are the
-    keyword-only arguments of its constructor.
+    as ``text`` (B, U) with ``text_lengths`` (B,). ``LABELS``: the utterance's word in a table, in
+    the batch as ``<name>_label`` (B, 1), without lengths. ``VALUES``: its number, as
+    ``<name>_value`` (B, 1). Options of a class are the keyword-only arguments of its constructor.
 
     Args:
         frame_size: D.
         pooled_size: P.
-        inventory: The V names of its outputs: the units with the blank first, or the values of
-            the table among the fold's training utterances, in C order.
+        inventory: The V names of its outputs: the units with the blank first, or the words of
+            the table among the fold's training utterances, in C order. For values, the mean and
+            standard deviation of these utterances; empty where a state dict has them.
     """
 
     targets: str
 
-    def __init__(self, frame_size: int, pooled_size: int, inventory: Sequence[str]):
+    def __init__(self, frame_size: int, pooled_size: int, inventory: Sequence[Any]):
         super().__init__()
         self.inventory = list(inventory)
 
     @classmethod
     def entry(cls, name: str) -> str:
         """The entry of the batch that holds the targets of the head ``name``."""
-        return "text" if cls.targets == UNITS else f"{name}_label"
+        return {UNITS: "text", LABELS: f"{name}_label", VALUES: f"{name}_value"}[cls.targets]
 
     @abstractmethod
-    def log_probs(self, encoded: Encoded) -> torch.Tensor:
-        """What inference gives, in float32: (B, T, V) for units, (B, V) for labels."""
+    def infer(self, encoded: Encoded) -> torch.Tensor:
+        """Log-probabilities (B, T, V) of units or (B, V) of labels, or values (B,); in float32."""
 
     @abstractmethod
     def forward(
@@ -85,13 +96,14 @@ class AuxHead(torch.nn.Module, ABC):
         Args:
             encoded: The batch.
             target: (B, U) unit ids, padded with anything beyond ``target_lengths``; or (B, 1)
-                indices of labels, ``IGNORE_ID`` where the value is not in the inventory.
-            target_lengths: (B,) for units, None for labels. Units and lengths are on the CPU.
+                indices of labels, ``IGNORE_ID`` where the word is not in the inventory; or (B, 1)
+                values, NaN where they are unknown.
+            target_lengths: (B,) for units, else None. Units and lengths are on the CPU.
 
         Returns:
             The scalar loss, part of the graph whatever the targets are, and statistics, among
             them ``skipped``: the share of the batch that adds no loss. A head of labels also
-            gives ``correct``, the share that is decided right.
+            gives ``correct``, the share that is decided right, one of values MOMENTS / B.
         """
 
 
@@ -129,7 +141,7 @@ class CTCHead(AuxHead):
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
 
-    def log_probs(self, encoded: Encoded) -> torch.Tensor:
+    def infer(self, encoded: Encoded) -> torch.Tensor:
         return self.linear(encoded.frames).float().log_softmax(dim=-1)  # (B, T, V)
 
     def forward(
@@ -138,7 +150,7 @@ class CTCHead(AuxHead):
         lengths, device = encoded.lengths, encoded.frames.device
         usable = self.usable(lengths, target, target_lengths)
         index = beside(usable.nonzero().flatten(), device)
-        log_probs = self.log_probs(encoded).index_select(0, index).transpose(0, 1)  # (T, B', V)
+        log_probs = self.infer(encoded).index_select(0, index).transpose(0, 1)  # (T, B', V)
         if usable.any():
             sizes = target_lengths[usable]
             loss = F.ctc_loss(
@@ -200,7 +212,7 @@ class LabelHead(AuxHead):
         self.gradient_reversal = gradient_reversal
         self.linear = torch.nn.Linear(pooled_size, len(inventory))
 
-    def log_probs(self, encoded: Encoded) -> torch.Tensor:
+    def infer(self, encoded: Encoded) -> torch.Tensor:
         pooled = encoded.pooled
         if self.gradient_reversal is not None:
             pooled = _ReverseGradient.apply(pooled, self.gradient_reversal)
@@ -210,12 +222,68 @@ class LabelHead(AuxHead):
         self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         target = target.view(-1)  # (B,)
-        log_probs = self.log_probs(encoded)
+        log_probs = self.infer(encoded)
         loss = F.nll_loss(log_probs, target, ignore_index=IGNORE_ID, reduction="sum") / len(target)
         return loss, {
             "skipped": (target == IGNORE_ID).float().mean(),
             "correct": (log_probs.argmax(dim=-1) == target).float().mean(),
         }
+
+
+class ValueHead(AuxHead):
+    """One linear layer on the pooled vector: a number of a table, such as arousal from 1 to 5.
+
+    It learns z-scores by the mean and standard deviation of the fold's training utterances, which
+    its state keeps, and gives values as the table has them. An utterance of unknown value adds
+    nothing to the loss and still counts in the batch size.
+
+    Args:
+        loss: ``ccc``, 1 - CCC over the known utterances of a batch, times their share of it, which
+            is mostly noise in small batches; or ``mse``, the mean squared error of z-scores.
+        range: The least and the largest value that the table may hold, e.g. [1, 5].
+    """
+
+    targets = VALUES
+
+    def __init__(
+        self,
+        frame_size: int,
+        pooled_size: int,
+        inventory: Sequence[float],
+        *,
+        loss: str = "ccc",
+        range: Sequence[float] | None = None,
+    ):
+        super().__init__(frame_size, pooled_size, inventory)
+        if loss not in ("ccc", "mse"):
+            raise UserError(f"loss: {loss!r}; choose ccc or mse")
+        if range is not None and not _is_range(range):
+            raise UserError(f"range: {range!r}; give the least and the largest value, e.g. [1, 5]")
+        self.loss = loss
+        self.linear = torch.nn.Linear(pooled_size, 1)
+        mean, std = inventory or (0.0, 1.0)
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def infer(self, encoded: Encoded) -> torch.Tensor:
+        return self.linear(encoded.pooled).squeeze(-1).float() * self.std + self.mean  # (B,)
+
+    def forward(
+        self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        z = (target.view(-1) - self.mean) / self.std  # (B,)
+        known = z.isfinite()
+        ref = torch.where(known, z, 0.0)
+        hyp = torch.where(known, self.linear(encoded.pooled).squeeze(-1), 0.0)
+        share = known.to(hyp.dtype).mean()
+        moments = [v.mean() for v in (ref, hyp, ref * ref, hyp * hyp, ref * hyp)]
+        if self.loss == "mse":
+            loss = ((hyp - ref) ** 2).mean()
+        else:
+            above, below = concordance(share.clamp(min=TINY), *moments)
+            loss = (1 - above / (below + TINY)) * share
+        stats = dict(zip(MOMENTS, (value.detach() for value in moments), strict=True))
+        return loss, {"skipped": 1 - share, **stats}
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -243,7 +311,7 @@ class HeadConf:
     cls: type[AuxHead]
     entry: str  # of the batch, with the targets
     weight: float
-    table: str | None  # of a head of labels
+    table: Targets | None  # of a head of labels or values
     options: dict[str, Any]  # of the class
 
 
@@ -264,9 +332,12 @@ def read_heads(aux_conf: Mapping[str, Any]) -> dict[str, HeadConf]:
     return heads
 
 
-def label_tables(aux_conf: Mapping[str, Any]) -> dict[str, str]:
-    """The table of each head of labels, as its entry names it."""
-    return {name: head.table for name, head in read_heads(aux_conf).items() if head.table}
+def label_tables(aux_conf: Mapping[str, Any], raters: str | None = None) -> dict[str, Targets]:
+    """The table of each head of labels or values, as its entry names it, and that of RATERS."""
+    tables = {name: head.table for name, head in read_heads(aux_conf).items() if head.table}
+    if raters:
+        tables[RATERS] = Targets(raters if "/" in raters else f"utt2{raters}")
+    return tables
 
 
 def _read_head(name: Any, entry: Any) -> HeadConf:
@@ -283,30 +354,37 @@ def _read_head(name: Any, entry: Any) -> HeadConf:
     cls, weight = aux_heads()[options.pop("type")], options.pop("weight", None)
     if not _is_factor(weight):
         raise UserError(f"{where}.weight: {weight!r}; give a number of 0 or more")
-    table = options.pop("table", f"utt2{name}") if cls.targets == LABELS else None
-    if cls.targets == LABELS and (not isinstance(table, str) or not table):
+    table = options.pop("table", f"utt2{name}") if cls.targets != UNITS else None
+    if cls.targets != UNITS and (not isinstance(table, str) or not table):
         raise UserError(
             f"{where}.table: {table!r}; give the name of a table of dump/<corpus>, such as "
             "utt2gender, or the path of one"
         )
     try:
         with torch.device("meta"):  # draws no random numbers, which training would then lack
-            cls(1, 1, ["", ""], **options)  # knows the range of its options
+            inventory = [] if cls.targets == VALUES else ["", ""]
+            cls(1, 1, inventory, **options)  # knows the range of its options
     except UserError as err:
         raise UserError(f"{where}.{err}") from None
-    return HeadConf(cls, cls.entry(name), weight, table, options)
+    limits = tuple(options.get("range") or ()) if cls.targets == VALUES else None
+    return HeadConf(cls, cls.entry(name), weight, table and Targets(table, limits), options)
 
 
 def _options(cls: type[AuxHead]) -> list[str]:
     """The keys of a head of this class in the YAML."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return ["type", "weight", *(["table"] if cls.targets == LABELS else []), *known]
+    return ["type", "weight", *(["table"] if cls.targets != UNITS else []), *known]
 
 
 def _is_factor(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value >= 0
+
+
+def _is_range(value: Any) -> bool:
+    numbers = isinstance(value, list | tuple) and len(value) == 2
+    return numbers and all(isinstance(v, int | float) for v in value) and value[0] < value[1]
 
 
 def units_head(model: Any) -> str | None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ser.data.labels import RATERS
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.heads import IGNORE_ID, LABELS, UNITS, AuxHead, Encoded
+from ser.models.heads import IGNORE_ID, LABELS, TINY, UNITS, VALUES, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
 # Of a batch's entries these stay on the CPU, as all lengths do.
@@ -33,10 +34,14 @@ class SERModel(torch.nn.Module):
             validating; pooling, heads, losses and inference stay in float32.
         class_weighting: ``balanced`` weights the cross-entropy of class c in training by
             N / (C n_c), n_c of N training utterances being of that class; the mean weight is 1.
+            ``effective_number`` by (1 - beta) / (1 - beta^n_c), times what makes the C weights sum
+            to C (Cui et al., 2019).
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
         dropout: Of the pooled vector before the emotion head, in training.
         class_counts: n_c, for ``balanced``.
         emotion_weight: Factor on L_ER; with 0 auxiliary heads alone are learnt.
+        beta: Of ``effective_number``; 0 weights all classes alike, towards 1 by 1 / n_c.
+        focal_gamma: In training -log p_c is multiplied by (1 - p_c)^gamma (Lin et al., 2017).
 
     Raises:
         UserError: an option out of range.
@@ -56,6 +61,8 @@ class SERModel(torch.nn.Module):
         dropout: float = 0.0,
         class_counts: list[int] | None = None,
         emotion_weight: float = 1.0,
+        beta: float = 0.999,
+        focal_gamma: float = 0.0,
     ):
         super().__init__()
         self.emotions = emotions
@@ -66,24 +73,28 @@ class SERModel(torch.nn.Module):
         # What the outputs of each head mean, by name: units with the blank first, or values.
         self.aux_units = {n: h.inventory for n, h in aux_heads.items() if h.targets == UNITS}
         self.aux_labels = {n: h.inventory for n, h in aux_heads.items() if h.targets == LABELS}
+        self.aux_values = [n for n, h in aux_heads.items() if h.targets == VALUES]
         self.amp_dtype = AMP_DTYPES[amp_dtype]
-        if class_weighting not in ("none", "balanced"):
-            raise UserError(
-                f"model_conf.class_weighting: {class_weighting!r}; choose none or balanced"
-            )
-        for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
+        known = ("none", "balanced", "effective_number")
+        if class_weighting not in known:
+            choose = f"choose one of {', '.join(known)}"
+            raise UserError(f"model_conf.class_weighting: {class_weighting!r}; {choose}")
+        shares = {"label_smoothing": label_smoothing, "dropout": dropout, "beta": beta}
+        for key, value in shares.items():
             if not 0.0 <= value < 1.0:
                 raise UserError(f"model_conf.{key}: {value!r}; give 0.0 to below 1")
-        if emotion_weight < 0:
-            raise UserError(
-                f"model_conf.emotion_weight: {emotion_weight!r}; give a number of 0 or more"
-            )
+        for key, value in (("emotion_weight", emotion_weight), ("focal_gamma", focal_gamma)):
+            if value < 0:
+                raise UserError(f"model_conf.{key}: {value!r}; give a number of 0 or more")
         self.label_smoothing, self.dropout = label_smoothing, dropout
-        self.emotion_weight = emotion_weight
+        self.emotion_weight, self.focal_gamma = emotion_weight, focal_gamma
         weights = torch.ones(len(emotions))
-        if class_weighting == "balanced" and class_counts:
+        if class_weighting != "none" and class_counts:
             counts = torch.tensor(class_counts).clamp(min=1)
             weights = counts.sum() / (len(emotions) * counts)
+        if class_weighting == "effective_number" and class_counts:
+            weights = (1 - beta) / (1 - beta ** counts.double())
+            weights = (weights * len(emotions) / weights.sum()).float()
         self.register_buffer("class_weights", weights, persistent=False)
         # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. No
         # buffer, since distributed training would set it to the first process's at every batch.
@@ -122,7 +133,9 @@ class SERModel(torch.nn.Module):
                 add nothing to L_ER and still count in the batch size.
             speech_keys: Of ``keys``, where the frontend keeps something of an utterance.
             targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units, on the CPU,
-                ``<name>_label`` (B, 1) for a head of labels.
+                ``<name>_label`` (B, 1) for a head of labels, ``<name>_value`` (B, 1) for one of
+                values; ``raters`` (B, C), the shares of each emotion among an utterance's raters,
+                which L_ER in training takes in place of its label; zeros for those without.
 
         Returns:
             The loss, statistics (losses, WA of the batch) and the batch size as their weight,
@@ -133,7 +146,7 @@ class SERModel(torch.nn.Module):
         encoded = self.encode(speech, speech_lengths, self.amp_dtype, speech_keys)
         pooled = F.dropout(encoded.pooled, self.dropout, self.training)
         logits = self.emotion_head(pooled)  # (B, C)
-        loss_er = self._cross_entropy(logits, emotion)
+        loss_er = self._cross_entropy(logits, emotion, targets.get(RATERS))
         hypothesis = logits.detach().argmax(dim=-1)
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
@@ -182,33 +195,39 @@ class SERModel(torch.nn.Module):
             speech_lengths: (B,).
 
         Returns:
-            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, the
-            log-probabilities of each auxiliary head: (B, T, V) over units, (B, V) over labels.
+            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, what each
+            auxiliary head gives: log-probabilities (B, T, V) over units, (B, V) over labels,
+            values (B,).
         """
         encoded = self.encode(speech, speech_lengths)
         return {
             "emotion_logp": self.emotion_head(encoded.pooled).log_softmax(dim=-1),
             "lengths": encoded.lengths,
-            "aux": {name: head.log_probs(encoded) for name, head in self.aux_heads.items()},
+            "aux": {name: head.infer(encoded) for name, head in self.aux_heads.items()},
         }
 
     def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:
         """ESPnet's statistics pass sees the input itself; this recipe has no use for it."""
         return {"feats": speech, "feats_lengths": speech_lengths}
 
-    def _cross_entropy(self, logits: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
-        """L_ER: plain where it measures, weighted and smoothed where it trains."""
+    def _cross_entropy(
+        self, logits: torch.Tensor, emotion: torch.Tensor, raters: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """L_ER: plain where it measures, weighted, smoothed and focal where it trains."""
         if not self.training:
             return F.cross_entropy(logits, emotion)
-        losses = F.cross_entropy(
-            logits,
-            emotion,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-            ignore_index=IGNORE_ID,
-        )
+        classes = torch.arange(len(self.emotions), device=emotion.device)
+        target = (emotion[:, None] == classes).to(logits.dtype)  # (B, C), zeros if not known
+        if raters is not None:
+            target = torch.where(raters.sum(dim=1, keepdim=True) > 0, raters, target)
+        weights = target @ self.class_weights  # (B,)
+        uniform = target.sum(dim=1, keepdim=True) / len(self.emotions)
+        target = (1 - self.label_smoothing) * target + self.label_smoothing * uniform
+        log_probs = logits.log_softmax(dim=1)
+        focus = (1 - log_probs.exp()).clamp(min=TINY) ** self.focal_gamma
+        losses = -(target * focus * log_probs).sum(dim=1)
         # Divided by the batch size, not by the sum of weights: averages over processes stay exact.
-        return (losses * self.class_weights[emotion]).mean()
+        return (weights * losses).mean()
 
     def _count(self, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
         known = (reference != IGNORE_ID).to(self.counts.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from ser.predict.windows import (
     cut_auto,
     cut_whole,
     decide,
+    mean_values,
     most_probable,
 )
 from ser.training.devices import find_device
@@ -59,6 +60,7 @@ class Prediction:
     units: list[Unit]
     duration: float  # seconds
     warnings: tuple[str, ...] = ()  # why the model may be wrong about it
+    values: dict[str, float] = field(default_factory=dict)  # arousal ..., where there are heads
 
 
 class SpeechEmotion:
@@ -85,6 +87,7 @@ class SpeechEmotion:
         self.models, self.feats_type, self.device = list(models), feats_type, device
         self.synthetic, self.trained = synthetic, trained
         self.emotions = list(models[0].emotions)
+        self.values = list(models[0].aux_values)
         self._heads = [units_head(model) for model in models]
         self.units = list(models[0].aux_units[self._heads[0]]) if self._heads[0] else []
 
@@ -154,10 +157,10 @@ class SpeechEmotion:
             for window in batch:
                 meter.add(window.samples)
             heard = [window for window in batch if _has_sound(window)]
-            for window, probs, posteriors in self._infer(name, heard) if heard else ():
+            for window, probs, values, posteriors in self._infer(name, heard) if heard else ():
                 start, end = (edge / SAMPLE_RATE for edge in window.owns)
                 named = {e: float(p) for e, p in zip(self.emotions, probs, strict=True)}
-                done.append(Segment(start, end, named))
+                done.append(Segment(start, end, named, values))
                 if posteriors is not None:
                     track.add(window, posteriors)
             end = batch[-1].owns[1]
@@ -176,20 +179,21 @@ class SpeechEmotion:
                 *((SYNTHETIC,) if self.synthetic else ()),
                 *differences(meter, recording.rate, self.trained),
             ),
+            values=mean_values(done),
         )
 
     def _infer(
         self, name: str, windows: Sequence[Window]
-    ) -> Iterator[tuple[Window, np.ndarray, np.ndarray | None]]:
-        """Each window, its probabilities (C,), and its units' posteriors (T, V) if there are any.
+    ) -> Iterator[tuple[Window, np.ndarray, dict[str, float], np.ndarray | None]]:
+        """Each window, its probabilities (C,), values, and units' posteriors (T, V) if any.
 
-        Both are means over the models.
+        All are means over the models.
         """
         import torch
 
         arrays = [self._input(window.samples) for window in windows]
         speech, lengths = pad(arrays)
-        probs, posteriors = 0.0, 0.0
+        probs, posteriors, values = 0.0, 0.0, dict.fromkeys(self.values, 0.0)
         with _memory(self.device), torch.inference_mode():
             for model, head in zip(self.models, self._heads, strict=True):
                 try:
@@ -197,6 +201,8 @@ class SpeechEmotion:
                 except UserError as err:
                     raise UserError(f"{name}: {err}") from None
                 probs += out["emotion_logp"].double().exp().cpu().numpy() / len(self.models)
+                for head_name in values:  # (B,)
+                    values[head_name] += out["aux"][head_name].cpu().numpy() / len(self.models)
                 frames = out["lengths"].tolist()
                 if self.units:
                     units = out["aux"][head].float().exp().cpu().numpy()
@@ -207,7 +213,8 @@ class SpeechEmotion:
                 "diverged: choose another --model, or leave out that fold with --folds"
             )
         for i, window in enumerate(windows):
-            yield window, probs[i], posteriors[i, : frames[i]] if self.units else None
+            own = {key: float(value[i]) for key, value in values.items()}
+            yield window, probs[i], own, posteriors[i, : frames[i]] if self.units else None
 
     def _input(self, samples: np.ndarray) -> np.ndarray:
         """(L,) int16 -> what the models read: (L,) in [-1, 1), or (T, F) features."""

@@ -16,11 +16,14 @@ def as_text(name: str, said: Prediction) -> str:
     """A few lines: the decision, then where the emotion changes."""
     ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
     listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
+    listed += "".join(f"  {key} {value:.2f}" for key, value in said.values.items())
     lines = [f"{name} ({clock(said.duration)}): {listed}"]
     if len(said.segments) > 1:
         for part in merge(said.segments):
             span = f"{clock(part.start)} - {clock(part.end)}"
-            lines.append(f"  {span}  {part.emotion} {part.probabilities[part.emotion]:.2f}")
+            values = "".join(f"  {key} {value:.2f}" for key, value in part.values.items())
+            p = part.probabilities[part.emotion]
+            lines.append(f"  {span}  {part.emotion} {p:.2f}{values}")
     if said.units:
         more = len(said.units) - UNITS_SHOWN
         shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
@@ -46,12 +49,14 @@ def as_json(name: str, said: Prediction) -> str:
         "duration": _seconds(said.duration),
         "emotion": said.emotion,
         "probabilities": _rounded(said.probabilities),
+        **({"values": _rounded(said.values)} if said.values else {}),
         "segments": [
             {
                 "start": _seconds(segment.start),
                 "end": _seconds(segment.end),
                 "emotion": segment.emotion,
                 "probabilities": _rounded(segment.probabilities),
+                **({"values": _rounded(segment.values)} if segment.values else {}),
             }
             for segment in said.segments
         ],
@@ -63,17 +68,18 @@ def as_json(name: str, said: Prediction) -> str:
     return json.dumps(document) + "\n"
 
 
-def csv_header(emotions: Sequence[str]) -> str:
+def csv_header(emotions: Sequence[str], values: Sequence[str] = ()) -> str:
     """The first line of a CSV file."""
-    return _csv([["file", "scope", "start", "end", "emotion", *(f"p_{e}" for e in emotions)]])
+    columns = (*(f"p_{e}" for e in emotions), *values)
+    return _csv([["file", "scope", "start", "end", "emotion", *columns]])
 
 
 def as_csv(name: str, said: Prediction) -> str:
     """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment."""
-    whole = ("file", Segment(0.0, said.duration, said.probabilities))
+    whole = ("file", Segment(0.0, said.duration, said.probabilities, said.values))
     return _csv(
         [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", s.emotion]
-        + [f"{p:.6f}" for p in s.probabilities.values()]
+        + [f"{number:.6f}" for number in (*s.probabilities.values(), *s.values.values())]
         for scope, s in [whole, *(("segment", s) for s in said.segments)]
     )
 

@@ -150,8 +150,8 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def label_values(config: Mapping[str, Any]) -> dict[str, list[str]]:
     """The classes of each head of labels that ESPnet's config.yaml of a fold names."""
-    known = config.get("aux_labels") or {}
-    return {name: [str(value) for value in entry["values"]] for name, entry in known.items()}
+    known = {name: entry["values"] for name, entry in (config.get("aux_labels") or {}).items()}
+    return {name: values for name, values in known.items() if isinstance(values[0], str)}
 
 
 def build_network_model(

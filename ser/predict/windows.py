@@ -22,11 +22,12 @@ FLOOR = 1e-30  # of a probability whose logarithm is taken
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording, in seconds, and the probabilities of the emotions in it."""
+    """A stretch of a recording, in seconds, the emotions' probabilities and the values in it."""
 
     start: float
     end: float
     probabilities: dict[str, float]
+    values: dict[str, float] = {}  # of the heads of values, such as arousal
 
     @property
     def emotion(self) -> str:
@@ -154,6 +155,13 @@ def decide(segments: Sequence[Segment]) -> dict[str, float]:
     return {e: float(p) for e, p in zip(labels, mixed / mixed.sum(), strict=True)}
 
 
+def mean_values(segments: Sequence[Segment]) -> dict[str, float]:
+    """The mean over time of each head of values."""
+    weights = np.array([s.end - s.start for s in segments])  # (N,)
+    names = segments[0].values
+    return {n: float(np.average([s.values[n] for s in segments], weights=weights)) for n in names}
+
+
 def most_probable(probabilities: Mapping[str, float]) -> str:
     """The emotion decided for; of equals the first."""
     return max(probabilities, key=probabilities.__getitem__)
@@ -172,5 +180,5 @@ def merge(segments: Iterable[Segment]) -> list[Segment]:
             e: (p * one + segment.probabilities[e] * two) / (one + two)
             for e, p in last.probabilities.items()
         }
-        merged[-1] = Segment(last.start, segment.end, mean)
+        merged[-1] = Segment(last.start, segment.end, mean, mean_values([last, segment]))
     return merged

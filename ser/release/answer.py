@@ -79,7 +79,8 @@ def _downloads(name: str, prediction: Prediction) -> list[tuple[str, str, str]]:
     """The answer in the formats of ``ser predict``: text, address that holds it, file name."""
     found = []
     for form, (text, suffix, kind) in DOWNLOADS.items():
-        head = csv_header(list(prediction.probabilities)) if form == "csv" else ""
+        names = list(prediction.probabilities), list(prediction.values)
+        head = csv_header(*names) if form == "csv" else ""
         content = (head + FORMATS[form](name, prediction)).encode("utf-8", "replace")
         stem = name.rpartition(".")[0] or name
         found.append((text, data_uri(kind, content), f"{stem}.{suffix}"))

@@ -206,7 +206,9 @@ class Graph(torch.nn.Module):
         super().__init__()
         self.model = traceable(model)
         self.heads = list(model.aux_heads)
-        self.output_names = ["emotion_logp", "lengths", *(f"{name}_logp" for name in self.heads)]
+        values = model.aux_values
+        names = (f"{name}_{'value' if name in values else 'logp'}" for name in self.heads)
+        self.output_names = ["emotion_logp", "lengths", *names]
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
@@ -388,7 +390,7 @@ def compare(model: SERModel, session: Any, feats_type: str) -> dict[str, float]:
     for seconds in COMPARED:
         speech, lengths = _batch(seconds, feats_type)
         said = model.infer(speech.clone(), lengths)
-        expected = {f"{name}_logp": value for name, value in said["aux"].items()}
+        expected = dict(zip(names[2:], said["aux"].values(), strict=True))
         expected["emotion_logp"] = said["emotion_logp"]
         noisy = speech.clone()
         for row, length in zip(noisy, lengths.tolist(), strict=True):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ser.console import percent
 from ser.reporting.charts import clean
 from ser.reporting.rows import system_name
-from ser.scoring.text import interval, marked, partial_notes
+from ser.scoring.text import concordance, interval, marked, partial_notes, raters_line
 
 
 def render(template: str, **context: Any) -> str:
@@ -45,10 +45,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": percent,
+        "concordance": concordance,
         "interval": interval,
         "system": system_name,
         "marked": marked,
         "partial_notes": partial_notes,
+        "raters_line": raters_line,
         "capfirst": lambda text: text[:1].upper() + text[1:],
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
     }

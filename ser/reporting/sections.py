@@ -13,6 +13,7 @@ from ser.reporting.rows import system_name
 from ser.scoring.text import (
     CLASS_SCORES,
     KNOWN_SPEAKERS,
+    concordance,
     difference,
     differing,
     interval,
@@ -20,6 +21,7 @@ from ser.scoring.text import (
     p_value,
     paired_over,
     partial_notes,
+    raters_line,
 )
 from ser.scoring.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar, paired
 
@@ -90,7 +92,9 @@ def facts(m: ReportInput) -> list[tuple[str, Any]]:
         ("calibration error", f"{percent(s['calibration']['ece'])}%"),
         ("PER / UER", f"{percent(units.get('per'))} / {percent(units.get('uer'))}%"
          if units else None),
-        *((f"{k}, accuracy", f"{percent(v['accuracy'])}%") for k, v in s["auxiliary"].items()),
+        *((k, concordance(v)) if "ccc" in v else (f"{k}, accuracy", f"{percent(v['accuracy'])}%")
+          for k, v in s["auxiliary"].items()),
+        ("raters", raters_line(s["raters"]) if s.get("raters") else None),
         ("stated by the paper", f"{stated['wa']} / {stated['ua']}"
          if stated.get("corpus") == s["corpus"] else None),
     ]  # fmt: skip

@@ -1,9 +1,12 @@
-"""auxiliary.tsv: what the heads of labels predict for a fold's test utterances, and its score.
+"""auxiliary.tsv: what the heads of labels and values predict for a fold's test utterances.
 
 Tab separated, with the header ``utt_id head ref hyp p_hyp``: a row for every test utterance and
-head of labels, with the value in the head's table, the decided value and its probability. ``ref``
-is empty where the value is unknown: the table lacks the utterance, or no training utterance of
-the fold had that value (a test speaker). Such a row is counted, but cannot be right or wrong.
+head, with the word or number in the head's table, that of the head, and the probability of a word.
+``ref`` is empty where the value is unknown: the table lacks the utterance, or no training utterance
+of the fold had that word (a test speaker). Such a row is counted, but cannot be right or wrong.
+
+Heads of values are scored by CCC (ser/models/concordance.py) over all these utterances and over
+those of each speaker, and by the root of the mean squared error in the table's own units.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ser.data.folds import caveat
 from ser.errors import UserError
 from ser.files import atomic_write
+from ser.models.concordance import concordance
 from ser.scoring.predictions import Prediction, read_rows
+from ser.scoring.uncertainty import TINY, interval_of_sums
 from ser.training.experiment import Experiment
 
 FILE_NAME = "auxiliary.tsv"
@@ -22,13 +30,13 @@ COLUMNS = ("utt_id", "head", "ref", "hyp", "p_hyp")
 
 @dataclass(frozen=True)
 class LabelDecision:
-    """One row; ``ref`` is empty for an unknown value."""
+    """One row; ``ref`` is empty for an unknown value, and numbers have no ``p_hyp``."""
 
     utt_id: str
     head: str
     ref: str
     hyp: str
-    p_hyp: float
+    p_hyp: float | None = None
 
 
 def write_label_decisions(path: Path | str, rows: Iterable[LabelDecision]) -> None:
@@ -36,7 +44,8 @@ def write_label_decisions(path: Path | str, rows: Iterable[LabelDecision]) -> No
     with atomic_write(path) as stream:
         print(*COLUMNS, sep="\t", file=stream)
         for r in rows:
-            print(r.utt_id, r.head, r.ref, r.hyp, f"{r.p_hyp:.6f}", sep="\t", file=stream)
+            p_hyp = "" if r.p_hyp is None else f"{r.p_hyp:.6f}"
+            print(r.utt_id, r.head, r.ref, r.hyp, p_hyp, sep="\t", file=stream)
 
 
 def read_label_decisions(
@@ -60,7 +69,7 @@ def read_label_decisions(
                     raise ValueError(f"expected the columns {' '.join(COLUMNS)}")
                 continue
             utt_id, head, ref, hyp, p_hyp = fields
-            row = LabelDecision(utt_id, head, ref, hyp, float(p_hyp))
+            row = LabelDecision(utt_id, head, ref, hyp, float(p_hyp) if p_hyp else None)
             if (utt_id, head) in rows:
                 raise ValueError(f"{utt_id} and {head} stand here a second time")
         except ValueError as err:
@@ -75,30 +84,51 @@ def read_label_decisions(
     return list(rows.values())
 
 
-def score_labels(rows: Iterable[LabelDecision], heads: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Of each head its ``accuracy`` over the ``n`` known values, and how many are ``unknown``.
+def score_labels(rows: Sequence[LabelDecision]) -> dict[str, Any]:
+    """The ``accuracy`` of one head of labels over the ``n`` known values, and the ``unknown``.
 
     The accuracy is None where no value is known.
     """
-    found: dict[str, list[LabelDecision]] = {head: [] for head in heads}
-    for row in rows:
-        found[row.head].append(row)
-    scores = {}
-    for head, said in found.items():
-        known = [row for row in said if row.ref]
-        right = sum(row.hyp == row.ref for row in known)
-        scores[head] = {
-            "accuracy": right / len(known) if known else None,
-            "n": len(known),
-            "unknown": len(said) - len(known),
-        }
-    return scores
+    known = [row.hyp == row.ref for row in rows if row.ref]
+    accuracy = sum(known) / len(known) if known else None
+    return {"accuracy": accuracy, "n": len(known), "unknown": len(rows) - len(known)}
+
+
+def score_values(
+    rows: Sequence[LabelDecision], utt2spk: Mapping[str, str], known: bool = False
+) -> dict[str, Any]:
+    """What scores.json says of one head of values; no interval for ``known`` speakers."""
+    told = [row for row in rows if row.ref]
+    names, speaker = np.unique([utt2spk[row.utt_id] for row in told], return_inverse=True)
+    x, y = (np.array([float(getattr(row, key)) for row in told]) for key in ("ref", "hyp"))
+    sums = np.zeros((len(names), 6))
+    np.add.at(sums, speaker, np.stack([np.ones(len(told)), x, y, x * x, y * y, x * y], axis=1))
+    own = {str(name): _defined(value) for name, value in zip(names, ccc(sums), strict=True)}
+    return {
+        "ccc": _defined(ccc(sums.sum(axis=0))),
+        "ccc_ci": None if known else interval_of_sums(sums, ccc),
+        "rmse": float(np.sqrt(np.mean((x - y) ** 2))) if told else None,
+        "n": len(told),
+        "unknown": len(rows) - len(told),
+        "per_speaker": own,
+    }
+
+
+def ccc(sums: np.ndarray) -> np.ndarray:
+    """(..., 6) sums of 1, x, y, x x, y y and x y -> CCC (...); NaN where all values are equal."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above, below = concordance(*np.moveaxis(sums, -1, 0))
+        return np.where(below > TINY, np.clip(above / below, -1, 1), np.nan)
+
+
+def _defined(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def score_auxiliary(
-    experiment: Experiment, folds: Mapping[str, Sequence[Prediction]]
+    experiment: Experiment, folds: Mapping[str, Sequence[Prediction]], utt2spk: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """``score_labels`` over the test utterances of all ``folds``; empty without such heads.
+    """The scores of each head over the test utterances of all ``folds``.
 
     Raises:
         UserError: auxiliary.tsv is not of these utterances and heads.
@@ -109,4 +139,10 @@ def score_auxiliary(
         for fold, predictions in folds.items():
             path = experiment.exp_dir / fold / FILE_NAME
             rows += read_label_decisions(path, (p.utt_id for p in predictions), heads)
-    return score_labels(rows, heads)
+    known = bool(caveat(str(experiment.run["protocol"])))
+    scores = {}
+    for head, targets in heads.items():
+        own = [row for row in rows if row.head == head]
+        words = targets.limits is None
+        scores[head] = score_labels(own) if words else score_values(own, utt2spk, known)
+    return scores

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from ser.console import progress
-from ser.data.labels import read_labels
+from ser.data.labels import read_targets
 from ser.data.tables import own_ids, read_table
 from ser.errors import UserError
 from ser.lang.units import greedy_ctc
@@ -158,8 +158,8 @@ def infer_split(
     text = read_table(experiment.text, allow_empty=True) if tagged_head(experiment, model) else None
     predictions, evidence, labels = {}, {}, {}  # by utterance
     tables = {
-        name: read_labels(name, table, experiment.dump_dir)
-        for name, table in experiment.label_tables.items()
+        name: read_targets(name, targets, experiment.dump_dir)
+        for name, targets in experiment.label_tables.items()
     }
     lengths = _lengths(experiment, fold, split, inputs)
     for batch in make_batches(lengths, batch_seconds * SAMPLE_RATE):
@@ -182,8 +182,8 @@ def infer_split(
                 units=tuple(greedy_ctc(best, model.aux_units[head])) if head else (),
             )
             labels[utt_id] = [
-                _label_decision(utt_id, name, out["aux"][name][i], values, tables[name])
-                for name, values in model.aux_labels.items()
+                _decision(utt_id, name, out["aux"][name][i], model.aux_labels.get(name), known)
+                for name, known in tables.items()
             ]
             if text is not None:
                 ref, spoken = experiment.labels.index(references[utt_id]), text.get(utt_id, "")
@@ -217,18 +217,16 @@ def _check_finite(fold_dir: Path, batch: Sequence[str], logp: np.ndarray) -> Non
         )
 
 
-def _label_decision(
-    utt_id: str,
-    head: str,
-    log_probs: torch.Tensor,
-    values: Sequence[str],
-    table: Mapping[str, str],
+def _decision(
+    utt_id: str, head: str, said: torch.Tensor, words: Sequence[str] | None, known: Mapping
 ) -> LabelDecision:
-    """From (V,) log-probabilities over ``values``; the reference is what ``table`` says."""
-    best = int(log_probs.argmax())
-    ref = table.get(utt_id, "")
-    p_hyp = float(log_probs[best].float().exp())
-    return LabelDecision(utt_id, head, ref if ref in values else "", values[best], p_hyp)
+    """From a value, or (V,) log-probabilities over ``words``; the reference is in ``known``."""
+    ref = known.get(utt_id, "")
+    if words is None:
+        return LabelDecision(utt_id, head, str(ref), f"{float(said):.4f}")
+    best = int(said.argmax())
+    p_hyp = float(said[best].float().exp())
+    return LabelDecision(utt_id, head, ref if ref in words else "", words[best], p_hyp)
 
 
 def tagged_head(experiment: Experiment, model: Any) -> bool:

@@ -28,6 +28,7 @@ import numpy as np
 from ser import provenance
 from ser.console import progress
 from ser.data.folds import mean_over
+from ser.data.labels import read_raters
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.files import atomic_write
@@ -49,6 +50,7 @@ from ser.scoring.metrics import (
     unweighted_accuracy,
 )
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, write_errors
+from ser.scoring.raters import score_raters
 from ser.scoring.scores import SCHEMA, Scores
 from ser.scoring.slices import find_slices, read_utterance_table, score_slices
 from ser.scoring.text import format_scores
@@ -240,7 +242,6 @@ def score_experiment(
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
     scores = _score_decisions(scores, experiment, folds, data_dir)
     _add_training(scores, experiment)
-    scores["auxiliary"] = score_auxiliary(experiment, folds)
     scores["units"] = None
     own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
     if all(experiment.units_head(fold) for fold in scored):
@@ -266,7 +267,7 @@ def _score_decisions(
     folds: Mapping[str, Sequence[Prediction]],
     data_dir: Path,
 ) -> dict[str, Any]:
-    """``scores`` with everything about the emotion decisions of ``folds``."""
+    """``scores`` with everything about the decisions of ``folds``."""
     rows = [p for predictions in folds.values() for p in predictions]
     utts = [p.utt_id for p in rows]
     utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
@@ -283,6 +284,10 @@ def _score_decisions(
     scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"], own)
     scores["slices"] = score_slices(slices, rows, experiment.labels)
     scores["calibration"] = calibration(rows, experiment.labels)
+    scores["auxiliary"] = score_auxiliary(experiment, folds, utt2spk)
+    if experiment.raters.is_file():
+        raters = read_raters(experiment.raters, experiment.labels)
+        scores["raters"] = score_raters(rows, raters, experiment.labels)
     return scores
 
 

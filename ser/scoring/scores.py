@@ -36,6 +36,7 @@ def _fraction(value: Any) -> float:
 
 
 Fraction = Annotated[float, PlainValidator(_fraction)]
+Concordance = Annotated[float, Field(ge=-1, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]  # from, to
 
 
@@ -217,6 +218,27 @@ class Auxiliary(Part):
     unknown: int
 
 
+class Values(Part):
+    """CCC and RMSE of a head of values; CCC is None where it is undefined."""
+
+    ccc: Concordance | None
+    ccc_ci: list[Concordance] | None
+    rmse: float | None
+    n: int
+    unknown: int
+    per_speaker: dict[str, Concordance | None]
+
+
+class Raters(Part):
+    """Divergence (nats) from the raters' shares, decisions that a rater shares, divided raters."""
+
+    n: int
+    divided: Fraction
+    kl: float
+    jsd: float
+    any_rater: Fraction
+
+
 class Alignment(Part):
     """Reference and decoded units of one utterance in ``pairs``; None is a gap."""
 
@@ -278,7 +300,8 @@ class Scores(Part):
     calibration: Calibration
     train_seconds: float | None
     parameters: Parameters | None = None
-    auxiliary: dict[str, Auxiliary] = {}
+    auxiliary: dict[str, Auxiliary | Values] = {}
+    raters: Raters | None = None
     units: Units | None
 
     @classmethod

@@ -124,6 +124,8 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"95% and p: of WA minus that of the emotion head, {paired_over([scores])}")
     lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
     lines += [""] * bool(scores["auxiliary"]) + auxiliary_lines(scores["auxiliary"])
+    if scores.get("raters"):
+        lines += ["", f"raters: {raters_line(scores['raters'])}"]
     units = scores["units"]
     if units:
         lines += ["", f"unit error rate (UER), {scores['token_type']}: {percent(units['uer'])} %"]
@@ -153,14 +155,36 @@ def _sample_lines(sample: Mapping[str, Any] | None) -> list[str]:
 
 
 def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:
-    """A line for each auxiliary head of labels; empty without such heads."""
+    """A line for each auxiliary head of labels or values; empty without such heads."""
     lines = []
     for name, v in heads.items():
-        said = f"accuracy {percent(v['accuracy'])} % of {v['n']} utterances"
+        if "ccc" in v:
+            of = ", ".join(f"{speaker} {decimal(c)}" for speaker, c in v["per_speaker"].items())
+            said = f"{concordance(v)}, RMSE {decimal(v['rmse'])}, {v['n']} utterances ({of})"
+        else:
+            said = f"accuracy {percent(v['accuracy'])} % of {v['n']} utterances"
         if v["unknown"]:
-            said += f"; {v['unknown']} whose value training does not have are left out"
+            said += f"; {v['unknown']} whose value is not known are left out"
         lines.append(f"auxiliary head {name}: {said}")
     return lines
+
+
+def raters_line(found: Mapping[str, Any]) -> str:
+    """Divergence from what raters said, and how many decisions one of them shares."""
+    kl, jsd, right, differ = (found[key] for key in ("kl", "jsd", "any_rater", "divided"))
+    said = f"{percent(right)} % decided as a rater did; {found['n']} utterances"
+    return f"KL {kl:.3f}, JSD {jsd:.3f} nats; {said}, on {percent(differ)} % of which raters differ"
+
+
+def concordance(found: Mapping[str, Any]) -> str:
+    """CCC of a head of values and its interval, such as ``CCC 0.621 [0.55 to 0.69]``."""
+    bounds = " to ".join(decimal(bound) for bound in found["ccc_ci"] or [None])
+    return f"CCC {decimal(found['ccc'])} [{bounds}]"
+
+
+def decimal(value: float | None) -> str:
+    """Three decimals; ``-`` where there is no number."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def paired_over(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -53,7 +53,7 @@ Davison and Hinkley (1997), Bootstrap Methods and their Application, 3.8: resamp
 Hesterberg (2015), What Teachers Should Know about the Bootstrap, The American Statistician 69(4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,6 +169,26 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
         else None
         for name, h in half.items()
     }
+
+
+def interval_of_sums(
+    sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray], replicates: int = REPLICATES
+) -> list[float] | None:
+    """The 95% interval, cut off at -1 and 1, of a score of sums over utterances, such as CCC.
+
+    As for a difference, speakers alone are drawn, and one speaker has none. ``sums`` (S, K) are
+    those of each speaker, ``score`` is a function (..., K) -> (...), NaN where it is undefined.
+    """
+    from scipy.stats import t
+
+    speakers, found = len(sums), float(score(sums.sum(axis=0)))
+    if speakers < 2 or np.isnan(found):
+        return None
+    random = np.random.RandomState(SEED)
+    times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
+    error = np.nanstd(score(times @ sums), ddof=1) * np.sqrt(speakers / (speakers - 1))
+    bounds = found + np.array([-1, 1]) * t.ppf((1 + LEVEL) / 2, speakers - 1) * error
+    return bounds.clip(-1, 1).tolist()
 
 
 @dataclass(frozen=True)

@@ -270,8 +270,8 @@ def _head_options(declared: Declared) -> list[str]:
     chain = list(_inherited(declared))
     start = next(each.signature for each in chain if each.signature)
     keys = [p.name for p in start.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    labels = next(each.constants["targets"] for each in chain if "targets" in each.constants)
-    return ["type", "weight", *(["table"] if labels == "LABELS" else []), *keys]
+    kind = next(each.constants["targets"] for each in chain if "targets" in each.constants)
+    return ["type", "weight", *(["table"] if kind != "UNITS" else []), *keys]
 
 
 def _stand_in(declared: Declared) -> type:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ser.data.labels import label_path
+from ser.data.labels import RATERS, Targets, label_path
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.files import atomic_write
@@ -74,9 +74,9 @@ class Experiment:
         return str(self.run.get("token_type") or "tagged_class")
 
     @property
-    def label_tables(self) -> dict[str, str]:
-        """The table of each auxiliary head of labels, by the head's name."""
-        return _label_tables((self.run.get("settings") or {}).get("data") or {})
+    def label_tables(self) -> dict[str, Targets]:
+        """The table of each auxiliary head of labels or values, by the head's name."""
+        return {head: table for head, table in self._tables.items() if head != RATERS}
 
     @property
     def input_scp(self) -> Path:
@@ -89,6 +89,15 @@ class Experiment:
     def text(self) -> Path:
         """The table of reference units."""
         return self.dump_dir / token_tables(self.token_type)[0]
+
+    @property
+    def raters(self) -> Path:
+        """The table of what each rater said, which need not exist."""
+        return label_path(self._tables.get(RATERS, Targets("utt2raters")).table, self.dump_dir)
+
+    @property
+    def _tables(self) -> dict[str, Targets]:
+        return _label_tables((self.run.get("settings") or {}).get("data") or {})
 
     def fold_list(self, fold: str, name: str = "test") -> Path:
         """The file that lists a fold's utterances."""
@@ -162,11 +171,11 @@ class Experiment:
 
 
 def data_state(
-    dump_dir: Path, protocol: str, token_type: str, labels: Mapping[str, str] | None = None
+    dump_dir: Path, protocol: str, token_type: str, labels: Mapping[str, Targets] | None = None
 ) -> dict[str, Any]:
     """What a training's settings say about its data, to recognise data that changed since.
 
-    ``labels`` is the table of each auxiliary head of labels, by the head's name.
+    ``labels`` is the table of each auxiliary head of labels or values, by the head's name.
     """
     names = ("emotions", "utt2emo", "utt2num_samples", *token_tables(token_type))
     state = {
@@ -177,7 +186,8 @@ def data_state(
     if labels:
         state["labels"] = {
             head: {"table": table, "sha256": _digest(label_path(table, dump_dir))}
-            for head, table in labels.items()
+            | ({} if limits is None else {"limits": list(limits)})
+            for head, (table, limits) in labels.items()
         }
     return state
 
@@ -186,8 +196,9 @@ def _digest(path: Path) -> str:
     return file_digest(path) if path.is_file() else "no such file"
 
 
-def _label_tables(data: Mapping[str, Any]) -> dict[str, str]:
-    return {head: known["table"] for head, known in (data.get("labels") or {}).items()}
+def _label_tables(data: Mapping[str, Any]) -> dict[str, Targets]:
+    heads = (data.get("labels") or {}).items()
+    return {head: Targets(known["table"], known.get("limits")) for head, known in heads}
 
 
 def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:

@@ -21,7 +21,7 @@ from ser.cluster import preemption
 from ser.cluster.locks import held
 from ser.cluster.runlog import fold_log
 from ser.console import explain
-from ser.data.labels import fold_labels
+from ser.data.labels import fold_labels, label_path
 from ser.data.prepare import require_current
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
@@ -203,6 +203,8 @@ def fold_arguments(
         args.units = str(dump_dir / units)
         data.append((str(dump_dir / text), "text", "text"))
     valid = "test" if select == BEST_ON_TEST else "valid"
+    for targets in label_tables({}, args.soft_targets).values():
+        args.soft_targets = str(label_path(targets.table, dump_dir))
     args.has_valid = (fold_dir / fold / valid).exists()
     valid = valid if args.has_valid else "train"  # without one it is named but never read
     args.train_data_path_and_name_and_type = data

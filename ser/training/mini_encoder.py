@@ -199,7 +199,7 @@ class _Recognizer(torch.nn.Module):
         self.eval()
         hyps = {}
         for index, one in enumerate(spoken):
-            best = self.head.log_probs(self.encode([one]))[0].argmax(dim=-1).tolist()
+            best = self.head.infer(self.encode([one]))[0].argmax(dim=-1).tolist()
             hyps[str(index)] = greedy_ctc(best, self.head.inventory)
         self.train()
         refs = {str(index): one.units for index, one in enumerate(spoken)}

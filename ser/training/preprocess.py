@@ -2,7 +2,7 @@
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from espnet2.train.preprocessor import AbsPreprocessor
@@ -20,8 +20,8 @@ class SERPreprocessor(AbsPreprocessor):
         emotions: The classes in index order.
         unit_id: The index of each CTC unit, None when no head needs them.
         waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
-        labels: For each entry that a head of labels wants, the class index of every utterance
-            whose value is known. ESPnet's own tables may have no gaps, these may.
+        targets: For each entry of the batch, the numbers of the utterances that have some, and
+            what the others get, whose type decides. ESPnet's own tables may have no gaps.
         unlabelled: Utterances whose emotion is not told.
     """
 
@@ -31,11 +31,11 @@ class SERPreprocessor(AbsPreprocessor):
         emotions: list[str],
         unit_id: Mapping[str, int] | None,
         waveform: bool,
-        labels: Mapping[str, Mapping[str, int]] | None = None,
+        targets: Mapping[str, tuple[Mapping[str, Sequence[float]], np.ndarray]] | None = None,
         unlabelled: Collection[str] = (),
     ):
         super().__init__(train)
-        self.labels, self.unlabelled = labels or {}, unlabelled
+        self.targets, self.unlabelled = targets or {}, unlabelled
         self.emotion_id = {name: i for i, name in enumerate(emotions)}
         self.unit_id = unit_id
         self.waveform = waveform
@@ -47,8 +47,8 @@ class SERPreprocessor(AbsPreprocessor):
             known = uid not in self.unlabelled
             emotion = self.emotion_id[data["emotion"]] if known else IGNORE_ID
             data["emotion"] = np.array([emotion], dtype=np.int64)
-        for entry, index in self.labels.items():
-            data[entry] = np.array([index.get(uid, IGNORE_ID)], dtype=np.int64)
+        for entry, (known, unknown) in self.targets.items():
+            data[entry] = np.asarray(known.get(uid, unknown), dtype=unknown.dtype)
         if "text" in data:
             if self.unit_id is None:
                 del data["text"]

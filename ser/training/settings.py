@@ -19,11 +19,12 @@ from ser.config import (
     read_numbers,
 )
 from ser.data.folds import LEAKY
-from ser.data.tables import read_table
+from ser.data.labels import label_path, read_raters
+from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.lang.units import token_tables
 from ser.models.build import check_network, network_class
-from ser.models.heads import UNITS, label_tables, read_heads
+from ser.models.heads import UNITS, VALUES, label_tables, read_heads
 from ser.models.registry import check_folder
 from ser.models.ssl import HFFrontend
 from ser.provenance import git_commit, hardware
@@ -147,7 +148,7 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
     _check_parts(args, f"{config} with the options after --" if options.extra_args else str(config))
     _check_batches(args, options)
     if "best_model_criterion" in content:
-        _check_criterion(config, content["best_model_criterion"][0], list(args.aux_conf))
+        _check_criterion(config, content["best_model_criterion"][0], args.aux_conf)
     return args
 
 
@@ -206,9 +207,10 @@ def _check_batches(args: argparse.Namespace, options: TrainingOptions) -> None:
         )
 
 
-def _check_criterion(config: Path, criterion: Any, heads: Sequence[str]) -> None:
+def _check_criterion(config: Path, criterion: Any, aux_conf: dict[str, Any]) -> None:
     """Refuse what would fail only after the last epoch: the choice of the model to infer with."""
-    keys = ["loss", "loss_er", "WA", "UA", *(f"loss_{head}" for head in heads)]
+    keys = ["loss", "loss_er", "WA", "UA", *(f"loss_{head}" for head in aux_conf)]
+    keys += [f"ccc_{n}" for n, h in read_heads(aux_conf).items() if h.cls.targets == VALUES]
     expected = [("train", "valid"), keys, ("min", "max")]
     fits = isinstance(criterion, list) and len(criterion) == len(expected)
     if not fits or any(c not in known for c, known in zip(criterion, expected, strict=True)):
@@ -239,7 +241,7 @@ def describe(args: argparse.Namespace, dump_dir: Path, options: TrainingOptions)
         settings["processes"] = options.processes
     settings = plain(settings)
     _check_tables(args, dump_dir)
-    tables = label_tables(args.aux_conf)
+    tables = label_tables(args.aux_conf, args.soft_targets)
     settings["data"] = data_state(dump_dir, options.protocol, args.token_type, tables)
     leaky = LEAKY.get(options.protocol)
     run = Run(
@@ -278,6 +280,8 @@ def _check_tables(args: argparse.Namespace, dump_dir: Path) -> None:
                 "./run.sh --stage 2 --stop-stage 3 with this --config"
             )
     _check_transcripts(args, dump_dir)
+    for targets in label_tables({}, args.soft_targets).values():
+        read_raters(label_path(targets.table, dump_dir), read_lines(dump_dir / "emotions"))
 
 
 def _check_transcripts(args: argparse.Namespace, dump_dir: Path) -> None:

@@ -5,6 +5,7 @@ import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 import argparse
 import copy
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
+from ser.data.labels import RATERS, read_raters
 from ser.data.tables import read_table
 from ser.errors import UserError
-from ser.models.heads import IGNORE_ID, LABELS, UNITS, read_heads
+from ser.models.heads import IGNORE_ID, UNITS, read_heads
 from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.build import build_model
 from ser.models.pooling import AbsPooling
@@ -95,7 +97,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "aux_labels": {
         **_MAPPING,
-        "help": "Table and classes of each auxiliary head of labels; set by stage 4",
+        "help": "Table and classes of each auxiliary head of labels, or mean and standard "
+        "deviation of values; set by stage 4",
+    },
+    "soft_targets": {
+        "type": str_or_none,
+        "help": "Train the emotion head on what each rater said: raters reads utt2raters of "
+        "dump/<corpus>; or the path of such a table",
     },
     "lr_conf": {
         **_MAPPING,
@@ -129,8 +137,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "model_conf": {
         "action": NestedDictAction,
         "default": {k: v for k, v in get_default_kwargs(SERModel).items() if k != "class_counts"},
-        "help": "amp_dtype: float32 or bfloat16; class_weighting: none or balanced; "
-        "label_smoothing and dropout: 0.0 to below 1; emotion_weight: 0 or more",
+        "help": "amp_dtype: float32 or bfloat16; class_weighting: none, balanced or "
+        "effective_number; label_smoothing, dropout and beta: 0.0 to below 1; emotion_weight and "
+        "focal_gamma: 0 or more",
     },
     "stated": {
         **_MAPPING,
@@ -172,9 +181,11 @@ class SERTask(AbsTask):
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
         heads = read_heads(args.aux_conf).values()
-        labels = [head.entry for head in heads if head.cls.targets == LABELS]
+        labels = [head.entry for head in heads if head.table]
         return CommonCollateFn(
-            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion", *labels)
+            float_pad_value=0.0,
+            int_pad_value=IGNORE_ID,
+            not_sequence=("emotion", RATERS, *labels),
         )
 
     @classmethod
@@ -183,20 +194,28 @@ class SERTask(AbsTask):
     ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
         heads = read_heads(args.aux_conf)
         with_units = args.units and any(head.cls.targets == UNITS for head in heads.values())
-        labels = {}
+        targets = {}
         for name, known in args.aux_labels.items():
             index = {value: i for i, value in enumerate(known["values"])}
             table = read_table(known["table"])
-            labels[heads[name].entry] = {
-                utt_id: index[value] for utt_id, value in table.items() if value in index
-            }
+            found = {utt: [index[word]] for utt, word in table.items() if word in index}
+            unknown = np.array([IGNORE_ID])
+            if heads[name].table.limits is not None:
+                found = {utt: [float(number)] for utt, number in table.items()}
+                unknown = np.array([np.nan], dtype=np.float32)
+            targets[heads[name].entry] = found, unknown
+        unlabelled = set(args.unlabelled.split()) if train and args.unlabelled else ()
+        if train and args.soft_targets:
+            shares = read_raters(Path(args.soft_targets), args.emotions.split()).items()
+            found = {utt: share for utt, share in shares if utt not in unlabelled}
+            targets[RATERS] = found, np.zeros(len(args.emotions.split()), dtype=np.float32)
         return SERPreprocessor(
             train,
             args.emotions.split(),
             unit_inventory(args)[1] if with_units else None,
             args.feats_type == "raw",
-            labels,
-            set(args.unlabelled.split()) if train and args.unlabelled else (),
+            targets,
+            unlabelled,
         )
 
     @classmethod

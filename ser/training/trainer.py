@@ -34,6 +34,7 @@ from ser.training.outputs import EpochOutputs
 from ser.training.passes import Batches, Statistics, Training, train_pass, valid_pass
 from ser.console import progress
 from ser.files import atomic_write
+from ser.models.concordance import MOMENTS, concordance
 from ser.models.ssl import HFFrontend
 from ser.training.heads_first import warm_start
 from ser.models.model import SERModel
@@ -289,7 +290,7 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
 def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
     """Put what is known of the whole epoch only into the reporter and the history.
 
-    WA, UA, the accuracies of label heads over known values, and fusion weights.
+    WA, UA, accuracies of label heads and CCC of value heads over known values, fusion weights.
     """
     model = training.model
     counts = model.counts.clone()
@@ -307,6 +308,12 @@ def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
         correct, skipped = (float(aggregate(share)) if share else 1.0 for share in shares)
         if skipped < 1:  # no accuracy where no value is known: a validation speaker's name
             epoch_stats[f"accuracy_{name}"] = correct / (1 - skipped)
+    for name in (n for n in model.aux_values if f"skipped_{n}" in reporter.stats):
+        keys = [f"{key}_{name}" for key in (*MOMENTS, "skipped")]
+        *moments, skipped = (float(aggregate(reporter.stats.pop(key))) for key in keys)
+        above, below = concordance(1 - skipped, *moments) if skipped < 1 else (0.0, 0.0)
+        epoch_stats[f"ccc_{name}"] = above / below if below > 0 else 0.0
+        epoch_stats[f"skipped_{name}"] = skipped
     for key, value in epoch_stats.items():
         reporter.stats[key] = [to_reported_value(value)]
     stats = {key: float(aggregate(values)) for key, values in reporter.stats.items()}

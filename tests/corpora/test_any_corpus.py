@@ -97,6 +97,20 @@ def check_four_speakers(data: Path) -> None:
     assert read_lines(data / "emotions") == ["angry", "neutral"]
 
 
+def test_named_columns_of_numbers_become_tables_and_others_are_refused(tmp_path):
+    columns = "columns: {audio: wav, arousal: EmoAct, valence: EmoVal}"
+    text = re.sub("(?m)^columns: .*$", columns, documented("calls"))
+    records = [(*u, f"{i}.5", "") for i, u in enumerate(utterances())]
+    header = [*HEADER, "EmoAct", "EmoVal"]
+    data = stage_1(tmp_path, text, write_table(tmp_path / "in", records, header))
+    assert sorted(by_own_id(data / "utt2arousal").values()) == [f"{i}.5" for i in range(8)]
+    assert not (data / "utt2valence").exists()
+    records[3] = (*records[3][:-2], "high", "")
+    write_table(tmp_path / "in", records, header)
+    with pytest.raises(UserError, match=r"metadata.csv:5: arousal 'high'; expected a number"):
+        stage_1(tmp_path, text, tmp_path / "in")
+
+
 # --- the examples of docs/corpora.md -------------------------------------------------------------
 
 

@@ -87,6 +87,20 @@ def test_the_label_is_the_third_field_and_not_the_raters_votes(stage1):
     assert "Ses01F_impro01_F005" not in emotions  # sur
 
 
+def test_values_are_the_fourth_field_and_raters_are_not_the_actors(stage1, root):
+    path = _labels(root, "Ses01F_impro01")  # F000 M000 F001 M001 ...
+    _replace(path, b"C-E3:\tNeutral; Anger;", b"C-E3:\tBored;")
+    _replace(path, b"\thap\t[2.5000, 3.0000, 3.6667]", b"\thap\t[]")
+    data = stage1()
+    values = {name: by_own_id(data / f"utt2{name}") for name in ("valence", "arousal", "dominance")}
+    assert [of["Ses01F_impro01_M000"] for of in values.values()] == ["2.5000", "2.0000", "3.6667"]
+    raters = by_own_id(data / "utt2raters")
+    assert set(raters) == set(by_own_id(data / "utt2emo"))
+    assert set(by_own_id(data / "utt2emo")) - set(values["valence"]) == {"Ses01F_impro01_F001"}
+    assert raters.pop("Ses01F_impro01_F000") == "neutral bor"
+    assert set(raters.values()) == {"neutral neutral,angry"}
+
+
 def test_a_dialog_whose_name_begins_like_anothers_keeps_its_own_utterances(stage1, root):
     _replace(
         _transcript(root, "Ses05M_script01_1"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ser.data.labels import Targets
 from ser.errors import UserError
 from ser.models.encoders import IdentityEncoder
 from ser.models.heads import (
@@ -192,7 +193,8 @@ AUX_CONF = {
 
 
 def test_the_table_of_a_head_is_utt2_and_its_name_unless_it_is_given():
-    assert label_tables(AUX_CONF) == {"gender": "utt2gender", "speaker": "utt2spk"}
+    expected = {"gender": Targets("utt2gender"), "speaker": Targets("utt2spk")}
+    assert label_tables(AUX_CONF) == expected
     heads = read_heads(AUX_CONF)
     assert [head.entry for head in heads.values()] == ["gender_label", "text", "speaker_label"]
     assert heads["speaker"].options == {"gradient_reversal": 1}
@@ -274,8 +276,9 @@ def test_without_per_unit_a_ctc_loss_is_the_sum_over_the_units():
 def test_labels_go_into_the_batch_as_they_are_and_unknown_ones_as_ignored():
     """A name that ends in _lengths is reserved by ESPnet, so it is tried as a head's name."""
     conf = {"gender": AUX_CONF["gender"], "x_lengths": {"type": "label", "weight": 1}}
-    labels = {"gender_label": {"u1": 1}, "x_lengths_label": {"u1": 0, "u2": 2}}
-    preprocess = SERPreprocessor(True, EMOTIONS, None, waveform=False, labels=labels)
+    known = {"gender_label": {"u1": [1]}, "x_lengths_label": {"u1": [0], "u2": [2]}}
+    targets = {entry: (index, np.array([-1])) for entry, index in known.items()}
+    preprocess = SERPreprocessor(True, EMOTIONS, None, waveform=False, targets=targets)
     samples = [
         (utt_id, preprocess(utt_id, {"speech": np.zeros((size, 3), np.float32), "emotion": "sad"}))
         for utt_id, size in (("u1", 4), ("u2", 6))
@@ -285,6 +288,21 @@ def test_labels_go_into_the_batch_as_they_are_and_unknown_ones_as_ignored():
     assert data["gender_label"].tolist() == [[1], [-1]]
     assert data["x_lengths_label"].tolist() == [[0], [2]]
     assert set(data) == {"speech", "speech_lengths", "emotion", "gender_label", "x_lengths_label"}
+
+
+def test_raters_go_into_the_batches_of_training_but_for_whom_the_label_is_withheld(tmp_path):
+    (tmp_path / "raters").write_text("u1 sad\nu2 sad sad,angry\n")
+    args = Namespace(aux_conf={}, aux_labels={}, units=None, feats_type="fbank", unlabelled="u1")
+    args.emotions, args.soft_targets = " ".join(EMOTIONS), str(tmp_path / "raters")
+    preprocess = SERTask.build_preprocess_fn(args, train=True)
+    samples = {utt: preprocess(utt, {"emotion": "sad"}) for utt in ("u1", "u2", "u3")}
+    raters = {
+        utt: dict(zip(EMOTIONS, s["raters"].tolist(), strict=True)) for utt, s in samples.items()
+    }
+    assert (raters["u2"]["sad"], raters["u2"]["angry"]) == (0.75, 0.25)
+    assert not any(raters["u1"].values()) and not any(raters["u3"].values())
+    told = SERTask.build_preprocess_fn(args, train=False)("u2", {"emotion": "sad"})
+    assert list(told) == ["emotion"]
 
 
 class DeepLabelHead(LabelHead):

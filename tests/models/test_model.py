@@ -49,7 +49,7 @@ def test_ctc_loss_is_the_enumerated_one_per_unit_averaged_over_the_batch():
     data, net = batch(), model()
     encoded = Encoded(data["speech"], data["speech_lengths"], torch.zeros(3, 3))
     loss, stats = net.aux_heads["pr"](encoded, data["text"], data["text_lengths"])
-    log_probs = net.aux_heads["pr"].log_probs(encoded).detach().double().numpy()
+    log_probs = net.aux_heads["pr"].infer(encoded).detach().double().numpy()
     first = ctc_by_enumeration(log_probs[0], (1, 2)) / 2
     second = ctc_by_enumeration(log_probs[1][:4], (2,)) / 1
     # the third utterance has no words: it adds nothing and counts in the denominator
@@ -189,6 +189,38 @@ def test_label_smoothing_moves_its_share_to_all_classes():
     assert loss.item() == pytest.approx(expected.item())
 
 
+def test_class_balanced_weights_are_those_of_effective_numbers():
+    # beta 1/2, n = 1 2 1 2: (1 - 1/2) / (1 - 1/2^n) = 1 2/3 1 2/3, and 4 in sum
+    net = model(class_weighting="effective_number", beta=0.5, class_counts=[1, 2, 1, 2])
+    assert net.class_weights.tolist() == pytest.approx([1.2, 0.8, 1.2, 0.8])
+    alike = model(class_weighting="effective_number", beta=0.0, class_counts=[1, 2, 3, 4])
+    assert alike.class_weights.tolist() == [1, 1, 1, 1]
+
+
+def test_focal_loss_is_that_of_the_hand_worked_example():
+    # p = (1/2, 1/2, 0, 0) and gamma 2: (1 - 1/2)^2 log 2; gamma 0 is plain
+    logits = torch.tensor([[0.0, 0.0, -99.0, -99.0]])
+    for gamma, factor in ((2.0, 0.25), (1.0, 0.5), (0.0, 1.0)):
+        net = model(focal_gamma=gamma)
+        loss = net.train()._cross_entropy(logits, torch.tensor([1])).item()
+        assert loss == pytest.approx(factor * np.log(2))
+        assert net.eval()._cross_entropy(logits, torch.tensor([1])).item() == pytest.approx(
+            np.log(2)
+        )
+
+
+def test_raters_who_agree_are_a_label_and_others_share_the_cross_entropy():
+    options = {"class_weighting": "balanced", "class_counts": [1, 2, 3, 4], "focal_gamma": 1.5}
+    net = model(label_smoothing=0.1, **options).train()
+    logits, emotion = torch.randn(3, 4), torch.tensor([0, 3, -1])
+    hard = net._cross_entropy(logits, emotion)
+    votes = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])  # the others: their labels
+    assert net._cross_entropy(logits, emotion, votes).item() == pytest.approx(hard.item())
+    shares = torch.tensor([[0.5, 0.25, 0.25, 0], [0.0, 0, 0, 1], [0.2, 0.3, 0.5, 0]])
+    expected = torch.nn.functional.cross_entropy(logits, shares).item()
+    assert model().train()._cross_entropy(logits, emotion, shares).item() == pytest.approx(expected)
+
+
 def test_dropout_is_drawn_before_the_emotion_head_while_training_only():
     net = model(dropout=0.5)
     seen = []
@@ -214,6 +246,8 @@ def test_dropout_is_drawn_before_the_emotion_head_while_training_only():
         {"label_smoothing": 1.0},
         {"label_smoothing": -0.1},
         {"dropout": 1.0},
+        {"beta": 1.0},
+        {"focal_gamma": -1.0},
     ],
 )
 def test_unfit_loss_options_are_refused(options):

@@ -35,7 +35,7 @@ from tests.support.fake_experiment import (
     make_experiment,
     write_history,
 )
-from tests.support.fake_scores import make_scores
+from tests.support.fake_scores import RATERS, VALENCE, make_scores
 
 VOID = {"link", "meta", "img", "br", "input"}  # elements without an end tag
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;\u202e"
@@ -265,6 +265,11 @@ def test_what_an_experiment_lacks_is_said_and_the_rest_is_shown(tmp_path):
     assert "Not drawn" in words(section(root, "utterance"))
     assert "no decisions but the emotion head's" in words(section(root, "decisions"))
     assert "gender: women" in words(section(root, "slices"))
+
+
+def test_the_page_shows_ccc_and_divergence_from_raters(tmp_path):
+    said = words(read(build(put(tmp_path, auxiliary={"valence": VALENCE}, raters=RATERS))))
+    assert "valence CCC 0.500 [0.250 to 0.750]" in said and "raters KL 0.500, JSD" in said
 
 
 def test_the_provenance_tells_how_to_get_the_numbers_again(tmp_path):

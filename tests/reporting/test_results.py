@@ -25,7 +25,7 @@ from tests.support.fake_experiment import (
     write_history,
     write_run,
 )
-from tests.support.fake_scores import make_scores
+from tests.support.fake_scores import RATERS, VALENCE, make_scores
 
 
 def put(root, scores, tag=None):
@@ -243,10 +243,13 @@ def test_precision_recall_and_f1_of_each_class_are_listed_with_each_row(tmp_path
     assert "- F1, pooled: angry 80.0, happy 100.0, sad 100.0, neutral 66.7; macro 86.7.\n" in text
 
 
-def test_heads_of_labels_are_listed_with_each_row(tmp_path):
+def test_auxiliary_heads_and_raters_are_listed_with_each_row(tmp_path):
     gender = {"accuracy": 0.875, "n": 8, "unknown": 0}
-    put(tmp_path, make_scores(auxiliary={"gender": gender}))
-    assert "- Auxiliary head gender: accuracy 87.5 (8).\n" in report(tmp_path)
+    put(tmp_path, make_scores(auxiliary={"gender": gender, "valence": VALENCE}, raters=RATERS))
+    text = report(tmp_path)
+    assert "- Auxiliary head gender: accuracy 87.5 (8).\n" in text
+    assert "- Auxiliary head valence: CCC 0.500 [0.250 to 0.750] (8).\n" in text
+    assert "- Raters: KL 0.500, JSD 0.125 nats; 75.0 % decided as a rater did; 8 utter" in text
 
 
 def test_a_row_says_what_trained_and_what_scored_it(tmp_path):

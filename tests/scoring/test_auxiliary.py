@@ -1,14 +1,16 @@
 """Tables of label heads, and the file and scores of what the heads say."""
 
+import numpy as np
 import pytest
 
-from ser.data.labels import label_path, read_labels, training_values
+from ser.data.labels import Targets, label_path, read_labels, read_targets, training_values
 from ser.errors import UserError
 from ser.scoring.auxiliary import (
     COLUMNS,
     LabelDecision,
     read_label_decisions,
     score_labels,
+    score_values,
     write_label_decisions,
 )
 from ser.scoring.text import auxiliary_lines
@@ -24,6 +26,7 @@ ROWS = [
     LabelDecision("u4", "speaker", "", "s1", 0.25),
 ]
 UTTS, HEADS = ["u1", "u2", "u3", "u4"], ("gender", "speaker")
+SCORES = {head: score_labels([row for row in ROWS if row.head == head]) for head in HEADS}
 
 
 def test_a_table_is_a_name_in_the_dump_or_a_path(tmp_path):
@@ -129,17 +132,67 @@ def test_lost_decisions_are_asked_for(tmp_path):
         read_label_decisions(tmp_path / "auxiliary.tsv", UTTS, HEADS)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("u1 3\nu2 high\n", r"utt2v:2: u2 has 'high'; expected a number from 1 to 5: correct it"),
+        ("u1 3\nu2 nan\n", "utt2v:2: u2 has 'nan'; expected a number"),
+        ("u1 5.5\nu2 2\n", "utt2v:1: u1 has '5.5'; expected a number from 1 to 5"),
+        ("u1 3\nu2\n", "utt2v:2: u2 has no value"),
+        ("u1 3\nu2 3 4\n", "utt2v: u2 has the value '3 4'; expected one word"),
+    ],
+)
+def test_what_is_no_value_in_range_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "utt2v").write_text(text)
+    with pytest.raises(UserError, match=f"aux_conf.v.table: .*{message}"):
+        read_targets("v", Targets("utt2v", (1, 5)), tmp_path)
+
+
+def test_values_may_lack_utterances_and_give_mean_and_deviation_of_those_in_training(tmp_path):
+    (tmp_path / "utt2v").write_text("u1 -3\nu2 1e0\nu4 9\n")
+    values = read_targets("v", Targets("utt2v", ()), tmp_path)
+    assert values == {"u1": -3, "u2": 1, "u4": 9}
+    assert training_values("v", "utt2v", values, "F1", ["u1", "u2", "u3"]) == [-1, 2]
+
+
+def test_values_are_scored_over_all_utterances_and_by_speaker(tmp_path):
+    ref, hyp = ["1", "2", "3", "2", "4", ""], ["2", "2", "5", "2", "4", "1"]
+    pairs = zip(ref, hyp, strict=True)
+    rows = [LabelDecision(f"u{i}", "v", r, h) for i, (r, h) in enumerate(pairs)]
+    write_label_decisions(tmp_path / "a.tsv", rows)
+    assert read_label_decisions(tmp_path / "a.tsv", [r.utt_id for r in rows], ["v"]) == rows
+    utt2spk = dict(zip([r.utt_id for r in rows], "aaabbc", strict=True))
+    found = score_values(rows, utt2spk)
+    x, y = np.array(ref[:5], float), np.array(hyp[:5], float)
+    cov = np.cov(x, y, bias=True)[0, 1]
+    expected = 2 * cov / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    assert found["ccc"] == pytest.approx(expected)
+    assert found["per_speaker"] == {"a": pytest.approx(6 / 11), "b": pytest.approx(1)}
+    assert (found["n"], found["unknown"], found["rmse"]) == (5, 1, 1)
+    low, high = found["ccc_ci"]
+    assert -1 <= low < expected < high <= 1
+    assert score_values(rows, utt2spk, known=True)["ccc_ci"] is None
+    assert score_values(rows[:3], utt2spk)["ccc_ci"] is None  # of one speaker
+    nothing = score_values(rows[5:], utt2spk)
+    assert (nothing["ccc"], nothing["rmse"], nothing["per_speaker"]) == (None, None, {})
+    assert auxiliary_lines({"v": found})[0].startswith(f"auxiliary head v: CCC {expected:.3f} [")
+    assert auxiliary_lines({"v": nothing}) == [
+        "auxiliary head v: CCC - [-], RMSE -, 0 utterances (); 1 whose value is not known are "
+        "left out"
+    ]
+
+
 def test_accuracy_is_over_known_values_only():
-    assert score_labels(ROWS, HEADS) == {
+    assert SCORES == {
         "gender": {"accuracy": 2 / 3, "n": 3, "unknown": 1},
         "speaker": {"accuracy": None, "n": 0, "unknown": 4},
     }
 
 
 def test_the_table_has_a_line_for_each_head():
-    assert auxiliary_lines(score_labels(ROWS, HEADS)) == [
-        "auxiliary head gender: accuracy 66.7 % of 3 utterances; 1 whose value training does not "
-        "have are left out",
-        "auxiliary head speaker: accuracy - % of 0 utterances; 4 whose value training does not "
-        "have are left out",
+    assert auxiliary_lines(SCORES) == [
+        "auxiliary head gender: accuracy 66.7 % of 3 utterances; 1 whose value is not known "
+        "are left out",
+        "auxiliary head speaker: accuracy - % of 0 utterances; 4 whose value is not known "
+        "are left out",
     ]

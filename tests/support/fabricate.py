@@ -121,7 +121,7 @@ def _write_labels(folder: Path, dialog: str, turns) -> None:
         start = 6.2901 + 3 * i
         lines += [
             f"[{start:.4f} - {start + 1.9456:.4f}]\t{dialog}_{turn}\t{label}"
-            "\t[2.5000, 2.5000, 2.5000]",
+            f"\t[2.5000, {1 + i % 5}.0000, 3.6667]",
             # What single raters said is not the label, whatever it is.
             "C-E2:\tNeutral;\t()",
             "C-E3:\tNeutral; Anger;\t(a comment, with Ses01F_impro99_F000 in it)",

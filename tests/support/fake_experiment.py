@@ -27,7 +27,7 @@ class FakeModel(torch.nn.Module):
         self.sharpness = torch.nn.Parameter(torch.tensor(1.0))
         self.emotions = list(LABELS)
         self.aux_units = {"pr": list(UNITS)}
-        self.aux_labels = {}
+        self.aux_labels, self.aux_values = {}, []
 
     def infer(self, speech, speech_lengths):
         mask = torch.arange(speech.shape[1])[None] < speech_lengths[:, None]  # (B, L)

@@ -7,6 +7,12 @@ from ser.scoring.scores import SCHEMA
 from ser.scoring.slices import score_slices
 from tests.support.fake_experiment import LABELS
 
+VALENCE = {
+    **{"ccc": 0.5, "ccc_ci": [0.25, 0.75], "rmse": 1.0, "n": 8, "unknown": 0},
+    "per_speaker": {"Ses01F": None, "Ses01M": 0.25},
+}
+RATERS = {"n": 8, "divided": 0.25, "kl": 0.5, "jsd": 0.125, "any_rater": 0.75}
+
 
 def make_scores(correct=3, **changes):
     """``correct`` of the first fold's four decisions are right, and all of the second's."""

@@ -17,7 +17,10 @@ def arguments(config: Path, *options: str):
     """The task's arguments for ``config`` with what stage 4 adds for a fold."""
     args = resolve(config, TrainingOptions(extra_args=options))
     args.emotions = " ".join(EMOTIONS)
-    args.aux_labels = {name: {"values": ["f", "m"]} for name in args.aux_conf}
+    args.aux_labels = {
+        name: {"values": [3.0, 1.0] if head["type"] == "value" else ["f", "m"]}
+        for name, head in args.aux_conf.items()
+    }
     return args
 
 

@@ -1,18 +1,28 @@
 """Stages 4 and 5 for real with label heads of several tables beside the CTC head."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from ser.data.tables import read_lines, read_table, write_table
 from ser.errors import UserError
+from ser.predict.classifier import SpeechEmotion
+from ser.predict.formats import as_csv, as_json, as_text, csv_header
+from ser.release.pack import pack_experiment
 from ser.scoring.auxiliary import read_label_decisions
 from ser.scoring.infer import infer_folds
 from ser.scoring.score import score_experiment
 from ser.training.experiment import open_experiment
-from tests.support.training import SYSTEM, read_json, train, write_system
+from tests.support.training import (
+    SYSTEM,
+    read_json,
+    train,
+    write_system,
+)
 
 HEADS = {
     "gender": {"type": "label", "weight": 0.5},
@@ -24,6 +34,7 @@ HEADS = {
         "gradient_reversal": 1.0,
     },
     "take": {"type": "label", "weight": 0.0},  # utt2take, which is invented here
+    "v": {"type": "value", "weight": 0.3, "range": [0, 9]},  # and utt2v
 }
 ODD = "Ses01F_angry0"  # a test utterance of fold Ses01F without a take
 
@@ -34,6 +45,7 @@ def corpus(corpus) -> Path:
     takes = {utt_id: f"take{utt_id[-1]}" for utt_id in read_table(dump / "utt2emo")}
     del takes[ODD], takes["Ses02F_angry0"]  # and a training utterance
     write_table(dump / "utt2take", takes)
+    write_table(dump / "utt2v", {utt_id: 2 + 3 * int(take[-1]) for utt_id, take in takes.items()})
     write_system(corpus / "heads.yaml", aux_conf=HEADS)
     return corpus
 
@@ -58,6 +70,7 @@ def test_the_classes_of_a_fold_are_kept_with_its_model(corpus, trained):
         "gender": ["f", "m"],
         "speaker": ["Ses02F", "Ses02M"],  # Ses01F is tested, Ses01M validates
         "take": ["take0", "take1"],
+        "v": [pytest.approx(2 + 3 * 8 / 15), pytest.approx(3 * (8 / 15 * 7 / 15) ** 0.5)],
     }
 
 
@@ -66,6 +79,8 @@ def test_the_history_has_the_loss_and_accuracy_of_each_head(trained):
         train_stats, valid = entry["train"], entry["valid"]
         expected = train_stats["loss_er"] + 0.5 * train_stats["loss_gender"]
         expected += 0.1 * train_stats["loss_pr"] + 0.1 * train_stats["loss_speaker"]
+        expected += 0.3 * train_stats["loss_v"]
+        assert -1 <= train_stats["ccc_v"] <= 1 and "refhyp_v" not in train_stats
         assert train_stats["loss"] == pytest.approx(expected, rel=1e-3)
         # 16 training utterances, one of them without a take
         assert train_stats["skipped_take"] == pytest.approx(1 / 16)
@@ -79,7 +94,7 @@ def test_the_history_has_the_loss_and_accuracy_of_each_head(trained):
 
 def test_the_number_of_parameters_is_noted(trained):
     found = read_json(trained / "Ses01F/run.json")["parameters"]
-    heads = {"emotion": 4, "gender": 2, "pr": 25, "speaker": 2, "take": 2}
+    heads = {"emotion": 4, "gender": 2, "pr": 25, "speaker": 2, "take": 2, "v": 1}
     in_heads = sum((32 + 1) * size for size in heads.values())
     assert found["total"] > found["trained"] > in_heads  # masked_spec_embed is not trained
     assert read_json(trained / "Ses01F/parameters.json") == found
@@ -100,15 +115,46 @@ def test_frozen_parameters_count_as_trained_only_if_they_are_released(corpus, tm
     assert found[0]["total"] == found[1]["total"]
 
 
+def test_utterances_without_a_value_are_counted_before_training(corpus, tmp_path, capsys):
+    train(corpus, tmp_path / "exp", config=corpus / "heads.yaml", check_only=True)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1 and "utt2v: no value for 2 utterances, the first Ses01F_angry0" in said[0]
+
+
 def test_every_test_utterance_gets_a_decision_of_each_label_head(corpus, trained, scores):
     utts = read_lines(corpus / "dump/tones/folds/strict/Ses01F/test")
-    heads = ("gender", "speaker", "take")
+    heads = ("gender", "speaker", "take", "v")
     rows = read_label_decisions(trained / "Ses01F/auxiliary.tsv", utts, heads)
     assert [(row.utt_id, row.head) for row in rows] == [(u, h) for u in utts for h in heads]
     for row in rows:
-        expected = {"gender": "f", "speaker": "", "take": f"take{row.utt_id[-1]}"}[row.head]
-        assert row.ref == ("" if (row.utt_id, row.head) == (ODD, "take") else expected)
-        assert 0.5 <= row.p_hyp <= 1  # the best of two
+        take = row.utt_id[-1]
+        expected = {"gender": "f", "speaker": "", "take": f"take{take}"}
+        expected["v"] = str(2.0 + 3 * int(take))
+        unknown = row.utt_id == ODD and row.head in ("take", "v")
+        assert row.ref == ("" if unknown else expected[row.head])
+        assert row.p_hyp is None if row.head == "v" else 0.5 <= row.p_hyp <= 1  # the best of two
+
+
+def test_a_head_of_values_is_scored_and_packed(corpus, trained, scores):
+    found = scores["auxiliary"]["v"]
+    assert (found["n"], found["unknown"], list(found["per_speaker"])) == (7, 1, ["Ses01F"])
+    rows = read_label_decisions(
+        trained / "Ses01F/auxiliary.tsv",
+        read_lines(corpus / "dump/tones/folds/strict/Ses01F/test"),
+        HEADS.keys() - {"pr"},
+    )
+    pairs = [(float(r.ref), float(r.hyp)) for r in rows if r.head == "v" and r.ref]
+    assert found["rmse"] == pytest.approx(np.mean([(x - y) ** 2 for x, y in pairs]) ** 0.5)
+    packed, _ = pack_experiment(trained, ["Ses01F"])
+    wav = next(iter(read_table(corpus / "data/tones/all/wav.scp").values()))
+    out = [
+        SpeechEmotion.from_pretrained(source, folds=["Ses01F"])(wav) for source in (packed, trained)
+    ]
+    assert out[0].values == out[1].values and 2 < out[0].values["v"] < 5.5
+    assert f"  v {out[0].values['v']:.2f}" in as_text("a", out[0])
+    assert json.loads(as_json("a", out[0]))["segments"][0]["values"].keys() == {"v"}
+    assert csv_header(["x"], ["v"]).endswith(",p_x,v\n")
+    assert as_csv("a", out[0]).splitlines()[1].endswith(f",{out[0].values['v']:.6f}")
 
 
 def test_label_heads_are_scored_and_the_units_are_still_those_of_the_ctc_head(trained, scores):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ser.cluster import preemption
+from ser.data.tables import read_table, write_table
 from ser.stage import read_marker
 from ser.training.checkpoint import (
     CHECKPOINT,
@@ -32,6 +33,10 @@ RANDOM = {
         **SYSTEM["frontend_conf"],
         "config": {**SYSTEM["frontend_conf"]["config"], "hidden_dropout": 0.3},
     },
+    "aux_conf": {
+        **SYSTEM["aux_conf"],
+        "v": {"type": "value", "weight": 0.1, "table": "utt2num_samples"},
+    },
     "max_epoch": EPOCHS,
     "accum_grad": 2,
     "scheduler": "warmuplr",
@@ -41,7 +46,9 @@ RANDOM = {
 
 @pytest.fixture(scope="module")
 def system(corpus) -> Path:
-    return write_system(corpus / "random.yaml", **RANDOM)
+    raters = {utt: f"{e} happy,{e}" for utt, e in read_table(corpus / "dump/tones/utt2emo").items()}
+    write_table(corpus / "raters", raters)
+    return write_system(corpus / "random.yaml", soft_targets=str(corpus / "raters"), **RANDOM)
 
 
 @pytest.fixture(scope="module")
