@@ -3,7 +3,7 @@
 Three feature types of frames, all on 25 ms (400 samples) every 10 ms (160 samples), none padded:
 N samples give T = 1 + (N - 400) // 160 frames. Samples enter in 16-bit units, as in Kaldi, and
 no dither is added, so that the same audio always gives the same features. Two more are functionals
-of openSMILE: one vector for an utterance, T = 1.
+of openSMILE: one vector for an utterance, T = 1. ``audio_video`` has frames of 40 ms (video.py).
 """
 
 import functools
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ser.console import progress
+from ser.data import video
 from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, read_16k_mono
 from ser.data.parallel import parallel_map
 from ser.data.tables import read_table, write_table
@@ -33,6 +34,7 @@ OPENSMILE_SAMPLES = 960  # 60 ms: of less openSMILE computes nothing
 UTTERANCES_PER_ARK = 1000
 # kSpeechFeature of Kaldi's compressed-matrix.h: one byte a value, quantiles per column.
 COMPRESSION_METHOD = 2
+BYTES = 6  # kOneByteUnsignedInteger: the values are bytes
 STARTED = ".started"
 
 
@@ -155,13 +157,14 @@ def _import_opensmile() -> Any:
         ) from None
 
 
-FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+FEATS_TYPES: dict[str, Callable[..., np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
     "mfcc": mfcc,
     "fbank_mfcc": fbank_mfcc,
     "egemaps": egemaps,
     "compare": compare,
+    "audio_video": video.audio_video,
 }
 # values of a frame
 FEATS_SIZES = {
@@ -171,8 +174,10 @@ FEATS_SIZES = {
     "fbank_mfcc": 120,
     "egemaps": 88,
     "compare": 6373,
+    "audio_video": video.FRAME_BYTES,
 }
 FUNCTIONALS = ("egemaps", "compare")  # one vector for an utterance
+AUDIO_VIDEO = "audio_video"
 
 
 def require_extractor(feats_type: str) -> None:
@@ -198,29 +203,37 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
         "directory": os.path.abspath(directory),
         "audio": digest(f"{utt} {value}" for utt, value in hashes.items()),
     }
+    sources = read_table(dump_dir / "wav.scp")
+    compression: int | None = COMPRESSION_METHOD
+    if feats_type in FUNCTIONALS:
+        compression = None  # a column of one value has no quantiles to compress it by
+    elif feats_type == AUDIO_VIDEO:
+        sources, compression = video.sources(dump_dir, sources), BYTES
+        settings["video"] = digest(sources.values())
     if is_done(directory, settings):
         return False
     compute = functools.partial(_load_and_compute, feats_type)
-    sources = read_table(dump_dir / "wav.scp")
-    functionals = feats_type in FUNCTIONALS
-    # A column of one value has no quantiles to compress it by.
-    compression = None if functionals else COMPRESSION_METHOD
     scp = write_arks(directory, "feats", sources, compute, settings, nj, compression)
     samples = read_table(dump_dir / "utt2num_samples")
-    frames = {
-        utt: "1" if functionals else str(num_frames(int(value))) for utt, value in samples.items()
-    }
+    frames = {utt: str(_frames(feats_type, int(value))) for utt, value in samples.items()}
     write_table(directory / "utt2num_frames", frames)
     write_table(directory / "feats.scp", scp)
     mark_done(directory, settings)
     return True
 
 
-def _load_and_compute(feats_type: str, entry: str) -> np.ndarray:
+def _frames(feats_type: str, num_samples: int) -> int:
+    if feats_type in FUNCTIONALS:
+        return 1
+    return -(-num_samples // video.STEP) if feats_type == AUDIO_VIDEO else num_frames(num_samples)
+
+
+def _load_and_compute(feats_type: str, source: str) -> np.ndarray:
     import kaldiio
 
+    entry, *more = source.split("\t")
     _, speech = kaldiio.load_mat(entry)
-    return FEATS_TYPES[feats_type](speech)
+    return FEATS_TYPES[feats_type](speech, *more)
 
 
 def load_for_ark(path: str) -> tuple[int, np.ndarray]:

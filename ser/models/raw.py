@@ -32,22 +32,66 @@ class RawFrontend(AbsFrontend):
         return (centred / (variance + 1e-7).sqrt()).unsqueeze(-1), input_lengths
 
 
-class RawConvEncoder(AbsEncoder):
-    """Two convolutions over samples and a BLSTM, as in Trigeorgis et al. (2016).
+class RawConv(torch.nn.Module):
+    """Two convolutions over samples, as in Trigeorgis et al. (2016).
 
-    Gaussian noise is added to the input in training. The first convolution is followed by ReLU and
-    max pooling over ``pool`` steps in time, the second by max pooling over groups of
-    ``channel_pool`` channels. What is left of ``step`` samples is one frame of the BLSTM. Zeros
-    beyond an utterance stay zeros throughout.
+    The first is followed by ReLU and max pooling over ``pool`` steps in time, the second by max
+    pooling over groups of ``channel_pool`` channels. What is left of ``step`` samples is one frame.
+    Zeros beyond an utterance stay zeros throughout.
 
     Args:
-        input_size: 1.
         channels: Of both convolutions.
         kernel1: Taps of the first convolution, at the input's sampling rate.
         pool: Steps of which the maximum is kept.
         kernel2: Taps of the second, at 1 / ``pool`` of that rate.
         channel_pool: Channels of which the maximum is kept.
         step: Samples of a frame, a multiple of ``pool``.
+
+    Raises:
+        UserError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self, channels: int, kernel1: int, pool: int, kernel2: int, channel_pool: int, step: int
+    ):
+        super().__init__()
+        for name, value, divisor in (
+            ("channels", channels, channel_pool),
+            ("step", step, pool),
+        ):
+            if value % divisor:
+                raise UserError(
+                    f"encoder_conf.{name}: found {value}; expected a multiple of {divisor}"
+                )
+        self.pool, self.channel_pool, self.step = pool, channel_pool, step
+        self.size = step // pool * (channels // channel_pool)
+        self.first = torch.nn.Conv1d(1, channels, kernel1)
+        self.second = torch.nn.Conv1d(channels, channels, kernel2)
+
+    def forward(
+        self, samples: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L), (B,) -> (B, T, D), (B,), T being L / ``step``, rounded up."""
+        samples = F.pad(samples, (0, -samples.size(1) % self.step)).unsqueeze(1)  # (B, 1, L')
+        real = frame_mask(lengths, samples.size(2), samples.device).unsqueeze(1)
+        maps = convolve(samples.masked_fill(~real, 0.0), self.first).relu()
+        maps = F.max_pool1d(maps.masked_fill(~real, 0.0), self.pool)
+        pooled = -(-lengths // self.pool)
+        maps = convolve(maps, self.second)
+        maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
+        maps = maps.masked_fill(~frame_mask(pooled, maps.size(2), maps.device).unsqueeze(1), 0.0)
+        frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
+        return frames, -(-lengths // self.step)
+
+
+class RawConvEncoder(AbsEncoder):
+    """Convolutions over samples and a BLSTM, as in Trigeorgis et al. (2016).
+
+    Gaussian noise is added to the input in training.
+
+    Args:
+        input_size: 1.
+        channels, kernel1, pool, kernel2, channel_pool, step: Of RawConv.
         noise: Standard deviation of the noise; the input has 1.
         hidden_size: Of the BLSTM, in each direction.
         num_layers: Of the BLSTM.
@@ -74,19 +118,10 @@ class RawConvEncoder(AbsEncoder):
         super().__init__()
         if input_size != 1:
             raise UserError("encoder: raw_conv reads samples; set frontend: raw")
-        for name, value, divisor in (
-            ("channels", channels, channel_pool),
-            ("step", step, pool),
-        ):
-            if value % divisor:
-                raise UserError(
-                    f"encoder_conf.{name}: found {value}; expected a multiple of {divisor}"
-                )
-        self.pool, self.channel_pool, self.step, self.noise = pool, channel_pool, step, noise
-        self.first = torch.nn.Conv1d(1, channels, kernel1)
-        self.second = torch.nn.Conv1d(channels, channels, kernel2)
+        self.noise = noise
+        self.convs = RawConv(channels, kernel1, pool, kernel2, channel_pool, step)
         self.recurrent = ConvRecurrentEncoder(
-            step // pool * (channels // channel_pool),
+            self.convs.size,
             rnn_type="lstm",
             hidden_size=hidden_size,
             num_layers=num_layers,
@@ -99,18 +134,10 @@ class RawConvEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""
-        samples = F.pad(xs_pad.transpose(1, 2), (0, -xs_pad.size(1) % self.step))  # (B, 1, L')
-        real = frame_mask(ilens, samples.size(2), samples.device).unsqueeze(1)
+        samples = xs_pad.squeeze(-1)
         if self.training and self.noise:
             samples = samples + self.noise * torch.randn_like(samples)
-        maps = convolve(samples.masked_fill(~real, 0.0), self.first).relu()
-        maps = F.max_pool1d(maps.masked_fill(~real, 0.0), self.pool)
-        lengths = -(-ilens // self.pool)
-        maps = convolve(maps, self.second)
-        maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
-        maps = maps.masked_fill(~frame_mask(lengths, maps.size(2), maps.device).unsqueeze(1), 0.0)
-        frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
-        return self.recurrent(frames, -(-ilens // self.step))
+        return self.recurrent(*self.convs(samples, ilens))
 
 
 def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
