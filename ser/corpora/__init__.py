@@ -30,7 +30,7 @@ READERS = {
 # nothing, and may say where it is.
 ANY_CORPUS = ("files", "table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
-MAKERS = {"mini": "ser.corpora.mini"}
+MAKERS = {"mini": "ser.corpora.mini", "mini_video": "ser.corpora.mini_video"}
 
 
 @dataclass

@@ -8,6 +8,8 @@ who wore the motion-capture markers. The fourth field is [valence, activation, d
 over the raters from 1 to 5: utt2valence, utt2arousal, utt2dominance. The lines ``C-E<n>`` that
 follow are each rater's words, whose first three letters are labels: utt2raters. The actors' own,
 C-F1 and C-M1, are left out.
+Where ``dialog/avi`` was copied too, utt2video says where the speaker's face is: both actors are in
+the picture, who wears the markers left.
 """
 
 import re
@@ -32,6 +34,9 @@ RATER = re.compile(r"C-E\d+:([^(]*)")
 LABELS = "dialog/EmoEvaluation"
 TRANSCRIPTS = "dialog/transcriptions"
 WAVS = "sentences/wav"
+VIDEOS = "dialog/avi/DivX"
+# left, top, right, bottom of the faces in pixels, as public readers of the videos have them
+LEFT_FACE, RIGHT_FACE = "120 130 240 230", "500 140 630 240"
 NAMES_SHOWN = 5
 
 
@@ -59,8 +64,9 @@ def find(directory: Path) -> Path:
 
 
 def fingerprint_files(root: Path) -> Iterator[Path]:
-    """Every label, transcript and wav file that ``read`` may use."""
+    """Every label, transcript, wav and video file that ``read`` may use."""
     for session in _sessions(root).values():
+        yield from _videos(session).values()
         yield from _dialogs(session, LABELS)
         yield from _dialogs(session, TRANSCRIPTS)
         for dialog in _dialogs(session, WAVS):
@@ -76,7 +82,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
     Raises UserError for ids that are malformed or repeated, and for unknown labels.
     """
     reading = Reading([], found={"label": Counter(), "wav": Counter(), "dialog": Counter()})
-    reading.tables = {f"utt2{name}": {} for name in (*DIMENSIONS, "raters")}
+    reading.tables = {f"utt2{name}": {} for name in (*DIMENSIONS, "raters", "video")}
     problems: list[str] = []
     skipped: Counter[str] = Counter()
     sessions = _sessions(root)
@@ -131,6 +137,7 @@ def _read_labels(
     """utterance id -> (label, file and line) of one session; what else is told into ``tables``."""
     known = {*spec.label_map, *spec.skip_labels}
     labels: dict[str, tuple[str, str]] = {}
+    videos = _videos(session)
     for path in _dialogs(session, LABELS):
         utt = ""
         for number, line in enumerate(_lines(path), start=1):
@@ -158,6 +165,11 @@ def _read_labels(
                 values = ATTRIBUTES.fullmatch(fields[3]) if len(fields) > 3 else None
                 for name, value in zip(DIMENSIONS, values.groups() if values else (), strict=False):
                     tables[f"utt2{name}"][utt] = value
+                if path.stem in videos:
+                    start = fields[0].strip("[] ").partition(" ")[0]
+                    wears_markers = utt.rpartition("_")[2][0] == path.stem[len("Ses01")]
+                    box = LEFT_FACE if wears_markers else RIGHT_FACE
+                    tables["utt2video"][utt] = f"{start} {box} {videos[path.stem]}"
     return labels
 
 
@@ -294,6 +306,12 @@ def _dialogs(session: Path, place: str) -> list[Path]:
     if place == WAVS:
         return [path for path in entries if path.is_dir() and not path.suffix]
     return [path for path in entries if path.is_file() and path.suffix.lower() == ".txt"]
+
+
+def _videos(session: Path) -> dict[str, Path]:
+    """dialog -> its video, of those that are there."""
+    found = _entries(session / VIDEOS)
+    return {path.stem: path for path in found if path.suffix.lower() == ".avi"}
 
 
 def _wavs(dialog: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from ser.data.tables import read_lines, read_table, write_table
 from ser.provenance import EGS
 from tests.support import by_own_id
 
-OWN_TESTS = {"iemocap", "iemocap_improvised", "mini"}  # of a reader of their own
+OWN_TESTS = {"iemocap", "iemocap_improvised", "mini", "mini_video"}  # of a reader of their own
 
 
 def paths(pattern: str, *values) -> list[str]:

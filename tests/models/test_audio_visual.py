@@ -74,6 +74,21 @@ def test_a_gradient_reaches_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
+def test_a_few_utterances_are_learnt_by_heart_from_either_stream():
+    for streams in ("audio", "video"):
+        encoder = build(streams=streams, input_dropout=0.0, hidden_size=16)
+        head = torch.nn.Linear(16, 4)
+        frames, lengths = batch(0.08, 0.08, 0.04, 0.12)
+        optim = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=0.01)
+        for _ in range(30):
+            logits = head(run(encoder, frames, lengths).sum(dim=1) / lengths.unsqueeze(1))
+            loss = torch.nn.functional.cross_entropy(logits, torch.arange(4))
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+        assert logits.argmax(dim=1).tolist() == [0, 1, 2, 3] and loss < 0.3
+
+
 def test_options_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="encoder_conf.streams: found smell"):
         build(streams="smell")
