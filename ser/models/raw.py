@@ -99,7 +99,9 @@ class RawConvEncoder(AbsEncoder):
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""
-        samples = F.pad(xs_pad.transpose(1, 2), (0, -xs_pad.size(1) % self.step))  # (B, 1, L')
+        steps = (xs_pad.size(1) + self.step - 1) // self.step
+        missing = steps * self.step - xs_pad.size(1)
+        samples = F.pad(xs_pad.transpose(1, 2), (0, missing))  # (B, 1, L')
         real = frame_mask(ilens, samples.size(2), samples.device).unsqueeze(1)
         if self.training and self.noise:
             samples = samples + self.noise * torch.randn_like(samples)
@@ -109,7 +111,7 @@ class RawConvEncoder(AbsEncoder):
         maps = convolve(maps, self.second)
         maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
         maps = maps.masked_fill(~frame_mask(lengths, maps.size(2), maps.device).unsqueeze(1), 0.0)
-        frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
+        frames = maps.unflatten(2, (steps, self.step // self.pool)).transpose(1, 2).flatten(2)
         return self.recurrent(frames, -(-ilens // self.step))
 
 
@@ -121,7 +123,7 @@ def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
     """
     taps = conv.kernel_size[0]
     maps = F.pad(maps, ((taps - 1) // 2, taps // 2))
-    if taps <= DIRECT:
+    if taps <= DIRECT or torch.compiler.is_exporting():
         return conv(maps)
     length = maps.size(2) - taps + 1
     hop = BLOCK - taps + 1
