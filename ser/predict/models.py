@@ -44,10 +44,12 @@ class TorchModel:
         self.emotions = list(model.emotions)
         self.units = list(model.aux_units[self.head]) if self.head else []
         if precision == "int8":
-            warnings.filterwarnings("ignore", module="torch.ao")  # deprecated, but all there is
             if device != "cpu":
                 raise UserError(f"--precision int8: not on {device}; set --device cpu")
-            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
+            with warnings.catch_warnings():  # deprecated, and no other way comes with torch
+                warnings.simplefilter("ignore")
+                quantize = torch.ao.quantization.quantize_dynamic
+                model = quantize(model, {torch.nn.Linear}, torch.qint8)
         self.model, self.device = model, device
         if precision == "auto":
             real = (

@@ -31,6 +31,7 @@ from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import read_predictions
 from ser.training.experiment import open_experiment
 from tests.support.fake_experiment import HOP, LABELS, LEVELS, FakeModel
+from tests.support.packable import make_model
 from tests.support.training import make_corpus, train
 
 RATE = 16000
@@ -285,6 +286,33 @@ def test_a_full_gpu_says_how_to_need_less():
     model.infer = infer
     with pytest.raises(UserError, match=r"memory. Tried .* GiB; choose fewer models with --folds"):
         SpeechEmotion([TorchModel(model)])(said_like("sad"), RATE)
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "lacks", "expected"),
+    [
+        ("bfloat16", None, torch.bfloat16),
+        ("bfloat16", "processor", torch.float32),
+        ("float32", None, torch.float32),
+    ],
+)
+def test_the_precision_is_that_of_training_where_the_processor_has_it(
+    monkeypatch, trained_in, lacks, expected
+):
+    monkeypatch.setattr("ser.training.devices.lacks_bfloat16", lambda ngpu: lacks)
+    model = make_model(model_conf={"amp_dtype": trained_in})
+    assert TorchModel(model, precision="auto").dtype == expected
+
+
+def test_other_precisions_say_nearly_the_same_and_not_the_same():
+    batch = 0.1 * np.random.default_rng(0).standard_normal((2, 8000)).astype(np.float32)
+    expected, units = TorchModel(make_model())(batch)
+    assert expected.shape == (2, 4) and units.shape[::2] == (2, 3)
+    for precision in ("bfloat16", "int8"):
+        logp, _ = TorchModel(make_model(), precision=precision)(batch)
+        assert 0 < np.abs(logp - expected).max() < 0.1
+    with pytest.raises(UserError, match="--precision int8: not on cuda; set --device cpu"):
+        TorchModel(make_model(), "cuda", "int8")
 
 
 # --- the command -------------------------------------------------------------------------------
