@@ -23,8 +23,7 @@ TINY_CONFS = {
     "s9_co_attention": {"hidden_size": 4, "picture": [63, 63]},
     "s11_modular": {"channels": 8, "scale": 4, "squeeze": 4, "output_size": 8},
     "s13_graph": {"size": 8, "rnn_conf": BLSTM},
-    "s15_key_segments": {"freeze": False, "segment": 8, "depth": 18, "width": 8}
-    | {"picture": [32, 32], "hidden_size": 4},
+    "s15_key_segments": {"segment": 8, "depth": 18, "width": 8, "picture": [32, 32]},
     "s15_small": {"segment": 8, "width": 8, "picture": [32, 32], "hidden_size": 4},
     "s17_capsules": {"channels": 4, "last_channels": 4},
     "s18_xvector": {"depth": 18, "width": 8},
@@ -46,7 +45,8 @@ def system(name: str, *options: str) -> SERModel:
 
 def tiny_system(name: str) -> tuple[SERModel, str]:
     """A system with random weights, its encoders of one layer; and its ``feats_type``."""
-    args = arguments(CONF / f"train_{name}.yaml")
+    thawed = ("--encoder_conf", "freeze=false") if name == "s15_key_segments" else ()
+    args = arguments(CONF / f"train_{name}.yaml", *thawed)
     for conf in encoder_confs(args.frontend, args.frontend_conf):
         model = conf.pop("model")
         kind = next((k for k in ("whisper", "hubert") if k in model), "wav2vec2-base-like")
