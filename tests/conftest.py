@@ -37,6 +37,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slurm")
 
 
+@pytest.fixture(scope="session")
+def with_graphs(tmp_path_factory):
+    """A packed experiment whose two folds have ONNX graphs, in seconds: a network of a few maps."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} (requirements-apps.txt) is missing")
+    from ser.release.pack import pack_experiment
+    from tests.support.packable import SMALLEST, make_experiment
+
+    exp_dir = make_experiment(tmp_path_factory.mktemp("graphs"), **SMALLEST)
+    pack_experiment(exp_dir, onnx="float32")
+    return exp_dir
+
+
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session):
     """Say loudly, below all else, that the tests on a real cluster were not run."""

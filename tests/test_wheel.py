@@ -80,11 +80,27 @@ def test_the_wheel_declares_the_installed_versions_and_the_command(unpacked):
 
 
 def test_what_the_wheel_declares_is_enough_to_predict(unpacked, tmp_path):
-    site = Path(shutil.copytree(unpacked, tmp_path / "site"))
-    names = needed(metadata(site).requires, "predict")
+    names = needed(metadata(unpacked).requires, "predict")
     assert not {"espnet", "kaldiio", "scipy", "matplotlib", "scikit-learn"} & names
-    link_into(site, names)
     packed, _ = pack_experiment(make_experiment(tmp_path))
+    assert "neutral 0." in predict_with(names, unpacked, packed, tmp_path)
+
+
+def test_what_it_declares_for_onnx_is_enough_to_predict_without_pytorch(
+    unpacked, with_graphs, tmp_path
+):
+    names = needed(metadata(unpacked).requires, "onnx")
+    assert "onnxruntime" in names and not {"torch", "transformers"} & names
+    for source in ("packed", "s1_strict_seed1.zip"):
+        folder = tmp_path / source
+        folder.mkdir()
+        assert "neutral 0." in predict_with(names, unpacked, with_graphs / source, folder)
+
+
+def predict_with(names: set[str], unpacked: Path, packed: Path, tmp_path: Path) -> str:
+    """What ser predict prints where nothing but the wheel and ``names`` is installed."""
+    site = Path(shutil.copytree(unpacked, tmp_path / "site"))
+    link_into(site, names)
     wav = tmp_path / "a.wav"
     soundfile.write(wav, 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
     command = [sys.executable, "-S", "-m", "ser", "predict", str(wav), "--model", str(packed)]
@@ -96,4 +112,4 @@ def test_what_the_wheel_declares_is_enough_to_predict(unpacked, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "neutral 0." in done.stdout
+    return done.stdout

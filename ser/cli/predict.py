@@ -43,6 +43,20 @@ def predict(
         typer.Option(help="average the models of these folds only; default: all folds"),
     ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
+    backend: Annotated[
+        Literal["auto", "torch", "onnx"],
+        typer.Option(
+            help="auto: onnxruntime on the CPU for a model that was packed with --onnx, unless "
+            "--device or --precision is given; else PyTorch"
+        ),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"],
+        typer.Option(
+            help="of PyTorch; auto: bfloat16 for a model that was trained in it, where the "
+            "processor multiplies it, else float32"
+        ),
+    ] = "auto",
     form: Annotated[
         Literal["text", "json", "csv", "textgrid"],
         typer.Option("--format", help="of the output, see above"),
@@ -91,7 +105,9 @@ def predict(
         from ser.predict.formats import csv_header
 
         check_segments(spans)
-        classifier = SpeechEmotion.from_pretrained(source, device, folds.split() or None)
+        classifier = SpeechEmotion.from_pretrained(
+            source, device, folds.split() or None, backend, precision
+        )
     failed = 0
     head = csv_header(classifier.emotions, classifier.values) if form == "csv" else ""
     with _writer(form, output, targets, head) as write:

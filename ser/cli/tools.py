@@ -144,30 +144,39 @@ def export(
         str | None, typer.Option(help="the fold whose model is exported; default: the first")
     ] = None,
     opset: Annotated[int, typer.Option(help="version of ONNX's operators, 18 or later")] = 18,
+    precision: Annotated[
+        Literal["float32", "int8"], typer.Option(help="int8: of the weights of linear layers")
+    ] = "float32",
+    recordings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECORDING]...",
+            help="compare decisions on these; default: test utterances of an experiment's fold",
+        ),
+    ] = None,
 ) -> None:
     """Write a model as ONNX, for programs without PyTorch, and compare the two.
 
-    The graph takes any number of utterances of any lengths; padding does not change its answers:
+    The graph takes any number of utterances of any one length; nothing in a batch is padding:
 
     \b
       speech (B, L) float32 samples in [-1, 1] at 16 kHz, or (B, T, F) features as the model reads
-      speech_lengths (B,) int64
       emotion_logp (B, C)   log-probabilities of the emotions
-      lengths (B,) int64    the frames of each utterance
       <head>_logp           of each auxiliary head: (B, T, V) over its units, (B, V) over its labels
       <head>_value          of a head of values: (B,)
 
-    The names of emotions and units are in the file's metadata. One fold makes one file. After
-    writing, PyTorch and onnxruntime are compared on batches of several sizes and lengths, and the
-    largest difference is printed. Needs requirements-apps.txt: make install APPS=1
+    The names of emotions and units are in the file's metadata. One fold makes one file. PyTorch and
+    onnxruntime are compared on noise of several sizes and lengths, and on recordings: how many get
+    the same emotion, and by how much probabilities differ. Systems that have no graph are listed in
+    docs/systems.md. Needs requirements-apps.txt: make install APPS=1
 
     \b
       ser export --onnx s1.onnx --model exp/iemocap/s1_mtl_phoneme_strict_seed1 --fold Ses01F
-      ser export --onnx model.onnx --model packed.zip
+      ser export --onnx model.onnx --model packed.zip --precision int8 calls/*.wav
     """
     from ser.release.onnx import export_onnx
 
-    export_onnx(model, onnx, fold, opset)
+    export_onnx(model, onnx, fold, opset, precision, recordings or ())
 
 
 def manifest(

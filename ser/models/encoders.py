@@ -115,6 +115,11 @@ class ConvRecurrentEncoder(AbsEncoder):
 
     def recur(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The recurrent network: (B, T', C' F'), (B,) -> (B, T', D') with zeros for padding."""
+        if torch.compiler.is_exporting():  # nothing is padded; see ser/release/onnx.py
+            rnn, depth = self.rnn, self.rnn.num_layers * (1 + self.rnn.bidirectional)
+            start = frames.new_zeros(depth, frames.size(0), rnn.hidden_size)
+            options = (rnn._flat_weights, rnn.mode, rnn.bidirectional)
+            return torch.ops.ser.recur(frames, start, *options)
         lengths = lengths.cpu()
         order = lengths.argsort(descending=True)  # torch would wait for its own to be copied
         longest_first = frames.index_select(0, beside(order, frames.device))
@@ -178,7 +183,7 @@ class MaskedBatchNorm(torch.nn.BatchNorm1d):
 
         ``real`` is on the CPU.
         """
-        if not torch.compiler.is_exporting() and bool(real.all()):
+        if torch.compiler.is_exporting() or bool(real.all()):
             return super().forward(maps.flatten(2)).view_as(maps)
         frames = maps.transpose(1, 2).flatten(0, 1)  # (B T, C, F)
         index = positions(real, maps.device)

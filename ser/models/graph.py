@@ -114,9 +114,10 @@ def average_frames(
         return frames, lengths
     real = frame_mask(lengths, frames.size(1), frames.device)
     real = real.unsqueeze(-1).to(frames.dtype)  # (B, T, 1)
-    missing = -frames.size(1) % count
+    groups = (frames.size(1) + count - 1) // count
+    missing = groups * count - frames.size(1)
     both = torch.nn.functional.pad(torch.cat([frames * real, real], dim=-1), (0, 0, 0, missing))
-    sums = both.unflatten(1, (-1, count)).sum(dim=2)  # (B, N, D + 1)
+    sums = both.unflatten(1, (groups, count)).sum(dim=2)  # (B, N, D + 1)
     return sums[..., :-1] / sums[..., -1:].clamp(min=1.0), -(-lengths // count)
 
 

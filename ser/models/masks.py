@@ -22,18 +22,17 @@ def beside(lengths: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def none_padded(lengths: torch.Tensor, max_length: int) -> bool:
-    """Whether all ``lengths`` (B,) are ``max_length``; False while a model is exported.
-
-    What an exported graph computes must not hang on the example that it was traced with.
-    """
-    return not torch.compiler.is_exporting() and bool((lengths >= max_length).all())
+    """Whether all ``lengths`` (B,) are ``max_length``, as they are of an exported model."""
+    return torch.compiler.is_exporting() or bool((lengths >= max_length).all())
 
 
 def positions(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Where ``mask`` (B, T), of the CPU, is True among its B T values: indices on ``device``.
 
-    A GPU would have to be waited for to learn how many there are.
+    A GPU would have to be waited for to learn how many there are. All, of an exported model.
     """
+    if torch.compiler.is_exporting():
+        return torch.arange(mask.numel())
     return beside(mask.flatten().nonzero().flatten(), device)
 
 

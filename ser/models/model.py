@@ -31,7 +31,7 @@ class SERModel(torch.nn.Module):
         aux_heads: By name (ser/models/heads.py).
         aux_weights: lambda_k by the same names.
         amp_dtype: ``bfloat16`` runs frontend and encoder in mixed precision while training and
-            validating; pooling, heads, losses and inference stay in float32.
+            validating; pooling, heads and losses stay in float32.
         class_weighting: ``balanced`` weights the cross-entropy of class c in training by
             N / (C n_c), n_c of N training utterances being of that class; the mean weight is 1.
             ``effective_number`` by (1 - beta) / (1 - beta^n_c), times what makes the C weights sum
@@ -187,19 +187,25 @@ class SERModel(torch.nn.Module):
         return Encoded(frames, lengths, self.pooling(frames, lengths))
 
     @torch.no_grad()
-    def infer(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> dict:
+    def infer(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict:
         """Decisions for a batch; call it in evaluation mode.
 
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,).
+            dtype: Of frontend and encoder; other than float32 by autocast.
 
         Returns:
             ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, what each
             auxiliary head gives: log-probabilities (B, T, V) over units, (B, V) over labels,
             values (B,).
         """
-        encoded = self.encode(speech, speech_lengths)
+        encoded = self.encode(speech, speech_lengths, dtype)
         return {
             "emotion_logp": self.emotion_head(encoded.pooled).log_softmax(dim=-1),
             "lengths": encoded.lengths,

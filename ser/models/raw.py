@@ -72,7 +72,8 @@ class RawConv(torch.nn.Module):
         self, samples: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L), (B,) -> (B, T, D), (B,), T being L / ``step``, rounded up."""
-        samples = F.pad(samples, (0, -samples.size(1) % self.step)).unsqueeze(1)  # (B, 1, L')
+        steps = (samples.size(1) + self.step - 1) // self.step
+        samples = F.pad(samples, (0, steps * self.step - samples.size(1))).unsqueeze(1)
         real = frame_mask(lengths, samples.size(2), samples.device).unsqueeze(1)
         maps = convolve(samples.masked_fill(~real, 0.0), self.first).relu()
         maps = F.max_pool1d(maps.masked_fill(~real, 0.0), self.pool)
@@ -80,7 +81,7 @@ class RawConv(torch.nn.Module):
         maps = convolve(maps, self.second)
         maps = maps.unflatten(1, (-1, self.channel_pool)).amax(dim=2)  # (B, C', L' / pool)
         maps = maps.masked_fill(~frame_mask(pooled, maps.size(2), maps.device).unsqueeze(1), 0.0)
-        frames = maps.unflatten(2, (-1, self.step // self.pool)).transpose(1, 2).flatten(2)
+        frames = maps.unflatten(2, (steps, self.step // self.pool)).transpose(1, 2).flatten(2)
         return frames, -(-lengths // self.step)
 
 
@@ -148,7 +149,7 @@ def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
     """
     taps = conv.kernel_size[0]
     maps = F.pad(maps, ((taps - 1) // 2, taps // 2))
-    if taps <= DIRECT:
+    if taps <= DIRECT or torch.compiler.is_exporting():
         return conv(maps)
     length = maps.size(2) - taps + 1
     hop = BLOCK - taps + 1

@@ -185,11 +185,6 @@ class HFFrontend(AbsFrontend):
             parameter.requires_grad = not constant and id(parameter) not in frozen
         self.train(self.training)
 
-    def plain(self) -> None:
-        """Evaluate by the modules of transformers alone, as with ``fast: false``."""
-        self.fast, self.stages.fast = (), False
-        self.encoder.config._attn_implementation = "sdpa"
-
     def keep_layers(self, directory: Path | str | None) -> None:
         """Keep what layers that are frozen for good make of utterances in ``directory``, if any.
 

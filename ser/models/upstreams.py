@@ -88,7 +88,8 @@ class UpstreamsFrontend(AbsFrontend):
         """(B, L) samples, (B,) -> (B, T, D) with zeros for padding, (B,)."""
         outputs = [upstream(input, input_lengths) for upstream in self.upstreams]
         lengths = torch.stack([count for _, count in outputs]).amin(dim=0)
-        layers = [interpolate(frames, count, lengths) for frames, count in outputs]
+        size = min(frames.size(1) for frames, _ in outputs)
+        layers = [interpolate(frames, count, lengths, size) for frames, count in outputs]
         if self.projections:
             layers = [
                 project(frames) for project, frames in zip(self.projections, layers, strict=True)
@@ -98,14 +99,16 @@ class UpstreamsFrontend(AbsFrontend):
         return fused.masked_fill(~real, 0.0), lengths
 
 
-def interpolate(frames: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def interpolate(
+    frames: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, size: int
+) -> torch.Tensor:
     """Resample the ``lengths`` real frames of each utterance to ``wanted``, linearly in time.
 
-    (B, T, D), (B,), (B,) -> (B, max(wanted), D). Frame t of W lies at (t + 1/2) N / W - 1/2 of N.
+    (B, T, D), (B,), (B,) -> (B, size, D). Frame t of W lies at (t + 1/2) N / W - 1/2 of N.
     """
-    steps = torch.arange(int(wanted.max()), device=frames.device)
-    if torch.equal(lengths, wanted):
-        return frames[:, : len(steps)]
+    if not torch.compiler.is_exporting() and torch.equal(lengths, wanted):
+        return frames[:, :size]
+    steps = torch.arange(size, device=frames.device)
     lengths, wanted = beside(lengths, frames.device), beside(wanted, frames.device)
     last = (lengths - 1).unsqueeze(1)  # (B, 1)
     places = (steps + 0.5) * (lengths / wanted).unsqueeze(1) - 0.5

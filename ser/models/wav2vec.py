@@ -83,7 +83,7 @@ class Wav2Vec:
             )
         if self.normalize:
             speech = normalize(speech, samples)
-        if self.fast and speech.device.type == "cpu":
+        if self.fast and speech.device.type == "cpu" and not torch.compiler.is_exporting():
             return conv_features(self.encoder.feature_extractor, speech, samples), lengths
         if self.masked_norm is None:
             return self.encoder.feature_extractor(speech).transpose(1, 2), lengths

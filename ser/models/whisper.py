@@ -33,19 +33,22 @@ class LogMel(torch.nn.Module):
         self, speech: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples, (B,) -> (B, mels, T) and (B,) with T = L // 160."""
+        if torch.compiler.is_exporting():
+            return self._utterances(speech), lengths // HOP
         mels = [
-            self._utterance(wave[:length])
+            self._utterances(wave[:length])
             for wave, length in zip(speech, lengths.tolist(), strict=True)
         ]
         frames = torch.tensor([m.size(1) for m in mels])
         longest = int(frames.max())
         return torch.stack([F.pad(m, (0, longest - m.size(1))) for m in mels]), frames
 
-    def _utterance(self, wave: torch.Tensor) -> torch.Tensor:
-        stft = torch.stft(wave, N_FFT, HOP, window=self.window, return_complex=True)
-        power = stft[:, :-1].abs().square()  # (n_fft // 2 + 1, T)
+    def _utterances(self, waves: torch.Tensor) -> torch.Tensor:
+        """(L,) or (B, L) samples without padding -> (mels, T) or (B, mels, T)."""
+        stft = torch.stft(waves, N_FFT, HOP, window=self.window, return_complex=True)
+        power = stft[..., :-1].abs().square()  # (n_fft // 2 + 1, T)
         log_mel = (self.mel_filters.T @ power).clamp(min=1e-10).log10()  # (mels, T)
-        log_mel = torch.maximum(log_mel, log_mel.max() - 8.0)
+        log_mel = torch.maximum(log_mel, log_mel.amax(dim=(-2, -1), keepdim=True) - 8.0)
         return (log_mel + 4.0) / 4.0
 
 

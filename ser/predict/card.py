@@ -43,6 +43,7 @@ OVERVIEW = """\
 Emotions from speech at {rate} Hz: {emotions}. System `{system}`{encoder}, trained on `{corpus}`
 (language: {language}) with the recipe's `./run.sh`.
 """
+GRAPHS = "\nBeside them their ONNX graphs, which `ser predict` runs without PyTorch.\n"
 USE = """\
 ## Use
 
@@ -178,7 +179,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
             f"| {fold} | {entry['weights']} | {format_size(sizes[entry['weights']])} |"
             for fold, entry in config["folds"].items()
         ),
-        "",
+        GRAPHS if any("onnx" in entry for entry in config["folds"].values()) else "",
         USE.format(
             fold=folds[0],
             emotions=", ".join(emotions),

@@ -8,7 +8,6 @@ result.emotion, result.probabilities, result.segments, result.units
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, silent, too_short
 from ser.data.features import FEATS_TYPES
 from ser.errors import UserError
-from ser.models.inputs import pad
 from ser.predict.inputs import SYNTHETIC, Meter, Trained, differences
+from ser.predict.models import Model
 from ser.predict.recordings import Recording, open_recording
 from ser.predict.windows import (
     Segment,
@@ -34,7 +33,6 @@ from ser.predict.windows import (
     mean_values,
     most_probable,
 )
-from ser.training.devices import find_device
 
 if TYPE_CHECKING:
     import torch
@@ -67,29 +65,23 @@ class SpeechEmotion:
     """A classifier of recordings.
 
     Args:
-        models: one for each fold, in evaluation mode; their probabilities are averaged.
+        models: one for each fold (predict/models.py); their probabilities are averaged.
         feats_type: what they read, ``raw`` or one of ser.data.features.FEATS_TYPES.
-        device: where they are.
         synthetic: whether they were trained on synthetic voices.
         trained: what their training utterances were like; None if unknown.
     """
 
     def __init__(
         self,
-        models: Sequence[Any],
+        models: Sequence[Model],
         feats_type: str = "raw",
-        device: str = "cpu",
         synthetic: bool = False,
         trained: Trained | None = None,
     ):
-        from ser.models.heads import units_head
-
-        self.models, self.feats_type, self.device = list(models), feats_type, device
+        self.models, self.feats_type = list(models), feats_type
         self.synthetic, self.trained = synthetic, trained
-        self.emotions = list(models[0].emotions)
-        self.values = list(models[0].aux_values)
-        self._heads = [units_head(model) for model in models]
-        self.units = list(models[0].aux_units[self._heads[0]]) if self._heads[0] else []
+        self.emotions, self.units = models[0].emotions, models[0].units
+        self.values = models[0].values
 
     @classmethod
     def from_pretrained(
@@ -97,6 +89,8 @@ class SpeechEmotion:
         source: str | Path,
         device: str = "cpu",
         folds: str | Sequence[str] | None = None,
+        backend: str = "auto",
+        precision: str = "auto",
     ) -> SpeechEmotion:
         """Load a model.
 
@@ -105,11 +99,13 @@ class SpeechEmotion:
             device: cpu, cuda, cuda:1, mps...; auto takes a GPU if there is one.
             folds: the folds whose models are asked, or "NAME NAME"; all when None. Each is kept
                 in memory.
+            backend, precision: see ser.predict.package.load_models.
 
         Raises:
-            UserError: no such model, a damaged one, unknown folds, no such device.
+            UserError: no such model, a damaged one, unknown folds, no such device, a backend or
+                precision that the model or the machine does not have.
         """
-        from ser.predict.package import open_model
+        from ser.predict.package import load_models, open_model
 
         packed = open_model(source)
         folds = folds.split() if isinstance(folds, str) else folds
@@ -118,12 +114,10 @@ class SpeechEmotion:
             raise UserError(
                 f"--folds {' '.join(unknown)}: not in {source}, which has {' '.join(packed.folds)}"
             )
-        device = find_device(device)
-        with _memory(device):
-            models = [packed.load(fold, device) for fold in folds or packed.folds]
+        models = load_models(packed, folds or packed.folds, device, backend, precision)
         synthetic, trained = packed.card.get("synthetic", False), packed.card.get("input")
         trained = None if trained is None else Trained.model_validate(trained)
-        return cls(models, packed.feats_type, device, synthetic, trained)
+        return cls(models, packed.feats_type, synthetic, trained)
 
     def __call__(
         self,
@@ -189,24 +183,16 @@ class SpeechEmotion:
 
         All are means over the models.
         """
-        import torch
-
-        arrays = [self._input(window.samples) for window in windows]
-        speech, lengths = pad(arrays)
-        probs, posteriors, values = 0.0, 0.0, dict.fromkeys(self.values, 0.0)
-        with _memory(self.device), torch.inference_mode():
-            for model, head in zip(self.models, self._heads, strict=True):
-                try:
-                    out = model.infer(speech.to(self.device), lengths.to(self.device))
-                except UserError as err:
-                    raise UserError(f"{name}: {err}") from None
-                probs += out["emotion_logp"].double().exp().cpu().numpy() / len(self.models)
-                for head_name in values:  # (B,)
-                    values[head_name] += out["aux"][head_name].cpu().numpy() / len(self.models)
-                frames = out["lengths"].tolist()
-                if self.units:
-                    units = out["aux"][head].float().exp().cpu().numpy()
-                    posteriors += units / np.float32(len(self.models))  # (B, T, V)
+        batch = np.stack([self._input(window.samples) for window in windows])
+        try:
+            outputs = [model(batch) for model in self.models]
+        except UserError as err:
+            raise UserError(f"{name}: {err}") from None
+        probs = np.mean([np.exp(out.logp, dtype=np.float64) for out in outputs], axis=0)
+        values = {key: np.mean([out.values[key] for out in outputs], axis=0) for key in self.values}
+        posteriors = [None] * len(windows)
+        if self.units:
+            posteriors = np.mean([np.exp(out.units) for out in outputs], axis=0)  # (B, T, V)
         if not np.isfinite(probs).all():
             raise UserError(
                 f"{name}: the model gives probabilities that are not numbers; its training has "
@@ -214,7 +200,7 @@ class SpeechEmotion:
             )
         for i, window in enumerate(windows):
             own = {key: float(value[i]) for key, value in values.items()}
-            yield window, probs[i], own, posteriors[i, : frames[i]] if self.units else None
+            yield window, probs[i], own, posteriors[i]
 
     def _input(self, samples: np.ndarray) -> np.ndarray:
         """(L,) int16 -> what the models read: (L,) in [-1, 1), or (T, F) features."""
@@ -232,21 +218,6 @@ def check_segments(segments: str | float) -> None:
             f"--segments {segments}: expected {AUTO}, {NONE}, or seconds from {SHORTEST_SECONDS:g} "
             f"to {LONGEST_SECONDS:g}"
         )
-
-
-@contextmanager
-def _memory(device: str) -> Iterator[None]:
-    """Turn a full GPU memory into a readable error."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as err:
-        what = str(err).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"--device {device}: {what}; choose fewer models with --folds, shorter --segments, or "
-            "--device cpu"
-        ) from None
 
 
 def _windows(recording: Recording, segments: str | float) -> Iterator[Window]:
@@ -277,14 +248,14 @@ def _has_sound(window: Window) -> bool:
 
 
 def _batches(windows: Iterable[Window]) -> Iterator[list[Window]]:
-    """Windows in order, as many at once as BATCH_SECONDS hold; at least one."""
+    """Windows of one length in order, as many at once as BATCH_SECONDS hold; at least one."""
     batch: list[Window] = []
-    longest = 0
     for window in windows:
-        longest = max(longest, len(window.samples))
-        if batch and longest * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
+        size = len(window.samples)
+        full = size * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE
+        if batch and (full or size != len(batch[0].samples)):
             yield batch
-            batch, longest = [], len(window.samples)
+            batch = []
         batch.append(window)
     if batch:
         yield batch

@@ -40,6 +40,10 @@ class Folder:
     def open(self, name: str) -> IO[bytes]:
         return open(self.path / name, "rb")
 
+    def graph(self, name: str) -> str | bytes:
+        """What onnxruntime opens."""
+        return str(self.path / name)
+
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
@@ -79,6 +83,10 @@ class Zip:
                 yield stream
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as err:
             raise UserError(f"{self.where}: {name}: damaged ({err}); {AGAIN}") from None
+
+    def graph(self, name: str) -> str | bytes:
+        with self.open(name) as stream:
+            return stream.read()
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load

@@ -20,7 +20,7 @@ def download(hub_id: str, cache_dir: str | Path | None) -> Path:
             snapshot_download(
                 hub_id,
                 cache_dir=cache_dir,
-                allow_patterns=[CONFIG, NETWORK, UNITS, "*.safetensors"],
+                allow_patterns=[CONFIG, NETWORK, UNITS, "*.safetensors", "*.onnx"],
             )
         )
     except GatedRepoError:

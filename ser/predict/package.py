@@ -6,6 +6,7 @@ A packed model (ser/release/pack.py writes it) is a folder with
     config.yaml              the network, with the encoder's own configuration
     units.txt                the units of its CTC head, if it has one
     *.safetensors            the weights of each fold
+    *.onnx                   the graph of each fold, if ser pack --onnx was given
 
 and files for other readers. A zip of it is read in place: nothing is unpacked. A model may come
 from anywhere, so nothing in it is unpickled, no file outside it is read for it, and what it says of
@@ -14,20 +15,23 @@ itself is checked before anything is built.
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.config import encoder_confs
+from ser.data.features import FUNCTIONALS
 from ser.errors import UserError
 from ser.files import expand_home
 from ser.lang.units import read_units
 from ser.predict.config import SAMPLING_RATE, check_weights, needs_units, read_config, read_network
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, Folder, Zip, read_tensors, read_text
 from ser.predict.hub import HUB_ID, download
+from ser.predict.models import Model, OnnxModel, TorchModel, full_memory
 from ser.training.experiment import (
     NETWORK,
     NETWORK_KEYS,
@@ -53,6 +57,7 @@ class Fold:
     network: Mapping[str, Any]  # config.yaml
     labels: Mapping[str, list[str]]  # the classes of each head of labels
     weights: Callable[[], dict[str, torch.Tensor]]
+    graph: Callable[[], OnnxModel] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ class Packed:
     def folds(self) -> list[str]:
         """The names of the folds, in the protocol's order."""
         return list(self.members)
+
+    @property
+    def graphs(self) -> dict[str, Callable[[], OnnxModel]]:
+        """How to open the ONNX graphs of the folds that have one."""
+        return {fold: member.graph for fold, member in self.members.items() if member.graph}
 
     def load(self, fold: str, device: str = "cpu") -> SERModel:
         """The model of ``fold`` in evaluation mode, in 32-bit floats.
@@ -100,6 +110,19 @@ class Packed:
         return model.to(device).float().eval()
 
 
+def _open_graph(files: Files, name: str, emotions: list[str]) -> OnnxModel:
+    where = f"{files.where}: {name}"
+    if not files.has(name):
+        raise UserError(f"{where} is missing, which {CONFIG} names; {AGAIN}")
+    graph = OnnxModel(files.graph(name), where)
+    if graph.emotions != emotions:
+        raise UserError(
+            f"{where}: its emotions are {' '.join(graph.emotions)}, those of {CONFIG} "
+            f"{' '.join(emotions)}; these files are not of the same model: {AGAIN}"
+        )
+    return graph
+
+
 def open_model(source: str | Path, cache_dir: str | Path | None = None) -> Packed:
     """Open the model at ``source`` without loading its weights.
 
@@ -126,6 +149,45 @@ def open_model(source: str | Path, cache_dir: str | Path | None = None) -> Packe
     if HUB_ID.fullmatch(str(source)):
         return _open_packed(Folder(download(str(source), cache_dir)))
     raise UserError(f"{source}: no such file or folder; give {WHAT}")
+
+
+def load_models(
+    packed: Packed,
+    folds: Sequence[str],
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
+) -> list[Model]:
+    """The models of ``folds``, ready to be asked.
+
+    Args:
+        backend: ``torch``; ``onnx``; or ``auto``: onnx where all of the folds have graphs,
+            onnxruntime is installed, and neither a device nor a precision is asked for.
+        precision: See TorchModel; ``auto`` of graphs is what was packed.
+
+    Raises:
+        UserError: what there is not.
+    """
+    graphs = [packed.graphs.get(fold) for fold in folds]
+    fits = all(graphs) and device in (None, "auto", "cpu") and precision == "auto"
+    fits = fits and importlib.util.find_spec("onnxruntime") is not None
+    if backend == "onnx" and not fits:
+        raise UserError(
+            "--backend onnx: needs onnxruntime (pip install onnxruntime), a model packed with "
+            "graphs (ser pack EXP --onnx float32), and neither --precision nor a --device but cpu"
+        )
+    if fits and backend != "torch":
+        if packed.feats_type not in ("raw", *FUNCTIONALS) and not importlib.util.find_spec("torch"):
+            raise UserError(
+                f"{packed.name}: reads {packed.feats_type}, which torchaudio computes; pip install "
+                "ser-mtl[predict]"
+            )
+        return [graph() for graph in graphs]
+    from ser.training.devices import find_device
+
+    device = find_device(device)
+    with full_memory(device):
+        return [TorchModel(packed.load(fold, device), device, precision) for fold in folds]
 
 
 def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,6 +270,7 @@ def _open_packed(files: Files) -> Packed:
             network=network,
             labels=entry.labels,
             weights=lambda name=name: read_tensors(files, name),
+            graph=entry.onnx and (lambda graph=entry.onnx: _open_graph(files, graph, emotions)),
         )
     return Packed(
         name=str(config.name or Path(where).stem),

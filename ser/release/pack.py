@@ -72,19 +72,22 @@ TRAINING_KEYS = (
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(?:~|/[\w.@+-]+)/[\w.@+/-]+")
 
 
-def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Path, Path]:
+def pack_experiment(
+    exp_dir: Path | str, folds: Sequence[str] = (), onnx: str | None = None
+) -> tuple[Path, Path]:
     """Write ``packed`` and ``<tag>.zip`` into an experiment, each of them whole or not at all.
 
     Args:
         exp_dir: exp/<corpus>/<tag>, trained and scored.
         folds: Pack these only; all that are scored when empty.
+        onnx: ``float32`` or ``int8``: also write each fold's ONNX graph in this precision.
 
     Returns:
         The folder and the archive.
 
     Raises:
         UserError: not trained or not scored, scores of other models than those that are there
-            now, unknown folds, or too little space on the disk.
+            now, unknown folds, too little space on the disk, or what ONNX cannot express.
     """
     exp_dir = Path(exp_dir)
     if not exp_dir.is_dir():
@@ -106,18 +109,24 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
             "alike (--overwrite true), or pack one of them: --folds"
         )
     files = {fold: fold_model_file(exp_dir / fold) for fold in names}
-    _require_space(exp_dir, files)
+    _require_space(exp_dir, files, onnx)
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
     wavs = find_file(exp_dir, Path("dump", str(run["corpus"]), "wav.scp"))
     trained = measure_training(wavs) if wavs else None
-    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained))
+    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained), onnx)
     with atomic_dir(exp_dir / PACKED) as temporary:
         for number, fold in enumerate(names, start=1):
             progress(f"pack: fold {fold} ({number} of {len(names)})")
             path = temporary / config["folds"][fold]["weights"]
             write_weights(path, read_weights(files[fold]))
         write_texts(temporary, config, first, units)
-        open_model(temporary)  # what was just written is read once before it takes its place
+        packed = open_model(temporary)  # what was just written is read before it takes its place
+        for fold in packed.graphs:
+            from ser.release.onnx import OLDEST_OPSET, write_graph
+
+            path = temporary / config["folds"][fold]["onnx"]
+            write_graph(path, packed, fold, packed.load(fold), OLDEST_OPSET, onnx)
+            packed.graphs[fold]()
     archive = exp_dir / f"{exp_dir.resolve().name}.zip"
     progress(f"pack: {archive}")
     write_zip(archive, exp_dir / PACKED)
@@ -126,15 +135,19 @@ def pack_experiment(exp_dir: Path | str, folds: Sequence[str] = ()) -> tuple[Pat
 
 
 def describe(
-    name: str, configs: Mapping[str, Mapping[str, Any]], card: Mapping[str, Any]
+    name: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    card: Mapping[str, Any],
+    onnx: str | None = None,
 ) -> dict[str, Any]:
     """config.json of the folds whose ESPnet configurations these are."""
     first = next(iter(configs.values()))
     entries = {}
     for fold, config in configs.items():
-        entries[fold] = {
-            "weights": "model.safetensors" if len(configs) == 1 else f"fold_{fold}.safetensors"
-        }
+        stem = "model" if len(configs) == 1 else f"fold_{fold}"
+        entries[fold] = {"weights": f"{stem}.safetensors"}
+        if onnx:
+            entries[fold]["onnx"] = f"{stem}.onnx"
         labels = label_values(config)
         if labels:  # the speakers that a head was trained on differ from fold to fold
             entries[fold]["labels"] = labels
@@ -217,7 +230,7 @@ def write_zip(path: Path, directory: Path) -> None:
     names = sorted((p.name for p in directory.iterdir()), key=lambda name: (name != META, name))
     with atomic_write(path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name in names:
-            stored = name.endswith(".safetensors")  # numbers that look random do not compress
+            stored = name.endswith((".safetensors", ".onnx"))  # numbers that do not compress
             kind = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
             archive.write(directory / name, name, compress_type=kind)
 
@@ -279,10 +292,10 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
         )
 
 
-def _require_space(exp_dir: Path, files: Mapping[str, Path]) -> None:
+def _require_space(exp_dir: Path, files: Mapping[str, Path], onnx: str | None) -> None:
     """Say how large it will be, and refuse what the disk cannot hold before writing any of it."""
     one, total = (f(p.stat().st_size for p in files.values()) for f in (max, sum))
-    needed, free = 2 * total, shutil.disk_usage(exp_dir).free
+    needed, free = (4 if onnx else 2) * total, shutil.disk_usage(exp_dir).free
     progress(
         f"pack: {len(files)} fold{'s' * (len(files) != 1)} of {format_size(one)} each, "
         f"{format_size(needed)} with the zip"

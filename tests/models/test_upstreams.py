@@ -34,12 +34,12 @@ def seeded(make):
 
 def test_frames_are_interpolated_between_the_nearest_two():
     frames = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 3.0, 9.0, 99.0, 99.0, 99.0]])
-    found = interpolate(frames.unsqueeze(-1), torch.tensor([6, 3]), torch.tensor([4, 2]))
+    found = interpolate(frames.unsqueeze(-1), torch.tensor([6, 3]), torch.tensor([4, 2]), 4)
     # frame t of 4 at 1.5 t + 0.25 of 6; frame t of 2 at 1.5 t + 0.25 of 3
     expected = [[0.25, 1.75, 3.25, 4.75], [0.75, 7.5]]
     assert torch.allclose(found[0, :, 0], torch.tensor(expected[0]))
     assert torch.allclose(found[1, :2, 0], torch.tensor(expected[1]))
-    same = interpolate(frames.unsqueeze(-1), torch.tensor([6, 3]), torch.tensor([6, 3]))
+    same = interpolate(frames.unsqueeze(-1), torch.tensor([6, 3]), torch.tensor([6, 3]), 6)
     assert torch.equal(same, frames.unsqueeze(-1))
 
 

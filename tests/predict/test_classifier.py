@@ -26,10 +26,12 @@ from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.predict import classifier as predict
 from ser.predict.classifier import SpeechEmotion
+from ser.predict.models import TorchModel
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import read_predictions
 from ser.training.experiment import open_experiment
 from tests.support.fake_experiment import HOP, LABELS, LEVELS, FakeModel
+from tests.support.packable import make_model
 from tests.support.training import make_corpus, train
 
 RATE = 16000
@@ -46,7 +48,7 @@ class Packed:
     """Stands for package.Packed: folds of the fake model, each surer than the one before."""
 
     emotions, feats_type, folds = LABELS, "raw", ["one", "two", "three"]
-    card = {}
+    card, graphs = {}, {}
 
     def load(self, fold, device="cpu"):
         model = FakeModel()
@@ -60,7 +62,7 @@ def packed(monkeypatch):
 
 
 def fake(fold="one", **changes) -> SpeechEmotion:
-    return SpeechEmotion([Packed().load(fold)], **changes)
+    return SpeechEmotion([TorchModel(Packed().load(fold))], **changes)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = RATE, **options) -> str:
@@ -165,12 +167,12 @@ def test_posteriors_of_units_are_averaged_over_folds():
         each = FakeModel()
         logp = torch.tensor([p]).log()
         each.aux_units = {"pr": ["<blank>", "V0", "S0"]}
-        each.infer = lambda speech, lengths: {
+        each.infer = lambda speech, *_: {
             "emotion_logp": torch.zeros(len(speech), 4).log_softmax(-1),
             "lengths": torch.ones(len(speech), dtype=torch.long),
             "aux": {"pr": logp.expand(len(speech), 1, 3)},
         }
-        return each
+        return TorchModel(each)
 
     models = [model(0.1, 0.5, 0.4), model(0.1, 0.3, 0.6), model(0.8, 0.15, 0.05)]
     samples = said_like("sad", seconds=1)
@@ -183,7 +185,7 @@ def test_posteriors_of_units_are_averaged_over_folds():
 def test_a_model_without_a_ctc_head_has_no_units():
     model = FakeModel()
     model.aux_units = {}
-    assert SpeechEmotion([model])(said_like("sad"), RATE).units == []
+    assert SpeechEmotion([TorchModel(model)])(said_like("sad"), RATE).units == []
 
 
 @pytest.mark.parametrize("feats_type", sorted(FEATS_TYPES))
@@ -194,12 +196,12 @@ def test_a_model_on_features_gets_those_of_training(feats_type):
     got = []
     model = FakeModel()
 
-    def infer(speech, lengths):
+    def infer(speech, lengths, _):
         got.append((speech, lengths.tolist()))
         return FakeModel.infer(model, torch.ones(1, 960), torch.full((1,), 960))
 
     model.infer = infer
-    SpeechEmotion([model], feats_type)(samples, RATE)
+    SpeechEmotion([TorchModel(model)], feats_type)(samples, RATE)
     expected = FEATS_TYPES[feats_type](samples)
     torch.testing.assert_close(got[0][0][0], torch.from_numpy(expected))
     assert got[0][1] == [len(expected)]
@@ -209,7 +211,7 @@ def test_a_model_on_waveforms_gets_16_bit_samples_over_32768_as_in_training():
     samples = np.random.default_rng(0).integers(-9000, 9000, RATE, dtype=np.int16)
     got, model = [], FakeModel()
     model.infer = lambda *batch: got.append(batch) or FakeModel.infer(model, *batch)
-    SpeechEmotion([model])(samples, RATE)
+    SpeechEmotion([TorchModel(model)])(samples, RATE)
     torch.testing.assert_close(got[0][0][0] * 32768, torch.from_numpy(samples).float())
 
 
@@ -226,11 +228,11 @@ def test_probabilities_that_are_not_numbers_are_not_a_prediction():
     model = Packed().load("one")
     model.sharpness.data = torch.tensor(float("nan"))
     with pytest.raises(UserError, match="not numbers; its training has diverged"):
-        SpeechEmotion([model])(said_like("sad"), RATE)
+        SpeechEmotion([TorchModel(model)])(said_like("sad"), RATE)
 
 
 def test_batches_do_not_change_what_is_said(monkeypatch):
-    # the last window has 5 s, so that it is padded beside those of 6 s
+    # the last window has 5 s, so that it is alone beside those of 6 s
     samples = said_like("angry", "sad", "happy", "neutral")[: 23 * RATE]
     at_once = fake()(samples, RATE)
     monkeypatch.setattr(predict, "BATCH_SECONDS", 0.1)
@@ -251,7 +253,7 @@ def test_progress_comes_in_seconds_and_reaches_the_end():
 def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
     model = FakeModel()
     model.aux_units = {}  # the track of units is a result, and grows
-    classifier = SpeechEmotion([model])
+    classifier = SpeechEmotion([TorchModel(model)])
     peaks = {}
     for minutes in (1, 60):
         path = tmp_path / f"{minutes}.flac"
@@ -272,7 +274,7 @@ def test_a_device_that_is_not_there_is_said(packed, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"--device {device}: .*use cpu, or auto"):
         SpeechEmotion.from_pretrained("x", device=device)
-    assert SpeechEmotion.from_pretrained("x", device="auto").device == "cpu"
+    assert SpeechEmotion.from_pretrained("x", device="auto").models[0].device == "cpu"
 
 
 def test_a_full_gpu_says_how_to_need_less():
@@ -283,7 +285,34 @@ def test_a_full_gpu_says_how_to_need_less():
 
     model.infer = infer
     with pytest.raises(UserError, match=r"memory. Tried .* GiB; choose fewer models with --folds"):
-        SpeechEmotion([model])(said_like("sad"), RATE)
+        SpeechEmotion([TorchModel(model)])(said_like("sad"), RATE)
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "lacks", "expected"),
+    [
+        ("bfloat16", None, torch.bfloat16),
+        ("bfloat16", "processor", torch.float32),
+        ("float32", None, torch.float32),
+    ],
+)
+def test_the_precision_is_that_of_training_where_the_processor_has_it(
+    monkeypatch, trained_in, lacks, expected
+):
+    monkeypatch.setattr("ser.training.devices.lacks_bfloat16", lambda ngpu: lacks)
+    model = make_model(model_conf={"amp_dtype": trained_in})
+    assert TorchModel(model, precision="auto").dtype == expected
+
+
+def test_other_precisions_say_nearly_the_same_and_not_the_same():
+    batch = 0.1 * np.random.default_rng(0).standard_normal((2, 8000)).astype(np.float32)
+    expected, units = TorchModel(make_model())(batch)
+    assert expected.shape == (2, 4) and units.shape[::2] == (2, 3)
+    for precision in ("bfloat16", "int8"):
+        logp, _ = TorchModel(make_model(), precision=precision)(batch)
+        assert 0 < np.abs(logp - expected).max() < 0.1
+    with pytest.raises(UserError, match="--precision int8: not on cuda; set --device cpu"):
+        TorchModel(make_model(), "cuda", "int8")
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -551,7 +580,7 @@ def test_bad_files_are_reported_each_in_a_sentence_and_the_others_are_done(tmp_p
 def test_a_defect_met_in_one_file_is_named_and_the_others_are_done(wavs, capsys, monkeypatch):
     infer = FakeModel.infer
 
-    def fail_for_long(self, speech, lengths):
+    def fail_for_long(self, speech, lengths, dtype):
         if speech.shape[1] > 3 * RATE:
             raise RuntimeError("sizes do not match")
         return infer(self, speech, lengths)

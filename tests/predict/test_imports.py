@@ -1,8 +1,9 @@
-"""Prediction needs torch and transformers, and little else."""
+"""Prediction needs torch and transformers, and little else; with ONNX graphs neither of them."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,12 @@ NEVER = {
     *("scipy", "sklearn", "pandas", "matplotlib", "librosa", "numba", "h5py", "tensorboard"),
     *("gradio", "onnx", "onnxruntime", "lhotse", "opensmile", "phonemizer", "pypinyin"),
 }
+# All that prediction with ONNX graphs may import beside Python's own.
+WITH_GRAPHS = {
+    *("ser", "numpy", "soundfile", "soxr", "onnxruntime", "tqdm", "cffi", "_cffi_backend"),
+    *("typer", "click", "rich", "shellingham", "yaml", "pydantic", "pydantic_core"),
+    *("annotated_types", "annotated_doc", "typing_extensions", "typing_inspection"),
+}
 SPECTRAL = {
     "feats_type": "spectrogram",
     "frontend": "grey",
@@ -30,6 +37,21 @@ SPECTRAL = {
 @pytest.mark.parametrize("changes", [{}, SPECTRAL], ids=["waveform", "spectrogram"])
 def test_prediction_imports_nothing_of_training_and_reporting(changes, tmp_path):
     packed, _ = pack_experiment(make_experiment(tmp_path, **changes))
+    modules = imported(packed, tmp_path)
+    assert {"torch", "soundfile"} <= modules
+    assert sorted(NEVER & modules) == []
+
+
+def test_prediction_with_graphs_imports_a_list_of_modules_without_torch(with_graphs, tmp_path):
+    modules = imported(with_graphs / "packed", tmp_path) - set(sys.stdlib_module_names)
+    assert "onnxruntime" in modules
+    prefixes = ("__", "_soundfile", "_yaml", "_cython", "cython", "_distutils", "_sysconfig")
+    extensions = {name for name in modules if name.startswith(prefixes)}
+    assert sorted(modules - WITH_GRAPHS - extensions) == []
+
+
+def imported(packed: Path, tmp_path: Path) -> set[str]:
+    """The top-level modules of a process after ``ser predict``."""
     wav = tmp_path / "a.wav"
     soundfile.write(wav, 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
     script = (
@@ -41,6 +63,4 @@ def test_prediction_imports_nothing_of_training_and_reporting(changes, tmp_path)
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    modules = set(json.loads(done.stdout.splitlines()[-1]))
-    assert {"torch", "soundfile"} <= modules
-    assert sorted(NEVER & modules) == []
+    return set(json.loads(done.stdout.splitlines()[-1]))

@@ -414,7 +414,10 @@ def test_a_hub_id_is_downloaded_without_anything_that_could_be_unpickled(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert open_model("owner/name", cache_dir=tmp_path).folds == FOLDS
     assert (asked["hub_id"], asked["cache_dir"]) == ("owner/name", tmp_path)
-    assert asked["patterns"] == ["config.json", "config.yaml", "units.txt", "*.safetensors"]
+    assert asked["patterns"] == [
+        *("config.json", "config.yaml", "units.txt"),
+        *("*.safetensors", "*.onnx"),
+    ]
 
 
 def test_a_hub_id_without_network_says_so_in_one_sentence(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from ser.cli import app
 from ser.cli.options import call
 from ser.errors import UserError
 from ser.predict.classifier import Prediction, SpeechEmotion
+from ser.predict.models import TorchModel
 from ser.predict.windows import Segment, Unit
 from ser.release import answer, demo
 from ser.release.demo_examples import SPOKEN, make_examples
@@ -43,7 +44,7 @@ needs_gradio = pytest.mark.skipif(
 
 
 def fake() -> SpeechEmotion:
-    return SpeechEmotion([FakeModel().eval()])
+    return SpeechEmotion([TorchModel(FakeModel().eval())])
 
 
 def read(markup: str) -> ET.Element:

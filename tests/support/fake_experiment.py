@@ -29,7 +29,7 @@ class FakeModel(torch.nn.Module):
         self.aux_units = {"pr": list(UNITS)}
         self.aux_labels, self.aux_values = {}, []
 
-    def infer(self, speech, speech_lengths):
+    def infer(self, speech, speech_lengths, dtype=torch.float32):
         mask = torch.arange(speech.shape[1])[None] < speech_lengths[:, None]  # (B, L)
         mean = (speech * mask).sum(1) / speech_lengths  # (B,)
         levels = torch.tensor([LEVELS[e] for e in LABELS]) / 32768  # (C,)
