@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, silent, too_short
-from ser.data.features import FEATS_TYPES
+from ser.data.audio import FRAME_SAMPLES, SAMPLE_RATE, silent, too_short
 from ser.errors import UserError
-from ser.models.inputs import pad
+from ser.models.inputs import pad, to_input
 from ser.predict.inputs import SYNTHETIC, Meter, Trained, differences
 from ser.predict.recordings import Recording, open_recording
 from ser.predict.windows import (
@@ -187,7 +186,7 @@ class SpeechEmotion:
         """
         import torch
 
-        arrays = [self._input(window.samples) for window in windows]
+        arrays = [to_input(window.samples, self.feats_type) for window in windows]
         speech, lengths = pad(arrays)
         probs, posteriors = 0.0, 0.0
         with _memory(self.device), torch.inference_mode():
@@ -208,12 +207,6 @@ class SpeechEmotion:
             )
         for i, window in enumerate(windows):
             yield window, probs[i], posteriors[i, : frames[i]] if self.units else None
-
-    def _input(self, samples: np.ndarray) -> np.ndarray:
-        """(L,) int16 -> what the models read: (L,) in [-1, 1), or (T, F) features."""
-        if self.feats_type == "raw":
-            return samples.astype(np.float32) / np.float32(FULL_SCALE)
-        return FEATS_TYPES[self.feats_type](samples)
 
 
 def check_segments(segments: str | float) -> None:

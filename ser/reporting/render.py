@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ser.console import percent
 from ser.reporting.charts import clean
 from ser.reporting.rows import system_name
-from ser.scoring.text import interval, marked, partial_notes
+from ser.scoring.text import calibration_rows, interval, marked, partial_notes
 
 
 def render(template: str, **context: Any) -> str:
@@ -49,6 +49,7 @@ def _environment() -> Environment:
         "system": system_name,
         "marked": marked,
         "partial_notes": partial_notes,
+        "calibration_rows": calibration_rows,
         "capfirst": lambda text: text[:1].upper() + text[1:],
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
     }
