@@ -22,6 +22,7 @@ from ser.models.inputs import pad, to_input
 from ser.predict.inputs import SYNTHETIC, Meter, Trained, differences
 from ser.predict.recordings import Recording, open_recording
 from ser.predict.windows import (
+    FLOOR,
     Segment,
     Unit,
     UnitTrack,
@@ -69,6 +70,12 @@ class SpeechEmotion:
         device: where they are.
         synthetic: whether they were trained on synthetic voices.
         trained: what their training utterances were like; None if unknown.
+        classes: decide between these emotions only: their probabilities are restricted to them
+            and renormalised. All when None.
+        abstain: the least probability of a decision; below it the answer is ``unsure``.
+
+    Raises:
+        UserError: ``classes`` or ``abstain`` that cannot be.
     """
 
     def __init__(
@@ -78,12 +85,23 @@ class SpeechEmotion:
         device: str = "cpu",
         synthetic: bool = False,
         trained: Trained | None = None,
+        classes: Sequence[str] | None = None,
+        abstain: float = 0.0,
     ):
         from ser.models.heads import units_head
 
         self.models, self.feats_type, self.device = list(models), feats_type, device
         self.synthetic, self.trained = synthetic, trained
-        self.emotions = list(models[0].emotions)
+        self._all = list(models[0].emotions)
+        self.emotions = [e for e in self._all if classes is None or e in classes]
+        if classes is not None and (len(self.emotions) < 2 or {*classes} - {*self._all}):
+            raise UserError(
+                f"--classes {','.join(classes)}: expected two or more of the model's emotions: "
+                f"{', '.join(self._all)}"
+            )
+        if not 0 <= abstain < 1:
+            raise UserError(f"--abstain {abstain:g}: expected a probability from 0 to below 1")
+        self.abstain = abstain
         self._heads = [units_head(model) for model in models]
         self.units = list(models[0].aux_units[self._heads[0]]) if self._heads[0] else []
 
@@ -93,6 +111,8 @@ class SpeechEmotion:
         source: str | Path,
         device: str = "cpu",
         folds: str | Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        abstain: float = 0.0,
     ) -> SpeechEmotion:
         """Load a model.
 
@@ -101,6 +121,7 @@ class SpeechEmotion:
             device: cpu, cuda, cuda:1, mps...; auto takes a GPU if there is one.
             folds: the folds whose models are asked, or "NAME NAME"; all when None. Each is kept
                 in memory.
+            classes, abstain: as of the class.
 
         Raises:
             UserError: no such model, a damaged one, unknown folds, no such device.
@@ -119,7 +140,7 @@ class SpeechEmotion:
             models = [packed.load(fold, device) for fold in folds or packed.folds]
         synthetic, trained = packed.card.get("synthetic", False), packed.card.get("input")
         trained = None if trained is None else Trained.model_validate(trained)
-        return cls(models, packed.feats_type, device, synthetic, trained)
+        return cls(models, packed.feats_type, device, synthetic, trained, classes, abstain)
 
     def __call__(
         self,
@@ -155,8 +176,7 @@ class SpeechEmotion:
             heard = [window for window in batch if _has_sound(window)]
             for window, probs, posteriors in self._infer(name, heard) if heard else ():
                 start, end = (edge / SAMPLE_RATE for edge in window.owns)
-                named = {e: float(p) for e, p in zip(self.emotions, probs, strict=True)}
-                done.append(Segment(start, end, named))
+                done.append(Segment(start, end, self._named(probs), self.abstain))
                 if posteriors is not None:
                     track.add(window, posteriors)
             end = batch[-1].owns[1]
@@ -166,7 +186,7 @@ class SpeechEmotion:
             raise too_short(name, 0, SAMPLE_RATE) if end == 0 else silent(name, end)
         probabilities = decide(done)
         return Prediction(
-            emotion=most_probable(probabilities),
+            emotion=most_probable(probabilities, self.abstain),
             probabilities=probabilities,
             segments=done,
             units=track.units,
@@ -176,6 +196,14 @@ class SpeechEmotion:
                 *differences(meter, recording.rate, self.trained),
             ),
         )
+
+    def _named(self, probs: np.ndarray) -> dict[str, float]:
+        """(C,) probabilities of all the model's emotions -> those of ``emotions``, summing to 1."""
+        if self.emotions != self._all:
+            chosen = np.array([emotion in self.emotions for emotion in self._all])
+            probs = np.where(chosen, probs + FLOOR, 0)
+            probs = probs / probs.sum()
+        return {e: float(p) for e, p in zip(self._all, probs, strict=True) if e in self.emotions}
 
     def _infer(
         self, name: str, windows: Sequence[Window]

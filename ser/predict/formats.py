@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ser.predict.classifier import Prediction
-from ser.predict.windows import Segment, merge
+from ser.predict.windows import UNSURE, merge
 
 UNITS_SHOWN = 20  # in the text; the other formats have them all, with their times
 
@@ -16,11 +16,13 @@ def as_text(name: str, said: Prediction) -> str:
     """A few lines: the decision, then where the emotion changes."""
     ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
     listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
-    lines = [f"{name} ({clock(said.duration)}): {listed}"]
+    unsure = f"{UNSURE}: " if said.emotion == UNSURE else ""
+    lines = [f"{name} ({clock(said.duration)}): {unsure}{listed}"]
     if len(said.segments) > 1:
         for part in merge(said.segments):
             span = f"{clock(part.start)} - {clock(part.end)}"
-            lines.append(f"  {span}  {part.emotion} {part.probabilities[part.emotion]:.2f}")
+            best = max(part.probabilities.values())
+            lines.append(f"  {span}  {part.emotion} {best:.2f}")
     if said.units:
         more = len(said.units) - UNITS_SHOWN
         shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
@@ -65,16 +67,21 @@ def as_json(name: str, said: Prediction) -> str:
 
 def csv_header(emotions: Sequence[str]) -> str:
     """The first line of a CSV file."""
-    return _csv([["file", "scope", "start", "end", "emotion", *(f"p_{e}" for e in emotions)]])
+    probabilities = (f"p_{e}" for e in emotions)
+    return _csv([["file", "scope", "start", "end", "emotion", *probabilities, "warnings"]])
 
 
 def as_csv(name: str, said: Prediction) -> str:
-    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment."""
-    whole = ("file", Segment(0.0, said.duration, said.probabilities))
+    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment.
+
+    Warnings are in the row of the recording, separated by semicolons.
+    """
+    rows = [("file", 0.0, said.duration, said.emotion, said.probabilities, said.warnings)]
+    rows += [("segment", s.start, s.end, s.emotion, s.probabilities, ()) for s in said.segments]
     return _csv(
-        [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", s.emotion]
-        + [f"{p:.6f}" for p in s.probabilities.values()]
-        for scope, s in [whole, *(("segment", s) for s in said.segments)]
+        [name, scope, f"{start:.3f}", f"{end:.3f}", emotion]
+        + [*(f"{p:.6f}" for p in probabilities.values()), "; ".join(warnings)]
+        for scope, start, end, emotion, probabilities, warnings in rows
     )
 
 
@@ -93,16 +100,18 @@ class Interval(NamedTuple):
 
 
 def as_textgrid(name: str, said: Prediction) -> str:
-    """A TextGrid in Praat's long format with the tiers ``emotion`` and ``units``.
+    """A TextGrid in Praat's long format with the tiers ``emotion``, ``units`` and ``warnings``.
 
     Stretches that follow on one another with the same emotion are one interval. The tier of units
-    is left out where the model has none.
+    is left out where the model has none, that of warnings, one interval, where there are none.
     """
     emotions = [Interval(s.start, s.end, s.emotion) for s in merge(said.segments)]
     tiers = {"emotion": emotions}
     if said.units:
         tiers["units"] = [Interval(*unit) for unit in said.units]
     end = _seconds(said.duration)
+    if said.warnings:
+        tiers["warnings"] = [Interval(0, end, "; ".join(said.warnings))]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',

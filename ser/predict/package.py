@@ -36,6 +36,7 @@ from ser.training.experiment import (
     finished_folds,
     fold_model_file,
     read_fold_config,
+    read_temperature,
     read_weights,
 )
 
@@ -53,6 +54,7 @@ class Fold:
     network: Mapping[str, Any]  # config.yaml
     labels: Mapping[str, list[str]]  # the classes of each head of labels
     weights: Callable[[], dict[str, torch.Tensor]]
+    temperature: float | None = None  # by what its logits are divided
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Packed:
         return list(self.members)
 
     def load(self, fold: str, device: str = "cpu") -> SERModel:
-        """The model of ``fold`` in evaluation mode, in 32-bit floats.
+        """The model of ``fold`` in evaluation mode, in 32-bit floats, at its temperature.
 
         Raises:
             UserError: no such fold, damaged weights, or weights of another network.
@@ -97,6 +99,11 @@ class Packed:
                 f"{member.where}: the weights do not fit the network that {NETWORK} describes "
                 f"({what}); {AGAIN}"
             ) from err
+        if member.temperature:
+            model.emotion_head.load_state_dict(
+                {k: v / member.temperature for k, v in model.emotion_head.state_dict().items()},
+                assign=True,
+            )
         return model.to(device).float().eval()
 
 
@@ -208,6 +215,7 @@ def _open_packed(files: Files) -> Packed:
             network=network,
             labels=entry.labels,
             weights=lambda name=name: read_tensors(files, name),
+            temperature=entry.temperature,
         )
     return Packed(
         name=str(config.name or Path(where).stem),
@@ -244,6 +252,7 @@ def _open_experiment(exp_dir: Path) -> Packed:
             network=network if _same_network(config, first) else network_conf(config),
             labels=label_values(config),
             weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
+            temperature=read_temperature(exp_dir / fold),
         )
         for fold, config in configs.items()
     }

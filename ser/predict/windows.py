@@ -18,6 +18,7 @@ from ser.data.audio import SAMPLE_RATE
 WHOLE_SECONDS = 15.0
 WINDOW_SECONDS = 6.0
 SHIFT_SECONDS = 3.0
+UNSURE = "unsure"  # the answer where no emotion is probable enough
 FLOOR = 1e-30  # of a probability whose logarithm is taken
 
 
@@ -27,11 +28,12 @@ class Segment(NamedTuple):
     start: float
     end: float
     probabilities: dict[str, float]
+    least: float = 0.0
 
     @property
     def emotion(self) -> str:
-        """The most probable emotion."""
-        return most_probable(self.probabilities)
+        """The most probable emotion, or UNSURE if its probability is below ``least``."""
+        return most_probable(self.probabilities, self.least)
 
 
 class Unit(NamedTuple):
@@ -154,9 +156,10 @@ def decide(segments: Sequence[Segment]) -> dict[str, float]:
     return {e: float(p) for e, p in zip(labels, mixed / mixed.sum(), strict=True)}
 
 
-def most_probable(probabilities: Mapping[str, float]) -> str:
-    """The emotion decided for; of equals the first."""
-    return max(probabilities, key=probabilities.__getitem__)
+def most_probable(probabilities: Mapping[str, float], least: float = 0.0) -> str:
+    """The emotion decided for, of equals the first; UNSURE if less probable than ``least``."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    return best if probabilities[best] >= least else UNSURE
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
@@ -172,5 +175,5 @@ def merge(segments: Iterable[Segment]) -> list[Segment]:
             e: (p * one + segment.probabilities[e] * two) / (one + two)
             for e, p in last.probabilities.items()
         }
-        merged[-1] = Segment(last.start, segment.end, mean)
+        merged[-1] = last._replace(end=segment.end, probabilities=mean)
     return merged

@@ -23,28 +23,30 @@ from ser.reporting.charts import (
     Chart,
     new_chart,
     styled,
-)  # fmt: skip
+)
 from ser.scoring.degrade import CLEAN
 from ser.scoring.elsewhere import STRICT
-from ser.scoring.text import difference, interval
+from ser.scoring.text import columns, difference, interval
 from ser.scoring.uncertainty import differences, from_decisions, paired
 
 Record = Mapping[str, Any]
-CROSS = ["system", "trained on", "tested on", "emotions", "utterances", "speakers", "WA [95%]",
-         "largest class", "UA [95%]", "chance", "trained there, UA"]  # fmt: skip
+CROSS = ["system", "trained on", "tested on", "utterances", "speakers", "WA [95%]",
+         "largest class", "UA [95%]", "chance"]  # fmt: skip
 ROBUST = ["condition", "WA [95%]", "UA [95%]", "change of UA", "95%", "p"]
 
 
 def cross_rows(records: Sequence[Record]) -> list[list[str]]:
     """A row for each system and corpus that it was tested on, in percent."""
-    return [
-        [record["system"], record["corpus"], corpus, str(len(test["labels"])), str(test["n"]),
-         str(test["num_speakers"]), _scored(test, "wa"), percent(test["largest"]),
-         _scored(test, "ua"), percent(1 / len(test["labels"])),
-         _scored(test["there"], "ua") if test.get("there") else ""]
-        for record in records
-        for corpus, test in record["tests"].items()
-    ]  # fmt: skip
+    rows = []
+    for record in records:
+        for corpus, test in record["tests"].items():
+            refs = "".join(entry["ref"] for entry in test["speakers"])
+            largest = max(map(refs.count, set(refs))) / len(refs)
+            speakers = {entry["speaker"] for entry in test["speakers"]}
+            rows.append([record["system"], record["corpus"], corpus, str(len(refs)),
+                         str(len(speakers)), _scored(test, "wa"), percent(largest),
+                         _scored(test, "ua"), percent(1 / len(test["labels"]))])  # fmt: skip
+    return rows
 
 
 def robust_rows(record: Record) -> list[list[str]]:
@@ -65,10 +67,12 @@ def _scored(test: Record, name: str) -> str:
     return percent(test[name]) + (f" [{interval(bounds)}]" if bounds else "")
 
 
-def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Rows as tab-separated values."""
-    with atomic_write(path) as stream:
+def show(path: Path, rows: Sequence[Sequence[str]], chart: Chart, heading: str) -> None:
+    """Print a table, and write it and its chart beside ``path`` as .tsv and .png."""
+    with atomic_write(path.with_suffix(".tsv")) as stream:
         stream.writelines("\t".join(row) + "\n" for row in rows)
+    chart.save_png(path.with_suffix(".png"), heading)
+    print("\n".join(columns(rows)))
 
 
 @styled()

@@ -253,7 +253,7 @@ def _lengths(
     return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold, split)}
 
 
-def open_device(ngpu: int, nj: int) -> str:
+def open_device(ngpu: int, nj: int = 0) -> str:
     """The device to infer on, with ``nj`` threads; 0 leaves torch's default."""
     import torch
 

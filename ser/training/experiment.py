@@ -139,7 +139,7 @@ class Experiment:
 
     def temperature(self, fold: str) -> float | None:
         """By what the fold's logits are to be divided; None without validation speakers."""
-        return read_inferred(self.exp_dir / fold).get("temperature")
+        return read_temperature(self.exp_dir / fold)
 
     def mark_inferred(
         self,
@@ -255,6 +255,14 @@ def read_inferred(fold_dir: Path) -> dict[str, Any]:
         return json.loads((fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def read_temperature(fold_dir: Path) -> float | None:
+    """The temperature of a fold's present model, if stage 5 has fitted one."""
+    noted = read_inferred(fold_dir)
+    tested = noted.get("made_from") or {}
+    same = all(tested.get(key) == value for key, value in model_state(fold_dir).items())
+    return noted.get("temperature") if same else None
 
 
 def model_state(fold_dir: Path) -> dict[str, Any]:

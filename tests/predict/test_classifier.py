@@ -26,6 +26,7 @@ from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.predict import classifier as predict
 from ser.predict.classifier import SpeechEmotion
+from ser.predict.windows import UNSURE
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import read_predictions
 from ser.training.experiment import open_experiment
@@ -94,6 +95,32 @@ def test_the_timeline_of_a_long_recording_shows_when_the_emotion_changes():
     ]
     # the second and fourth window hear both neighbours, so only these three are certain
     assert [said.segments[i].emotion for i in (0, 2, 4)] == ["angry", "sad", "happy"]
+
+
+def test_classes_restrict_the_probabilities_and_renormalise_them():
+    samples = said_like("happy", seconds=2)
+    free, chosen = fake()(samples, RATE), fake(classes=["sad", "angry"])
+    said = chosen(samples, RATE)
+    assert chosen.emotions == list(said.probabilities) == ["angry", "sad"]  # in class order
+    ratio = free.probabilities["angry"] / free.probabilities["sad"]
+    assert said.probabilities["angry"] / said.probabilities["sad"] == pytest.approx(ratio)
+    assert sum(said.probabilities.values()) == pytest.approx(1)
+    for wrong in (["angry", "calm"], ["angry"]):
+        with pytest.raises(UserError, match=f"--classes {','.join(wrong)}: expected two or more"):
+            fake(classes=wrong)
+
+
+def test_below_the_probability_to_abstain_the_answer_is_unsure(capsys, monkeypatch, tmp_path):
+    samples = said_like("sad", "happy", seconds=4)
+    least = min(max(s.probabilities.values()) for s in fake()(samples, RATE, 2).segments)
+    model = fake(abstain=least + 1e-6)
+    said = model(samples, RATE, segments=2)
+    decided = {s.emotion for s in said.segments}
+    assert UNSURE in decided and len(decided) > 1
+    for s in said.segments:
+        assert (s.emotion == UNSURE) == (max(s.probabilities.values()) < model.abstain)
+    with pytest.raises(UserError, match="--abstain 1.5: expected a probability from 0 to below 1"):
+        fake(abstain=1.5)
 
 
 def test_segments_of_so_many_seconds_do_not_overlap():
@@ -311,6 +338,18 @@ def wavs(tmp_path, packed) -> list[str]:
     ]
 
 
+def test_unsure_is_said_in_every_format(wavs, capsys):
+    for form, expected in {
+        "text": "): unsure: neutral 0.",
+        "json": '"emotion": "unsure"',
+        "csv": ",file,0.000,2.000,unsure,0.",
+        "textgrid": 'text = "unsure"',
+    }.items():
+        options = ("--format", form, "--abstain", "0.999", "--classes", "sad,neutral")
+        _, out, _ = ser_predict(capsys, wavs[1], *options)
+        assert expected in out
+
+
 def test_text_names_the_emotions_and_where_they_change(wavs, capsys):
     status, out, err = ser_predict(capsys, *wavs, "--segments", "6", "--folds", "three")
     lines = out.splitlines()
@@ -340,7 +379,8 @@ def test_json_is_one_object_a_line(wavs, capsys):
 def test_csv_has_a_header_a_row_for_each_file_and_one_for_each_segment(wavs, capsys):
     _, out, _ = ser_predict(capsys, *wavs, "--format", "csv", "--segments", "6")
     header, *rows = csv.reader(io.StringIO(out))
-    assert header == ["file", "scope", "start", "end", "emotion", *(f"p_{e}" for e in LABELS)]
+    probabilities = [f"p_{e}" for e in LABELS]
+    assert header == ["file", "scope", "start", "end", "emotion", *probabilities, "warnings"]
     assert [(row[0], row[1], row[4]) for row in rows] == [
         (wavs[0], "file", rows[0][4]),
         (wavs[0], "segment", "angry"),

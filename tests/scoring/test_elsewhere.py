@@ -1,6 +1,5 @@
 """Trained models on other corpora and on worse recordings."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,10 +9,13 @@ import torch
 
 from ser.data.tables import read_table, write_lines, write_table
 from ser.errors import UserError
+from ser.reporting.elsewhere import cross_rows, robust_rows
 from ser.scoring import elsewhere
-from ser.scoring.elsewhere import cross_matrix, crosscorpus, robustness
+from ser.scoring.elsewhere import crosscorpus, robustness
 from ser.scoring.infer import infer_folds
 from ser.scoring.score import score_experiment
+from ser.scoring.text import difference, signed
+from ser.scoring.uncertainty import differences, from_decisions, paired
 from tests.support.fake_experiment import (
     FOLDS,
     LABELS,
@@ -56,6 +58,7 @@ def toy(tmp_path):
     """A scored experiment, and dump/other with happy, sad and calm."""
     exp, dump, data = make_experiment(tmp_path)
     infer_folds(exp, dump, build_model=Builder())
+    score_experiment(exp, dump, data)
     write_table(dump / "utt2hash", {u: u for u in read_table(dump / "utt2emo")})
     other = shutil.copytree(dump, dump.parent / "other")
     emotions = read_table(dump / "utt2emo")
@@ -81,7 +84,9 @@ def test_other_corpora_are_classified_by_the_mean_of_the_folds_among_shared_emot
     assert [float(row[3]), float(row[4])] == pytest.approx(
         (shared / shared.sum()).tolist(), abs=1e-5
     )
-    assert (test["wa"], test["ua"], test["num_speakers"]) == (1.0, 1.0, 3)
+    assert (test["wa"], test["ua"], len(test["speakers"])) == (1.0, 1.0, 3)
+    rows = cross_rows([record])
+    assert rows[-1][2:5] == ["other", str(len(wanted)), "3"] and rows[-1][-1] == "50.0"
 
 
 def test_the_folds_temperatures_are_used(toy, monkeypatch):
@@ -122,34 +127,10 @@ def test_a_pair_that_is_there_is_kept_until_a_fold_is_trained_again(toy):
     assert builder.calls == 2
 
 
-def test_a_system_is_shown_what_one_trained_on_the_tested_corpus_reaches_there(toy, monkeypatch):
-    exp, dump, _ = toy
-    monkeypatch.setattr(elsewhere.FoldModels, "__init__", _with(Levels))
-    root = dump.parents[1]
-    there = shutil.copytree(exp, root / "exp/other/sys_strict_seed1")
-    run = (there / "run.yaml").read_text()
-    (there / "run.yaml").write_text(run.replace("corpus: toy", "corpus: other"))
-    for name in ("utt2emo", "emotions"):  # both have all four again, but for sad
-        shutil.copy(dump / name, dump.parent / "other" / name)
-    first, second = cross_matrix([exp, there], [dump, dump.parent / "other"])
-    assert first["tests"]["other"]["there"]["tag"] == "sys_strict_seed1"
-    assert first["tests"]["other"]["there"]["ua"] == second["tests"]["other"]["ua"]
-    assert "there" not in first["tests"]["toy"]
-    assert json.loads((exp / "crosscorpus.json").read_text()) == first
-
-
-def _with(model):
-    def init(self, build_model, device, keep=True):
-        self.build_model, self.keep, self.device = lambda *_: model(), keep, device
-        self.config = self.model = None
-
-    return init
-
-
 def test_fewer_than_two_shared_emotions_and_no_dump_are_one_sentence(toy):
     exp, dump, _ = toy
     write_lines(dump.parent / "other/emotions", ["calm", "sad"])
-    with pytest.raises(UserError, match=r"\(calm, sad\) and those of .* share sad; there"):
+    with pytest.raises(UserError, match=r"\(calm, sad\) and those of .* share sad; two are"):
         crosscorpus(exp, [dump.parent / "other"])
     with pytest.raises(UserError, match="--on nowhere: there is no nowhere/emotions; expected"):
         crosscorpus(exp, ["nowhere"])
@@ -188,6 +169,22 @@ def test_conditions_that_are_there_are_kept_and_a_stopped_run_goes_on(toy, monke
     assert list(record["tests"]) == ["clean", "white:10", "clip:10"]
     again = robustness(exp, ["white:10"], build_model=Builder())
     assert again == record  # nothing is lost that was not asked for
+
+
+def test_the_change_of_ua_is_paired_over_speakers(toy):
+    record = robustness(toy[0], ["gain:-6.0206"], build_model=Builder())
+    (clean, halved), classes = robust_rows(record), len(LABELS)
+    both = [from_decisions([t["speakers"]], classes, "strict") for t in record["tests"].values()]
+    change = differences(paired(*both))["ua"]
+    assert clean[3:] == ["", "", ""]
+    assert halved[3:] == [signed(change.value), *difference(change)[1:]]
+    assert change.value < -0.5
+
+
+def test_an_experiment_that_is_not_scored_is_refused(toy):
+    (toy[0] / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"scores.json: no such file; score first"):
+        robustness(toy[0])
 
 
 def test_an_unknown_condition_is_refused_before_anything_is_computed(toy):
