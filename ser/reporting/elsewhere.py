@@ -1,5 +1,6 @@
 """Tables and charts of tests on other corpora and on worse recordings, and of abstention."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ser.reporting.charts import (
 )
 from ser.scoring.degrade import CLEAN
 from ser.scoring.elsewhere import STRICT
+from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, Run
 from ser.scoring.text import columns, difference, interval
 from ser.scoring.uncertainty import differences, from_decisions, paired
 
@@ -60,6 +62,16 @@ def robust_rows(record: Record) -> list[list[str]]:
             change = difference(differences(paired(trials[CLEAN], trials[condition]))["ua"])
         rows.append([condition, _scored(test, "wa"), _scored(test, "ua"), *change])
     return rows
+
+
+def read_tests(runs: Sequence[Run]) -> dict[str, list[Record]]:
+    """What experiments, or their records, have of other corpora and of worse recordings."""
+    found: dict[str, list[Record]] = {}
+    for name in (CROSSCORPUS, ROBUSTNESS):
+        paths = [directory / name for directory, _ in runs if (directory / name).is_file()]
+        key = name.removesuffix(".json")
+        found[key] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return found
 
 
 def _scored(test: Record, name: str) -> str:

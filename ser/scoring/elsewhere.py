@@ -33,7 +33,7 @@ from ser.provenance import git_commit
 from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, parse
 from ser.scoring.infer import BuildModel, FoldModels, model_config, open_device
 from ser.scoring.predictions import Prediction, write_predictions
-from ser.scoring.records import SCORE_FIRST, read_scores
+from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, SCORE_FIRST, read_scores
 from ser.scoring.score import decisions_by_speaker
 from ser.scoring.uncertainty import from_decisions, measure, score_intervals
 from ser.stage import file_digest
@@ -42,7 +42,6 @@ from ser.training.experiment import Experiment, model_state, open_experiment
 if TYPE_CHECKING:
     import torch
 
-CROSSCORPUS, ROBUSTNESS = "crosscorpus.json", "robustness.json"
 BATCH_SECONDS = 60.0  # padded
 STRICT = "strict"  # how scores are averaged: over speakers
 Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
