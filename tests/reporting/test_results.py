@@ -426,10 +426,8 @@ def test_the_command_line_prints_where_everything_is(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Results: RESULTS.md (1 row)" in done.stdout
     assert "s1, toy, strict: WA 87.5  UA 87.5  (95%: 0.0 to 100.0, 0.0 to 100.0)" in done.stdout
-    assert (
-        "Figures: exp/toy/s1_strict_seed1/figures/ (confusion_matrix.png, reliability.png)"
-        in done.stdout
-    )
+    names = "confusion_matrix.png, reliability.png, risk_coverage.png"
+    assert f"Figures: exp/toy/s1_strict_seed1/figures/ ({names})" in done.stdout
 
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
@@ -465,6 +463,7 @@ def test_the_whole_of_stages_5_and_6_on_a_toy_experiment(tmp_path):
         "layer_weights.png",
         "learning_curves.png",
         "reliability.png",
+        "risk_coverage.png",
     ]
 
 

@@ -247,7 +247,7 @@ def test_a_fitted_experiment_is_scored_packed_and_predicts_recordings(corpus, tm
     exp_dir, dump = tmp_path / "exp/tones/floor", corpus / "dump/tones"
     train(corpus, exp_dir, config=corpus / "encoder.yaml")
     assert infer_folds(exp_dir, dump) == ["Ses01F"]
-    score_experiment(exp_dir, dump, corpus / "data/tones")
+    scores = score_experiment(exp_dir, dump, corpus / "data/tones")
     recording = str(corpus / "wav/Ses01F_angry0.wav")
     said = SpeechEmotion.from_pretrained(exp_dir)(recording).probabilities
     assert sum(said.values()) == pytest.approx(1)
@@ -266,9 +266,7 @@ def test_a_fitted_experiment_is_scored_packed_and_predicts_recordings(corpus, tm
     (row,) = (line.split("\t") for line in table if line.startswith("Ses01F_angry0"))
     assert tuple(map(float, row[3:7])) == pytest.approx(tuple(said.values()), abs=1e-4)
     (clean,) = robustness(exp_dir, ["clean"])["tests"]["clean"]["speakers"]
-    assert (
-        clean["hyp"] == score_experiment(exp_dir, dump, corpus / "data/tones")["speakers"][0]["hyp"]
-    )
+    assert clean["hyp"] == scores["speakers"][0]["hyp"]
 
 
 def test_neither_speech_nor_labels_of_the_test_speaker_are_looked_at(corpus, tmp_path):
