@@ -59,8 +59,7 @@ class Degrader:
         if kind == "babble":
             noise = self.babble(utt_id, len(speech), random)
             return add_noise(speech, noise, value)
-        found = KINDS[kind][0](speech, value, random)
-        return np.pad(found, (0, max(0, len(speech) - len(found))))[: len(speech)]
+        return KINDS[kind][0](speech, value, random)
 
     def babble(self, utt_id: str, count: int, random: np.random.RandomState) -> np.ndarray:
         """``count`` samples of other speakers than that of ``utt_id``."""
@@ -104,15 +103,12 @@ def add_noise(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     return speech + scale * noise
 
 
-def _white(speech: np.ndarray, snr: float, random: np.random.RandomState) -> np.ndarray:
-    return add_noise(speech, random.standard_normal(len(speech)), snr)
-
-
-def _pink(speech: np.ndarray, snr: float, random: np.random.RandomState) -> np.ndarray:
-    spectrum = np.fft.rfft(random.standard_normal(len(speech)))
+def _noise(count: int, random: np.random.RandomState, exponent: float) -> np.ndarray:
+    """``count`` samples whose power density falls as f^-exponent."""
+    spectrum = np.fft.rfft(random.standard_normal(count))
     spectrum[0] = 0
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    return add_noise(speech, np.fft.irfft(spectrum, len(speech)), snr)
+    spectrum[1:] *= np.arange(1, len(spectrum)) ** (-exponent / 2)
+    return np.fft.irfft(spectrum, count)
 
 
 def impulse_response(t60: float, random: np.random.RandomState) -> np.ndarray:
@@ -141,50 +137,43 @@ def _narrow(speech: np.ndarray) -> np.ndarray:
     return sosfilt(filters, low)
 
 
-def _wide(speech: np.ndarray) -> np.ndarray:
-    return soxr.resample(speech, TELEPHONE_RATE, SAMPLE_RATE, quality="VHQ")
+def _wide(narrow: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return _fit(soxr.resample(narrow, TELEPHONE_RATE, SAMPLE_RATE, quality="VHQ"), like)
 
 
-def coded(speech: np.ndarray, rate: int, **options: object) -> np.ndarray:
+def _fit(speech: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """``speech`` cut or padded to the length of ``like``."""
+    return np.pad(speech, (0, max(0, len(like) - len(speech))))[: len(like)]
+
+
+def coded(speech: np.ndarray, rate: int = SAMPLE_RATE, **options: object) -> np.ndarray:
     """``speech`` written to memory and read again by libsndfile; ``options`` as in soundfile."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(speech, -1, 1 - 2**-15), rate, **options)
     file.seek(0)
-    return soundfile.read(file)[0]
+    return _fit(soundfile.read(file)[0], speech)
 
 
-def _mulaw(speech: np.ndarray, *_: object) -> np.ndarray:
-    return _wide(coded(_narrow(speech), TELEPHONE_RATE, format="AU", subtype="ULAW"))
-
-
-def _clip(speech: np.ndarray, share: float, *_: object) -> np.ndarray:
+def _clip(speech: np.ndarray, share: float) -> np.ndarray:
     limit = np.quantile(np.abs(speech), 1 - share / 100)
     return speech.clip(-limit, limit)
 
 
-def _mp3(speech: np.ndarray, kbits: float, *_: object) -> np.ndarray:
-    level = (160 - kbits) / 152  # libsndfile's scale at 16 kHz: 0 is 160 kbit/s, 1 is 8
-    return coded(
-        speech, SAMPLE_RATE, format="MP3", compression_level=level, bitrate_mode="CONSTANT"
-    )
-
-
-def _opus(speech: np.ndarray, kbits: float, *_: object) -> np.ndarray:
-    level = (256 - kbits) / 250  # 0 is 256 kbit/s, 1 is 6
-    return coded(speech, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=level)
-
-
-# kind -> (function of speech, value and random numbers; the values that there are, from and to)
+G711 = {"format": "AU", "subtype": "ULAW"}
+MP3 = {"format": "MP3", "bitrate_mode": "CONSTANT"}
+OPUS = {"format": "OGG", "subtype": "OPUS"}
+# Kind -> (function of speech, value and random numbers; the values that there are, from and to).
+# libsndfile's compression level is 0 for the highest bit rate and 1 for the lowest.
 KINDS: dict[str, tuple[Callable[..., np.ndarray], tuple[float, float]]] = {
     CLEAN: (lambda x, *_: x, (0, 0)),
-    "white": (_white, (-20, 60)),
-    "pink": (_pink, (-20, 60)),
+    "white": (lambda x, snr, rng: add_noise(x, _noise(len(x), rng, 0), snr), (-20, 60)),
+    "pink": (lambda x, snr, rng: add_noise(x, _noise(len(x), rng, 1), snr), (-20, 60)),
     "babble": (add_noise, (-20, 60)),
     "reverb": (_reverb, (0.05, 5)),
-    "telephone": (lambda x, *_: _wide(_narrow(x)), (0, 0)),
-    "mulaw": (_mulaw, (0, 0)),
+    "telephone": (lambda x, *_: _wide(_narrow(x), x), (0, 0)),
+    "mulaw": (lambda x, *_: _wide(coded(_narrow(x), TELEPHONE_RATE, **G711), x), (0, 0)),
     "gain": (lambda x, db, _: x * 10 ** (db / 20), (-60, 40)),
-    "clip": (_clip, (0.01, 50)),
-    "mp3": (_mp3, (10, 160)),
-    "opus": (_opus, (6, 256)),
+    "clip": (lambda x, share, _: _clip(x, share), (0.01, 50)),
+    "mp3": (lambda x, kbit, _: coded(x, compression_level=(160 - kbit) / 152, **MP3), (10, 160)),
+    "opus": (lambda x, kbit, _: coded(x, compression_level=(256 - kbit) / 250, **OPUS), (6, 256)),
 }

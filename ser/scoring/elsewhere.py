@@ -67,8 +67,8 @@ def crosscorpus(
     Raises:
         UserError: not scored, no such dump, or fewer than two shared emotions.
     """
-    experiment, folds, record = _open(exp_dir, CROSSCORPUS)
-    path, scores = experiment.exp_dir / CROSSCORPUS, _scores(experiment)
+    experiment, scores, record = _open(exp_dir, CROSSCORPUS)
+    path, folds = experiment.exp_dir / CROSSCORPUS, scores["folds"]["scored"]
     keys = ("labels", "speakers", "wa", "ua", "wa_ci", "ua_ci")
     record["tests"][record["corpus"]] = {k: {**scores, **scores["summary"]}[k] for k in keys}
     others = [Path(d) for d in dump_dirs if Path(d).name != record["corpus"]]
@@ -101,7 +101,8 @@ def robustness(
     wanted = dict.fromkeys((CLEAN, *(conditions or CONDITIONS)))
     for condition in wanted:
         parse(condition)
-    experiment, folds, record = _open(exp_dir, ROBUSTNESS)
+    experiment, scores, record = _open(exp_dir, ROBUSTNESS)
+    path, folds = experiment.exp_dir / ROBUSTNESS, scores["folds"]["scored"]
     wavs, utt2spk = (read_table(experiment.dump_dir / name) for name in ("wav.scp", "utt2spk"))
     degrade = Degrader(utt2spk, lambda utt: load_input(wavs[utt]).astype(np.float64))
     models = FoldModels(build_model, open_device(ngpu), keep=False)
@@ -119,7 +120,6 @@ def robustness(
             vectors = pooled(model, wavs, lengths, experiment.feats_type, where, change)
             probs = _probabilities(model, vectors, experiment.temperature(fold))
             rows += _decide(names, probs, experiment.labels, experiment.labels)
-        path = experiment.exp_dir / ROBUSTNESS
         _add(record, path, condition, made_from, experiment.labels, rows, experiment.dump_dir)
     return record
 
@@ -224,23 +224,19 @@ def _files(experiment: Experiment, fold: str) -> tuple[Path, Path]:
     return directory / "config.yaml", directory / experiment.made_from(fold)["model"]
 
 
-def _scores(experiment: Experiment) -> dict[str, Any]:
+def _open(exp_dir: Path | str, name: str) -> tuple[Experiment, dict[str, Any], Record]:
+    """An experiment, its scores, and what there is of its record."""
+    experiment = open_experiment(exp_dir, beside(exp_dir))
     path = experiment.exp_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {SCORE_FIRST}")
-    return read_scores(path)
-
-
-def _open(exp_dir: Path | str, name: str) -> tuple[Experiment, list[str], Record]:
-    """An experiment, its scored folds, and what there is of its record."""
-    experiment = open_experiment(exp_dir, beside(exp_dir))
-    scores = _scores(experiment)
+    scores = read_scores(path)
     try:
         tests = json.loads((experiment.exp_dir / name).read_text(encoding="utf-8"))["tests"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         tests = {}
     about = {key: scores[key] for key in ("tag", "system", "corpus", "labels")}
-    return experiment, scores["folds"]["scored"], {**about, "commit": git_commit(), "tests": tests}
+    return experiment, scores, {**about, "commit": git_commit(), "tests": tests}
 
 
 def _made_from(experiment: Experiment, folds: Sequence[str], dump_dir: Path) -> dict[str, Any]:
