@@ -66,12 +66,14 @@ def robust_rows(record: Record) -> list[list[str]]:
 
 def read_tests(runs: Sequence[Run]) -> dict[str, list[Record]]:
     """What experiments, or their records, have of other corpora and of worse recordings."""
-    found: dict[str, list[Record]] = {}
-    for name in (CROSSCORPUS, ROBUSTNESS):
-        paths = [directory / name for directory, _ in runs if (directory / name).is_file()]
-        key = name.removesuffix(".json")
-        found[key] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return found
+    return {
+        name.removesuffix(".json"): [
+            json.loads((directory / name).read_text(encoding="utf-8"))
+            for directory, _ in runs
+            if (directory / name).is_file()
+        ]
+        for name in (CROSSCORPUS, ROBUSTNESS)
+    }
 
 
 def _scored(test: Record, name: str) -> str:
@@ -93,12 +95,10 @@ def matrix_chart(records: Sequence[Record]) -> Chart:
     corpora = list(dict.fromkeys(c for record in records for c in record["tests"]))
     side, high = max(62, (WIDTH - 120) / len(corpora)), 46
     chart = new_chart("", 40 + high * len(records), 130 + side * len(corpora))
-    ax, said = chart.axes[0], []
+    ax = chart.axes[0]
     for y, record in enumerate(records):
-        for x, corpus in enumerate(corpora):
-            test = record["tests"].get(corpus)
-            if test is None:
-                continue
+        for corpus, test in record["tests"].items():
+            x = corpora.index(corpus)
             chance, own = 1 / len(test["labels"]), corpus == record["corpus"]
             shade = max(0.0, (test["ua"] - chance) / (1 - chance))
             ax.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, linewidth=1 + own / 2,
@@ -107,9 +107,6 @@ def matrix_chart(records: Sequence[Record]) -> Chart:
             style = {"ha": "center", "color": TURNED if shade > 0.6 else OVER}
             ax.text(x, y, percent(test["ua"]), va="bottom", fontweight="bold", **style)
             ax.text(x, y + 0.05, f"chance {percent(chance)}", va="top", fontsize=SMALL, **style)
-            said.append(
-                f"{record['system']} of {record['corpus']} on {corpus} {_scored(test, 'ua')}"
-            )
     names = [f"{record['system']}\n{record['corpus']}" for record in records]
     ax.set(xlim=(-0.5, len(corpora) - 0.5), ylim=(len(records) - 0.5, -0.5))
     ax.set(xlabel="tested on; UA (%), framed: speakers left out", ylabel="trained on")
@@ -117,7 +114,6 @@ def matrix_chart(records: Sequence[Record]) -> Chart:
     ax.set_yticks(range(len(records)), names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    chart.desc = f"UA in percent: {'; '.join(said)}."
     return chart
 
 
@@ -128,8 +124,7 @@ def robustness_chart(record: Record) -> Chart:
     clean, chart = record["tests"][CLEAN]["ua"], new_chart("", 56 + 16 * len(tests))
     ax = chart.axes[0]
     ax.axvline(100 * clean, color=INK, linestyle="--", linewidth=1, label="as recorded")
-    chance = 100 / len(record["labels"])
-    ax.axvline(chance, color=QUIET, linestyle=":", linewidth=1, label="chance")
+    ax.axvline(100 / len(record["labels"]), color=QUIET, linestyle=":", linewidth=1, label="chance")
     for i, test in enumerate(tests.values()):
         low, high = (100 * b for b in test["ua_ci"] or (test["ua"], test["ua"]))
         ax.errorbar(100 * test["ua"], i, xerr=[[100 * test["ua"] - low], [high - 100 * test["ua"]]],
@@ -138,9 +133,6 @@ def robustness_chart(record: Record) -> Chart:
     ax.set(xlim=(0, 100), ylim=(len(tests) - 0.5, -0.5), xlabel="UA (%)")
     ax.grid(axis="x")
     chart.figure.legend(loc="outside lower center", ncols=2)
-    chart.desc = f"UA as recorded {percent(clean)}; " + "; ".join(
-        f"{c} {_scored(test, 'ua')}" for c, test in tests.items()
-    )
     return chart
 
 

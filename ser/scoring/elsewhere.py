@@ -245,10 +245,7 @@ def _made_from(experiment: Experiment, folds: Sequence[str], dump_dir: Path) -> 
 
 
 def _is_there(record: Record, name: str, made_from: Mapping[str, Any]) -> bool:
-    there = record["tests"].get(name, {}).get("made_from") == made_from
-    if there:
-        progress(f"{record['tag']}: {name} is there already")
-    return there
+    return record["tests"].get(name, {}).get("made_from") == made_from
 
 
 def _add(

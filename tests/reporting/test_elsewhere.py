@@ -52,7 +52,8 @@ def test_the_matrix_shades_a_cell_by_its_distance_from_chance_and_frames_the_own
     assert own.get_facecolor()[3] == pytest.approx((0.875 - 0.25) / 0.75)
     assert other.get_facecolor()[3] == 0  # below chance
     assert own.get_linewidth() > other.get_linewidth()
-    assert "s1 of toy on other 40.0" in chart.desc
+    texts = [text.get_text() for text in chart.axes[0].texts]
+    assert texts == ["87.5", "chance 25.0", "40.0", "chance 50.0"]
 
 
 def test_a_change_is_against_clean_and_paired_over_speakers():
