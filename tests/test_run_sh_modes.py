@@ -70,6 +70,15 @@ def test_what_does_not_go_together_is_a_usage_error(recipe, args, message):
     assert not recipe.calls
 
 
+def test_test_on_takes_corpora_and_runs_no_stage(recipe):
+    done = recipe.run("--test-on", "mini", "iemocap", "--corpus", "emodb", "--tag", "s1")
+    assert done.returncode == 0, done.stderr
+    ((name, args),) = recipe.calls
+    assert name == "crosscorpus"
+    assert args[0] == f"{recipe.exp}/emodb/s1"
+    assert [Path(arg.removeprefix("--on=")).name for arg in args[1:]] == ["mini", "iemocap"]
+
+
 def test_compare_takes_tags_of_the_corpus_and_runs_no_stage(recipe):
     done = recipe.run("--compare", "s1", "s2", "--corpus", "emodb")
     assert done.returncode == 0, done.stderr

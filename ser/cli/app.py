@@ -17,7 +17,16 @@ from ser.console import run
 COMMANDS = {
     "predict": ("predict",),
     "stages": ("data", "lang", "dump", "train", "score", "report", "pack"),
-    "tools": ("demo", "export", "status", "compare", "manifest", "audit"),
+    "tools": (
+        "demo",
+        "export",
+        "status",
+        "compare",
+        "crosscorpus",
+        "robustness",
+        "manifest",
+        "audit",
+    ),
     "jobs": ("jobs",),
 }
 # Called by run.sh, the scripts of jobs and make.

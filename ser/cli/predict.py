@@ -69,6 +69,19 @@ def predict(
             "without overlap",
         ),
     ] = "auto",
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME...",
+            help="decide between these emotions only; their probabilities then sum to 1",
+        ),
+    ] = "",
+    abstain: Annotated[
+        float,
+        typer.Option(
+            metavar="P", help="say unsure where no emotion is at least so probable, e.g. 0.6"
+        ),
+    ] = 0.0,
     output: Annotated[
         Path | None, typer.Option(help="write there; default: standard output")
     ] = None,
@@ -95,6 +108,7 @@ def predict(
       csv       for each file a row of scope "file", then one of scope "segment" for each segment;
                 probabilities, then values if the model has heads of them
       textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
+    Each also says where a recording is unlike the training set (level, silence, sampling rate).
     """
     targets = _targets(files, form, output)
     spans = _segments(segments)
@@ -106,7 +120,13 @@ def predict(
 
         check_segments(spans)
         classifier = SpeechEmotion.from_pretrained(
-            source, device, folds.split() or None, backend, precision
+            source,
+            device,
+            folds.split() or None,
+            backend,
+            precision,
+            classes=_names(classes),
+            abstain=abstain,
         )
     failed = 0
     head = csv_header(classifier.emotions, classifier.values) if form == "csv" else ""
@@ -146,6 +166,10 @@ def _require_audio(files: Sequence[str]) -> None:
         problems.append(f"error: {len(files)} of {len(files)} files failed, see above")
     print("\n".join(problems), file=sys.stderr)
     raise typer.Exit(EXIT_ERROR)
+
+
+def _names(text: str) -> list[str] | None:
+    return text.replace(",", " ").split() or None
 
 
 def _segments(text: str) -> str | float:

@@ -31,7 +31,9 @@ VARIANTS = (
     ("paper", "best-on-test"),
 )
 EXIT_USAGE = 2
-NOT_WITH_LEAKAGE = ("protocol", "k", "select", "tag", "sweep", "detach", "paper", "plan", "compare")
+NOT_WITH_LEAKAGE = (
+    *("protocol", "k", "select", "tag", "sweep", "detach", "paper", "plan", "compare", "test_on"),
+)
 
 
 def recipe(
@@ -183,6 +185,13 @@ def recipe(
         typer.Option(
             metavar="TAG...",
             help="run nothing; compare two experiments, or the seeds of two systems",
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    test_on: Annotated[
+        list[str],
+        typer.Option(
+            metavar="CORPUS...",
+            help="train nothing; test the experiment on other corpora, of which stage 3 is done",
         ),
     ] = [],  # noqa: B006 (typer copies it)
     leakage: Annotated[

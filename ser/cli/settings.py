@@ -310,6 +310,9 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
         root = Path(settings.exp_root) / options.corpus
         compared = [f"--exp-dir={root / tag}" for tag in options.compare]
         settings.instead = [*SER, "compare", *dump, *compared]
+    elif options.test_on:
+        others = [f"--on={Path(settings.dump).parent / name}" for name in options.test_on]
+        settings.instead = [*SER, "crosscorpus", *settings.experiments, *others]
     elif options.stage > 4:
         for directory in settings.experiments:
             # the log of what begins here would otherwise make the folder

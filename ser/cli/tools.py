@@ -54,6 +54,62 @@ def compare(
     compare_systems([str(directory) for directory in exp_dir], dump_dir, out_dir)
 
 
+def crosscorpus(
+    experiments: Annotated[list[Path], typer.Argument(metavar="EXP...", help="exp/<corpus>/<tag>")],
+    on: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DATA...", help="dump/<corpus>; default: those of the experiments"),
+    ] = None,
+    ngpu: Annotated[int, typer.Option(help="above 0: use the GPU")] = 0,
+) -> None:
+    """Test trained systems on other corpora, over the emotions that both have.
+
+    Nothing is trained: the probabilities of all folds' models are averaged, restricted to the
+    shared emotions and renormalised. WA and UA are means over the test speakers; on its own corpus
+    a system has its leave-one-speaker-out score. Writes crosscorpus.json and the predictions into
+    each EXP, the table and the matrix (crosscorpus.tsv, .png) into the first; keeps what is there.
+
+    \b
+      ser crosscorpus exp/emodb/whisper_s0_strict_seed1 --on dump/nemo
+      ser crosscorpus exp/*/whisper_s0_strict_seed1       # all on all
+    """
+    from ser.reporting.elsewhere import CROSS, cross_rows, matrix_chart, show
+    from ser.scoring import elsewhere
+
+    dumps = on or [elsewhere.beside(directory) for directory in experiments]
+    records = [elsewhere.crosscorpus(directory, dumps, ngpu) for directory in experiments]
+    show(experiments[0] / elsewhere.CROSSCORPUS, [CROSS, *cross_rows(records)],
+         matrix_chart(records), "Trained on one corpus, tested on others")  # fmt: skip
+
+
+def robustness(
+    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="exp/<corpus>/<tag>")],
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:VALUE...", help="e.g. babble:5; default: 22 conditions"),
+    ] = None,
+    ngpu: Annotated[int, typer.Option(help="above 0: use the GPU")] = 0,
+) -> None:
+    """Test an experiment on its own test speakers in worse recordings.
+
+    Each fold's model hears its held-out speaker in noise (white, pink, babble, by SNR in dB),
+    reverberation (T60 in s), over the telephone (telephone, mulaw), quieter (gain in dB), clipped
+    (% of samples) and coded (mp3, opus, kbit/s). Equal runs hear equal noise. The change of UA has
+    an interval that is paired over speakers. Writes robustness.json, .tsv and .png into EXP.
+    Conditions that are there are kept.
+
+    \b
+      ser robustness exp/emodb/whisper_s0_strict_seed1
+      ser robustness exp/emodb/whisper_s0_strict_seed1 --conditions babble:5 reverb:2
+    """
+    from ser.reporting.elsewhere import ROBUST, robust_rows, robustness_chart, show
+    from ser.scoring import elsewhere
+
+    record = elsewhere.robustness(experiment, conditions or (), ngpu)
+    show(experiment / elsewhere.ROBUSTNESS, [ROBUST, *robust_rows(record)],
+         robustness_chart(record), f"{record['system']} on {record['corpus']}")  # fmt: skip
+
+
 def paper(
     sweep: Annotated[Path, typer.Option(help="the experiments")],
     config: Annotated[Path, typer.Option(help="the system that they vary")],

@@ -177,7 +177,6 @@ FEATS_SIZES = {
     "audio_video": video.FRAME_BYTES,
 }
 FUNCTIONALS = ("egemaps", "compare")  # one vector for an utterance
-AUDIO_VIDEO = "audio_video"
 
 
 def require_extractor(feats_type: str) -> None:
@@ -207,7 +206,7 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
     compression: int | None = COMPRESSION_METHOD
     if feats_type in FUNCTIONALS:
         compression = None  # a column of one value has no quantiles to compress it by
-    elif feats_type == AUDIO_VIDEO:
+    elif feats_type == video.AUDIO_VIDEO:
         sources, compression = video.sources(dump_dir, sources), BYTES
         settings["video"] = digest(sources.values())
     if is_done(directory, settings):
@@ -225,7 +224,9 @@ def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
 def _frames(feats_type: str, num_samples: int) -> int:
     if feats_type in FUNCTIONALS:
         return 1
-    return -(-num_samples // video.STEP) if feats_type == AUDIO_VIDEO else num_frames(num_samples)
+    if feats_type == video.AUDIO_VIDEO:
+        return -(-num_samples // video.STEP)
+    return num_frames(num_samples)
 
 
 def _load_and_compute(feats_type: str, source: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from ser.data.tables import read_table
 from ser.errors import UserError
 
 TABLE = "utt2video"
+AUDIO_VIDEO = "audio_video"  # the feature type
 STEP = 640  # samples of a picture: 40 ms
 LATE = 1.0  # seconds after a video's last picture in which an utterance may still begin
 PICTURE = 96  # pixels, both ways
@@ -86,6 +87,22 @@ def parse(line: str) -> tuple[float, tuple[int, int, int, int], str]:
             f"{TABLE}: found {line!r}; expected '<utterance> <start in seconds> <left> <top> "
             "<right> <bottom> <path>', the box in pixels"
         ) from None
+
+
+def whole_picture(path: str) -> str:
+    """The middle square of a video of one face, and its file, as a line has them."""
+    av = _import_av()
+    try:
+        with av.open(path) as container:
+            size = container.streams.video[0].codec_context
+            width, height = size.width, size.height
+    except (av.error.FFmpegError, OSError, IndexError) as err:
+        raise UserError(
+            f"{path}: cannot be read as a video ({err}), and this model reads faces as well"
+        ) from None
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return f"{left} {top} {left + side} {top + side} {path}"
 
 
 def crop(frame: Any, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser.data.features import FEATS_TYPES
 from ser.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
             f"{array.shape}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
         )
     return array.astype(np.float32) / np.float32(INT16_SCALE)
+
+
+def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.ndarray:
+    """(L,) int16 -> what a model reads: (L,) in [-1, 1), or (T, F) features of ``feats_type``.
+
+    ``more`` is a line of utt2video for ``audio_video``.
+    """
+    if feats_type == "raw":
+        return samples.astype(np.float32) / np.float32(INT16_SCALE)
+    return FEATS_TYPES[feats_type](samples, *more)
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser.data.audio import FRAME_SAMPLES, FULL_SCALE, SAMPLE_RATE, silent, too_short
-from ser.data.features import FEATS_TYPES
+from ser.data.audio import FRAME_SAMPLES, SAMPLE_RATE, silent, too_short
+from ser.data.video import AUDIO_VIDEO, whole_picture
 from ser.errors import UserError
+from ser.models.inputs import to_input
 from ser.predict.inputs import SYNTHETIC, Meter, Trained, differences
 from ser.predict.models import Model
 from ser.predict.recordings import Recording, open_recording
 from ser.predict.windows import (
+    FLOOR,
     Segment,
     Unit,
     UnitTrack,
@@ -69,6 +71,12 @@ class SpeechEmotion:
         feats_type: what they read, ``raw`` or one of ser.data.features.FEATS_TYPES.
         synthetic: whether they were trained on synthetic voices.
         trained: what their training utterances were like; None if unknown.
+        classes: decide between these emotions only: their probabilities are restricted to them
+            and renormalised. All when None.
+        abstain: the least probability of a decision; below it the answer is ``unsure``.
+
+    Raises:
+        UserError: ``classes`` or ``abstain`` that cannot be.
     """
 
     def __init__(
@@ -77,11 +85,22 @@ class SpeechEmotion:
         feats_type: str = "raw",
         synthetic: bool = False,
         trained: Trained | None = None,
+        classes: Sequence[str] | None = None,
+        abstain: float = 0.0,
     ):
         self.models, self.feats_type = list(models), feats_type
         self.synthetic, self.trained = synthetic, trained
-        self.emotions, self.units = models[0].emotions, models[0].units
-        self.values = models[0].values
+        self._all = list(models[0].emotions)
+        self.emotions = [e for e in self._all if classes is None or e in classes]
+        if classes is not None and (len(self.emotions) < 2 or {*classes} - {*self._all}):
+            raise UserError(
+                f"--classes {','.join(classes)}: expected two or more of the model's emotions: "
+                f"{', '.join(self._all)}"
+            )
+        if not 0 <= abstain < 1:
+            raise UserError(f"--abstain {abstain:g}: expected a probability from 0 to below 1")
+        self.abstain = abstain
+        self.units, self.values = models[0].units, models[0].values
 
     @classmethod
     def from_pretrained(
@@ -91,6 +110,8 @@ class SpeechEmotion:
         folds: str | Sequence[str] | None = None,
         backend: str = "auto",
         precision: str = "auto",
+        classes: Sequence[str] | None = None,
+        abstain: float = 0.0,
     ) -> SpeechEmotion:
         """Load a model.
 
@@ -100,6 +121,7 @@ class SpeechEmotion:
             folds: the folds whose models are asked, or "NAME NAME"; all when None. Each is kept
                 in memory.
             backend, precision: see ser.predict.package.load_models.
+            classes, abstain: as of the class.
 
         Raises:
             UserError: no such model, a damaged one, unknown folds, no such device, a backend or
@@ -117,7 +139,7 @@ class SpeechEmotion:
         models = load_models(packed, folds or packed.folds, device, backend, precision)
         synthetic, trained = packed.card.get("synthetic", False), packed.card.get("input")
         trained = None if trained is None else Trained.model_validate(trained)
-        return cls(models, packed.feats_type, synthetic, trained)
+        return cls(models, packed.feats_type, synthetic, trained, classes, abstain)
 
     def __call__(
         self,
@@ -147,14 +169,14 @@ class SpeechEmotion:
         track = UnitTrack(self.units)
         meter = Meter()
         end = 0  # samples
+        face = self._face(audio)
         for batch in _batches(_windows(recording, segments)):
             for window in batch:
                 meter.add(window.samples)
             heard = [window for window in batch if _has_sound(window)]
-            for window, probs, values, posteriors in self._infer(name, heard) if heard else ():
+            for window, probs, values, posteriors in self._infer(name, heard, face):
                 start, end = (edge / SAMPLE_RATE for edge in window.owns)
-                named = {e: float(p) for e, p in zip(self.emotions, probs, strict=True)}
-                done.append(Segment(start, end, named, values))
+                done.append(Segment(start, end, self._named(probs), values, self.abstain))
                 if posteriors is not None:
                     track.add(window, posteriors)
             end = batch[-1].owns[1]
@@ -164,7 +186,7 @@ class SpeechEmotion:
             raise too_short(name, 0, SAMPLE_RATE) if end == 0 else silent(name, end)
         probabilities = decide(done)
         return Prediction(
-            emotion=most_probable(probabilities),
+            emotion=most_probable(probabilities, self.abstain),
             probabilities=probabilities,
             segments=done,
             units=track.units,
@@ -176,14 +198,34 @@ class SpeechEmotion:
             values=mean_values(done),
         )
 
+    def _named(self, probs: np.ndarray) -> dict[str, float]:
+        """(C,) probabilities of all the model's emotions -> those of ``emotions``, summing to 1."""
+        if self.emotions != self._all:
+            chosen = np.array([emotion in self.emotions for emotion in self._all])
+            probs = np.where(chosen, probs + FLOOR, 0)
+            probs = probs / probs.sum()
+        return {e: float(p) for e, p in zip(self._all, probs, strict=True) if e in self.emotions}
+
+    def _face(self, audio: Any) -> str:
+        """Box and file of the face that a model of ``audio_video`` looks at; else nothing."""
+        if self.feats_type != AUDIO_VIDEO:
+            return ""
+        if not isinstance(audio, str | Path):
+            raise UserError("this model reads faces too (audio_video); give the file of a video")
+        return whole_picture(str(audio))
+
     def _infer(
-        self, name: str, windows: Sequence[Window]
+        self, name: str, windows: Sequence[Window], face: str
     ) -> Iterator[tuple[Window, np.ndarray, dict[str, float], np.ndarray | None]]:
         """Each window, its probabilities (C,), values, and units' posteriors (T, V) if any.
 
         All are means over the models.
         """
-        batch = np.stack([self._input(window.samples) for window in windows])
+        if not windows:
+            return
+        looks = [(f"{w.start / SAMPLE_RATE} {face}",) if face else () for w in windows]
+        pairs = zip(windows, looks, strict=True)
+        batch = np.stack([to_input(w.samples, self.feats_type, *look) for w, look in pairs])
         try:
             outputs = [model(batch) for model in self.models]
         except UserError as err:
@@ -201,12 +243,6 @@ class SpeechEmotion:
         for i, window in enumerate(windows):
             own = {key: float(value[i]) for key, value in values.items()}
             yield window, probs[i], own, posteriors[i]
-
-    def _input(self, samples: np.ndarray) -> np.ndarray:
-        """(L,) int16 -> what the models read: (L,) in [-1, 1), or (T, F) features."""
-        if self.feats_type == "raw":
-            return samples.astype(np.float32) / np.float32(FULL_SCALE)
-        return FEATS_TYPES[self.feats_type](samples)
 
 
 def check_segments(segments: str | float) -> None:

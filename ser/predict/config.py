@@ -52,10 +52,11 @@ def _two_or_more(names: Any) -> list[str]:
 
 
 class FoldEntry(BaseModel):
-    """One fold: its files of weights and graph, and the classes of each head of labels."""
+    """One fold: files of weights and graph, temperature, and the classes of heads of labels."""
 
     weights: str
     onnx: Annotated[str | None, Field(pattern=r"^[\w-][\w.-]*\.onnx$")] = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     labels: dict[str, Annotated[list[str], AfterValidator(_each_once)]] = {}
 
     @model_validator(mode="before")
@@ -64,7 +65,7 @@ class FoldEntry(BaseModel):
         name = entry.get("weights") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
             raise PydanticCustomError("weights", "expected a .safetensors file in it")
-        return {**entry, "labels": entry.get("labels") or {}}
+        return {"labels": {}, **{key: value for key, value in entry.items() if value is not None}}
 
 
 class Card(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ser.predict.classifier import Prediction
-from ser.predict.windows import Segment, merge
+from ser.predict.windows import UNSURE, Segment, merge
 
 UNITS_SHOWN = 20  # in the text; the other formats have them all, with their times
 
@@ -17,13 +17,14 @@ def as_text(name: str, said: Prediction) -> str:
     ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
     listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
     listed += "".join(f"  {key} {value:.2f}" for key, value in said.values.items())
-    lines = [f"{name} ({clock(said.duration)}): {listed}"]
+    unsure = f"{UNSURE}: " if said.emotion == UNSURE else ""
+    lines = [f"{name} ({clock(said.duration)}): {unsure}{listed}"]
     if len(said.segments) > 1:
         for part in merge(said.segments):
             span = f"{clock(part.start)} - {clock(part.end)}"
             values = "".join(f"  {key} {value:.2f}" for key, value in part.values.items())
-            p = part.probabilities[part.emotion]
-            lines.append(f"  {span}  {part.emotion} {p:.2f}{values}")
+            best = max(part.probabilities.values())
+            lines.append(f"  {span}  {part.emotion} {best:.2f}{values}")
     if said.units:
         more = len(said.units) - UNITS_SHOWN
         shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
@@ -71,16 +72,22 @@ def as_json(name: str, said: Prediction) -> str:
 def csv_header(emotions: Sequence[str], values: Sequence[str] = ()) -> str:
     """The first line of a CSV file."""
     columns = (*(f"p_{e}" for e in emotions), *values)
-    return _csv([["file", "scope", "start", "end", "emotion", *columns]])
+    return _csv([["file", "scope", "start", "end", "emotion", *columns, "warnings"]])
 
 
 def as_csv(name: str, said: Prediction) -> str:
-    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment."""
-    whole = ("file", Segment(0.0, said.duration, said.probabilities, said.values))
+    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment.
+
+    Warnings are in the row of the recording, separated by semicolons.
+    """
+    whole = Segment(0.0, said.duration, said.probabilities, said.values)
+    rows = [("file", whole, said.emotion, said.warnings)]
+    rows += [("segment", s, s.emotion, ()) for s in said.segments]
     return _csv(
-        [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", s.emotion]
+        [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", emotion]
         + [f"{number:.6f}" for number in (*s.probabilities.values(), *s.values.values())]
-        for scope, s in [whole, *(("segment", s) for s in said.segments)]
+        + ["; ".join(warnings)]
+        for scope, s, emotion, warnings in rows
     )
 
 
@@ -99,16 +106,18 @@ class Interval(NamedTuple):
 
 
 def as_textgrid(name: str, said: Prediction) -> str:
-    """A TextGrid in Praat's long format with the tiers ``emotion`` and ``units``.
+    """A TextGrid in Praat's long format with the tiers ``emotion``, ``units`` and ``warnings``.
 
     Stretches that follow on one another with the same emotion are one interval. The tier of units
-    is left out where the model has none.
+    is left out where the model has none, that of warnings, one interval, where there are none.
     """
     emotions = [Interval(s.start, s.end, s.emotion) for s in merge(said.segments)]
     tiers = {"emotion": emotions}
     if said.units:
         tiers["units"] = [Interval(*unit) for unit in said.units]
     end = _seconds(said.duration)
+    if said.warnings:
+        tiers["warnings"] = [Interval(0, end, "; ".join(said.warnings))]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',

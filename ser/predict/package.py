@@ -40,6 +40,7 @@ from ser.training.experiment import (
     finished_folds,
     fold_model_file,
     read_fold_config,
+    read_temperature,
     read_weights,
 )
 
@@ -58,6 +59,7 @@ class Fold:
     labels: Mapping[str, list[str]]  # the classes of each head of labels
     weights: Callable[[], dict[str, torch.Tensor]]
     graph: Callable[[], OnnxModel] | None = None
+    temperature: float | None = None  # by what its logits are divided
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Packed:
         return {fold: member.graph for fold, member in self.members.items() if member.graph}
 
     def load(self, fold: str, device: str = "cpu") -> SERModel:
-        """The model of ``fold`` in evaluation mode, in 32-bit floats.
+        """The model of ``fold`` in evaluation mode, in 32-bit floats, at its temperature.
 
         Raises:
             UserError: no such fold, damaged weights, or weights of another network.
@@ -107,6 +109,11 @@ class Packed:
                 f"{member.where}: the weights do not fit the network that {NETWORK} describes "
                 f"({what}); {AGAIN}"
             ) from err
+        if member.temperature:
+            model.emotion_head.load_state_dict(
+                {k: v / member.temperature for k, v in model.emotion_head.state_dict().items()},
+                assign=True,
+            )
         return model.to(device).float().eval()
 
 
@@ -271,6 +278,7 @@ def _open_packed(files: Files) -> Packed:
             labels=entry.labels,
             weights=lambda name=name: read_tensors(files, name),
             graph=entry.onnx and (lambda graph=entry.onnx: _open_graph(files, graph, emotions)),
+            temperature=entry.temperature,
         )
     return Packed(
         name=str(config.name or Path(where).stem),
@@ -307,6 +315,7 @@ def _open_experiment(exp_dir: Path) -> Packed:
             network=network if _same_network(config, first) else network_conf(config),
             labels=label_values(config),
             weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
+            temperature=read_temperature(exp_dir / fold),
         )
         for fold, config in configs.items()
     }

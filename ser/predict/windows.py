@@ -18,6 +18,7 @@ from ser.data.audio import SAMPLE_RATE
 WHOLE_SECONDS = 15.0
 WINDOW_SECONDS = 6.0
 SHIFT_SECONDS = 3.0
+UNSURE = "unsure"  # the answer where no emotion is probable enough
 FLOOR = 1e-30  # of a probability whose logarithm is taken
 
 
@@ -28,11 +29,12 @@ class Segment(NamedTuple):
     end: float
     probabilities: dict[str, float]
     values: dict[str, float] = {}  # of the heads of values, such as arousal
+    least: float = 0.0  # below it the answer is UNSURE
 
     @property
     def emotion(self) -> str:
-        """The most probable emotion."""
-        return most_probable(self.probabilities)
+        """The most probable emotion, or UNSURE if its probability is below ``least``."""
+        return most_probable(self.probabilities, self.least)
 
 
 class Unit(NamedTuple):
@@ -162,9 +164,10 @@ def mean_values(segments: Sequence[Segment]) -> dict[str, float]:
     return {n: float(np.average([s.values[n] for s in segments], weights=weights)) for n in names}
 
 
-def most_probable(probabilities: Mapping[str, float]) -> str:
-    """The emotion decided for; of equals the first."""
-    return max(probabilities, key=probabilities.__getitem__)
+def most_probable(probabilities: Mapping[str, float], least: float = 0.0) -> str:
+    """The emotion decided for, of equals the first; UNSURE if less probable than ``least``."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    return best if probabilities[best] >= least else UNSURE
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
@@ -180,5 +183,6 @@ def merge(segments: Iterable[Segment]) -> list[Segment]:
             e: (p * one + segment.probabilities[e] * two) / (one + two)
             for e, p in last.probabilities.items()
         }
-        merged[-1] = Segment(last.start, segment.end, mean, mean_values([last, segment]))
+        values = mean_values([last, segment])
+        merged[-1] = last._replace(end=segment.end, probabilities=mean, values=values)
     return merged

@@ -51,7 +51,7 @@ def over_time(
         return timeline_chart(*found, units, emotions, prediction.duration, width)
 
     changes = [
-        (clock(s.start), clock(s.end), s.emotion, percent(s.probabilities[s.emotion]))
+        (clock(s.start), clock(s.end), s.emotion, percent(max(s.probabilities.values())))
         for s in merge(prediction.segments)
     ]
     if len(prediction.segments) == 1:

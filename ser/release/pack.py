@@ -37,14 +37,15 @@ from ser.stage import file_digest, read_marker
 from ser.training.experiment import (
     NETWORK,
     NETWORK_KEYS,
-    PREDICTIONS_MARKER,
     UNITS,
     find_file,
     find_units,
     fold_model_file,
     model_state,
     read_fold_config,
+    read_inferred,
     read_run,
+    read_temperature,
     read_weights,
 )
 
@@ -113,7 +114,8 @@ def pack_experiment(
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
     wavs = find_file(exp_dir, Path("dump", str(run["corpus"]), "wav.scp"))
     trained = measure_training(wavs) if wavs else None
-    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained), onnx)
+    told = {fold: read_temperature(exp_dir / fold) for fold in names}
+    config = describe(exp_dir.resolve().name, configs, make_card(scores, trained), told, onnx)
     with atomic_dir(exp_dir / PACKED) as temporary:
         for number, fold in enumerate(names, start=1):
             progress(f"pack: fold {fold} ({number} of {len(names)})")
@@ -128,7 +130,6 @@ def pack_experiment(
             write_graph(path, packed, fold, packed.load(fold), OLDEST_OPSET, onnx)
             packed.graphs[fold]()
     archive = exp_dir / f"{exp_dir.resolve().name}.zip"
-    progress(f"pack: {archive}")
     write_zip(archive, exp_dir / PACKED)
     _report(exp_dir, archive, names, scores)
     return exp_dir / PACKED, archive
@@ -138,6 +139,7 @@ def describe(
     name: str,
     configs: Mapping[str, Mapping[str, Any]],
     card: Mapping[str, Any],
+    temperatures: Mapping[str, float | None],
     onnx: str | None = None,
 ) -> dict[str, Any]:
     """config.json of the folds whose ESPnet configurations these are."""
@@ -148,6 +150,8 @@ def describe(
         entries[fold] = {"weights": f"{stem}.safetensors"}
         if onnx:
             entries[fold]["onnx"] = f"{stem}.onnx"
+        if temperatures[fold]:
+            entries[fold]["temperature"] = temperatures[fold]
         labels = label_values(config)
         if labels:  # the speakers that a head was trained on differ from fold to fold
             entries[fold]["labels"] = labels
@@ -277,11 +281,7 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
             "same options, or pack other folds: --folds NAMES"
         )
     present = model_state(fold_dir)
-    try:
-        text = (fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8")
-        tested = json.loads(text)["made_from"]
-    except (OSError, ValueError, KeyError, TypeError):
-        tested = {}
+    tested = read_inferred(fold_dir).get("made_from") or {}
     same = all(tested.get(key) == value for key, value in present.items())
     noted = present["model_sha256"]
     whole = noted is None or noted == file_digest(fold_model_file(fold_dir))

@@ -31,6 +31,7 @@ from ser.reporting.charts import (
     shorten,
     styled,
 )
+from ser.reporting.elsewhere import risk_chart
 from ser.reporting.inputs import History, ReportInput, curve
 from ser.scoring.text import interval
 from ser.training.experiment import PHASES
@@ -62,6 +63,7 @@ def draw_figures(experiment: ReportInput) -> list[Path]:
     charts = {
         "confusion_matrix": confusion_chart(scores["labels"], scores["confusion"]["counts"], ""),
         "reliability": reliability_chart(scores, ""),
+        "risk_coverage": risk_chart(scores, ""),
         "learning_curves": learning_chart(histories, panels, "") if panels else None,
         "layer_weights": layers_chart(weights, experiment.layer_names(), "") if weights else None,
     }

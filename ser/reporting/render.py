@@ -12,7 +12,14 @@ from markupsafe import Markup
 from ser.console import percent
 from ser.reporting.charts import clean
 from ser.reporting.rows import system_name
-from ser.scoring.text import concordance, interval, marked, partial_notes, raters_line
+from ser.scoring.text import (
+    calibration_rows,
+    concordance,
+    interval,
+    marked,
+    partial_notes,
+    raters_line,
+)
 
 
 def render(template: str, **context: Any) -> str:
@@ -51,6 +58,7 @@ def _environment() -> Environment:
         "marked": marked,
         "partial_notes": partial_notes,
         "raters_line": raters_line,
+        "calibration_rows": calibration_rows,
         "capfirst": lambda text: text[:1].upper() + text[1:],
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
     }

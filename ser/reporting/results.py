@@ -15,6 +15,7 @@ from ser.console import duration, progress
 from ser.data.folds import SPEAKER_DEPENDENT, caveat
 from ser.errors import UserError
 from ser.files import atomic_write
+from ser.reporting import elsewhere
 from ser.reporting.inputs import is_synthetic, read_input
 from ser.reporting.overview import (
     DECADE,
@@ -140,6 +141,8 @@ def build_results(
         decade_title=DECADE_TITLE,
         decade_figure=DECADE if records is not None and (directory / "docs").is_dir() else None,
         class_scores=CLASS_SCORES,
+        elsewhere=elsewhere,
+        **elsewhere.read_tests(runs),
         figure_link=figure_link,
     )
 

@@ -5,9 +5,21 @@ error (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3): decisi
 bins of equal width by confidence; ECE is the mean over all decisions of the distance between
 their bin's accuracy and mean confidence. With few decisions in a bin, chance alone keeps it above
 0: a number from 300 utterances is to be compared only with others from as many.
+
+Beside it are two proper scores, the negative log-likelihood and the Brier score (1950), and how
+well confidence tells right from wrong: where the least confident decisions are left out, *coverage*
+is the share of those that remain, *risk* the share of these that are wrong. AURC is the mean risk
+over all coverages k / N (Geifman and El-Yaniv 2017, Selective Classification for Deep Neural
+Networks); if abstention is random, it is the error rate.
+
+Temperature scaling (Guo et al.) divides the logits of a fold's model by T, which is fitted to the
+fold's validation speakers. Decisions do not change. What is minimised is their negative
+log-likelihood, summed, plus (ln T)^2 / (2 s^2) with s = ln 2, a normal prior of ln T around 0: for
+few utterances that are all recognised the likelihood alone would make T zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +27,10 @@ import numpy as np
 from ser.scoring.predictions import Prediction, confidence
 
 BINS = 10
+COVERAGES = 20  # at which the risk is noted
+LEAST = 5e-7  # what predictions.tsv rounds to 0
+TEMPERATURES = (0.01, 100.0)
+PRIOR = np.log(2)  # standard deviation of ln T
 
 
 def calibration(
@@ -29,7 +45,8 @@ def calibration(
 
     Returns:
         ``ece``, ``confidence``, ``accuracy`` and ``bins``: a list of ``low``, ``high``, ``n``,
-        ``confidence`` and ``accuracy``, both None in an empty bin.
+        ``confidence`` and ``accuracy``, both None in an empty bin; ``nll``, ``brier`` (0 to 2),
+        ``aurc``, and ``risk`` at coverages of 1 / COVERAGES, 2 / COVERAGES ... 1.
     """
     sure = np.array([confidence(p, labels) for p in predictions])  # (N,)
     right = np.array([p.ref == p.hyp for p in predictions], dtype=float)  # (N,)
@@ -51,4 +68,68 @@ def calibration(
         "confidence": float(sure.mean()),
         "accuracy": float(right.mean()),
         "bins": table,
+        **proper_scores(predictions, labels),
+        **_selective(sure, right),
     }
+
+
+def proper_scores(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, float]:
+    """``nll``, the mean of -ln p(reference), and ``brier``, that of sum_c (p_c - [c = ref])^2."""
+    probs = np.array([p.probs for p in predictions])  # (N, C)
+    refs = np.array([labels.index(p.ref) for p in predictions])  # (N,)
+    own = probs[np.arange(len(refs)), refs]
+    errors = np.square(probs - np.eye(len(labels))[refs]).sum(axis=1)
+    return {
+        "nll": float(-np.log(own.clip(min=LEAST)).mean()),
+        "brier": float(errors.mean()),
+    }
+
+
+def _selective(sure: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """``aurc`` and ``risk``; of equally confident decisions the order is random: their mean."""
+    _, group = np.unique(-np.round(sure, 6), return_inverse=True)  # the most confident first
+    wrong = np.bincount(group, weights=1 - right) / np.bincount(group)
+    risk = np.cumsum(wrong[np.sort(group)]) / np.arange(1, len(sure) + 1)  # (N,)
+    shares = np.arange(1, COVERAGES + 1) / COVERAGES
+    kept = np.ceil(np.round(shares * len(risk), 6)).astype(int)
+    return {"aurc": float(risk.mean()), "risk": risk[kept - 1].clip(0, 1).tolist()}
+
+
+def fit_temperature(predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+    """T for these predictions of a fold's validation utterances."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logp = np.log(np.clip([p.probs for p in predictions], LEAST, None))  # (N, C)
+    own = np.arange(len(logp)), [labels.index(p.ref) for p in predictions]
+
+    def loss(log_t: float) -> float:
+        return log_t**2 / (2 * PRIOR**2) - log_softmax(logp / np.exp(log_t), axis=1)[own].sum()
+
+    bounds = np.log(TEMPERATURES)
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def scaled(
+    folds: Mapping[str, Sequence[Prediction]],
+    labels: Sequence[str],
+    temperatures: Mapping[str, float | None],
+) -> dict[str, Any] | None:
+    """The scores of ``calibration`` with each fold's probabilities at its temperature.
+
+    Returns:
+        Also ``temperature`` by fold; None where a fold has none.
+    """
+    if not all(temperatures.get(fold) for fold in folds):
+        return None
+    rows = [_at(p, temperatures[fold]) for fold, predictions in folds.items() for p in predictions]
+    found = calibration(rows, labels)
+    return {key: found[key] for key in ("ece", "confidence", "nll", "brier", "aurc", "risk")} | {
+        "temperature": {fold: temperatures[fold] for fold in folds}
+    }
+
+
+def _at(prediction: Prediction, temperature: float) -> Prediction:
+    """softmax(log p / T)."""
+    powers = np.clip(prediction.probs, LEAST, None) ** (1 / temperature)
+    return replace(prediction, probs=tuple((powers / powers.sum()).tolist()))

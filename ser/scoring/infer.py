@@ -27,6 +27,7 @@ from ser.models.heads import units_head
 from ser.models.inputs import load_input, make_batches, pad
 from ser.scoring import auxiliary, decisions
 from ser.scoring.auxiliary import LabelDecision, write_label_decisions
+from ser.scoring.calibration import fit_temperature
 from ser.scoring.decisions import Evidence, gather, unit_tags, write_evidence
 from ser.scoring.predictions import FILE_NAME, Prediction, write_predictions
 from ser.training.devices import require_gpu
@@ -95,8 +96,7 @@ def infer_folds(
     for fold in todo:  # every complaint about tables before any computing
         for split in splits(experiment, fold):
             _lengths(experiment, fold, split, inputs)
-    device = _device(ngpu, nj)
-    models = _Models(build_model or _build_untrained, device)
+    models = FoldModels(build_model, open_device(ngpu, nj))
     for number, fold in enumerate(todo, start=1):
         prefix = f"infer {experiment.exp_dir.name}: fold {fold} ({number} of {len(todo)})"
         made_from = experiment.made_from(fold)
@@ -105,13 +105,14 @@ def infer_folds(
         _check_emotions(fold_dir, model.emotions, experiment.labels)
         parts = {
             split: infer_split(
-                experiment, fold, split, model, inputs, device, batch_seconds, prefix
+                experiment, fold, split, model, inputs, models.device, batch_seconds, prefix
             )
             for split in splits(experiment, fold)
-            if split == "test" or tagged_head(experiment, model)
         }
         _write_fold(experiment, fold_dir, parts)
-        experiment.mark_inferred(fold, made_from, units_head(model))
+        valid = parts["valid"][0] if "valid" in parts else ()
+        temperature = fit_temperature(valid, experiment.labels) if valid else None
+        experiment.mark_inferred(fold, made_from, units_head(model), temperature)
     return todo
 
 
@@ -250,7 +251,8 @@ def _lengths(
     return {utt_id: int(samples[utt_id]) for utt_id in experiment.references(fold, split)}
 
 
-def _device(ngpu: int, nj: int) -> str:
+def open_device(ngpu: int, nj: int = 0) -> str:
+    """The device to infer on, with ``nj`` threads; 0 leaves torch's default."""
     import torch
 
     if nj > 0:
@@ -271,11 +273,17 @@ def _build_untrained(config: Path, device: str) -> Any:
     return model
 
 
-class _Models:
-    """Gives each fold's model; builds anew only when the configuration differs."""
+class FoldModels:
+    """Gives each fold's model; builds anew only when the configuration differs.
 
-    def __init__(self, build_model: BuildModel, device: str):
-        self.build_model = build_model
+    Args:
+        build_model: As in ``infer_folds``.
+        device: Where models are to be.
+        keep: Keep what frozen layers make of an utterance where training kept it.
+    """
+
+    def __init__(self, build_model: BuildModel | None, device: str, keep: bool = True):
+        self.build_model, self.keep = build_model or _build_untrained, keep
         self.device = device
         self.config: dict[str, Any] | None = None
         self.model: Any = None
@@ -297,7 +305,7 @@ class _Models:
             ) from err
         keep_layers = getattr(getattr(self.model, "frontend", None), "keep_layers", None)
         if keep_layers is not None:
-            keep_layers(config.get("layer_cache"))
+            keep_layers(config.get("layer_cache") if self.keep else None)
         return self.model.float().eval()
 
 

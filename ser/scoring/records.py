@@ -12,7 +12,7 @@ from typing import Any
 
 from ser.console import progress
 from ser.errors import UserError
-from ser.files import atomic_write
+from ser.files import atomic_write, write_once
 from ser.scoring.metrics import DIGITS
 from ser.scoring.predictions import Prediction, some
 from ser.scoring.score import owners, score_folds
@@ -20,6 +20,7 @@ from ser.scoring.scores import CURE, Scores
 
 Run = tuple[Path, dict[str, Any]]  # the folder of the figures, and the scores
 
+CROSSCORPUS, ROBUSTNESS = "crosscorpus.json", "robustness.json"  # of an experiment, or its record
 SCORE_FIRST = "score first: ./run.sh --stage 5 --stop-stage 5 with the same options"
 TOLERANCE = 1e-9
 
@@ -57,7 +58,8 @@ def read_all_records(records: Path) -> list[Run]:
 def keep_records(runs: list[Run], records: Path) -> list[Path]:
     """Write the scores of ``runs`` as records; those that are there already stay unless rewritten.
 
-    The figure of a sweep, which stage 6 left beside its experiments, is kept with them.
+    The figure of a sweep, which stage 6 left beside its experiments, is kept with them, and so are
+    tests on other corpora and worse recordings.
 
     Returns:
         The records whose contents changed.
@@ -65,7 +67,9 @@ def keep_records(runs: list[Run], records: Path) -> list[Path]:
     changed = []
     for directory, scores in runs:
         if scores["sweep"]:
-            _keep_figure(directory.parent / sweep_figure(scores), records / scores["corpus"])
+            _keep_file(directory.parent / sweep_figure(scores), records / scores["corpus"])
+        for name in (CROSSCORPUS, ROBUSTNESS):
+            _keep_file(directory / name, records / scores["corpus"] / scores["tag"])
         path = records / scores["corpus"] / f"{scores['tag']}.json"
         text = (directory / "scores.json").read_text(encoding="utf-8")
         if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -83,12 +87,9 @@ def sweep_figure(scores: Mapping[str, Any]) -> str:
     return f"{scores['sweep']['name']}_{scores['protocol']}.png"
 
 
-def _keep_figure(figure: Path, directory: Path) -> None:
-    if not figure.is_file():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / figure.name, "wb") as stream:
-        stream.write(figure.read_bytes())
+def _keep_file(file: Path, directory: Path) -> None:
+    if file.is_file():
+        write_once(directory / file.name, file.read_bytes())
 
 
 def read_scores(path: Path) -> dict[str, Any]:

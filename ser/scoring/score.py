@@ -34,7 +34,7 @@ from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import tag_stripper, unit_error_rate
 from ser.scoring.auxiliary import score_auxiliary
-from ser.scoring.calibration import calibration
+from ser.scoring.calibration import calibration, scaled
 from ser.scoring.decision_scores import score_decisions
 from ser.scoring.metrics import (
     DIGITS,
@@ -283,11 +283,14 @@ def _score_decisions(
     scores = add_intervals(scores)
     scores["decisions"] = score_decisions(experiment, folds, utt2spk, scores["speakers"], own)
     scores["slices"] = score_slices(slices, rows, experiment.labels)
-    scores["calibration"] = calibration(rows, experiment.labels)
     scores["auxiliary"] = score_auxiliary(experiment, folds, utt2spk)
     if experiment.raters.is_file():
         raters = read_raters(experiment.raters, experiment.labels)
         scores["raters"] = score_raters(rows, raters, experiment.labels)
+    temperatures = {fold: experiment.temperature(fold) for fold in folds}
+    scores["calibration"] = calibration(rows, experiment.labels) | {
+        "scaled": scaled(folds, experiment.labels, temperatures)
+    }
     return scores
 
 

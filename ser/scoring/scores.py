@@ -194,13 +194,30 @@ class Bin(Part):
     accuracy: Fraction | None
 
 
+class Scaled(Part):
+    """Calibration after temperature scaling, and each fold's temperature."""
+
+    ece: Fraction
+    confidence: Fraction
+    nll: float
+    brier: float
+    aurc: Fraction
+    risk: list[Fraction]
+    temperature: dict[str, float]
+
+
 class Calibration(Part):
-    """Expected calibration error and what it is computed from."""
+    """Expected calibration error and what it is computed from; proper scores; risk by coverage."""
 
     ece: Fraction
     confidence: Fraction
     accuracy: Fraction
     bins: list[Bin]
+    nll: float | None = None
+    brier: float | None = None
+    aurc: Fraction | None = None
+    risk: list[Fraction] | None = None
+    scaled: Scaled | None = None
 
 
 class Parameters(Part):

@@ -122,7 +122,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     if scores["decisions"]:
         lines += ["", *columns(decision_rows([scores]))]
         lines.append(f"95% and p: of WA minus that of the emotion head, {paired_over([scores])}")
-    lines += ["", *columns(_slice_rows(scores["slices"])), "", _calibration(scores["calibration"])]
+    lines += ["", *columns(_slice_rows(scores["slices"])), "", *_calibration(scores["calibration"])]
     lines += [""] * bool(scores["auxiliary"]) + auxiliary_lines(scores["auxiliary"])
     if scores.get("raters"):
         lines += ["", f"raters: {raters_line(scores['raters'])}"]
@@ -236,11 +236,29 @@ def _slice_rows(slices: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _calibration(found: Mapping[str, Any]) -> str:
-    return (
+def _calibration(found: Mapping[str, Any]) -> list[str]:
+    lines = [
         f"calibration error (ECE, {len(found['bins'])} bins): {percent(found['ece'])} %; "
         f"mean confidence {percent(found['confidence'])} %, accuracy {percent(found['accuracy'])} %"
-    )
+    ]
+    rows = calibration_rows(found)
+    lines += columns([["probabilities", "ECE %", "NLL", "Brier", "AURC %"], *rows]) if rows else []
+    if scaled := found["scaled"]:
+        low, high = (f(scaled["temperature"].values()) for f in (min, max))
+        lines.append(
+            f"temperature, fitted to each fold's validation speakers: {low:.2f} to {high:.2f}"
+        )
+    return lines
+
+
+def calibration_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """ECE, NLL, Brier score and AURC before and after temperature scaling, if they are known."""
+    kinds = {"as trained": found, "temperature scaled": found["scaled"]}
+    return [
+        [name, percent(of["ece"]), f"{of['nll']:.3f}", f"{of['brier']:.3f}", percent(of["aurc"])]
+        for name, of in kinds.items()
+        if of and of["nll"] is not None
+    ]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

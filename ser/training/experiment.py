@@ -139,25 +139,29 @@ class Experiment:
             return OTHER_SETTINGS  # than the folds that --overwrite trained anew
         if not (fold_dir / PREDICTIONS).is_file():
             return NOT_INFERRED
-        fresh = self._inferred(fold).get("made_from") == self.made_from(fold)
+        fresh = read_inferred(self.exp_dir / fold).get("made_from") == self.made_from(fold)
         return SCORED if fresh else NOT_INFERRED
 
     def units_head(self, fold: str) -> str | None:
         """The auxiliary head whose units the predictions hold; None if the model has none."""
-        return self._inferred(fold).get("units_head")
+        return read_inferred(self.exp_dir / fold).get("units_head")
 
-    def mark_inferred(self, fold: str, made_from: dict[str, Any], head: str | None) -> None:
+    def temperature(self, fold: str) -> float | None:
+        """By what the fold's logits are to be divided; None without validation speakers."""
+        return read_temperature(self.exp_dir / fold)
+
+    def mark_inferred(
+        self,
+        fold: str,
+        made_from: dict[str, Any],
+        head: str | None,
+        temperature: float | None = None,
+    ) -> None:
         """Record what the fold's predictions were made from; call it after writing them."""
+        content = {"made_from": made_from, "units_head": head, "temperature": temperature}
         with atomic_write(self.exp_dir / fold / PREDICTIONS_MARKER) as stream:
-            json.dump({"made_from": made_from, "units_head": head}, stream, indent=1)
+            json.dump(content, stream, indent=1)
             stream.write("\n")
-
-    def _inferred(self, fold: str) -> dict[str, Any]:
-        try:
-            text = (self.exp_dir / fold / PREDICTIONS_MARKER).read_text(encoding="utf-8")
-            return json.loads(text)
-        except (FileNotFoundError, ValueError):
-            return {}
 
     def require_folds(self, folds: list[str]) -> list[str]:
         """``folds`` in the protocol's order; UserError names those that it does not have."""
@@ -254,6 +258,22 @@ def read_fold_run(fold_dir: Path) -> dict[str, Any]:
     if not model or not (fold_dir / model).is_file():
         raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
     return run
+
+
+def read_inferred(fold_dir: Path) -> dict[str, Any]:
+    """What ``mark_inferred`` noted of a fold; empty where nothing can be read."""
+    try:
+        return json.loads((fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def read_temperature(fold_dir: Path) -> float | None:
+    """The temperature of a fold's present model, if stage 5 has fitted one."""
+    noted = read_inferred(fold_dir)
+    tested = noted.get("made_from") or {}
+    same = all(tested.get(key) == value for key, value in model_state(fold_dir).items())
+    return noted.get("temperature") if same else None
 
 
 def model_state(fold_dir: Path) -> dict[str, Any]:

@@ -10,9 +10,12 @@ import torch
 
 from ser.data.features import extract_features
 from ser.data.tables import read_table, write_table
-from ser.data.video import FRAME_BYTES, SOUND_BYTES, audio_video, parse, read_faces
+from ser.data.video import FRAME_BYTES, SOUND_BYTES, audio_video, parse, read_faces, whole_picture
 from ser.errors import UserError
 from ser.models.audio_visual import samples_of
+from ser.predict.classifier import SpeechEmotion
+from ser.predict.models import Output
+from ser.predict.windows import Window
 
 av = pytest.importorskip("av", reason="PyAV: not installed: requirements-apps.txt")
 RATE = 10  # pictures a second
@@ -104,3 +107,28 @@ def test_stage_3_keeps_what_was_computed_and_counts_what_has_no_video(video, tmp
     assert not extract_features(tmp_path, "audio_video", 1)
     write_table(tmp_path / "utt2video", {"a": f"0.5 10 20 90 120 {video}"})
     assert extract_features(tmp_path, "audio_video", 1)
+
+
+def test_a_packed_model_looks_at_the_video_whose_sound_it_hears(video, tmp_path):
+    speech = np.random.default_rng(0).integers(-9000, 9000, 16000).astype(np.int16)
+    heard = []
+
+    class Model:
+        emotions, units, values = ["angry", "sad"], [], []
+
+        def __call__(self, batch):
+            heard.append(batch)
+            return Output(np.log(np.full((len(batch), 2), 0.5)), None, {})
+
+    classifier = SpeechEmotion([Model()], "audio_video")
+    with pytest.raises(UserError, match="this model reads faces too"):
+        classifier(speech, 16000)
+    soundfile.write(tmp_path / "a.wav", speech, 16000)
+    with pytest.raises(UserError, match="a.wav: cannot be read as a video"):
+        classifier(tmp_path / "a.wav")
+    windows = [Window(8000, speech, (8000, 16000))]
+    list(classifier._infer("a", windows, whole_picture(str(video))))
+    np.testing.assert_array_equal(
+        heard[0][0],
+        audio_video(speech, f"0.5 80 0 240 160 {video}"),  # the middle square
+    )

@@ -1,5 +1,7 @@
 """What prediction says of recordings unlike those of training, and refuses before it loads."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import soundfile
 from ser.data.tables import write_table
 from ser.errors import UserError
 from ser.predict.classifier import SpeechEmotion
-from ser.predict.formats import as_json, as_text
+from ser.predict.formats import as_csv, as_json, as_text, as_textgrid, csv_header
 from ser.predict.inputs import SYNTHETIC, Meter, describe, differences
 from ser.predict.package import open_model
 from ser.release.pack import pack_experiment
@@ -58,7 +60,7 @@ def test_a_recording_far_outside_the_training_set_is_described(samples, rate, ex
     assert differences(meter, RATE, None) == []
 
 
-def test_a_packed_model_knows_its_training_set_and_warns_in_text_and_json(tmp_path):
+def test_a_packed_model_knows_its_training_set_and_warns_in_every_format(tmp_path):
     exp_dir = make_experiment(tmp_path)
     wavs = {}
     for number, level in enumerate((-30, -25, -20)):
@@ -74,6 +76,12 @@ def test_a_packed_model_knows_its_training_set_and_warns_in_text_and_json(tmp_pa
     lines = as_text("a.wav", quiet).splitlines()
     assert lines[-1] == f"  warning: {quiet.warnings[0]}"
     assert json.loads(as_json("a.wav", quiet))["warnings"] == list(quiet.warnings)
+    table = io.StringIO(csv_header(model.emotions) + as_csv("a.wav", quiet))
+    head, whole, *segments = (row[-1] for row in csv.reader(table))
+    assert (head, whole, set(segments)) == ("warnings", quiet.warnings[0], {""})
+    grid = as_textgrid("a.wav", quiet)
+    assert 'name = "warnings"' in grid and f'text = "{quiet.warnings[0]}"' in grid
+    assert "warnings" not in as_textgrid("a.wav", model(noise(-25), RATE))
 
 
 def test_a_model_of_synthetic_voices_says_so_with_every_prediction(tmp_path):

@@ -68,6 +68,28 @@ def test_one_fold_is_called_as_hugging_face_calls_a_models_weights(tmp_path):
     assert "One of the 2 models that the scores are the mean of: that of fold Ses01M" in text
 
 
+def test_each_folds_temperature_travels_with_it_and_divides_its_logits(tmp_path):
+    exp_dir = make_experiment(tmp_path)
+    marker = exp_dir / FOLDS[0] / ".predictions.done"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"temperature": 2.0}))
+    folder, archive = pack_experiment(exp_dir)
+    plain = said(make_model(FOLDS[0]))["emotion"]
+    for source in (exp_dir, folder, archive):
+        model = open_model(source)
+        softened = answers(model, FOLDS[0])["emotion"]
+        assert torch.allclose(softened, (plain / 2).log_softmax(dim=-1), atol=1e-6)
+        assert equal(answers(model, FOLDS[1]), said(make_model(FOLDS[1])))
+
+
+def test_a_temperature_of_a_model_that_was_trained_again_is_not_used(tmp_path):
+    exp_dir = make_experiment(tmp_path)
+    marker = exp_dir / FOLDS[0] / ".predictions.done"
+    noted = json.loads(marker.read_text())
+    noted["made_from"]["model_sha256"] = "another"
+    marker.write_text(json.dumps(noted | {"temperature": 2.0}))
+    assert equal(answers(open_model(exp_dir), FOLDS[0]), said(make_model(FOLDS[0])))
+
+
 def test_espnets_own_function_unpacks_the_zip(packed, tmp_path):
     found = unpack(packed / "s1_strict_seed1.zip", tmp_path)
     assert sorted(found) == [*(f"ser_model_file_{fold}" for fold in FOLDS), "ser_train_config"]

@@ -159,7 +159,10 @@ def test_slices_and_calibration_are_listed_with_each_row(tmp_path):
     text = report(tmp_path)
     assert "- By gender, pooled WA / UA: women 75.0 / 75.0 (4); men 100.0 / 100.0 (4)." in text
     # All 70% sure, 7 of 8 right.
-    assert "- Calibration: ECE 17.5 (10 bins), mean confidence 70.0." in text
+    found = make_scores(correct=3)["calibration"]
+    said = " As trained: ECE 17.5, NLL {nll:.3f}, Brier {brier:.3f}, AURC".format(**found)
+    assert f"- Calibration: ECE 17.5 (10 bins), mean confidence 70.0.{said}" in text
+    assert " Temperature scaled: ECE" in text
 
 
 def test_leaky_rows_stand_in_a_table_of_their_own(tmp_path):
@@ -426,10 +429,8 @@ def test_the_command_line_prints_where_everything_is(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Results: RESULTS.md (1 row)" in done.stdout
     assert "s1, toy, strict: WA 87.5  UA 87.5  (95%: 0.0 to 100.0, 0.0 to 100.0)" in done.stdout
-    assert (
-        "Figures: exp/toy/s1_strict_seed1/figures/ (confusion_matrix.png, reliability.png)"
-        in done.stdout
-    )
+    names = "confusion_matrix.png, reliability.png, risk_coverage.png"
+    assert f"Figures: exp/toy/s1_strict_seed1/figures/ ({names})" in done.stdout
 
 
 def test_the_command_line_ends_a_users_mistake_with_one_line_and_status_1(tmp_path):
@@ -465,6 +466,7 @@ def test_the_whole_of_stages_5_and_6_on_a_toy_experiment(tmp_path):
         "layer_weights.png",
         "learning_curves.png",
         "reliability.png",
+        "risk_coverage.png",
     ]
 
 
@@ -477,7 +479,7 @@ def test_figures_are_png_files_and_equal_for_equal_input(tmp_path):
         write_history(tmp_path / fold, epochs=3)
     written = draw_figures(experiment(tmp_path))
     first = [path.read_bytes() for path in written]
-    assert len(first) == 4 and all(data.startswith(b"\x89PNG") for data in first)
+    assert len(first) == 5 and all(data.startswith(b"\x89PNG") for data in first)
     assert [path.read_bytes() for path in draw_figures(experiment(tmp_path))] == first
 
 
@@ -485,7 +487,8 @@ def test_a_figure_without_data_is_not_drawn_and_an_older_one_goes(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/learning_curves.png").write_bytes(b"old")
     written = draw_figures(experiment(tmp_path))
-    assert [path.name for path in written] == ["confusion_matrix.png", "reliability.png"]
+    names = ["confusion_matrix.png", "reliability.png", "risk_coverage.png"]
+    assert [path.name for path in written] == names
     assert not (tmp_path / "figures/learning_curves.png").exists()
 
 

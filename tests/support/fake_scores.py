@@ -1,6 +1,6 @@
 """scores.json of two folds of four utterances, as stage 5 writes them."""
 
-from ser.scoring.calibration import calibration
+from ser.scoring.calibration import calibration, scaled
 from ser.scoring.predictions import Prediction
 from ser.scoring.score import add_intervals, decisions_by_speaker, score_folds
 from ser.scoring.scores import SCHEMA
@@ -72,7 +72,9 @@ def make_scores(correct=3, **changes):
     scores = add_intervals(scores | {"protocol": changes.get("protocol", "strict")})
     sexes = {"women": [p.utt_id for p in rows[:4]], "men": [p.utt_id for p in rows[4:]]}
     scores["slices"] = score_slices({"gender": sexes}, rows, LABELS)
+    temperatures = {"Ses01F": 0.5, "Ses01M": 2.0}
     scores["calibration"] = calibration(rows, LABELS)
+    scores["calibration"]["scaled"] = scaled(folds, LABELS, temperatures)
     for values in scores["per_fold"].values():
         values |= {"epochs": 3, "best_epoch": 2, "train_seconds": 10.0, "valid_ua": None}
     return scores | changes

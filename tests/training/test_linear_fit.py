@@ -25,6 +25,7 @@ from ser.models.model import SERModel
 from ser.predict.classifier import SpeechEmotion
 from ser.predict.package import open_model
 from ser.release.pack import pack_experiment
+from ser.scoring.elsewhere import crosscorpus, robustness
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import read_predictions
 from ser.scoring.score import score_experiment
@@ -246,16 +247,26 @@ def test_a_fitted_experiment_is_scored_packed_and_predicts_recordings(corpus, tm
     exp_dir, dump = tmp_path / "exp/tones/floor", corpus / "dump/tones"
     train(corpus, exp_dir, config=corpus / "encoder.yaml")
     assert infer_folds(exp_dir, dump) == ["Ses01F"]
-    score_experiment(exp_dir, dump, corpus / "data/tones")
+    scores = score_experiment(exp_dir, dump, corpus / "data/tones")
     recording = str(corpus / "wav/Ses01F_angry0.wav")
     said = SpeechEmotion.from_pretrained(exp_dir)(recording).probabilities
     assert sum(said.values()) == pytest.approx(1)
     references = open_experiment(exp_dir, dump).references("Ses01F")
     first, *_ = read_predictions(exp_dir / "Ses01F/predictions.tsv", list(said), references)
     assert first.utt_id == "Ses01F_angry0"
-    assert first.probs == pytest.approx(tuple(said.values()), abs=1e-4)
+    powers = np.array(first.probs) ** (1 / open_experiment(exp_dir, dump).temperature("Ses01F"))
+    assert tuple(powers / powers.sum()) == pytest.approx(tuple(said.values()), abs=1e-3)
     folder, _ = pack_experiment(exp_dir)
     assert SpeechEmotion.from_pretrained(folder)(recording).probabilities == pytest.approx(said)
+    # on another corpus, and on its own without a change, it says the same
+    (tmp_path / "dump").symlink_to(corpus / "dump")
+    shutil.copytree(dump, tmp_path / "other")
+    crosscorpus(exp_dir, [tmp_path / "other"])
+    table = (exp_dir / "crosscorpus.other.tsv").read_text().splitlines()
+    (row,) = (line.split("\t") for line in table if line.startswith("Ses01F_angry0"))
+    assert tuple(map(float, row[3:7])) == pytest.approx(tuple(said.values()), abs=1e-4)
+    (clean,) = robustness(exp_dir, ["clean"])["tests"]["clean"]["speakers"]
+    assert clean["hyp"] == scores["speakers"][0]["hyp"]
 
 
 def test_neither_speech_nor_labels_of_the_test_speaker_are_looked_at(corpus, tmp_path):

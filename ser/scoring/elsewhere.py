@@ -1,0 +1,278 @@
+"""Trained models on what they were not meant for: other corpora, and worse recordings.
+
+**Other corpora.** Each fold's model classifies the utterances of the other corpus with an emotion
+that both have; probabilities are averaged over the folds, restricted to the shared emotions and
+renormalised. Nothing is trained. WA and UA are means over the test speakers, as in
+leave-one-speaker-out, with the same intervals.
+
+**Worse recordings.** The experiment's own test sets, each fold's model on its held-out speaker,
+under the conditions of ser/scoring/degrade.py. ``clean`` is the same without a change.
+
+Probabilities are at each fold's temperature, where it has one. Results are added one by one to
+crosscorpus.json and robustness.json of the experiment; those that the present models have made from
+the present data are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ser.console import progress
+from ser.data.audio import FULL_SCALE, SAMPLE_RATE
+from ser.data.tables import read_lines, read_table
+from ser.errors import UserError
+from ser.files import atomic_write
+from ser.models.inputs import load_input, make_batches, pad, to_input
+from ser.provenance import git_commit
+from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, parse
+from ser.scoring.infer import BuildModel, FoldModels, model_config, open_device
+from ser.scoring.predictions import Prediction, write_predictions
+from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, SCORE_FIRST, read_scores
+from ser.scoring.score import decisions_by_speaker
+from ser.scoring.uncertainty import from_decisions, measure, score_intervals
+from ser.stage import file_digest
+from ser.training.experiment import Experiment, model_state, open_experiment
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH_SECONDS = 60.0  # padded
+STRICT = "strict"  # how scores are averaged: over speakers
+Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
+
+
+def beside(exp_dir: Path | str) -> Path:
+    """dump/<corpus> beside the exp/ that an experiment is in."""
+    corpus = Path(exp_dir).resolve().parent
+    return corpus.parents[1] / "dump" / corpus.name
+
+
+def crosscorpus(
+    exp_dir: Path | str,
+    dump_dirs: Iterable[Path | str],
+    ngpu: int = 0,
+    build_model: BuildModel | None = None,
+) -> Record:
+    """Test an experiment on the corpora in ``dump_dirs``; on its own it keeps its scores.
+
+    Returns:
+        The contents of crosscorpus.json: ``tests`` by the name of the corpus.
+
+    Raises:
+        UserError: not scored, no such dump, or fewer than two shared emotions.
+    """
+    experiment, scores, record = _open(exp_dir, CROSSCORPUS)
+    path, folds = experiment.exp_dir / CROSSCORPUS, scores["folds"]["scored"]
+    keys = ("labels", "speakers", "wa", "ua", "wa_ci", "ua_ci")
+    record["tests"][record["corpus"]] = {k: {**scores, **scores["summary"]}[k] for k in keys}
+    others = [Path(d) for d in dump_dirs if Path(d).name != record["corpus"]]
+    config = model_config(experiment.exp_dir / folds[0] / "config.yaml")
+    for dump_dir, labels in [(d, _shared(experiment, d)) for d in others]:
+        made_from = _made_from(experiment, folds, dump_dir)
+        if not _is_there(record, dump_dir.name, made_from):
+            models = FoldModels(build_model, open_device(ngpu), config.get("fit") == "gradient")
+            rows = _classify(experiment, folds, dump_dir, labels, models)
+            write_predictions(path.with_suffix(f".{dump_dir.name}.tsv"), labels, rows)
+            _add(record, path, dump_dir.name, made_from, labels, rows, dump_dir)
+    _write(path, record)
+    return record
+
+
+def robustness(
+    exp_dir: Path | str,
+    conditions: Sequence[str] = (),
+    ngpu: int = 0,
+    build_model: BuildModel | None = None,
+) -> Record:
+    """Test an experiment's folds on their own test sets under ``conditions``; all when empty.
+
+    Returns:
+        The contents of robustness.json: ``tests`` by condition, ``clean`` among them.
+
+    Raises:
+        UserError: no scored fold, or a condition that there is not.
+    """
+    wanted = dict.fromkeys((CLEAN, *(conditions or CONDITIONS)))
+    for condition in wanted:
+        parse(condition)
+    experiment, scores, record = _open(exp_dir, ROBUSTNESS)
+    path, folds = experiment.exp_dir / ROBUSTNESS, scores["folds"]["scored"]
+    wavs, utt2spk = (read_table(experiment.dump_dir / name) for name in ("wav.scp", "utt2spk"))
+    degrade = Degrader(utt2spk, lambda utt: load_input(wavs[utt]).astype(np.float64))
+    models = FoldModels(build_model, open_device(ngpu), keep=False)
+    made_from = _made_from(experiment, folds, experiment.dump_dir)
+    for condition in wanted:
+        if _is_there(record, condition, made_from):
+            continue
+        rows: list[Prediction] = []
+        for fold in folds:
+            model, names = models.load(*_files(experiment, fold)), experiment.references(fold)
+            samples = read_table(experiment.fold_list(fold, "test.shape"))
+            lengths = {utt: int(samples[utt]) for utt in names}
+            where = f"robustness: {condition}, fold {fold}"
+            change = functools.partial(degrade, condition)
+            vectors = pooled(model, wavs, lengths, experiment.feats_type, where, change)
+            probs = _probabilities(model, vectors, experiment.temperature(fold))
+            rows += _decide(names, probs, experiment.labels, experiment.labels)
+        _add(record, path, condition, made_from, experiment.labels, rows, experiment.dump_dir)
+    return record
+
+
+def _classify(
+    experiment: Experiment,
+    folds: Sequence[str],
+    dump_dir: Path,
+    labels: Sequence[str],
+    models: FoldModels,
+) -> list[Prediction]:
+    """The mean of the folds' models on the utterances of a corpus with one of ``labels``.
+
+    Folds that differ in nothing but the emotion head (S0, S14) encode an utterance once.
+    """
+    import torch
+
+    from ser.models.layer_cache import fingerprint
+
+    names = {u: e for u, e in read_table(dump_dir / "utt2emo").items() if e in labels}
+    samples, wavs = (read_table(dump_dir / name) for name in ("utt2num_samples", "wav.scp"))
+    lengths = {utt: int(samples[utt]) for utt in names}
+    known, vectors, total = None, None, 0.0
+    for fold in folds:
+        model = models.load(*_files(experiment, fold))
+        parts = torch.nn.ModuleList([model.frontend, model.encoder, model.pooling])
+        if known != (known := fingerprint(parts)):
+            where = f"crosscorpus: {experiment.exp_dir.name} on {dump_dir.name}, fold {fold}"
+            vectors = pooled(model, wavs, lengths, experiment.feats_type, where)
+        total = total + _probabilities(model, vectors, experiment.temperature(fold))
+    return _decide(names, total / len(folds), experiment.labels, labels)
+
+
+def pooled(
+    model: Any,
+    wavs: Mapping[str, str],
+    lengths: Mapping[str, int],
+    feats_type: str,
+    where: str,
+    change: Callable[[str, np.ndarray], np.ndarray] | None = None,
+) -> torch.Tensor:
+    """What the emotion head reads of each utterance of ``lengths``, (N, P) on the CPU."""
+    import torch
+
+    def load(utt: str) -> np.ndarray:
+        speech = load_input(wavs[utt]).astype(np.float64)
+        speech = np.rint((change(utt, speech) if change else speech) * FULL_SCALE)
+        return to_input(speech.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16), feats_type)
+
+    device, vectors = model.emotion_head.weight.device, {}
+    for batch in make_batches(lengths, BATCH_SECONDS * SAMPLE_RATE):
+        speech, counts = pad([load(utt) for utt in batch])
+        with torch.inference_mode():
+            vectors |= zip(batch, model.encode(speech.to(device), counts).pooled.cpu(), strict=True)
+        progress(f"{where}: {len(vectors)} of {len(lengths)} utterances")
+    return torch.stack([vectors[utt] for utt in lengths])
+
+
+def _probabilities(model: Any, vectors: torch.Tensor, temperature: float | None) -> np.ndarray:
+    """(N, P) -> (N, C)."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model.emotion_head(vectors.to(model.emotion_head.weight.device)).double()
+        return (logits / (temperature or 1)).softmax(dim=-1).cpu().numpy()
+
+
+def _decide(
+    names: Mapping[str, str], probs: np.ndarray, emotions: Sequence[str], labels: Sequence[str]
+) -> list[Prediction]:
+    """(N, C) probabilities of ``emotions`` as predictions among ``labels``."""
+    probs = probs[:, [emotions.index(label) for label in labels]] + 1e-30
+    probs = probs / probs.sum(axis=1, keepdims=True)
+    return [
+        Prediction(utt, ref, labels[int(row.argmax())], tuple(row.tolist()))
+        for (utt, ref), row in zip(names.items(), probs, strict=True)
+    ]
+
+
+def _shared(experiment: Experiment, dump_dir: Path) -> list[str]:
+    """The emotions of the experiment that a corpus has too, in class order."""
+    for name in ("emotions", "utt2emo", "utt2spk", "utt2hash", "wav.scp", "utt2num_samples"):
+        if not (dump_dir / name).is_file():
+            raise UserError(
+                f"--on {dump_dir}: there is no {dump_dir / name}; expected dump/<corpus>, which "
+                "./run.sh --corpus NAME --stop-stage 3 makes"
+            )
+    theirs = read_lines(dump_dir / "emotions")
+    shared = [emotion for emotion in experiment.labels if emotion in theirs]
+    if len(shared) < 2:
+        raise UserError(
+            f"--on {dump_dir}: its emotions ({', '.join(theirs)}) and those of "
+            f"{experiment.exp_dir} ({', '.join(experiment.labels)}) share "
+            f"{shared[0] if shared else 'none'}; two are needed: give them the same names "
+            "(label_map in corpus.yaml)"
+        )
+    return shared
+
+
+def _files(experiment: Experiment, fold: str) -> tuple[Path, Path]:
+    directory = experiment.exp_dir / fold
+    return directory / "config.yaml", directory / experiment.made_from(fold)["model"]
+
+
+def _open(exp_dir: Path | str, name: str) -> tuple[Experiment, dict[str, Any], Record]:
+    """An experiment, its scores, and what there is of its record."""
+    experiment = open_experiment(exp_dir, beside(exp_dir))
+    path = experiment.exp_dir / "scores.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
+    scores = read_scores(path)
+    try:
+        tests = json.loads((experiment.exp_dir / name).read_text(encoding="utf-8"))["tests"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        tests = {}
+    about = {key: scores[key] for key in ("tag", "system", "corpus", "labels")}
+    return experiment, scores, {**about, "commit": git_commit(), "tests": tests}
+
+
+def _made_from(experiment: Experiment, folds: Sequence[str], dump_dir: Path) -> dict[str, Any]:
+    data = file_digest(*(dump_dir / table for table in ("utt2emo", "utt2spk", "utt2hash")))
+    return {"data": data, "models": {f: model_state(experiment.exp_dir / f) for f in folds}}
+
+
+def _is_there(record: Record, name: str, made_from: Mapping[str, Any]) -> bool:
+    return record["tests"].get(name, {}).get("made_from") == made_from
+
+
+def _add(
+    record: Record,
+    path: Path,
+    name: str,
+    made_from: Mapping[str, Any],
+    labels: Sequence[str],
+    rows: Sequence[Prediction],
+    dump_dir: Path,
+) -> None:
+    """Put a test into a record and its file: all decisions by speaker, WA and UA."""
+    utt2spk, speakers = read_table(dump_dir / "utt2spk"), {}
+    for row in sorted(rows, key=lambda row: utt2spk[row.utt_id]):
+        speakers.setdefault(utt2spk[row.utt_id], []).append(row)
+    entries = decisions_by_speaker(speakers, utt2spk, labels)
+    trials = from_decisions([entries], len(labels), STRICT)
+    found, bounds = measure(trials), score_intervals(trials)
+    test = {"labels": list(labels), "speakers": entries, "made_from": made_from}
+    for score in ("wa", "ua"):
+        interval = None if bounds[score] is None else bounds[score][0].tolist()
+        test |= {score: found[score].item(), f"{score}_ci": interval}
+    record["tests"][name] = test
+    _write(path, record)
+
+
+def _write(path: Path, record: Record) -> None:
+    with atomic_write(path) as stream:
+        json.dump(record, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
