@@ -16,6 +16,12 @@ from tests.support.slurm_cluster import (
 
 __all__ = ["cluster", "running_cluster", "slurm_installed"]
 
+# What uses one of these is slow: they start run.sh, jobs, a cluster or a browser, or export models.
+SLOW = {
+    *("slurm_installed", "recipe", "start", "processes", "finished", "clone", "unpacked"),
+    *("runtime", "server", "browser"),
+}
+
 # Where these tests run, in a job or with settings of one's own, is no part of what they test.
 KEPT = ("SER_REQUIRE_SLURM", "SER_TEST_EMODB", "SER_TEST_SEED", "SLURM_TEST_PORT")
 DROPPED = ("SLURM_", "SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_", "SER_")
@@ -31,10 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Slurm."""
+    """Mark what needs Slurm, and what is slow by what it uses."""
     for item in items:
-        if slurm_installed.__name__ in getattr(item, "fixturenames", ()):
+        used = getattr(item, "fixturenames", ())
+        if slurm_installed.__name__ in used:
             item.add_marker("slurm")
+        if not SLOW.isdisjoint(used):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

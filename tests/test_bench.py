@@ -202,6 +202,7 @@ def test_a_variant_that_leaves_no_memory_costs_its_own_row_only(monkeypatch):
         run.measure_means(args, "cuda")
 
 
+@pytest.mark.slow
 def test_a_gpu_without_memory_left_is_an_answer_and_not_the_end():
     script = """
 import sys, torch
@@ -297,6 +298,7 @@ def test_every_switch_changes_what_it_names_and_nothing_else():
                 assert config.get(key) != value, name
 
 
+@pytest.mark.slow
 def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
     monkeypatch.setitem(worker.SYSTEMS, "recipe", "no.such.module:build")
     process = run.Worker("unknown", sys.executable, 1, "cpu")
@@ -305,12 +307,14 @@ def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
     assert greeting == {"error": "KeyError: 'unknown'"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_and_not_a_crash():
     process = run.Worker("unknown", sys.executable, 1, "cpu")
     process.ask()
     assert "ended with status 0" in process.ask("round")["error"]
 
 
+@pytest.mark.slow
 def test_the_fabricated_corpus_goes_through_the_stages(tmp_path):
     data.fabricate(tmp_path, 240)
     results = {stage: data.run_stage(tmp_path, stage, 1) for stage in "123"}

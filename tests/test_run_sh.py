@@ -366,7 +366,7 @@ def test_on_a_terminal_the_progress_line_is_rewritten_in_place(recipe):
 def test_a_long_progress_line_is_cut_to_the_width_of_the_terminal(recipe):
     recipe.python.write_text(STUB.replace("half way", "x" * 500))
     _, shown = on_terminal(recipe, "--stop-stage=1")
-    (line,) = re.findall(r"\r\033\[K(  data x+)", shown)
+    (line,) = set(re.findall(r"\r\033\[K(  data x+)", shown))  # drawn again on a busy machine
     assert len(line) < 500
 
 

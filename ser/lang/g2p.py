@@ -9,16 +9,17 @@ enough. Two habits of g2p_en have to be got around:
   text only, and a lexicon has one entry per word;
 - its constructor reads cmudict as an NLTK corpus. It is given ours instead.
 
-Importing it takes seconds, hence only words outside the dictionary and digits cause it.
+Importing it takes seconds, hence only words outside the dictionary and digits cause it. typeguard
+is kept from rewriting the functions of ``inflect`` meanwhile, which would take as long again.
 """
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 from ser.errors import UserError
 
@@ -46,21 +47,14 @@ def load_cmudict() -> dict[str, list[str]]:
     return words
 
 
-@contextmanager
-def _no_download() -> Iterator[None]:
-    import nltk
-
-    original = nltk.download
-    nltk.download = lambda *_args, **_kwargs: False  # what NLTK returns when it failed
-    try:
-        yield
-    finally:
-        nltk.download = original
-
-
 @lru_cache(maxsize=1)
 def load_g2p_en() -> ModuleType:
-    with _no_download(), warnings.catch_warnings():
+    import nltk
+    import typeguard
+
+    refused = mock.patch.object(nltk, "download", return_value=False)  # as when it failed
+    unchecked = mock.patch.object(typeguard, "typechecked", lambda target: target)
+    with refused, unchecked, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its regular expressions, on Python 3.12
         import g2p_en.g2p
     return g2p_en.g2p

@@ -14,6 +14,8 @@ from ser.errors import UserError
 from ser.stage import read_marker
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def _contents(corpus):
     return {p.relative_to(corpus): p.read_bytes() for p in corpus.rglob("*") if p.is_file()}

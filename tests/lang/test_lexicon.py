@@ -92,6 +92,7 @@ def test_words_outside_the_dictionary_come_from_the_neural_model_and_are_listed(
     assert lexicon.phones["AUGIE'S"][-1] == "Z"
 
 
+@pytest.mark.slow
 def test_g2p_en_works_without_network_and_without_nltk_data(tmp_path):
     # A process of its own, since the import that would download happens once in a process.
     script = textwrap.dedent(

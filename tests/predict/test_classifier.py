@@ -277,6 +277,7 @@ def test_progress_comes_in_seconds_and_reaches_the_end():
     assert heard[-1] == (100, 100) and len(heard) > 5
 
 
+@pytest.mark.slow
 def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
     model = FakeModel()
     model.aux_units = {}  # the track of units is a result, and grows

@@ -13,6 +13,8 @@ from ser.release.pack import pack_experiment
 from tests.support import ROOT
 from tests.support.packable import make_experiment
 
+pytestmark = pytest.mark.slow
+
 # Of training, scoring and reporting; some take seconds to import, some are hard to install.
 NEVER = {
     *("espnet", "espnet2", "g2p_en", "nltk", "inflect", "kaldiio", "typeguard", "humanfriendly"),

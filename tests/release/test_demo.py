@@ -536,6 +536,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_overflows(browser, server, tmp
 
 @needs_gradio
 @needs_chromium
+@pytest.mark.slow
 def test_by_default_it_listens_on_this_machine_alone_and_sigterm_leaves_nothing(
     experiment, tmp_path
 ):

@@ -296,6 +296,7 @@ def test_mcnemars_test_of_equal_decisions_is_1():
 # Simulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "coverage"),
     [({}, 0.952), ({"sd": 0.0, "class_sd": 0.0}, 0.995)],
@@ -311,6 +312,7 @@ def test_the_interval_covers_the_truth_as_often_as_the_documentation_says(option
     assert within(hits / runs, coverage, runs, sds=3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inter", [0.0, 0.6], ids=["no interaction", "with interaction"])
 def test_p_values_are_uniform_when_systems_are_equally_good(inter):
     rng, runs = np.random.default_rng(4), 800

@@ -25,7 +25,7 @@ shift 3
 printf -v call '%s\\037' "$name" "$@"
 printf '%s\\n' "$call" >>"$STUB_DIR/calls" # one write, since workers do this at the same time
 printf '%s\\n' "$name $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >>"$STUB_DIR/environment"
-if [[ $name == dump && $all =~ /dump\ dir/([a-z]+)\ .*--protocol\ ([a-z0-9]+) ]]; then
+if [[ $name == dump && $all =~ /dump\\ dir/([a-z]+)\\ .*--protocol\\ ([a-z0-9]+) ]]; then
   folds="$STUB_DIR/dump dir/${BASH_REMATCH[1]}/folds/${BASH_REMATCH[2]}"
   mkdir -p "$folds"
   [[ -e $folds/folds ]] || echo Ses01F >"$folds/folds"

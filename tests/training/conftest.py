@@ -28,3 +28,9 @@ def trained(corpus, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def processes() -> BaseContext:
     return forked_processes()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what trains, of the tests in this folder."""
+    if "corpus" in getattr(item, "fixturenames", ()):
+        item.add_marker("slow")
