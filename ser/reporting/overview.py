@@ -19,8 +19,8 @@ OVERVIEW, DECADE = "docs/results.svg", "docs/decade.svg"
 DECADE_TITLE = "A decade of speech emotion recognition on one protocol"
 PROTOCOL = "strict"
 CORPORA = {"nemo": "nEMO", "emodb": "EmoDB"}  # recorded speech, one panel each
-# System, or sweep and point -> its name here. Of two with one name on a corpus that of more seeds is
-# shown, else the first.
+# System, or sweep and point -> its name here. Of two with one name on a corpus, that of more seeds
+# is shown, else the first.
 NAMES = {
     "s14_egemaps_svm": "S14, eGeMAPS + SVM",
     "s14_compare_svm": "S14, ComParE + SVM",
