@@ -17,16 +17,19 @@ FOLDS = ["Ses01F", "Ses01M"]
 EXP = "exp/mini/try"
 
 
-def command(root: Path, *options: str) -> list[str]:
-    directories = [f"--{kind}-dir={root / kind}" for kind in ("data", "dump", "exp")]
+def command(root: Path, *options: str, made: Path | None = None) -> list[str]:
+    """run.sh into ``root``; data and dump are those of ``made``, if there are any."""
+    directories = [f"--{kind}-dir={(made or root) / kind}" for kind in ("data", "dump")]
+    directories.append(f"--exp-dir={root / 'exp'}")
     return [
         *(str(ROOT / "run.sh"), "--python", sys.executable, "--tag", "try", *directories),
         *("--folds", " ".join(FOLDS), "--max-epoch", "2", *options),
     ]
 
 
-def run(root: Path, *options: str) -> str:
-    done = subprocess.run(command(root, *options), capture_output=True, text=True, cwd=root)
+def run(root: Path, *options: str, made: Path | None = None) -> str:
+    line = command(root, *options, made=made)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -90,7 +93,7 @@ def test_a_run_killed_while_training_goes_on_to_the_same_predictions(finished, t
     """kill -9 of everything the run started, at the first sign of training."""
     mark = f"STARTED_BY={tmp_path}"
     process = subprocess.Popen(
-        command(tmp_path),
+        command(tmp_path, made=finished[0]),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "STARTED_BY": str(tmp_path)},
@@ -105,7 +108,7 @@ def test_a_run_killed_while_training_goes_on_to_the_same_predictions(finished, t
                 os.kill(pid, signal.SIGKILL)
         process.poll()
     assert not (tmp_path / EXP / "Ses01F/.done").exists()
-    run(tmp_path)
+    run(tmp_path, made=finished[0])
     assert predictions(tmp_path) == predictions(finished[0])
 
 

@@ -1,6 +1,6 @@
 """Stage 4: train the folds of experiments, each resumable, several in one process.
 
-Importing ESPnet takes about ten seconds, so one process trains its folds in turn.
+Importing ESPnet takes seconds, so one process trains its folds in turn.
 """
 
 import argparse

@@ -22,7 +22,7 @@ FOLDS = [f"Ses0{number}{gender}" for number in range(1, 6) for gender in "FM"]
 BROKEN = "Ses03F"
 REQUEUED = ["requeued_seed1", "requeued_seed2"]
 EPOCHS = 20  # enough for a signal to arrive while they last
-PATIENCE = 300  # seconds; a busy machine imports ESPnet slowly
+PATIENCE = 900  # seconds; only a hang takes so long, or a busy machine that imports ESPnet
 
 
 class Site:
