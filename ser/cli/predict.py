@@ -16,6 +16,7 @@ from ser.files import naming
 
 if TYPE_CHECKING:
     from ser.predict.classifier import Prediction, SpeechEmotion
+    from ser.predict.turns import Turn
 
 STDIN = "-"
 STDIN_NAME = "standard input"
@@ -82,6 +83,13 @@ def predict(
             metavar="P", help="say unsure where no emotion is at least so probable, e.g. 0.6"
         ),
     ] = 0.0,
+    rttm: Annotated[
+        Path | None,
+        typer.Option(
+            help="a diarisation: predict each turn, and each speaker from all of his or her turns; "
+            "its file names are those of the recordings without their suffix"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="write there; default: standard output")
     ] = None,
@@ -98,6 +106,7 @@ def predict(
       ser predict recording.wav --model exp/iemocap/s1_mtl_phoneme_strict_seed1
       ser predict calls/*.mp3 --format csv --output calls.csv
       ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
+      ser predict call.wav --rttm call.rttm --format json
       ffmpeg -i film.mkv -f wav - | ser predict - --format json
 
     \b
@@ -113,6 +122,7 @@ def predict(
     targets = _targets(files, form, output)
     spans = _segments(segments)
     _require_audio(files)  # before the models are loaded
+    turns = _turns(rttm, files) if rttm else {}
     source = model or default_model(EXPERIMENTS)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
         from ser.predict.classifier import SpeechEmotion, check_segments
@@ -129,12 +139,13 @@ def predict(
             abstain=abstain,
         )
     failed = 0
-    head = csv_header(classifier.emotions, classifier.values) if form == "csv" else ""
+    columns = (classifier.emotions, classifier.values, bool(turns))
+    head = csv_header(*columns) if form == "csv" else ""
     with _writer(form, output, targets, head) as write:
         for number, name in enumerate(files, start=1):
             place = f"{number}/{len(files)} " if len(files) > 1 else ""
             try:
-                said = _predict(classifier, name, spans, place)
+                said = _predict(classifier, name, spans, place, turns.get(name))
             except Exception as err:  # one file's failure must not cost the others
                 failed += 1
                 about = "" if isinstance(err, UserError) else f"{name}: "
@@ -168,6 +179,17 @@ def _require_audio(files: Sequence[str]) -> None:
     raise typer.Exit(EXIT_ERROR)
 
 
+def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:
+    """The turns of each recording."""
+    from ser.predict.recordings import open_recording
+    from ser.predict.turns import read_rttm, turns_of
+
+    if STDIN in files:
+        raise UserError("--rttm: has turns of files; name the recording instead of standard input")
+    found = read_rttm(rttm)
+    return {name: turns_of(name, open_recording(name).duration, found) for name in files}
+
+
 def _names(text: str) -> list[str] | None:
     return text.replace(",", " ").split() or None
 
@@ -181,9 +203,17 @@ def _segments(text: str) -> str | float:
         raise UserError(f"--segments {text}: expected auto, none or a number of seconds") from None
 
 
-def _predict(model: "SpeechEmotion", name: str, segments: str | float, place: str) -> "Prediction":
+def _predict(
+    model: "SpeechEmotion",
+    name: str,
+    segments: str | float,
+    place: str,
+    turns: Sequence["Turn"] | None = None,
+) -> "Prediction":
     """One file's prediction, with a progress bar where somebody looks."""
     from tqdm import tqdm
+
+    from ser.predict.turns import predict_turns
 
     bar = tqdm(
         desc=f"{place}{Path(name).name}",
@@ -201,6 +231,8 @@ def _predict(model: "SpeechEmotion", name: str, segments: str | float, place: st
 
     with bar, _file(name) as path:
         try:
+            if turns:
+                return predict_turns(model, path, turns, segments, show)
             return model(path, segments=segments, on_progress=show)
         except UserError as err:
             raise UserError(str(err).replace(path, STDIN_NAME if name == STDIN else name)) from err

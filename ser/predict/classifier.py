@@ -61,6 +61,7 @@ class Prediction:
     duration: float  # seconds
     warnings: tuple[str, ...] = ()  # why the model may be wrong about it
     values: dict[str, float] = field(default_factory=dict)  # arousal ..., where there are heads
+    speakers: dict[str, Segment] = field(default_factory=dict)  # each as a whole (turns.py)
 
 
 class SpeechEmotion:
@@ -191,12 +192,14 @@ class SpeechEmotion:
             segments=done,
             units=track.units,
             duration=end / SAMPLE_RATE,
-            warnings=(
-                *((SYNTHETIC,) if self.synthetic else ()),
-                *differences(meter, recording.rate, self.trained),
-            ),
+            warnings=self.warnings_of(meter, recording.rate),
             values=mean_values(done),
         )
+
+    def warnings_of(self, meter: Meter, rate: float | None) -> tuple[str, ...]:
+        """Why the model may be wrong about a recording that was metered, of ``rate`` Hz."""
+        synthetic = (SYNTHETIC,) if self.synthetic else ()
+        return (*synthetic, *differences(meter, rate, self.trained))
 
     def _named(self, probs: np.ndarray) -> dict[str, float]:
         """(C,) probabilities of all the model's emotions -> those of ``emotions``, summing to 1."""

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ser.predict.classifier import Prediction
 from ser.predict.windows import UNSURE, Segment, merge
@@ -19,9 +19,13 @@ def as_text(name: str, said: Prediction) -> str:
     listed += "".join(f"  {key} {value:.2f}" for key, value in said.values.items())
     unsure = f"{UNSURE}: " if said.emotion == UNSURE else ""
     lines = [f"{name} ({clock(said.duration)}): {unsure}{listed}"]
+    for who, whole in said.speakers.items():
+        ranked = sorted(whole.probabilities.items(), key=lambda item: -item[1])
+        listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
+        lines.append(f"  {who} ({clock(whole.end)}): {whole.emotion}: {listed}")
     if len(said.segments) > 1:
         for part in merge(said.segments):
-            span = f"{clock(part.start)} - {clock(part.end)}"
+            span = f"{clock(part.start)} - {clock(part.end)}" + f"  {part.speaker}".rstrip()
             values = "".join(f"  {key} {value:.2f}" for key, value in part.values.items())
             best = max(part.probabilities.values())
             lines.append(f"  {span}  {part.emotion} {best:.2f}{values}")
@@ -51,8 +55,10 @@ def as_json(name: str, said: Prediction) -> str:
         "emotion": said.emotion,
         "probabilities": _rounded(said.probabilities),
         **({"values": _rounded(said.values)} if said.values else {}),
+        **({"speakers": _speakers(said)} if said.speakers else {}),
         "segments": [
             {
+                **({"speaker": segment.speaker} if segment.speaker else {}),
                 "start": _seconds(segment.start),
                 "end": _seconds(segment.end),
                 "emotion": segment.emotion,
@@ -69,24 +75,39 @@ def as_json(name: str, said: Prediction) -> str:
     return json.dumps(document) + "\n"
 
 
-def csv_header(emotions: Sequence[str], values: Sequence[str] = ()) -> str:
-    """The first line of a CSV file."""
-    columns = (*(f"p_{e}" for e in emotions), *values)
-    return _csv([["file", "scope", "start", "end", "emotion", *columns, "warnings"]])
+def _speakers(said: Prediction) -> dict[str, Any]:
+    return {
+        who: {
+            "seconds": _seconds(whole.end),
+            "emotion": whole.emotion,
+            "probabilities": _rounded(whole.probabilities),
+            **({"values": _rounded(whole.values)} if whole.values else {}),
+        }
+        for who, whole in said.speakers.items()
+    }
+
+
+def csv_header(emotions: Sequence[str], values: Sequence[str] = (), turns: bool = False) -> str:
+    """The first line of a CSV file; with a column of speakers if the predictions are of turns."""
+    columns = (*(f"p_{e}" for e in emotions), *values, "warnings", *(["speaker"] if turns else []))
+    return _csv([["file", "scope", "start", "end", "emotion", *columns]])
 
 
 def as_csv(name: str, said: Prediction) -> str:
     """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment.
 
-    Warnings are in the row of the recording, separated by semicolons.
+    Warnings are in the row of the recording, separated by semicolons. With speakers, rows of scope
+    ``speaker`` are before the segments, each over the whole recording.
     """
     whole = Segment(0.0, said.duration, said.probabilities, said.values)
     rows = [("file", whole, said.emotion, said.warnings)]
+    wholes = [s._replace(end=said.duration) for s in said.speakers.values()]
+    rows += [("speaker", s, s.emotion, ()) for s in wholes]
     rows += [("segment", s, s.emotion, ()) for s in said.segments]
     return _csv(
         [name, scope, f"{s.start:.3f}", f"{s.end:.3f}", emotion]
         + [f"{number:.6f}" for number in (*s.probabilities.values(), *s.values.values())]
-        + ["; ".join(warnings)]
+        + ["; ".join(warnings), *([s.speaker] if said.speakers else [])]
         for scope, s, emotion, warnings in rows
     )
 
@@ -108,11 +129,14 @@ class Interval(NamedTuple):
 def as_textgrid(name: str, said: Prediction) -> str:
     """A TextGrid in Praat's long format with the tiers ``emotion``, ``units`` and ``warnings``.
 
-    Stretches that follow on one another with the same emotion are one interval. The tier of units
+    Stretches that follow on one another with the same emotion are one interval. With speakers,
+    each has a tier of emotions. The tier of units
     is left out where the model has none, that of warnings, one interval, where there are none.
     """
-    emotions = [Interval(s.start, s.end, s.emotion) for s in merge(said.segments)]
-    tiers = {"emotion": emotions}
+    tiers: dict[str, list[Interval]] = {}
+    for s in merge(sorted(said.segments, key=lambda s: (s.speaker, s.start))):
+        tier = f"emotion {s.speaker}".rstrip()
+        tiers.setdefault(tier, []).append(Interval(s.start, s.end, s.emotion))
     if said.units:
         tiers["units"] = [Interval(*unit) for unit in said.units]
     end = _seconds(said.duration)

@@ -30,6 +30,7 @@ class Segment(NamedTuple):
     probabilities: dict[str, float]
     values: dict[str, float] = {}  # of the heads of values, such as arousal
     least: float = 0.0  # below it the answer is UNSURE
+    speaker: str = ""  # of a turn of a diarisation
 
     @property
     def emotion(self) -> str:
@@ -171,11 +172,18 @@ def most_probable(probabilities: Mapping[str, float], least: float = 0.0) -> str
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
-    """Segments that follow on one another with the same emotion, as one, averaged over time."""
+    """Segments that follow on one another with the same emotion, as one, averaged over time.
+
+    They are of one speaker.
+    """
     merged: list[Segment] = []
     for segment in segments:
         last = merged[-1] if merged else None
-        if last is None or last.emotion != segment.emotion or last.end < segment.start:
+        if (
+            last is None
+            or (last.emotion, last.speaker) != (segment.emotion, segment.speaker)
+            or last.end < segment.start
+        ):
             merged.append(segment)
             continue
         one, two = last.end - last.start, segment.end - segment.start

@@ -1,0 +1,138 @@
+"""Who feels what: emotions in the turns of a diarisation, by speaker.
+
+The diarisation is anybody's, as RTTM (NIST RT-09), of which lines of type SPEAKER are read:
+
+    SPEAKER <file> <channel> <start> <duration> <NA> <NA> <name> <NA> <NA>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser.data.audio import FRAME_SAMPLES, SAMPLE_RATE
+from ser.errors import UserError
+from ser.predict.inputs import Meter
+from ser.predict.recordings import open_recording
+from ser.predict.windows import Segment, decide, mean_values, most_probable
+
+if TYPE_CHECKING:
+    from ser.predict.classifier import Prediction, SpeechEmotion
+
+BEYOND = 0.1  # seconds that a turn may go beyond the recording, since frames are rounded up
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn, in seconds, and the line that has it."""
+
+    start: float
+    end: float
+    speaker: str
+    where: str
+
+
+def read_rttm(path: Path | str) -> dict[str, list[Turn]]:
+    """The turns of each file that an RTTM names, in order of their start.
+
+    Raises:
+        UserError: no such file, a malformed line, or no turn at all.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(f"--rttm {path}: cannot be read ({err}); give a file of turns") from None
+    turns: dict[str, list[Turn]] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue  # comments, and types such as SPKR-INFO
+        try:
+            file, start, seconds, name = fields[1], float(fields[3]), float(fields[4]), fields[7]
+            if not (0 <= start < float("inf") and 0 < seconds < float("inf")):
+                raise ValueError
+        except (ValueError, IndexError):
+            raise UserError(
+                f"{path}:{number}: found {line!r}; expected 'SPEAKER <file> 1 <start> <duration> "
+                "<NA> <NA> <name> <NA> <NA>', in seconds"
+            ) from None
+        turns.setdefault(file, []).append(Turn(start, start + seconds, name, f"{path}:{number}"))
+    if not turns:
+        raise UserError(f"--rttm {path}: no line of type SPEAKER; give a diarisation as RTTM")
+    return {file: sorted(own, key=lambda turn: turn.start) for file, own in turns.items()}
+
+
+def turns_of(recording: str, duration: float, rttm: dict[str, list[Turn]]) -> list[Turn]:
+    """The turns of one recording, whose name without folder and suffix the RTTM has.
+
+    Raises:
+        UserError: none, or one that goes beyond the ``duration``.
+    """
+    turns = rttm.get(Path(recording).stem)
+    if turns is None:
+        raise UserError(
+            f"{recording}: --rttm has no turns of {Path(recording).stem!r}, but of "
+            f"{', '.join(map(repr, list(rttm)[:3]))}; rename the file, or correct the RTTM"
+        )
+    for turn in turns:
+        if turn.end > duration + BEYOND:
+            raise UserError(
+                f"{turn.where}: a turn ends at {turn.end:.2f} s, {recording} at {duration:.2f} s; "
+                "give the RTTM of this recording"
+            )
+    return turns
+
+
+def predict_turns(
+    model: SpeechEmotion,
+    audio: str,
+    turns: Sequence[Turn],
+    segments: str | float,
+    on_progress: Callable[[float, float], None],
+) -> Prediction:
+    """Predict each turn by itself; where two people speak at once, both get what is heard.
+
+    The recording is held in memory, 2 bytes a sample. Turns shorter than a frame or without sound
+    are left out. ``speakers`` has for each the mean over the turns, as long as these last.
+
+    Raises:
+        UserError: as SpeechEmotion; no turn with sound.
+    """
+    recording = open_recording(audio)
+    samples = np.concatenate(list(recording.blocks()))
+    meter = Meter()
+    meter.add(samples)
+    said, found = None, []
+    for turn in turns:
+        part = samples[round(turn.start * SAMPLE_RATE) : round(turn.end * SAMPLE_RATE)]
+        if len(part) >= FRAME_SAMPLES and part.min() != part.max():
+            said = model(part, SAMPLE_RATE, segments)
+            found += [
+                s._replace(start=s.start + turn.start, end=s.end + turn.start, speaker=turn.speaker)
+                for s in said.segments
+            ]
+        on_progress(turn.end, len(samples) / SAMPLE_RATE)
+    if said is None:
+        raise UserError(f"{recording.name}: no turn of --rttm has sound")
+    speakers = {}
+    for name in dict.fromkeys(turn.speaker for turn in turns):
+        own = [s for s in found if s.speaker == name]
+        if own:
+            seconds = sum(s.end - s.start for s in own)
+            speakers[name] = Segment(0, seconds, decide(own), mean_values(own), model.abstain, name)
+    probabilities = decide(found)
+    return replace(
+        said,
+        emotion=most_probable(probabilities, model.abstain),
+        probabilities=probabilities,
+        segments=found,
+        units=[],
+        duration=len(samples) / SAMPLE_RATE,
+        warnings=model.warnings_of(meter, recording.rate),
+        values=mean_values(found),
+        speakers=speakers,
+    )
