@@ -90,6 +90,15 @@ def predict(
             "its file names are those of the recordings without their suffix"
         ),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="with - for FILE: read 16-bit little-endian samples of one channel, and print a "
+            "line each second about the last six",
+        ),
+    ] = False,
+    rate: Annotated[int, typer.Option(help="of the samples of --stream, Hz")] = 16000,
     output: Annotated[
         Path | None, typer.Option(help="write there; default: standard output")
     ] = None,
@@ -107,6 +116,7 @@ def predict(
       ser predict calls/*.mp3 --format csv --output calls.csv
       ser predict talk.flac --segments 10 --format textgrid --output talk.TextGrid
       ser predict call.wav --rttm call.rttm --format json
+      arecord -t raw -f S16_LE -r 16000 | ser predict - --stream
       ffmpeg -i film.mkv -f wav - | ser predict - --format json
 
     \b
@@ -119,6 +129,8 @@ def predict(
       textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
     Each also says where a recording is unlike the training set (level, silence, sampling rate).
     """
+    if stream and (files != [STDIN] or form not in ("text", "json") or output or rttm):
+        raise UserError("--stream: reads standard input, '-', and prints text or json lines")
     targets = _targets(files, form, output)
     spans = _segments(segments)
     _require_audio(files)  # before the models are loaded
@@ -138,6 +150,9 @@ def predict(
             classes=_names(classes),
             abstain=abstain,
         )
+    if stream:
+        _follow(classifier, rate, form)
+        return
     failed = 0
     columns = (classifier.emotions, classifier.values, bool(turns))
     head = csv_header(*columns) if form == "csv" else ""
@@ -177,6 +192,16 @@ def _require_audio(files: Sequence[str]) -> None:
         problems.append(f"error: {len(files)} of {len(files)} files failed, see above")
     print("\n".join(problems), file=sys.stderr)
     raise typer.Exit(EXIT_ERROR)
+
+
+def _follow(model: "SpeechEmotion", rate: int, form: str) -> None:
+    """Print a line for each second of standard input."""
+    from ser.predict.formats import stream_line
+    from ser.predict.stream import follow
+
+    with contextlib.suppress(BrokenPipeError):
+        for second, said in enumerate(follow(model, sys.stdin.buffer, rate), start=1):
+            print(stream_line(second, said, form), flush=True)
 
 
 def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:

@@ -38,6 +38,19 @@ def as_text(name: str, said: Prediction) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stream_line(second: int, said: Segment | None, form: str) -> str:
+    """A line of ``--stream`` about the seconds before ``second``; ``said`` is None in silence."""
+    probabilities = said.probabilities if said else {}
+    emotion = said.emotion if said else "silence"
+    if form == "json":
+        line = {"end": second, "emotion": emotion, "probabilities": _rounded(probabilities)}
+        return json.dumps(
+            line | ({"values": _rounded(said.values)} if said and said.values else {})
+        )
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    return f"{clock(second)}  {emotion}" + "".join(f"  {e} {p:.2f}" for e, p in ranked)
+
+
 def clock(seconds: float) -> str:
     """``75.25`` -> ``1:15.2``, above an hour ``1:01:15.2``."""
     tenths = int(seconds * 10 + 1e-6)
