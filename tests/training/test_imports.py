@@ -1,0 +1,25 @@
+"""What a training process imports, since every fold's process waits for it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+CODE = """
+import json, sys
+import ser.training.folds
+unneeded = sorted({"nltk", "pandas"} & set(sys.modules))
+from ser.lang.g2p import load_g2p_en
+print(json.dumps([unneeded, load_g2p_en().__name__]))
+"""
+
+
+@pytest.mark.slow
+def test_training_needs_no_g2p_nltk_or_pandas_and_leaves_g2p_to_stage_2():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], "g2p_en.g2p"]
