@@ -739,7 +739,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--stop_stage", "8"], "Input should be less than or equal to 7"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--stage", "7", "--stop-stage", "6"], "--stage 7 comes after --stop-stage 6"),
-        (["--protocol", "loso"], "expected strict, paper, session, crossed or kfold"),
+        (["--protocol", "loso"], "expected strict, paper, session, official, crossed or kfold"),
         (["--protocol", "kfold"], "--protocol kfold needs a number of folds or groups, e.g. --k 5"),
         (["--protocol", "kfold", "--k", "1"], "--k 1: expected a whole number from 2 on"),
         (["--protocol", "kfold", "--k", "five"], "--k five: expected a whole number"),

@@ -29,6 +29,7 @@ from ser.corpora import ANY_CORPUS, MAKERS, READERS
 from ser.corpora.spec import KEYS
 from ser.models.encoders import ConvLayer
 from ser.data.features import FEATS_SIZES, FEATS_TYPES
+from ser.data.video import AUDIO_VIDEO, audio_video
 from ser.models.heads import aux_heads
 from ser.training.linear_fit import FitConf
 from ser.models.model import SERModel
@@ -176,7 +177,7 @@ def task_section() -> list[str]:
     rows = [(code(name), cell(text)) for name, text in TOKEN_TYPES.items()]
     parts += ["#### token_type\n", table(("value", "units"), rows) + "\n"]
     rows = [("`raw`", "", "16-kHz waveforms")]
-    for name, compute in FEATS_TYPES.items():
+    for name, compute in {**FEATS_TYPES, AUDIO_VIDEO: audio_video}.items():
         about = inspect.cleandoc(compute.__doc__).split("\n\n")[0]
         rows.append((code(name), str(FEATS_SIZES[name]), cell(about)))
     parts += ["#### feats_type\n", table(("value", "values of a frame", ""), rows) + "\n"]

@@ -157,14 +157,14 @@ def _import_opensmile() -> Any:
         ) from None
 
 
-FEATS_TYPES: dict[str, Callable[..., np.ndarray]] = {
+# Functions of sound alone; video.audio_video sees as well
+FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
     "mfcc": mfcc,
     "fbank_mfcc": fbank_mfcc,
     "egemaps": egemaps,
     "compare": compare,
-    "audio_video": video.audio_video,
 }
 # values of a frame
 FEATS_SIZES = {
@@ -234,7 +234,7 @@ def _load_and_compute(feats_type: str, source: str) -> np.ndarray:
 
     entry, *more = source.split("\t")
     _, speech = kaldiio.load_mat(entry)
-    return FEATS_TYPES[feats_type](speech, *more)
+    return video.audio_video(speech, *more) if more else FEATS_TYPES[feats_type](speech)
 
 
 def load_for_ark(path: str) -> tuple[int, np.ndarray]:

@@ -1,15 +1,19 @@
 """Tables of auxiliary heads: ``utt2<name>``, a word or a number for each utterance."""
 
+from __future__ import annotations
+
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser.data.tables import TABLES, UNKNOWN_GENDER, USER_TABLE, is_number, read_lines, read_table
 from ser.errors import UserError
 from ser.files import expand_home
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RATERS = "raters"  # whose table is kept beside those of heads
 
@@ -82,6 +86,8 @@ def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
     Raises:
         UserError: no such table, a malformed line, or none with one of the emotions.
     """
+    import numpy as np
+
     found = {}
     for utt_id, said in read_table(path).items():
         raters = [rater.split(",") for rater in said.split()]
@@ -167,4 +173,8 @@ def training_values(
             f"utterances of fold {fold} (the first is {utterances[0]}); a head needs two values "
             "or more: fix the table or remove the head"
         )
-    return [float(np.mean(known)), float(np.std(known))] if isinstance(known[0], float) else values
+    return (
+        [statistics.fmean(known), statistics.pstdev(known)]
+        if isinstance(known[0], float)
+        else values
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser.data.features import FEATS_TYPES
+from ser.data.video import audio_video
 from ser.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.nda
     """
     if feats_type == "raw":
         return samples.astype(np.float32) / np.float32(INT16_SCALE)
-    return FEATS_TYPES[feats_type](samples, *more)
+    return audio_video(samples, *more) if more else FEATS_TYPES[feats_type](samples)
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

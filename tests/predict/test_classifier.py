@@ -215,7 +215,7 @@ def test_a_model_without_a_ctc_head_has_no_units():
     assert SpeechEmotion([TorchModel(model)])(said_like("sad"), RATE).units == []
 
 
-@pytest.mark.parametrize("feats_type", sorted(set(FEATS_TYPES) - {"audio_video"}))
+@pytest.mark.parametrize("feats_type", sorted(FEATS_TYPES))
 def test_a_model_on_features_gets_those_of_training(feats_type):
     if feats_type in FUNCTIONALS:
         pytest.importorskip("opensmile", reason="opensmile (requirements-apps.txt) is missing")

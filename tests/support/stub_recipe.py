@@ -15,7 +15,7 @@ if [[ $2 == ser.cli.recipe || $3 == stage || $3 == leakage ]]; then
 fi
 name=$3
 all="$*"
-if [[ $name == jobs && $all != *"--backend slurm"* ]]; then
+if [[ $name == jobs ]]; then
   exec "$REAL_PYTHON" "$@"
 fi
 if [[ $name == train && $all != *" --share"* && $all != *" --check-only"* ]]; then

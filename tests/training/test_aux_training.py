@@ -153,7 +153,7 @@ def test_a_head_of_values_is_scored_and_packed(corpus, trained, scores):
     assert out[0].values == out[1].values and 2 < out[0].values["v"] < 5.5
     assert f"  v {out[0].values['v']:.2f}" in as_text("a", out[0])
     assert json.loads(as_json("a", out[0]))["segments"][0]["values"].keys() == {"v"}
-    assert csv_header(["x"], ["v"]).endswith(",p_x,v\n")
+    assert csv_header(["x"], ["v"]).endswith(",p_x,v,warnings\n")
     assert as_csv("a", out[0]).splitlines()[1].endswith(f",{out[0].values['v']:.6f}")
 
 
