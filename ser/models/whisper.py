@@ -46,7 +46,8 @@ class LogMel(torch.nn.Module):
     def _utterances(self, waves: torch.Tensor) -> torch.Tensor:
         """(L,) or (B, L) samples without padding -> (mels, T) or (B, mels, T)."""
         stft = torch.stft(waves, N_FFT, HOP, window=self.window, return_complex=True)
-        power = stft.narrow(-1, 0, stft.size(-1) - 1).abs().square()  # (n_fft // 2 + 1, T)
+        frames = waves.size(-1) // HOP  # without the one that is centred at the end
+        power = stft.narrow(waves.dim(), 0, frames).abs().square()  # (n_fft // 2 + 1, T)
         log_mel = (self.mel_filters.T @ power).clamp(min=1e-10).log10()  # (mels, T)
         log_mel = torch.maximum(log_mel, log_mel.amax(dim=(-2, -1), keepdim=True) - 8.0)
         return (log_mel + 4.0) / 4.0
