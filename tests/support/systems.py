@@ -60,7 +60,7 @@ def tiny_system(name: str) -> tuple[SERModel, str]:
             conf |= {"layers": [0, 1], "freeze": 1}
     args.encoder_conf |= TINY_CONFS.get(name, {})
     torch.manual_seed(0)
-    labels = {head: ["f", "m"] for head in args.aux_conf}
+    labels = {head: known["values"] for head, known in args.aux_labels.items()}
     model = build_model(args, ["<blank>", "S", "V"], labels)
     with torch.no_grad():
         for parameter in model.parameters():
