@@ -154,7 +154,7 @@ def test_a_head_of_values_is_scored_and_packed(corpus, trained, scores):
     assert f"  v {out[0].values['v']:.2f}" in as_text("a", out[0])
     assert json.loads(as_json("a", out[0]))["segments"][0]["values"].keys() == {"v"}
     assert csv_header(["x"], ["v"]).endswith(",p_x,v,warnings\n")
-    assert as_csv("a", out[0]).splitlines()[1].endswith(f",{out[0].values['v']:.6f}")
+    assert f",{out[0].values['v']:.6f}," in as_csv("a", out[0]).splitlines()[1]
 
 
 def test_label_heads_are_scored_and_the_units_are_still_those_of_the_ctc_head(trained, scores):
