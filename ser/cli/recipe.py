@@ -32,8 +32,8 @@ VARIANTS = (
 )
 EXIT_USAGE = 2
 NOT_WITH_LEAKAGE = (
-    *("protocol", "k", "select", "tag", "sweep", "detach", "paper", "plan", "compare", "test_on"),
-)
+    "protocol", "k", "select", "tag", "sweep", "detach", "paper", "plan", "compare", "test_on",
+)  # fmt: skip
 
 
 def recipe(

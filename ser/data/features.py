@@ -229,12 +229,17 @@ def _frames(feats_type: str, num_samples: int) -> int:
     return num_frames(num_samples)
 
 
+def compute_features(feats_type: str, speech: np.ndarray, *more: str) -> np.ndarray:
+    """(N,) int16 -> (T, F) float32; ``more`` is a line of utt2video for ``audio_video``."""
+    return video.audio_video(speech, *more) if more else FEATS_TYPES[feats_type](speech)
+
+
 def _load_and_compute(feats_type: str, source: str) -> np.ndarray:
     import kaldiio
 
     entry, *more = source.split("\t")
     _, speech = kaldiio.load_mat(entry)
-    return video.audio_video(speech, *more) if more else FEATS_TYPES[feats_type](speech)
+    return compute_features(feats_type, speech, *more)
 
 
 def load_for_ark(path: str) -> tuple[int, np.ndarray]:

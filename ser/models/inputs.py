@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser.data.features import FEATS_TYPES
-from ser.data.video import audio_video
+from ser.data.features import compute_features
 from ser.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.nda
     """
     if feats_type == "raw":
         return samples.astype(np.float32) / np.float32(INT16_SCALE)
-    return audio_video(samples, *more) if more else FEATS_TYPES[feats_type](samples)
+    return compute_features(feats_type, samples, *more)
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

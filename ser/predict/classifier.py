@@ -32,6 +32,7 @@ from ser.predict.windows import (
     cut_auto,
     cut_whole,
     decide,
+    has_sound,
     mean_values,
     most_probable,
 )
@@ -174,7 +175,7 @@ class SpeechEmotion:
         for batch in _batches(_windows(recording, segments)):
             for window in batch:
                 meter.add(window.samples)
-            heard = [window for window in batch if _has_sound(window)]
+            heard = [window for window in batch if has_sound(window.samples)]
             for window, probs, values, posteriors in self._infer(name, heard, face):
                 start, end = (edge / SAMPLE_RATE for edge in window.owns)
                 done.append(Segment(start, end, self._named(probs), values, self.abstain))
@@ -279,11 +280,6 @@ def _windows(recording: Recording, segments: str | float) -> Iterator[Window]:
             f"{recording.name}: longer than {LONGEST_SECONDS:.0f} s, which is the most that is "
             "taken as one; use --segments auto, or a number of seconds"
         ) from None
-
-
-def _has_sound(window: Window) -> bool:
-    """False where all samples are equal, as in a recording that is refused as silent."""
-    return bool(window.samples.min() != window.samples.max())
 
 
 def _batches(windows: Iterable[Window]) -> Iterator[list[Window]]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ser.predict.classifier import Prediction
@@ -14,14 +14,12 @@ UNITS_SHOWN = 20  # in the text; the other formats have them all, with their tim
 
 def as_text(name: str, said: Prediction) -> str:
     """A few lines: the decision, then where the emotion changes."""
-    ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
-    listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
+    listed = _ranked(said.probabilities)
     listed += "".join(f"  {key} {value:.2f}" for key, value in said.values.items())
     unsure = f"{UNSURE}: " if said.emotion == UNSURE else ""
     lines = [f"{name} ({clock(said.duration)}): {unsure}{listed}"]
     for who, whole in said.speakers.items():
-        ranked = sorted(whole.probabilities.items(), key=lambda item: -item[1])
-        listed = "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
+        listed = _ranked(whole.probabilities)
         lines.append(f"  {who} ({clock(whole.end)}): {whole.emotion}: {listed}")
     if len(said.segments) > 1:
         for part in merge(said.segments):
@@ -47,8 +45,13 @@ def stream_line(second: int, said: Segment | None, form: str) -> str:
         return json.dumps(
             line | ({"values": _rounded(said.values)} if said and said.values else {})
         )
+    return f"{clock(second)}  {emotion}  {_ranked(probabilities)}".rstrip()
+
+
+def _ranked(probabilities: Mapping[str, float]) -> str:
+    """Emotions and probabilities, the most probable first."""
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
-    return f"{clock(second)}  {emotion}" + "".join(f"  {e} {p:.2f}" for e, p in ranked)
+    return "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
 
 
 def clock(seconds: float) -> str:

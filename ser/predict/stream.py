@@ -9,7 +9,7 @@ import numpy as np
 
 from ser.data.audio import MIN_SAMPLE_RATE, SAMPLE_RATE, Converter
 from ser.errors import UserError
-from ser.predict.windows import WINDOW_SECONDS, Segment
+from ser.predict.windows import WINDOW_SECONDS, Segment, has_sound
 
 if TYPE_CHECKING:
     from ser.predict.classifier import SpeechEmotion
@@ -43,7 +43,7 @@ def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment
         window = np.concatenate([window, samples])[-size:]
         seconds += STEP_SECONDS
         heard = window[-round(STEP_SECONDS * SAMPLE_RATE) :]
-        if not len(heard) or heard.min() == heard.max():
+        if not len(heard) or not has_sound(heard):
             yield None
             continue
         said = model(window, SAMPLE_RATE, segments="none")

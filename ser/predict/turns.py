@@ -18,7 +18,7 @@ from ser.data.audio import FRAME_SAMPLES, SAMPLE_RATE
 from ser.errors import UserError
 from ser.predict.inputs import Meter
 from ser.predict.recordings import open_recording
-from ser.predict.windows import Segment, decide, mean_values, most_probable
+from ser.predict.windows import Segment, decide, has_sound, mean_values, most_probable
 
 if TYPE_CHECKING:
     from ser.predict.classifier import Prediction, SpeechEmotion
@@ -109,7 +109,7 @@ def predict_turns(
     said, found = None, []
     for turn in turns:
         part = samples[round(turn.start * SAMPLE_RATE) : round(turn.end * SAMPLE_RATE)]
-        if len(part) >= FRAME_SAMPLES and part.min() != part.max():
+        if len(part) >= FRAME_SAMPLES and has_sound(part):
             said = model(part, SAMPLE_RATE, segments)
             found += [
                 s._replace(start=s.start + turn.start, end=s.end + turn.start, speaker=turn.speaker)

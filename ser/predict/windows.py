@@ -55,6 +55,11 @@ class Window:
     owns: tuple[int, int]  # from, to, in samples of the recording
 
 
+def has_sound(samples: np.ndarray) -> bool:
+    """False where all samples are equal, as in a recording that is refused as silent."""
+    return bool(samples.min() != samples.max())
+
+
 def cut_auto(blocks: Iterable[np.ndarray]) -> Iterator[Window]:
     """The whole recording as one window if it is short, else windows that overlap by a half."""
     limit = round(WHOLE_SECONDS * SAMPLE_RATE)
