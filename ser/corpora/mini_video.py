@@ -4,7 +4,6 @@ As in IEMOCAP's videos, who wears the markers is left. Corners of the mouth and 
 speaks follow from the emotion and vary, so that classes overlap; whoever listens looks neutral.
 """
 
-import importlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from ser.console import progress
 from ser.corpora import mini
 from ser.corpora.iemocap import LABELS, LEFT_FACE, RIGHT_FACE, VIDEOS
-from ser.errors import UserError
+from ser.data.video import import_av
 from ser.files import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
 
@@ -95,13 +94,7 @@ def _draw_face(picture: np.ndarray, box: Sequence[int], mouth: float, brows: flo
 
 
 def _write(path: Path, pictures) -> None:
-    try:
-        av = importlib.import_module("av")
-    except ImportError as err:
-        raise UserError(
-            f"maker mini_video: PyAV is not installed here ({err}): "
-            ".venv/bin/python -m pip install -r requirements-apps.txt"
-        ) from None
+    av = import_av("maker mini_video")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

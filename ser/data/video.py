@@ -50,7 +50,7 @@ def read_faces(line: str, count: int) -> np.ndarray:
     Picture k is the newest frame of the video at the utterance's start + 0.04 k seconds; the last
     frame stays until the end. Raises UserError for a line or a video that cannot be read.
     """
-    av = _import_av()
+    av = import_av()
     start, box, path = parse(line)
     faces = np.zeros((count, PICTURE, PICTURE, 3), np.uint8)
     done, newest = 0, None
@@ -91,7 +91,7 @@ def parse(line: str) -> tuple[float, tuple[int, int, int, int], str]:
 
 def whole_picture(path: str) -> str:
     """The middle square of a video of one face, and its file, as a line has them."""
-    av = _import_av()
+    av = import_av()
     try:
         with av.open(path) as container:
             size = container.streams.video[0].codec_context
@@ -139,11 +139,12 @@ def sources(dump_dir: Path, wavs: Mapping[str, str]) -> dict[str, str]:
     return {utt: f"{wav}\t{lines[utt]}" for utt, wav in wavs.items()}
 
 
-def _import_av() -> Any:
+def import_av(asked: str = "feats_type audio_video") -> Any:
+    """PyAV; UserError that says how to install it for what ``asked`` for it."""
     try:
         return importlib.import_module("av")
     except ImportError as err:
         raise UserError(
-            f"feats_type audio_video: PyAV is not installed here ({err}): "
+            f"{asked}: PyAV is not installed here ({err}): "
             ".venv/bin/python -m pip install -r requirements-apps.txt"
         ) from None

@@ -1,5 +1,6 @@
 """Videos in IEMOCAP's layout: the face of whoever speaks is found at its time, on its side."""
 
+import importlib
 import random
 
 import numpy as np
@@ -66,6 +67,6 @@ def test_without_pyav_the_maker_says_what_to_install(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(mini_video.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UserError, match="PyAV is not installed here.*requirements-apps.txt"):
         mini_video._write(tmp_path / "a.avi", [])
