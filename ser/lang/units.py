@@ -204,3 +204,27 @@ def unit_error_rate(
         edits += editdistance.eval(list(ref), list(hyp))
         units += len(ref)
     return ErrorRate(edits, units, len(hyps) - empty, empty)
+
+
+def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[int | None, int | None]]:
+    """An alignment with the fewest edits: a position in each, None where a unit has no partner."""
+    import editdistance
+
+    pairs: list[tuple[int | None, int | None]] = []
+    i, j = len(ref), len(hyp)
+    while i or j:
+        edits = editdistance.eval(ref[:i], hyp[:j])
+        if (
+            i
+            and j
+            and edits == editdistance.eval(ref[: i - 1], hyp[: j - 1]) + (ref[i - 1] != hyp[j - 1])
+        ):
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+        elif i and edits == editdistance.eval(ref[: i - 1], hyp[:j]) + 1:
+            i -= 1
+            pairs.append((i, None))
+        else:
+            j -= 1
+            pairs.append((None, j))
+    return pairs[::-1]

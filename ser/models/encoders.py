@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ser.config import check_arguments
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
+from ser.models.cpu.recurrent import read_padded
 from ser.models.masks import beside, frame_mask, positions
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
@@ -121,6 +122,8 @@ class ConvRecurrentEncoder(AbsEncoder):
             options = (rnn._flat_weights, rnn.mode, rnn.bidirectional)
             return torch.ops.ser.recur(frames, start, *options)
         lengths = lengths.cpu()
+        if frames.device.type == "cpu":
+            return read_padded(self.rnn, frames, lengths)
         order = lengths.argsort(descending=True)  # torch would wait for its own to be copied
         longest_first = frames.index_select(0, beside(order, frames.device))
         packed = pack_padded_sequence(longest_first, lengths[order], batch_first=True)

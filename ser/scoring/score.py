@@ -19,7 +19,6 @@ computed from it again: RESULTS.md, the intervals of ser/scoring/uncertainty.py,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from ser.data.labels import read_raters
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.files import atomic_write
-from ser.lang.units import tag_stripper, unit_error_rate
+from ser.lang.units import align, tag_stripper, unit_error_rate
 from ser.scoring.auxiliary import score_auxiliary
 from ser.scoring.calibration import calibration, scaled
 from ser.scoring.decision_scores import score_decisions
@@ -178,8 +177,6 @@ def _median_utterance(
 
     Its ``pairs`` are a reference and a decoded unit each, aligned with tags off; None is a gap.
     """
-    from nltk.metrics.distance import edit_distance_align
-
     bare = {
         utt_id: ([strip_tag(u) for u in references[utt_id]], [strip_tag(u) for u in hyp])
         for utt_id, hyp in hyps.items()
@@ -189,13 +186,9 @@ def _median_utterance(
         return None
     rates = {u: unit_error_rate({u: ref}, {u: hyp}).rate for u, (ref, hyp) in bare.items()}
     utt_id = sorted(bare, key=lambda utt_id: (rates[utt_id], utt_id))[(len(bare) - 1) // 2]
-    path = edit_distance_align(*bare[utt_id])  # (units of the reference, of the other) so far
     pairs = [
-        [
-            references[utt_id][i] if after_i > i else None,
-            hyps[utt_id][j] if after_j > j else None,
-        ]
-        for (i, j), (after_i, after_j) in pairwise(path)
+        [None if i is None else references[utt_id][i], None if j is None else hyps[utt_id][j]]
+        for i, j in align(*bare[utt_id])
     ]
     return {"utt_id": utt_id, "rate": rates[utt_id], "pairs": pairs}
 

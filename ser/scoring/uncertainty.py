@@ -179,15 +179,13 @@ def interval_of_sums(
     As for a difference, speakers alone are drawn, and one speaker has none. ``sums`` (S, K) are
     those of each speaker, ``score`` is a function (..., K) -> (...), NaN where it is undefined.
     """
-    from scipy.stats import t
-
     speakers, found = len(sums), float(score(sums.sum(axis=0)))
     if speakers < 2 or np.isnan(found):
         return None
     random = np.random.RandomState(SEED)
     times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
     error = np.nanstd(score(times @ sums), ddof=1) * np.sqrt(speakers / (speakers - 1))
-    bounds = found + np.array([-1, 1]) * t.ppf((1 + LEVEL) / 2, speakers - 1) * error
+    bounds = found + np.array([-1, 1]) * _quantile(speakers - 1) * error
     return bounds.clip(-1, 1).tolist()
 
 
@@ -228,13 +226,13 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     It takes utterances for independent of each other, which those of one speaker are not: its
     p-value speaks for these speakers only.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     first, second = first.astype(bool), second.astype(bool)
     only_first = int((first & ~second).sum())
     only_second = int((~first & second).sum())
     disagree = only_first + only_second
-    p = float(binomtest(only_first, disagree, 0.5).pvalue) if disagree else 1.0
+    p = min(1.0, 2 * float(bdtr(min(only_first, only_second), disagree, 0.5)))
     return {
         "both": int((first & second).sum()),
         "only_first": only_first,
@@ -246,9 +244,14 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 def _student(trials: Trials) -> float:
     """How many standard errors half an interval is long."""
-    from scipy.stats import t
+    return _quantile(trials.degrees)
 
-    return float(t.ppf((1 + LEVEL) / 2, trials.degrees))
+
+def _quantile(degrees: int) -> float:
+    """That of Student's t for a two-sided interval. (scipy.stats would take seconds to import.)"""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + LEVEL) / 2))
 
 
 def _unbiased(trials: Trials) -> float:
@@ -259,7 +262,7 @@ def _unbiased(trials: Trials) -> float:
 
 def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Difference:
     """From the scores (V,) and their replicates (B, V); a replicate without the class is left."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     value = float(found[1] - found[0])
     if trials.degrees < 1:
@@ -268,7 +271,7 @@ def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Differe
     if not error > TINY:  # the same for every speaker, usually nothing
         return Difference(value, None, None, 1.0 if abs(value) <= TINY else None)
     half = _student(trials) * float(error)
-    p = 2 * t.sf(abs(value) / error, trials.degrees)
+    p = 2 * stdtr(trials.degrees, -abs(value) / error)
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0), float(p))
 
 
