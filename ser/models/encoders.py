@@ -174,7 +174,8 @@ class ConvLayer(torch.nn.Module):
         real = beside(real, maps.device)
         # After a ReLU zeros are neutral for the maximum as well as for the next convolution.
         maps = F.relu(maps).masked_fill(~real[:, None, :, None], 0.0)
-        maps = F.max_pool2d(maps, self.pool, ceil_mode=True)
+        if self.pool != (1, 1):
+            maps = F.max_pool2d(maps, self.pool, ceil_mode=True)
         return maps, -(-lengths // self.pool[0])
 
 

@@ -26,6 +26,7 @@ from ser.data.prepare import require_current
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.lang.units import token_tables
+from ser.models.cpu.malloc import keep_freed_memory
 from ser.models.heads import UNITS, label_tables, read_heads
 from ser.stage import is_done, mark_done, require_done
 from ser.training.declared import check_folds
@@ -266,6 +267,8 @@ def _train_phase(args: argparse.Namespace, settings: dict[str, Any], processes: 
     output_dir = Path(args.output_dir)
     try:
         if args.fit == GRADIENT:
+            if not args.ngpu and args.frontend != "hf":  # which sets what suits its batches
+                keep_freed_memory()
             SERTask.main(args=args)
         else:
             fit_fold(args)

@@ -32,3 +32,28 @@ def test_freed_memory_goes_back_where_it_is_asked_to():
         megabytes[how] = int(done.stdout)
     assert megabytes["kept"] > 600
     assert megabytes["at once"] < 400
+
+
+BIG = """
+import resource, sys
+import numpy as np
+from ser.models.cpu.malloc import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+np.ones(8 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    np.ones(8 << 20)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_large_blocks_are_used_again_without_page_faults():
+    faults = {}
+    for how in ("kept", "handed out anew"):
+        command = [sys.executable, "-c", BIG, how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        faults[how] = int(done.stdout)
+    assert faults["kept"] < 100 < faults["handed out anew"]
