@@ -178,7 +178,11 @@ def check_weights(
     """Refuse weights that are missing, cut short or of other outputs, by their header alone."""
     where = f"{files.where}: {name}"
     shapes = read_shapes(files, name) | (read_shapes(files, encoder) if encoder else {})
-    if bool(encoder) != bool(adapted(network["frontend"], network["frontend_conf"])):
+    try:
+        adapters = adapted(network["frontend"], network["frontend_conf"])
+    except UserError as err:
+        raise UserError(f"{files.where}: {NETWORK}: {err}; {AGAIN}") from None
+    if bool(encoder) != bool(adapters):
         raise UserError(
             f"{files.where}: {NETWORK} and {CONFIG} disagree on whether the weights are adapters "
             f"of an encoder; {AGAIN}"

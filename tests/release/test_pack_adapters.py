@@ -138,6 +138,11 @@ def test_a_packed_model_whose_files_contradict_each_other_is_refused(packed, tmp
     with pytest.raises(UserError, match="config.json: encoder is '../a.safetensors'"):
         open_model(folder)
     (folder / "config.json").write_text(json.dumps(config))
+    network = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(network.replace("alpha: 6", "alpha: -6"))
+    with pytest.raises(UserError, match="config.yaml: frontend_conf.lora.alpha: found -6"):
+        open_model(folder)
+    (folder / "config.yaml").write_text(network)
     (folder / "encoder.safetensors").unlink()
     with pytest.raises(UserError, match="encoder.safetensors is missing"):
         open_model(folder)
