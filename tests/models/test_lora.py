@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -67,18 +68,19 @@ def test_an_adapted_layer_computes_w_x_plus_b_plus_alpha_over_r_b_a_x():
 
 
 def test_a_hand_worked_example():
-    """W = 0, b = 0, r = 1, alpha = 3, A = [1 2], B = [1 -1]: x = [5 7] gives 3 * 19 * [1 -1]."""
+    """x = [5 7], A x = [19 7], B A x = [19 -5], W x = [7 5]: [7 5] + 3/2 [19 -5] = [35.5 -2.5]."""
     weights = {
-        "frontend.encoder.q.lora_A.default.weight": torch.tensor([[1.0, 2.0]]),
-        "frontend.encoder.q.lora_B.default.weight": torch.tensor([[1.0], [-1.0]]),
+        "frontend.encoder.q.lora_A.default.weight": torch.tensor([[1.0, 2.0], [0.0, 1.0]]),
+        "frontend.encoder.q.lora_B.default.weight": torch.tensor([[1.0, 0.0], [-1.0, 2.0]]),
     }
-    encoder = {"frontend.encoder.q.weight": torch.zeros(2, 2)}
-    weights["frontend.encoder_digest"] = digest({"q.weight": torch.zeros(2, 2)})
-    conf = {"lora": {"r": 1, "alpha": 3}}
-    merged = merge(weights, encoder, "hf", conf, "here")
+    swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    encoder = {"frontend.encoder.q.weight": swap.clone()}
+    weights["frontend.encoder_digest"] = digest({"q.weight": swap})
+    merged = merge(weights, encoder, "hf", {"lora": {"r": 2, "alpha": 3}}, "here")
     assert list(merged) == ["frontend.encoder.q.weight"]
-    assert (merged["frontend.encoder.q.weight"] @ torch.tensor([5.0, 7.0])).tolist() == [57, -57]
-    assert not encoder["frontend.encoder.q.weight"].any()  # which other folds share
+    found = merged["frontend.encoder.q.weight"] @ torch.tensor([5.0, 7.0])
+    assert found.tolist() == [35.5, -2.5]
+    assert torch.equal(encoder["frontend.encoder.q.weight"], swap)  # which other folds share
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -252,6 +254,20 @@ def test_the_mean_over_models_keeps_the_digest():
     assert torch.equal(mean, digests[0])
     assert not torch.equal(digest({"w": torch.arange(5.0) + 1e-6}), digests[0])
     assert not torch.equal(digest({"v": torch.arange(5.0)}), digests[0])
+
+
+def test_a_weight_that_a_checkpoint_lacks_and_nothing_uses_is_no_part_of_the_digest(tmp_path):
+    folder = save_encoder(tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder/model.safetensors")
+    del weights["masked_spec_embed"]
+    save_file(weights, tmp_path / "encoder/model.safetensors", metadata={"format": "pt"})
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(HFFrontend(model=folder, lora=ATTENTION))
+    one, other = (frontend.encoder.masked_spec_embed for frontend in found)
+    assert not torch.equal(one, other)
+    found[1].load_state_dict(found[0].state_dict())
 
 
 def test_adapters_that_fit_nothing_are_refused():
