@@ -176,6 +176,19 @@ def test_dropout_of_adapters_is_the_quick_one_on_a_cpu():
     assert (type(dropout).__module__, dropout.p) == ("ser.models.cpu.dropout", 0.25)
 
 
+def test_under_autocast_an_adapter_keeps_its_input_as_it_is():
+    """peft by itself would convert it to float32 and autocast back again, into a copy."""
+    frontend = build("wav2vec2-base-like", lora={**ATTENTION, "targets": ["out_proj"]})
+    layer, kept = frontend.stages.layers[0].attention.out_proj, []
+    x = torch.randn(2, 5, 32, dtype=torch.bfloat16, requires_grad=True)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, id),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        assert layer(x).dtype == torch.bfloat16
+    assert x.data_ptr() in kept
+
+
 # --- which layers, together with other options -------------------------------------------------
 
 
