@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.models.build import build_model
+from ser.models.inputs import load_input
 from ser.models.lora import DIGEST, is_adapter
-from ser.scoring.infer import FoldModels
+from ser.predict.package import open_model
+from ser.scoring.infer import FoldModels, infer_folds
 from ser.training.declared import check_system
 from ser.training.settings import TrainingOptions, resolve
 from tests.support.adapters import LORA, save_encoder
@@ -116,6 +119,20 @@ def test_stage_5_reads_the_encoder_from_its_folder_and_refuses_another(corpus, t
     (tmp_path / "config.yaml").write_text(text.replace(str(corpus / "encoder"), strange))
     with pytest.raises(UserError, match="were trained on another encoder .* than the one at hand"):
         FoldModels(None, "cpu").load(tmp_path / "config.yaml", trained / "3epoch.pth")
+
+
+def test_stage_5_and_a_prediction_with_merged_weights_say_the_same(corpus, trained):
+    infer_folds(trained.parent, corpus / "dump/tones", ["Ses01F"])
+    packed = open_model(trained.parent)
+    model, temperature = packed.load("Ses01F"), packed.members["Ses01F"].temperature or 1.0
+    table = read_table(corpus / "dump/tones/wav.scp")
+    _, *rows = (line.split("\t") for line in (trained / "predictions.tsv").read_text().splitlines())
+    for utt, _, _, *probabilities in (row[:7] for row in rows):
+        speech = torch.from_numpy(load_input(table[utt])).float()[None]
+        logp = model.infer(speech, torch.tensor([speech.size(1)]))["emotion_logp"] * temperature
+        expected = torch.tensor([[float(p) for p in probabilities]])
+        assert torch.allclose(logp.softmax(-1), expected, atol=1e-4)
+    assert len(rows) == 8
 
 
 @pytest.mark.parametrize("check", [check_system, lambda path: resolve(path, TrainingOptions())])
