@@ -14,6 +14,7 @@ from ser.models.cpu.attention import NAME as FAST_ATTENTION
 from ser.models.cpu.dropout import replace_dropout
 from ser.models.fusion import WeightedSum, numbers_of_layers
 from ser.models.layer_cache import FrameCache, digests, fingerprint
+from ser.models.lora import add_adapters, is_adapter, read_lora
 from ser.models.masks import beside, frame_mask, none_padded
 from ser.models.pretrained import (
     UNUSED_WEIGHTS,
@@ -68,6 +69,12 @@ class HFFrontend(AbsFrontend):
             for all, false for none, or a list of ``convolutions``, ``dropout``, ``attention``.
             Convolutions and attention give the same numbers to rounding, dropout other draws
             from the same distribution.
+        lora: Low-rank adapters of the transformer layers that are not frozen, in place of training
+            those layers: ``{r: 8, alpha: 16, targets: [q_proj, v_proj], dropout: 0.0}``, see
+            ser/models/lora.py. Model files then hold nothing of the encoder but its digest.
+        gradient_checkpointing: While training keep only what enters each transformer layer, and
+            compute the rest again in the backward pass: a third more time, a fraction of the
+            memory. On a CPU long batches of wav2vec 2.0 do so in any case.
 
     The masks and LayerDrop of pre-training are off: the paper fine-tunes without masks
     (``time_mask`` brings some back), and a dropped layer has no place in a weighted sum. Outputs
@@ -99,6 +106,8 @@ class HFFrontend(AbsFrontend):
         normalize: bool | str = "auto",
         time_mask: dict[str, Any] | None = None,
         fast: bool | list[str] = True,
+        lora: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         if init not in ("pretrained", "random"):
@@ -131,6 +140,10 @@ class HFFrontend(AbsFrontend):
                 f"from 0 to {self.num_layers}"
             )
         self.freeze, self.unfreeze_after = freeze, unfreeze_after
+        self.gradient_checkpointing = gradient_checkpointing
+        self.lora = read_lora(lora)
+        if self.lora is not None:
+            self._adapt()
         self.cache_dir: Path | None = None
         self._caches: dict[tuple, FrameCache] = {}
         self._keys: Sequence[str] | None = None  # of the batch at hand
@@ -159,6 +172,18 @@ class HFFrontend(AbsFrontend):
         if "attention" in self.fast and hf_config.model_type != "wavlm":  # which has its own
             self.encoder.config._attn_implementation = FAST_ATTENTION
 
+    def _adapt(self) -> None:
+        """Add adapters to the layers that are not frozen."""
+        if self.freeze == self.num_layers:
+            raise UserError(
+                f"frontend_conf.freeze: found {self.freeze} with lora, which leaves none of the "
+                f"{self.num_layers} layers to adapt; give a smaller number"
+            )
+        first = {"none": 0, "cnn": 0, "all": self.num_layers}.get(self.freeze, self.freeze)
+        add_adapters(self, self.lora, first)
+        if "dropout" in self.fast and isinstance(self.stages, Wav2Vec):
+            replace_dropout(self.encoder)
+
     @property
     def normalize(self) -> bool:
         """Whether each utterance is scaled to zero mean and unit variance."""
@@ -182,6 +207,7 @@ class HFFrontend(AbsFrontend):
         frozen = {id(p) for module in self._frozen for p in module.parameters()}
         for name, parameter in self.encoder.named_parameters():
             constant = name.split(".")[0] in CONSTANTS
+            constant |= self.lora is not None and not is_adapter(name)
             parameter.requires_grad = not constant and id(parameter) not in frozen
         self.train(self.training)
 
@@ -219,7 +245,7 @@ class HFFrontend(AbsFrontend):
         """
         self._keys = keys
         if self.training:  # of layers above kept ones as well
-            self.stages.save_memory(input)
+            self.stages.save_memory(input, self.gradient_checkpointing)
         depth = self._frozen_depth()
         if depth is None:
             hidden, lengths = self._lower(input, input_lengths, 0)

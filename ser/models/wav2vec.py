@@ -131,15 +131,17 @@ class Wav2Vec:
         """H_{h,N} from the last layer's output."""
         return self.encoder.encoder.layer_norm(hidden) if self.norm_is_last else hidden
 
-    def save_memory(self, speech: torch.Tensor) -> None:
-        """While training, trade time for memory where a batch (B, L) is long: KEPT_SAMPLES."""
-        wanted = speech.numel() > KEPT_SAMPLES and speech.device.type == "cpu"
-        if wanted == self.layers[0].gradient_checkpointing:
-            return
-        for layer in self.layers:
-            layer.gradient_checkpointing = wanted
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        return_freed_memory(wanted)
+    def save_memory(self, speech: torch.Tensor, always: bool = False) -> None:
+        """While training, trade time for memory.
+
+        Args:
+            speech: (B, L); on a CPU a long batch is reason enough: KEPT_SAMPLES.
+            always: For every batch.
+        """
+        on_cpu = speech.device.type == "cpu"
+        wanted = always or (speech.numel() > KEPT_SAMPLES and on_cpu)
+        if checkpoint_layers(self.layers, wanted) and on_cpu:
+            return_freed_memory(wanted)
 
     def _geometry(self) -> list[tuple[int, int]]:
         """Kernel and stride of each convolution."""
@@ -151,6 +153,16 @@ class Wav2Vec:
             return output
         mask = frame_mask(self._lengths, output.size(-1), output.device)
         return output * mask.unsqueeze(1)  # (B, D, T)
+
+
+def checkpoint_layers(layers: torch.nn.ModuleList, wanted: bool) -> bool:
+    """Switch gradient checkpointing of layers on or off; whether that changed anything."""
+    if wanted == layers[0].gradient_checkpointing:
+        return False
+    for layer in layers:
+        layer.gradient_checkpointing = wanted
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    return True
 
 
 def normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ser.models.masks import attention_mask, frame_mask
+from ser.models.wav2vec import checkpoint_layers
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -125,5 +126,6 @@ class Whisper:
         """H_{h,N} from the last layer's output."""
         return self.encoder.layer_norm(hidden)
 
-    def save_memory(self, speech: torch.Tensor) -> None:
-        """Keep everything: Whisper's maps are half as long."""
+    def save_memory(self, speech: torch.Tensor, always: bool = False) -> None:
+        """Keep everything unless asked not to: Whisper's maps are half as long."""
+        checkpoint_layers(self.layers, always)

@@ -43,6 +43,10 @@ OVERVIEW = """\
 Emotions from speech at {rate} Hz: {emotions}. System `{system}`{encoder}, trained on `{corpus}`
 (language: {language}) with the recipe's `./run.sh`.
 """
+ADAPTERS = (
+    "A fold holds what was trained: low-rank adapters (LoRA), fusion and heads. The encoder, the "
+    "same for all, is {name} ({size})."
+)
 GRAPHS = "\nBeside them their ONNX graphs, which `ser predict` runs without PyTorch.\n"
 USE = """\
 ## Use
@@ -174,6 +178,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         f"at commit `{card['commit']}` ({card['date']}).\n",
         "## What is in here\n",
         _wrap(_contents(folds, scores["folds"], card["protocol"])),
+        *([_wrap(ADAPTERS.format(**shared))] if (shared := _shared(config, sizes)) else []),
         "| Fold | Weights | Size |\n| --- | --- | --- |",
         *(
             f"| {fold} | {entry['weights']} | {format_size(sizes[entry['weights']])} |"
@@ -196,6 +201,12 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
     ]
     return "\n".join(parts)
+
+
+def _shared(config: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
+    """The file that all folds share, if there is one."""
+    name = config.get("encoder")
+    return {"name": name, "size": format_size(sizes[name])} if name else {}
 
 
 def _limits(card: Mapping[str, Any], count: int) -> list[str]:

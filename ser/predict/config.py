@@ -21,11 +21,12 @@ from pydantic_core import PydanticCustomError
 
 from ser.config import encoder_confs
 from ser.errors import UserError
+from ser.models.lora import adapted
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, read_shapes, read_text
 from ser.predict.inputs import Trained
 from ser.training.experiment import NETWORK, NETWORK_KEYS, UNITS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # which has an encoder beside its folds; a model without one is of version 1
 MODEL_TYPE = "speech-emotion-recognition"
 SAMPLING_RATE = 16000
 ENCODER_SIZES = (  # of its configuration, that a tensor's size or the number of tensors reaches
@@ -63,9 +64,12 @@ class FoldEntry(BaseModel):
     @classmethod
     def _within(cls, entry: Any) -> Any:
         name = entry.get("weights") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+        if not isinstance(name, str) or not re.fullmatch(WEIGHTS, name):
             raise PydanticCustomError("weights", "expected a .safetensors file in it")
         return {"labels": {}, **{key: value for key, value in entry.items() if value is not None}}
+
+
+WEIGHTS = r"[\w-][\w.-]*\.safetensors"
 
 
 class Card(BaseModel):
@@ -86,6 +90,7 @@ class Config(BaseModel):
     emotions: Annotated[list[str], PlainValidator(_two_or_more)]
     sampling_rate: Literal[16000]  # Hz
     folds: Annotated[dict[str, FoldEntry], Field(min_length=1)]
+    encoder: Annotated[str | None, Field(pattern=f"^{WEIGHTS}$")] = None
     card: Card
 
 
@@ -168,10 +173,20 @@ def check_weights(
     num_emotions: int,
     num_units: int | None,
     network: Mapping[str, Any],
+    encoder: str | None = None,
 ) -> None:
     """Refuse weights that are missing, cut short or of other outputs, by their header alone."""
     where = f"{files.where}: {name}"
-    shapes = read_shapes(files, name)
+    shapes = read_shapes(files, name) | (read_shapes(files, encoder) if encoder else {})
+    try:
+        adapters = adapted(network["frontend"], network["frontend_conf"])
+    except UserError as err:
+        raise UserError(f"{files.where}: {NETWORK}: {err}; {AGAIN}") from None
+    if bool(encoder) != bool(adapters):
+        raise UserError(
+            f"{files.where}: {NETWORK} and {CONFIG} disagree on whether the weights are adapters "
+            f"of an encoder; {AGAIN}"
+        )
     expected = {"emotion_head.weight": (num_emotions, "emotions", CONFIG)}
     for head, conf in network["aux_conf"].items():
         if num_units is not None and isinstance(conf, dict) and conf.get("type") == "ctc":

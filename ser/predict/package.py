@@ -4,6 +4,7 @@ A packed model (ser/release/pack.py writes it) is a folder with
 
     config.json              what it is: emotions, sampling rate, folds, scores
     config.yaml              the network, with the encoder's own configuration
+    encoder.safetensors      the encoder of all folds, if those hold adapters of it only
     units.txt                the units of its CTC head, if it has one
     *.safetensors            the weights of each fold
     *.onnx                   the graph of each fold, if ser pack --onnx was given
@@ -15,6 +16,7 @@ itself is checked before anything is built.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import tempfile
 from argparse import Namespace
@@ -28,6 +30,7 @@ from ser.data.features import FUNCTIONALS
 from ser.errors import UserError
 from ser.files import expand_home
 from ser.lang.units import read_units
+from ser.models.lora import adapted, frozen_weights, merge, without_adapters
 from ser.predict.config import SAMPLING_RATE, check_weights, needs_units, read_config, read_network
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, Folder, Zip, read_tensors, read_text
 from ser.predict.hub import HUB_ID, download
@@ -58,6 +61,7 @@ class Fold:
     network: Mapping[str, Any]  # config.yaml
     labels: Mapping[str, list[str]]  # the classes of each head of labels
     weights: Callable[[], dict[str, torch.Tensor]]
+    encoder: Callable[[], dict[str, torch.Tensor]] | None = None  # frozen, where there are adapters
     graph: Callable[[], OnnxModel] | None = None
     temperature: float | None = None  # by what its logits are divided
 
@@ -98,9 +102,13 @@ class Packed:
         member = self.members[fold]
         from ser.models.transformers_import import no_init_weights
 
-        weights = member.weights()
+        weights, network = member.weights(), member.network
+        if member.encoder is not None:
+            parts = network["frontend"], network["frontend_conf"]
+            weights = merge(weights, member.encoder(), *parts, member.where)
+            network = {**network, "frontend_conf": without_adapters(network["frontend_conf"])}
         with no_init_weights():  # random numbers for wav2vec2-base would take five seconds
-            model = build_network_model(member.network, self.units, member.labels, member.where)
+            model = build_network_model(network, self.units, member.labels, member.where)
         try:
             model.load_state_dict(weights, assign=True)  # which stay mapped from their file
         except (RuntimeError, TypeError) as err:
@@ -268,15 +276,18 @@ def _open_packed(files: Files) -> Packed:
             except UserError as err:
                 what = str(err).partition("; make")[0].replace(f"{directory}/", "")
                 raise UserError(f"{where}: {what}; {AGAIN}") from None
-    members = {}
+    members, name = {}, config.encoder
+    encoder = functools.cache(lambda name=name: read_tensors(files, name)) if name else None
+    counts = len(emotions), None if units is None else len(units)
     for fold, entry in config.folds.items():
         name = entry.weights
-        check_weights(files, name, len(emotions), None if units is None else len(units), network)
+        check_weights(files, name, *counts, network, config.encoder)
         members[fold] = Fold(
             where=f"{where}: {name}",
             network=network,
             labels=entry.labels,
             weights=lambda name=name: read_tensors(files, name),
+            encoder=encoder,
             graph=entry.onnx and (lambda graph=entry.onnx: _open_graph(files, graph, emotions)),
             temperature=entry.temperature,
         )
@@ -309,12 +320,15 @@ def _open_experiment(exp_dir: Path) -> Packed:
     first = configs[folds[0]]
     network = network_conf(first)
     units = read_units(find_units(exp_dir, first)) if needs_units(network) else None
+    source = first["frontend"], first["frontend_conf"]
+    encoder = functools.cache(lambda: frozen_weights(*source)) if adapted(*source) else None
     members = {
         fold: Fold(
             where=str(exp_dir / fold),
             network=network if _same_network(config, first) else network_conf(config),
             labels=label_values(config),
             weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
+            encoder=encoder,
             temperature=read_temperature(exp_dir / fold),
         )
         for fold, config in configs.items()

@@ -3,8 +3,9 @@
 ``exp/<corpus>/<tag>/packed`` is a Hugging Face model folder (config.json, preprocessor_config.json,
 safetensors weights, README.md with the hub's metadata), and ``<tag>.zip`` beside it holds the same
 files as an ESPnet archive (meta.yaml). What is packed is the model file that stage 5 tested, for
-one fold or several. Nothing in it depends on this machine: the configuration of a pretrained
-encoder is written into config.yaml, and no path is.
+one fold or several; folds that are adapters of a frozen encoder share one file of it. Nothing in it
+depends on this machine: the configuration of a pretrained encoder is written into config.yaml, and
+no path is.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from ser.console import progress
 from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
 from ser.lang.units import read_units, write_units
+from ser.models.lora import adapted, check_encoder, frozen_weights
 from ser.predict.card import format_card, format_size, make_card
 from ser.predict.config import FORMAT_VERSION, MODEL_TYPE, SAMPLING_RATE
 from ser.predict.files import CARD, CONFIG
@@ -50,6 +52,7 @@ from ser.training.experiment import (
 )
 
 PACKED, META, PREPROCESSOR = "packed", "meta.yaml", "preprocessor_config.json"
+ENCODER = "encoder.safetensors"
 # Of ESPnet's config.yaml, for readers: how the model was trained.
 TRAINING_KEYS = (
     "seed",
@@ -110,17 +113,15 @@ def pack_experiment(
             "alike (--overwrite true), or pack one of them: --folds"
         )
     files = {fold: fold_model_file(exp_dir / fold) for fold in names}
-    _require_space(exp_dir, files, onnx)
+    frozen = frozen_weights(first["frontend"], first["frontend_conf"])
+    _require_space(exp_dir, files, frozen, onnx)
     units = read_units(find_units(exp_dir, first)) if first.get("units") else None
     wavs = find_file(exp_dir, Path("dump", str(run["corpus"]), "wav.scp"))
     trained = measure_training(wavs) if wavs else None
     told = {fold: read_temperature(exp_dir / fold) for fold in names}
     config = describe(exp_dir.resolve().name, configs, make_card(scores, trained), told, onnx)
     with atomic_dir(exp_dir / PACKED) as temporary:
-        for number, fold in enumerate(names, start=1):
-            progress(f"pack: fold {fold} ({number} of {len(names)})")
-            path = temporary / config["folds"][fold]["weights"]
-            write_weights(path, read_weights(files[fold]))
+        _write_folds(temporary, config, files, frozen, first)
         write_texts(temporary, config, first, units)
         packed = open_model(temporary)  # what was just written is read before it takes its place
         for fold in packed.graphs:
@@ -156,10 +157,11 @@ def describe(
         if labels:  # the speakers that a head was trained on differ from fold to fold
             entries[fold]["labels"] = labels
     emotions = first["emotions"].split()
+    encoder = adapted(first["frontend"], first["frontend_conf"])  # which folds do not hold
     return without_paths(
         {
             "model_type": MODEL_TYPE,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if encoder else 1,
             "architectures": ["SERModel"],
             "name": name,
             "emotions": emotions,
@@ -169,9 +171,28 @@ def describe(
             "feats_type": first["feats_type"],
             "token_type": first["token_type"],
             "folds": entries,
+            **({"encoder": ENCODER} if encoder else {}),
             "card": dict(card),
         }
     )
+
+
+def _write_folds(
+    directory: Path,
+    config: Mapping[str, Any],
+    files: Mapping[str, Path],
+    frozen: Mapping[str, Any],
+    espnet_config: Mapping[str, Any],
+) -> None:
+    """The weights of every fold, and the encoder where those are adapters of one."""
+    source = espnet_config["frontend"], espnet_config["frontend_conf"]
+    if frozen:
+        write_weights(directory / config["encoder"], frozen)
+    for number, (fold, file) in enumerate(files.items(), start=1):
+        progress(f"pack: fold {fold} ({number} of {len(files)})")
+        weights = read_weights(file)
+        check_encoder(weights, frozen, *source, str(file))
+        write_weights(directory / config["folds"][fold]["weights"], weights)
 
 
 def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
@@ -204,7 +225,8 @@ def write_texts(
     weights = {fold: entry["weights"] for fold, entry in config["folds"].items()}
     keys = {fold: "ser_model_file" + f"_{fold}" * (len(weights) > 1) for fold in weights}
     meta = {
-        "files": {keys[fold]: name for fold, name in weights.items()},
+        "files": {keys[fold]: name for fold, name in weights.items()}
+        | ({"ser_encoder_file": config["encoder"]} if "encoder" in config else {}),
         "yaml_files": {"ser_train_config": NETWORK},
         "timestamp": time.time(),
         "python": platform.python_version(),
@@ -219,7 +241,8 @@ def write_texts(
         "return_attention_mask": True,
         "do_normalize": False,  # the network does it where it was trained to
     }
-    sizes = {name: (directory / name).stat().st_size for name in weights.values()}
+    names = [*weights.values(), *([config["encoder"]] if "encoder" in config else [])]
+    sizes = {name: (directory / name).stat().st_size for name in names}
     for name, value in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         (directory / name).write_text(text + "\n", encoding="utf-8")
@@ -292,10 +315,14 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
         )
 
 
-def _require_space(exp_dir: Path, files: Mapping[str, Path], onnx: str | None) -> None:
+def _require_space(
+    exp_dir: Path, files: Mapping[str, Path], frozen: Mapping[str, Any], onnx: str | None
+) -> None:
     """Say how large it will be, and refuse what the disk cannot hold before writing any of it."""
     one, total = (f(p.stat().st_size for p in files.values()) for f in (max, sum))
-    needed, free = (4 if onnx else 2) * total, shutil.disk_usage(exp_dir).free
+    encoder = sum(value.nbytes for value in frozen.values())
+    graphs = total + len(files) * encoder if onnx else 0  # which hold the encoder each
+    needed, free = 2 * (total + encoder + graphs), shutil.disk_usage(exp_dir).free
     progress(
         f"pack: {len(files)} fold{'s' * (len(files) != 1)} of {format_size(one)} each, "
         f"{format_size(needed)} with the zip"

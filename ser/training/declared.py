@@ -21,6 +21,7 @@ import ser.training
 from ser.config import check_arguments, check_config, encoder_confs, load_config, suggest
 from ser.data.tables import read_lines
 from ser.errors import UserError
+from ser.models.lora import check_lora
 from ser.models.registry import check_folder, check_head, registered_name
 from ser.stage import require_done
 
@@ -58,6 +59,7 @@ def check_system(
         conf = content.get("frontend_conf", {})
         for options in encoder_confs(content.get("frontend", "hf"), conf):
             model = ssl or options.get("model")
+            check_lora({**options, "init": "pretrained"} if ssl else options)
             if isinstance(model, str):
                 check_folder(model, weights=bool(ssl) or options.get("init") != "random")
     except UserError as err:

@@ -79,8 +79,9 @@ def read_work(
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """What of the encoder is frozen, on which cost depends; ``none`` where nothing is."""
-    return str((config.get("frontend_conf") or {}).get("freeze", "none"))
+    """What of the encoder is frozen or adapted, on which cost depends; ``none`` if nothing is."""
+    conf = config.get("frontend_conf") or {}
+    return str(conf.get("freeze", "none")) + " with lora" * bool(conf.get("lora"))
 
 
 def costs_so_far(work: Sequence[Work], at_once: int) -> dict[str, Cost]:

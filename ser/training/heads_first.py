@@ -29,6 +29,7 @@ from ser.config import check_arguments
 from ser.errors import UserError
 from ser.lang.units import read_untagged
 from ser.models.heads import UNITS, read_heads
+from ser.models.lora import is_adapter
 from ser.models.model import SERModel
 from ser.training.experiment import HEADS, UNTAGGED
 
@@ -127,6 +128,8 @@ def warm_start(
         strip_tag: Unit -> unit without its tag; needed only for that.
     """
     state = dict(state)
+    new = {name: value for name, value in model.state_dict().items() if is_adapter(name)}
+    state = {**new, **state}  # adapters, which come with the phase that begins, start as they are
     for name, units in model.aux_units.items():
         weight, bias = f"aux_heads.{name}.linear.weight", f"aux_heads.{name}.linear.bias"
         if len(state[bias]) == len(units):

@@ -25,6 +25,7 @@ from ser.errors import UserError
 from ser.lang.units import token_tables
 from ser.models.build import check_network, network_class
 from ser.models.heads import UNITS, VALUES, label_tables, read_heads
+from ser.models.lora import check_lora
 from ser.models.registry import check_folder
 from ser.models.ssl import HFFrontend
 from ser.provenance import git_commit, hardware
@@ -157,6 +158,7 @@ def _check_parts(args: argparse.Namespace, where: str) -> None:
     try:
         for conf in encoder_confs(args.frontend, args.frontend_conf):
             check_arguments("frontend_conf", HFFrontend, conf)
+            check_lora(conf)
             if isinstance(conf.get("model"), str):
                 check_folder(conf["model"])  # once, not fold by fold
         for choices in SERTask.class_choices_list:

@@ -33,6 +33,8 @@ def test_the_parsed_command_line_is_that_of_the_task():
 
 @pytest.mark.parametrize("path", SYSTEMS, ids=lambda path: path.stem)
 def test_every_system_passes(path):
+    if path.stem.startswith("lora_"):
+        pytest.importorskip("peft", reason="peft (requirements-apps.txt) is missing")
     check_system(path)
 
 

@@ -233,6 +233,14 @@ def test_what_is_kept_of_a_frozen_part_serves_both_devices(freeze, tmp_path, in_
     assert list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.parametrize("name", ["wav2vec2-base-like", "wavlm", "whisper"])
+def test_adapters_train_and_score_on_another_device_as_on_the_cpu(name, in_process):
+    pytest.importorskip("peft", reason="peft (requirements-apps.txt) is missing")
+    case = on_waveforms(name, freeze=0, lora={"r": 2, "targets": ["q_proj", "k_proj"]})
+    there, here = in_process(step_and_scores, case)
+    assert torch.allclose(there, here, atol=1e-5)
+
+
 def test_the_device_tells_tensors_of_the_cpu_from_its_own(in_process):
     with pytest.raises(RuntimeError, match="aten::add: tensors of two devices"):
         in_process(add_here_and_there)
