@@ -12,7 +12,7 @@ UV_VERSION := 0.9.30
 export PYTHON TORCH APPS
 
 .PHONY: help install demo test test-slurm lint format results docs mini-encoder bench bench-peers bench-gpu bench-means bench-data \
-	lock clean
+	release lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -43,6 +43,9 @@ format: install ## rewrite sources as make lint wants them
 
 results: install ## keep the scores under exp/ in results/ and write RESULTS.md from there
 	. ./path.sh && $(PYTHON_BIN) -m ser report --exp-root exp --results RESULTS.md --records results
+
+release: install ## train and pack the best system of a corpus: CORPUS=emodb CORPUS_DIR=... SSL=...
+	. ./path.sh && $(PYTHON_BIN) -m ser release "$(CORPUS)" --corpus-dir "$(CORPUS_DIR)" --ssl "$(SSL)"
 
 docs: install ## write docs/reference.md, the list of every option, from the code
 	. ./path.sh && $(PYTHON_BIN) -m ser reference --output docs/reference.md

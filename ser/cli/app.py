@@ -26,6 +26,7 @@ COMMANDS = {
         "robustness",
         "manifest",
         "audit",
+        "release",
     ),
     "jobs": ("jobs",),
 }

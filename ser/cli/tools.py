@@ -346,3 +346,35 @@ def demo(
         max_megabytes=max_megabytes,
         max_minutes=max_minutes,
     )
+
+
+def release(
+    corpus: Annotated[str, typer.Argument(help="as for run.sh: mini, emodb, iemocap, ...")],
+    corpus_dir: Annotated[str, typer.Option(help="where the corpus lies on this machine")] = "",
+    ssl: Annotated[str, typer.Option(help="the encoder's folder or hub id")] = "",
+    records: Annotated[Path, typer.Option(help="scores of earlier runs")] = Path("results"),
+    exp_root: Annotated[Path, typer.Option(help="scores of this checkout")] = Path("exp"),
+    protocol: Annotated[str, typer.Option(help="by which systems were scored")] = "strict",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run")] = False,
+) -> None:
+    """Train the best recorded system of a corpus and pack it with its model card.
+
+    The best by UA on validation speakers, of what was scored on the corpus; test speakers decide
+    nothing. Runs ./run.sh, so that it resumes and leaves alone what is done.
+
+    \b
+      ser release mini
+      ser release emodb --corpus-dir ~/emodb/wav --ssl openai/whisper-base
+    """
+    import os
+    import shlex
+
+    from ser.release.best import rank, release_command
+
+    ranked = rank(corpus, records, exp_root, protocol)
+    print("\n".join(candidate.line() for candidate in ranked), flush=True)
+    places = {"--corpus-dir": corpus_dir, "--ssl": ssl}
+    command = ["./run.sh", *release_command(ranked[0], {k: v for k, v in places.items() if v})]
+    print(f"\n{shlex.join(command)}", flush=True)
+    if not dry_run:
+        os.execv(command[0], command)

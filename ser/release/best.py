@@ -1,0 +1,89 @@
+"""The system to release: the best of those that were scored on a corpus."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ser.data.folds import caveat
+from ser.errors import UserError
+from ser.reporting.rows import Row, group_seeds, system_name
+from ser.scoring.records import Run, read_all_records, read_all_scores
+
+PLACES = ("--corpus-dir", "--ssl")  # of run.sh; in a record they are PATH/TO/<name>
+PLACEHOLDER = "PATH/TO/"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the results: UA on validation speakers, mean over folds and seeds, as a fraction."""
+
+    row: Row
+    valid_ua: float
+
+    def line(self) -> str:
+        """What is said of it: name, seeds, UA on validation and on test speakers."""
+        seeds = self.row.joined("seed")
+        return (
+            f"{system_name(self.row.first)} (seed {seeds}): "
+            f"valid UA {100 * self.valid_ua:.1f}, test UA {self.row.scored('ua')}"
+        )
+
+
+def rank(corpus: str, records: Path, exp_root: Path, protocol: str = "strict") -> list[Candidate]:
+    """The systems scored on ``corpus`` by ``protocol``, best UA on validation speakers first.
+
+    Test speakers decide nothing, so that the score of the chosen system stays one for new
+    speakers. Left out are leaky and speaker-dependent rows, unfinished ones and points of sweeps.
+    Scores under ``exp_root`` replace records of the same experiment.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = {run[1]["corpus"] + "/" + run[1]["tag"]: run for run in _runs(records, exp_root)}
+    found = []
+    for row in group_seeds([run for run in kept.values() if run[1]["corpus"] == corpus]):
+        s = row.first
+        values = [fold.get("valid_ua") for _, run in row.runs for fold in run["per_fold"].values()]
+        unfit = s["leaky"] or caveat(s["protocol"]) or s["corpus_partial"] or s["folds"]["missing"]
+        unfit = unfit or s.get("sweep") or s["protocol"] != protocol
+        if not unfit and None not in values:
+            found.append(Candidate(row, float(np.mean(values))))
+    if not found:
+        corpora = ", ".join(sorted({run[1]["corpus"] for run in kept.values()})) or "none"
+        raise UserError(
+            f"{corpus}: no system was scored on it by protocol {protocol} with validation speakers "
+            f"(corpora in {records} and {exp_root}: {corpora}); train one first: ./run.sh --corpus "
+            f"{corpus} --protocol {protocol}"
+        )
+    return sorted(found, key=lambda candidate: -candidate.valid_ua)
+
+
+def release_command(best: Candidate, places: dict[str, str]) -> list[str]:
+    """The arguments of run.sh that train ``best`` (again, if it is not there) and pack it.
+
+    Args:
+        places: ``--corpus-dir`` and ``--ssl`` where they were given.
+
+    Raises:
+        UserError: a place that the record does not tell and that was not given.
+    """
+    _, *arguments = shlex.split(best.row.first["command"])
+    for place in PLACES:
+        if place not in arguments:
+            continue
+        at = arguments.index(place) + 1
+        if place in places:
+            arguments[at] = places[place]
+        elif arguments[at].startswith(PLACEHOLDER):
+            found = f"{place}: needed for this system, which had {arguments[at]}"
+            raise UserError(f"{found}; give the place on this machine")
+    return [*arguments, "--stop-stage", "7"]
+
+
+def _runs(records: Path, exp_root: Path) -> Sequence[Run]:
+    return [*read_all_records(records), *read_all_scores(exp_root, needed=False)]
