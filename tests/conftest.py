@@ -18,8 +18,8 @@ __all__ = ["cluster", "running_cluster", "slurm_installed"]
 
 # What uses one of these is slow: they start run.sh, jobs, a cluster or a browser, or export models.
 SLOW = {
-    *("slurm_installed", "recipe", "start", "processes", "finished", "clone", "unpacked"),
-    *("runtime", "server", "browser"),
+    *("slurm_installed", "recipe", "whole", "start", "processes", "finished", "clone", "unpacked"),
+    *("runtime", "with_graphs", "server", "browser"),
 }
 
 # Their minutes come first, so that none of them is left for one process at the end.
