@@ -25,7 +25,7 @@ demo: install ## the whole recipe on a small synthetic corpus, ending with its r
 	./run.sh --corpus mini --nj $(NJ)
 
 test: install ## all tests; no network, no corpus; those of Slurm only where it is installed
-	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q -n $(NJ) --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q -n $(NJ) --dist loadfile --no-loadscope-reorder
 
 test-slurm: install ## the tests on a real Slurm cluster, which they start; fails without Slurm
 	OMP_NUM_THREADS=1 SER_REQUIRE_SLURM=1 $(PYTHON_BIN) -m pytest -q -m slurm

@@ -18,9 +18,12 @@ __all__ = ["cluster", "running_cluster", "slurm_installed"]
 
 # What uses one of these is slow: they start run.sh, jobs, a cluster or a browser, or export models.
 SLOW = {
-    *("slurm_installed", "recipe", "start", "processes", "finished", "clone", "unpacked"),
-    *("runtime", "server", "browser"),
+    *("slurm_installed", "recipe", "whole", "start", "processes", "finished", "clone", "unpacked"),
+    *("runtime", "with_graphs", "server", "browser"),
 }
+
+# Their minutes come first, so that none of them is left for one process at the end.
+LONGEST = ("slurm_recipe", "slurm", "tutorial", "paper", "run_sh", "recipe", "onnx")
 
 # Where these tests run, in a job or with settings of one's own, is no part of what they test.
 KEPT = ("SER_REQUIRE_SLURM", "SER_TEST_EMODB", "SER_TEST_SEED", "SLURM_TEST_PORT")
@@ -37,7 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Slurm, and what is slow by what it uses."""
+    """Mark what needs Slurm, and what is slow by what it uses; begin with what takes longest."""
+    first = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: [*first, item.path.name].index(item.path.name))
     for item in items:
         used = getattr(item, "fixturenames", ())
         if slurm_installed.__name__ in used:

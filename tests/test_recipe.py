@@ -24,6 +24,7 @@ def command(root: Path, *options: str, made: Path | None = None) -> list[str]:
     return [
         *(str(ROOT / "run.sh"), "--python", sys.executable, "--tag", "try", *directories),
         *("--folds", " ".join(FOLDS), "--max-epoch", "2", *options),
+        *("--", "--num_iters_per_epoch", "12"),  # of 40
     ]
 
 
@@ -84,7 +85,7 @@ def test_the_report_has_the_row_and_its_figures(finished):
 def test_running_it_again_repeats_no_work(finished):
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (root / EXP).rglob("*epoch.pth")}
-    output = run(root, "--stage", "3", "--stop_stage", "5")
+    output = run(root, "--stage", "3", "--stop_stage", "5", "--nj", "1")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(f"[fold] {fold}: already trained" in output for fold in FOLDS)
 
@@ -108,7 +109,7 @@ def test_a_run_killed_while_training_goes_on_to_the_same_predictions(finished, t
                 os.kill(pid, signal.SIGKILL)
         process.poll()
     assert not (tmp_path / EXP / "Ses01F/.done").exists()
-    run(tmp_path, made=finished[0])
+    run(tmp_path, "--stage", "4", "--stop-stage", "5", "--nj", "1", made=finished[0])
     assert predictions(tmp_path) == predictions(finished[0])
 
 

@@ -29,8 +29,15 @@ def recipe(tmp_path):
 # --- order -------------------------------------------------------------------------------------
 
 
-def test_all_stages_run_in_order(recipe):
-    done = recipe.run()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The recipe after a run of all stages, and the run."""
+    recipe = Recipe(tmp_path_factory.mktemp("whole"))
+    return recipe, recipe.run(f"--corpus-dir={recipe.dir}")
+
+
+def test_all_stages_run_in_order(whole):
+    recipe, done = whole
     assert done.returncode == 0, done.stderr
     assert [name for name, _ in recipe.calls] == STAGES
     ends = re.findall(r"stage (\d) \(\w+\): done in \d+:\d\d", done.stdout)
@@ -39,8 +46,8 @@ def test_all_stages_run_in_order(recipe):
 
 @pytest.mark.parametrize("spelling", ["--stop-stage", "--stop_stage"])
 def test_stage_and_stop_stage_select_stages(recipe, spelling):
-    assert recipe.run("--stage", "3", spelling, "5").returncode == 0
-    assert [name for name, _ in recipe.calls] == STAGES[2:5]
+    assert recipe.run("--stage", "2", spelling, "3").returncode == 0
+    assert [name for name, _ in recipe.calls] == STAGES[1:3]
 
 
 @pytest.mark.parametrize("options", [("--stage=7",), ("--stage=7", "--stop-stage=7")])
@@ -57,18 +64,19 @@ def test_stage_7_packs_the_experiment_of_every_seed_when_it_is_asked_for(recipe,
 @pytest.mark.parametrize("stage", [5, 6, 7])
 def test_a_tag_without_an_experiment_is_a_usage_error_and_leaves_nothing(recipe, stage):
     recipe.trained("mine")
-    done = recipe.run(f"--stage={stage}", "--tag=mien")
-    assert done.returncode == 2
-    assert f"--stage {stage}: there is no experiment {recipe.exp}/mini/mien; train" in done.stderr
+    status, _, said = recipe.settle(f"--stage={stage}", "--tag=mien")
+    assert status == 2
+    assert f"--stage {stage}: there is no experiment {recipe.exp}/mini/mien; train" in said
     assert os.listdir(recipe.exp / "mini") == ["mine"]
-    assert recipe.calls == []
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5, 6])
 def test_a_failing_stage_stops_the_run_with_its_status_and_names_its_log(recipe, stage):
-    done = recipe.run(STUB_FAIL=STAGES[stage - 1])
+    if stage > 4:
+        recipe.trained("mini_s1_strict_seed1")
+    done = recipe.run(f"--stage={stage}", STUB_FAIL=STAGES[stage - 1])
     assert done.returncode == 7
-    assert [name for name, _ in recipe.calls] == STAGES[:stage]
+    assert [name for name, _ in recipe.calls] == [STAGES[stage - 1]]
     assert f"stage {stage} (" in done.stderr
     assert "FAILED" in done.stderr
     assert f"{recipe.exp}/mini/mini_s1_strict_seed1/log/stage{stage}.log" in done.stderr
@@ -77,12 +85,17 @@ def test_a_failing_stage_stops_the_run_with_its_status_and_names_its_log(recipe,
     assert "# exit status: 7\n" in recipe.log(stage)
 
 
+def fail_to_score(recipe):
+    recipe.trained("mini_s1_strict_seed1")
+    return recipe.run("--stage=5", STUB_FAIL="score")
+
+
 def test_an_error_above_a_long_tail_is_still_shown_with_all_of_its_lines(recipe):
     noisy = STUB.replace(
         "  exit 7", "  printf '  a part\\n  the cure\\n' >&2\n  seq 40 >&2\n  exit 7"
     )
     recipe.python.write_text(noisy)
-    done = recipe.run(STUB_FAIL="score")
+    done = fail_to_score(recipe)
     assert "error: some/file:3: found this; expected that\n  a part\n  the cure\n" in done.stderr
     assert "\n40\n" in done.stderr
     assert "\n5\n" not in done.stderr
@@ -91,7 +104,7 @@ def test_an_error_above_a_long_tail_is_still_shown_with_all_of_its_lines(recipe)
 def test_an_error_of_many_lines_is_shown_whole_and_once(recipe):
     error = "printf '%s\\n' 'error: not the whole corpus' '  no file '{1..30} >&2"
     recipe.python.write_text(STUB.replace("  exit 7", f"  {error}\n  exit 7"))
-    done = recipe.run(STUB_FAIL="score")
+    done = fail_to_score(recipe)
     lines = ["error: not the whole corpus", *(f"  no file {i}" for i in range(1, 31))]
     assert "\n".join(lines) in done.stderr
     assert done.stderr.count("no file 30\n") == 1
@@ -113,8 +126,8 @@ def test_an_experiment_directory_that_cannot_be_written_is_named(recipe):
 # --- what reaches the Python programs ----------------------------------------------------------
 
 
-def test_directories_with_blanks_reach_every_stage_whole(recipe):
-    assert recipe.run(f"--corpus-dir={recipe.dir}").returncode == 0
+def test_directories_with_blanks_reach_every_stage_whole(whole):
+    recipe, _ = whole
     data, dump = f"{recipe.dir}/data dir", f"{recipe.dir}/dump dir"
     exp = f"{recipe.exp}/mini/mini_s1_strict_seed1"
     assert recipe.arguments("data")["--corpus-dir"] == str(recipe.dir)
@@ -131,7 +144,8 @@ def test_directories_with_blanks_reach_every_stage_whole(recipe):
 
 def test_relative_directories_are_those_of_the_caller(recipe):
     (recipe.dir / "mine").mkdir()
-    done = recipe.run("--corpus-dir", "mine", "--data-dir", "d", script="egs/mini/run.sh")
+    options = ["--corpus-dir", "mine", "--data-dir", "d", "--stop-stage", "1"]
+    done = recipe.run(*options, script="egs/mini/run.sh")
     assert done.returncode == 0, done.stderr
     assert recipe.arguments("data")["--corpus-dir"] == f"{recipe.dir}/mine"
     assert recipe.arguments("data")["--data-dir"] == f"{recipe.dir}/d"
@@ -147,9 +161,14 @@ def test_directories_inside_the_recipe_are_written_short(recipe):
 @pytest.mark.parametrize("corpus", sorted(p.parent.name for p in ROOT.glob("egs/*/run.sh")))
 def test_each_corpus_has_a_script_of_its_own(recipe, corpus):
     config = f"--config={ROOT}/conf/train_s1_mtl_phoneme.yaml"
+    recipe.python.write_text('#!/bin/bash\necho Usage:\nprintf "%s\\n" "$@" >"$STUB_DIR/given"\n')
     done = recipe.run("--stop-stage", "1", config, script=f"egs/{corpus}/run.sh")
     assert done.returncode == 0, done.stderr
-    assert recipe.arguments("data")["--corpus"] == corpus
+    module, *given = (recipe.dir / "given").read_text().splitlines()[1:]
+    assert module == "ser.cli.recipe"
+    status, settings, said = recipe.settle(*given)
+    assert status == 0, said
+    assert f"data_options=(--corpus={corpus} " in settings
 
 
 def test_the_tag_is_made_from_config_protocol_and_seed(recipe):
@@ -200,6 +219,7 @@ def prepared(recipe):
     marker = recipe.dir / "data dir/mini/all/.done"
     marker.parent.mkdir(parents=True)
     marker.write_text(json.dumps({"emotions": ["angry", "sad"], "text_digest": "another"}))
+    recipe.dump("strict")
     return recipe
 
 
@@ -213,10 +233,9 @@ def prepared(recipe):
 def test_options_of_stage_1_are_compared_with_it_by_a_run_that_leaves_it_out(
     prepared, options, message
 ):
-    done = prepared.run("--stage=4", *options)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert prepared.calls == []
+    status, _, said = prepared.settle("--stage=4", *options)
+    assert status == 2
+    assert message in said
 
 
 def test_transcripts_reach_stage_1(prepared):
@@ -306,8 +325,8 @@ def test_a_failing_worker_fails_the_stage_after_the_others_have_ended(recipe):
 # --- logs and the terminal ---------------------------------------------------------------------
 
 
-def test_a_log_says_what_ran_where_when_and_how_it_ended(recipe):
-    recipe.run()
+def test_a_log_says_what_ran_where_when_and_how_it_ended(whole):
+    recipe, _ = whole
     time_stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}"
     for stage, name in enumerate(STAGES, start=1):
         log = recipe.log(stage)
@@ -320,8 +339,8 @@ def test_a_log_says_what_ran_where_when_and_how_it_ended(recipe):
             assert f"[progress] {STAGES[stage - 1]} half way\n" in log
 
 
-def test_without_a_terminal_tables_are_shown_and_progress_is_not(recipe):
-    done = recipe.run()
+def test_without_a_terminal_tables_are_shown_and_progress_is_not(whole):
+    _, done = whole
     for name in ("data", "lang", "dump", "score", "report"):
         assert f"table of {name}\n" in done.stdout
     assert "[fold] Ses01F: UA 50.0\n" in done.stdout
@@ -397,11 +416,17 @@ def test_on_a_terminal_progress_is_also_read_from_the_logs_of_the_folds(recipe):
     assert (recipe.dir / "seen").exists()
 
 
+def begin_with(recipe, stage):
+    """The options of a run that begins with ``stage``."""
+    recipe.dump("strict")
+    return [*recipe.options, f"--stage={STAGES.index(stage) + 1}"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stage", ["dump", "train"])
 def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, number):
     process = subprocess.Popen(
-        [ROOT / "run.sh", *recipe.options],
+        [ROOT / "run.sh", *begin_with(recipe, stage)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -425,7 +450,7 @@ def test_a_signal_ends_the_children_and_no_success_is_claimed(recipe, stage, num
 @pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["run.sh alone", "with its group"])
 def test_kill_9_leaves_nothing_running_that_would_lock_the_next_run_out(recipe, stage, kill):
     process = subprocess.Popen(
-        [ROOT / "run.sh", *recipe.options],
+        [ROOT / "run.sh", *begin_with(recipe, stage)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=recipe.env | {"STUB_HANG": stage},
@@ -436,7 +461,7 @@ def test_kill_9_leaves_nothing_running_that_would_lock_the_next_run_out(recipe, 
     kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: not is_running(int(pid_file.read_text())))
-    done = recipe.run()
+    done = recipe.run(*begin_with(recipe, stage), f"--stop-stage={STAGES.index(stage) + 1}")
     assert done.returncode == 0, done.stderr
 
 
@@ -577,16 +602,19 @@ def test_processes_of_stages_1_and_3_get_a_cpu_each(slurm):
     assert [option(options, "--cpus-per-task") for options, _ in jobs(slurm)] == ["5", None, "5"]
 
 
-@pytest.mark.parametrize(("protocol", "folds"), [("strict", 10), ("session", 5), ("kfold7", 7)])
-def test_a_detached_run_submits_a_chain_and_says_how_to_follow_it(slurm, protocol, folds):
-    done = slurm.run("--detach", "--protocol", protocol)
+@pytest.mark.parametrize(
+    ("protocol", "folds", "last"), [("strict", 10, 6), ("session", 5, 4), ("kfold7", 7, 4)]
+)
+def test_a_detached_run_submits_a_chain_and_says_how_to_follow_it(slurm, protocol, folds, last):
+    done = slurm.run("--detach", "--protocol", protocol, f"--stop-stage={last}")
     assert done.returncode == 0, done.stderr
     found = [options for options, _ in jobs(slurm)]
     assert slurm.calls == []
     afters = [option(options, "--dependency") for options in found]
-    assert afters == [None, *(f"afterok:{number}" for number in range(101, 106))]
+    numbers = range(101, 101 + last)
+    assert afters == [None, *(f"afterok:{number}" for number in numbers[:-1])]
     assert option(found[3], "--array") == f"1-{folds}"  # by corpus.yaml: stage 3 has not run
-    assert "scancel 101 102 103 104 105 106" in done.stdout
+    assert f"scancel {' '.join(map(str, numbers))}\n" in done.stdout
     assert "./run.sh --status" in done.stdout
 
 
@@ -641,10 +669,10 @@ def test_the_backend_of_cmd_sh_counts_where_the_option_is_not_given(tmp_path):
 # --- warned of the end ---------------------------------------------------------------------------
 
 
-def warn(recipe, *args, **env):
+def warn(recipe, **env):
     """run.sh, sent USR1 while its stage hangs: (exit status, stdout)."""
     process = subprocess.Popen(
-        [ROOT / "run.sh", *recipe.options, *args],
+        [ROOT / "run.sh", *begin_with(recipe, env["STUB_HANG"])],
         stdout=subprocess.PIPE,
         text=True,
         env=recipe.env | env,
@@ -761,7 +789,6 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--ngpu", "1"], "--ngpu 1: this machine shows 0 GPUs"),
         (["--tag", "a/b"], "a tag is a name, not a path"),
         (["--tag", ".."], "a tag is a name, not a path"),
-        (["--python", "/no/python"], "make install"),
         (["--allow-partial=yes"], "--allow-partial=yes: expected true or false"),
         (["--backend", "sge"], "--backend sge: expected local or slurm"),
         (["--backend=local", "--detach"], "--detach: needs --backend slurm"),
@@ -771,7 +798,22 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         (["--stopstage", "3"], "No such option: --stopstage"),
     ],
 )
-def test_a_wrong_option_is_a_usage_error_before_anything_runs(recipe, args, message):
+def test_a_wrong_option_is_a_usage_error(recipe, args, message):
+    status, _, said = recipe.settle(*args)
+    assert status == 2
+    assert message in said
+    assert not recipe.exp.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--protocol", "loso"], "expected strict, paper, session, official, crossed or kfold"),
+        (["--stopstage", "3"], "No such option: --stopstage"),
+        (["--python", "/no/python"], "make install"),
+    ],
+)
+def test_a_usage_error_ends_run_sh_before_anything_runs(recipe, args, message):
     done = recipe.run(*args)
     assert done.returncode == 2
     assert message in done.stderr
@@ -780,13 +822,13 @@ def test_a_wrong_option_is_a_usage_error_before_anything_runs(recipe, args, mess
 
 
 def test_a_device_of_minus_one_is_no_gpu(recipe):
-    done = recipe.run("--ngpu", "1", CUDA_VISIBLE_DEVICES="-1")
-    assert done.returncode == 2
-    assert "--ngpu 1: this machine shows 0 GPUs" in done.stderr
+    status, _, said = recipe.settle("--ngpu", "1", CUDA_VISIBLE_DEVICES="-1")
+    assert status == 2
+    assert "--ngpu 1: this machine shows 0 GPUs" in said
 
 
 def test_the_unknown_corpus_error_lists_every_corpus(recipe):
-    listed = recipe.run("--corpus=x").stderr.split("egs/ has:")[1].split()
+    listed = recipe.settle("--corpus=x")[2].split("egs/ has:")[1].split()
     assert listed == sorted(path.parent.name for path in ROOT.glob("egs/*/corpus.yaml"))
 
 

@@ -1,6 +1,7 @@
 """The options of run.sh, and their help."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
@@ -302,11 +303,16 @@ def leakage(
     print(report_leakage(directories), end="")
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Print what run.sh is to do by ``arguments``; exits with 2 where they do not fit."""
     from ser.console import explain
 
     try:
-        call(app, sys.argv[1:], "run.sh")
+        call(app, arguments, "run.sh")
     except (UserError, OSError) as err:
         print(f"run.sh: error: {explain(err)}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

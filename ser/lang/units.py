@@ -13,6 +13,7 @@ in ``data/<corpus>/all/emotions``. Four emotions give 24 units and, with the bla
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ser.errors import UserError
 from ser.files import atomic_write
@@ -228,3 +229,8 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[int | None, int 
             j -= 1
             pairs.append((None, j))
     return pairs[::-1]
+
+
+def units_head(model: Any) -> str | None:
+    """The head that fills the units column: the first that emits units by CTC, if any."""
+    return next(iter(model.aux_units), None)

@@ -385,8 +385,3 @@ def _is_factor(value: Any) -> bool:
 def _is_range(value: Any) -> bool:
     numbers = isinstance(value, list | tuple) and len(value) == 2
     return numbers and all(isinstance(v, int | float) for v in value) and value[0] < value[1]
-
-
-def units_head(model: Any) -> str | None:
-    """The head that fills the units column: the first that emits units by CTC, if any."""
-    return next(iter(model.aux_units), None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ser.errors import UserError
+from ser.lang.units import units_head
 
 if TYPE_CHECKING:
     from ser.models.model import SERModel
@@ -43,7 +44,6 @@ class TorchModel:
     def __init__(self, model: SERModel, device: str = "cpu", precision: str = "float32"):
         import torch
 
-        from ser.models.heads import units_head
         from ser.training.devices import lacks_bfloat16
 
         self.head = units_head(model)

@@ -27,7 +27,7 @@ from ser.data.features import FEATS_SIZES, FUNCTIONALS
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
 from ser.files import naming
-from ser.models.heads import units_head
+from ser.lang.units import units_head
 from ser.models.inputs import load_input
 from ser.models.model import SERModel
 from ser.predict.card import format_size

@@ -13,8 +13,7 @@ import soundfile
 from ser.data.audio import SAMPLE_RATE, read_16k_mono
 from ser.data.tables import read_table
 from ser.errors import UserError
-from ser.lang.units import greedy_ctc
-from ser.models.heads import units_head
+from ser.lang.units import greedy_ctc, units_head
 from ser.models.inputs import load_input, pad
 from ser.reporting.charts import Chart
 from ser.reporting.inputs import ReportInput

@@ -22,8 +22,7 @@ from ser.console import progress
 from ser.data.labels import read_targets
 from ser.data.tables import own_ids, read_table
 from ser.errors import UserError
-from ser.lang.units import greedy_ctc
-from ser.models.heads import units_head
+from ser.lang.units import greedy_ctc, units_head
 from ser.models.inputs import load_input, make_batches, pad
 from ser.scoring import auxiliary, decisions
 from ser.scoring.auxiliary import LabelDecision, write_label_decisions

@@ -18,10 +18,11 @@ from ser.cluster.submissions import stage_jobs
 from tests.support import ROOT
 from tests.support.slurm_cluster import Cluster, wait_until
 
-FOLDS = [f"Ses0{number}{gender}" for number in range(1, 6) for gender in "FM"]
-BROKEN = "Ses03F"
+SHARED = ["--protocol", "kfold3"]
+FOLDS = ["fold1", "fold2", "fold3"]  # of kfold3
+BROKEN = "fold2"
 REQUEUED = ["requeued_seed1", "requeued_seed2"]
-EPOCHS = 20  # enough for a signal to arrive while they last
+EPOCHS = 12  # enough for a signal to arrive while they last
 PATIENCE = 900  # seconds; only a hang takes so long, or a busy machine that imports ESPnet
 
 
@@ -36,7 +37,8 @@ class Site:
         """What is behind run.sh."""
         directories = [f"--{kind}-dir={self.root / kind}" for kind in ("data", "dump", "exp")]
         own = ["--python", sys.executable, "--backend", backend, "--tag", tag, *directories]
-        return [*own, "--max-epoch", str(EPOCHS), *options]
+        shorter = ["--", "--num_iters_per_epoch", "5"]
+        return [*own, "--max-epoch", str(EPOCHS), *options, *shorter]
 
     def start(self, tag: str, *options: str) -> subprocess.Popen:
         """Begin ./run.sh; stdout and stderr come together."""
@@ -147,48 +149,52 @@ def test_the_status_of_a_finished_chain_is_all_scored_and_no_job(chain):
 
 
 @pytest.fixture(scope="module")
-def ten(chain) -> tuple[int, str]:
-    """Ten folds as one array, one of them with a damaged checkpoint: run.sh's status and output."""
+def three(chain) -> tuple[int, str]:
+    """Three folds as one array, one with a damaged checkpoint: run.sh's status and output."""
     site = chain[0]
-    (site.exp("ten") / BROKEN).mkdir(parents=True)
-    (site.exp("ten") / BROKEN / "checkpoint.pth").write_bytes(b"damaged")
-    return site.run("ten", "--stage", "4", "--max-epoch", "1")
+    (site.exp("three") / BROKEN).mkdir(parents=True)
+    (site.exp("three") / BROKEN / "checkpoint.pth").write_bytes(b"damaged")
+    return site.run("three", *SHARED, "--stage", "3", "--max-epoch", "1")
 
 
-def test_ten_folds_are_one_array_whose_counts_are_shown(ten, site):
-    (job,) = [job for job in stage_jobs(site.exp("ten")) if job.submission.name == "stage4"]
-    assert "--array=1-10" in job.submission.sbatch
-    assert "[progress] stage4: 0 pending, 0 running, 9 done, 1 failed" in site.log(
-        "ten", "stage4.log"
+def test_folds_are_one_array_whose_counts_are_shown(three, site):
+    (job,) = [job for job in stage_jobs(site.exp("three")) if job.submission.name == "stage4"]
+    assert "--array=1-3" in job.submission.sbatch
+    assert "[progress] stage4: 0 pending, 0 running, 2 done, 1 failed" in site.log(
+        "three", "stage4.log"
     )
 
 
-def test_a_fold_that_fails_makes_the_run_fail_and_names_its_log_while_the_others_finish(ten, site):
-    status, output = ten
+def test_a_fold_that_fails_makes_the_run_fail_and_names_its_log_while_the_others_finish(
+    three, site
+):
+    status, output = three
     assert status == 1
     assert f"log/stage4.{BROKEN}.log" in output
     assert "checkpoint.pth: cannot be read" in output
     assert "stage 4 (train): FAILED" in output
     assert "stage 5" not in output
-    done = {fold: (site.exp("ten") / fold / ".done").exists() for fold in FOLDS}
+    done = {fold: (site.exp("three") / fold / ".done").exists() for fold in FOLDS}
     assert done == {fold: fold != BROKEN for fold in FOLDS}
-    assert re.search(rf"{BROKEN}  failed .*log/stage4.{BROKEN}.log", site.status("ten"))
+    assert re.search(rf"{BROKEN}  failed .*log/stage4.{BROKEN}.log", site.status("three", *SHARED))
 
 
-def test_stage_5_scores_the_folds_that_are_there_and_says_so(ten, site):
-    status, output = site.run("ten", "--stage", "5", "--stop-stage", "5", "--max-epoch", "1")
+def test_stage_5_scores_the_folds_that_are_there_and_says_so(three, site):
+    status, output = site.run(
+        "three", *SHARED, "--stage", "5", "--stop-stage", "5", "--max-epoch", "1"
+    )
     assert status == 0, output
-    assert f"PARTIAL: only 9 of 10 folds are scored; missing: {BROKEN}" in output
+    assert f"PARTIAL: only 2 of 3 folds are scored; missing: {BROKEN}" in output
 
 
-def test_the_failed_fold_is_trained_alone_and_completes_the_results(ten, site):
-    (site.exp("ten") / BROKEN / "checkpoint.pth").unlink()  # as its message said
-    options = ["--stage", "4", "--max-epoch", "1", "--folds", BROKEN]
-    status, output = site.run("ten", *options)
+def test_the_failed_fold_is_trained_alone_and_completes_the_results(three, site):
+    (site.exp("three") / BROKEN / "checkpoint.pth").unlink()  # as its message said
+    options = [*SHARED, "--stage", "4", "--max-epoch", "1", "--folds", BROKEN]
+    status, output = site.run("three", *options)
     assert status == 0, output
     assert "submitted job" in output
     assert "PARTIAL: " not in output
-    assert list(json.loads((site.exp("ten") / "scores.json").read_text())["per_fold"]) == FOLDS
+    assert list(json.loads((site.exp("three") / "scores.json").read_text())["per_fold"]) == FOLDS
 
 
 @pytest.fixture(scope="module")

@@ -154,13 +154,19 @@ def page(scored):
     return build(scored, load_model=lambda *_: Confused())
 
 
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory):
+    """An experiment of scores alone, with three and four right of four in its folds; its page."""
+    directory = put(tmp_path_factory.mktemp("simple"), correct=3)
+    return directory, read(build(directory))
+
+
 # --- content -----------------------------------------------------------------------------------
 
 
-def test_the_headline_is_wa_and_ua_of_scores_json_with_their_intervals(tmp_path):
-    directory = put(tmp_path, correct=3)  # folds: 3/4 and 4/4 right
+def test_the_headline_is_wa_and_ua_of_scores_json_with_their_intervals(simple):
+    directory, root = simple
     scores = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
-    root = read(build(directory))
     low, high = (100 * b for b in scores["summary"]["wa_ci"])
     (wa,), (ua,) = by(root, "dd", data_score="wa"), by(root, "dd", data_score="ua")
     assert words(wa) == f"87.5% 95%: {low:.1f} to {high:.1f}"
@@ -171,8 +177,8 @@ def test_the_headline_is_wa_and_ua_of_scores_json_with_their_intervals(tmp_path)
     assert "PER / UER 25.0 / 50.0%" in header
 
 
-def test_the_table_of_folds_has_a_row_for_each_fold_and_for_the_means(tmp_path):
-    found = rows(section(read(build(put(tmp_path, correct=3))), "folds"))
+def test_the_table_of_folds_has_a_row_for_each_fold_and_for_the_means(simple):
+    found = rows(section(simple[1], "folds"))
     assert found[1][:7] == ["Ses01F", "4", "75.0", "75.0", "3", "2", "10"]
     assert found[2][:7] == ["Ses01M", "4", "100.0", "100.0", "3", "2", "10"]
     # sd of 75 and 100: 25 / sqrt(2) = 17.7
@@ -183,9 +189,9 @@ def test_the_table_of_folds_has_a_row_for_each_fold_and_for_the_means(tmp_path):
     assert found[-1][:4] == ["pooled", "8", "87.5", "87.5"]
 
 
-def test_the_confusion_matrix_holds_counts_and_shares_and_shades_by_share(tmp_path):
+def test_the_confusion_matrix_holds_counts_and_shares_and_shades_by_share(simple):
     # The last of the first fold's four, neutral, is taken for angry: half of the two neutral.
-    root = section(read(build(put(tmp_path, correct=3))), "confusion")
+    root = section(simple[1], "confusion")
     cells = {e.get("data-cell"): e for e in by(root, "g") if e.get("data-cell")}
     assert len(cells) == 16
     filled = {key: e.find("path") for key, e in cells.items()}
@@ -253,12 +259,12 @@ def test_a_page_of_a_synthetic_corpus_says_so_first(tmp_path):
     assert words(mark).startswith("Synthetic speech: no person speaks in this corpus")
 
 
-def test_a_sound_complete_experiment_has_no_marks(tmp_path):
-    assert not by(read(build(put(tmp_path))), "p", class_="mark")
+def test_a_sound_complete_experiment_has_no_marks(simple):
+    assert not by(simple[1], "p", class_="mark")
 
 
-def test_what_an_experiment_lacks_is_said_and_the_rest_is_shown(tmp_path):
-    root = read(build(put(tmp_path)))
+def test_what_an_experiment_lacks_is_said_and_the_rest_is_shown(simple):
+    _, root = simple
     assert "no history.json" in words(section(root, "learning"))
     assert "does not fuse layers" in words(section(root, "layers"))
     assert "errors.tsv: no such file" in words(section(root, "errors"))
@@ -287,9 +293,9 @@ def test_the_provenance_tells_how_to_get_the_numbers_again(tmp_path):
         assert text in said
 
 
-def test_the_calibration_is_that_of_scores_json(tmp_path):
+def test_the_calibration_is_that_of_scores_json(simple):
     # All eight decisions are 0.7 sure, seven of them right: ECE 0.875 - 0.7.
-    root = section(read(build(put(tmp_path, correct=3))), "calibration")
+    root = section(simple[1], "calibration")
     assert "ECE 17.5% (10 bins), mean confidence 70.0%, accuracy 87.5%" in words(root)
     (group,) = by(root, "g", data_bin="60")
     assert words(group.find("title")) == (

@@ -1,10 +1,15 @@
 """run.sh with a stub in place of Python: what it calls, in which order, with what."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from itertools import pairwise
 
+import pytest
+
+from ser.cli.recipe import main
 from tests.support import ROOT
 
 # Stands in for "python -m ser NAME ARGS": notes its arguments, talks, and fails on demand. What
@@ -82,6 +87,23 @@ class Recipe:
             env=self.env | env,
             cwd=self.dir,
         )
+
+    def settle(self, *args, **env):
+        """(exit status, stdout, stderr) of what settles run.sh's options, in this process."""
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.chdir(self.dir)
+            for name, value in (self.env | env).items():
+                patch.setenv(name, value)
+            try:
+                main([*self.options, *args])
+            except SystemExit as end:
+                status = end.code
+        return status, out.getvalue(), err.getvalue()
 
     @property
     def calls(self):
