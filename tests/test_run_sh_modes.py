@@ -77,7 +77,8 @@ def test_test_on_takes_corpora_and_runs_no_stage(recipe):
     ((name, args),) = recipe.calls
     assert name == "crosscorpus"
     assert args[0] == f"{recipe.exp}/emodb/s1"
-    assert [Path(arg.removeprefix("--on=")).name for arg in args[1:]] == ["mini", "iemocap"]
+    assert [Path(arg.removeprefix("--on=")).name for arg in args[1:3]] == ["mini", "iemocap"]
+    assert args[3] == f"--dump-root={recipe.dir / 'dump dir'}"
 
 
 def test_compare_takes_tags_of_the_corpus_and_runs_no_stage(recipe):

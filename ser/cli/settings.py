@@ -312,6 +312,7 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
         settings.instead = [*SER, "compare", *dump, *compared]
     elif options.test_on:
         others = [f"--on={Path(settings.dump).parent / name}" for name in options.test_on]
+        others.append(f"--dump-root={Path(settings.dump).parent}")
         settings.instead = [*SER, "crosscorpus", *settings.experiments, *others]
     elif options.stage > 4:
         for directory in settings.experiments:

@@ -13,6 +13,10 @@ ExpDirs = Annotated[
     list[Path], typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times")
 ]
 DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
+DumpRoot = Annotated[
+    Path | None,
+    typer.Option(help="where dump/<corpus> of the experiments' corpora lie; default: beside exp/"),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -61,6 +65,7 @@ def crosscorpus(
         typer.Option(metavar="DATA...", help="dump/<corpus>; default: those of the experiments"),
     ] = None,
     ngpu: Annotated[int, typer.Option(help="above 0: use the GPU")] = 0,
+    dump_root: DumpRoot = None,
 ) -> None:
     """Test trained systems on other corpora, over the emotions that both have.
 
@@ -76,8 +81,11 @@ def crosscorpus(
     from ser.reporting.elsewhere import CROSS, cross_rows, matrix_chart, show
     from ser.scoring import elsewhere
 
-    dumps = on or [elsewhere.beside(directory) for directory in experiments]
-    records = [elsewhere.crosscorpus(directory, dumps, ngpu) for directory in experiments]
+    dumps = on or [elsewhere.own_dump(directory, dump_root) for directory in experiments]
+    records = [
+        elsewhere.crosscorpus(directory, dumps, ngpu, dump_root=dump_root)
+        for directory in experiments
+    ]
     show(experiments[0] / elsewhere.CROSSCORPUS, [CROSS, *cross_rows(records)],
          matrix_chart(records), "Trained on one corpus, tested on others")  # fmt: skip
 
@@ -89,6 +97,7 @@ def robustness(
         typer.Option(metavar="KIND:VALUE...", help="e.g. babble:5; default: 22 conditions"),
     ] = None,
     ngpu: Annotated[int, typer.Option(help="above 0: use the GPU")] = 0,
+    dump_root: DumpRoot = None,
 ) -> None:
     """Test an experiment on its own test speakers in worse recordings.
 
@@ -105,7 +114,7 @@ def robustness(
     from ser.reporting.elsewhere import ROBUST, robust_rows, robustness_chart, show
     from ser.scoring import elsewhere
 
-    record = elsewhere.robustness(experiment, conditions or (), ngpu)
+    record = elsewhere.robustness(experiment, conditions or (), ngpu, dump_root=dump_root)
     show(experiment / elsewhere.ROBUSTNESS, [ROBUST, *robust_rows(record)],
          robustness_chart(record), f"{record['system']} on {record['corpus']}")  # fmt: skip
 

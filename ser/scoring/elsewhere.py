@@ -47,10 +47,10 @@ STRICT = "strict"  # how scores are averaged: over speakers
 Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
 
 
-def beside(exp_dir: Path | str) -> Path:
-    """dump/<corpus> beside the exp/ that an experiment is in."""
+def own_dump(exp_dir: Path | str, dump_root: Path | None = None) -> Path:
+    """dump/<corpus> of an experiment's corpus; ``dump_root`` is beside exp/ if it is not given."""
     corpus = Path(exp_dir).resolve().parent
-    return corpus.parents[1] / "dump" / corpus.name
+    return (dump_root or corpus.parents[1] / "dump") / corpus.name
 
 
 def crosscorpus(
@@ -58,6 +58,7 @@ def crosscorpus(
     dump_dirs: Iterable[Path | str],
     ngpu: int = 0,
     build_model: BuildModel | None = None,
+    dump_root: Path | None = None,
 ) -> Record:
     """Test an experiment on the corpora in ``dump_dirs``; on its own it keeps its scores.
 
@@ -67,7 +68,7 @@ def crosscorpus(
     Raises:
         UserError: not scored, no such dump, or fewer than two shared emotions.
     """
-    experiment, scores, record = _open(exp_dir, CROSSCORPUS)
+    experiment, scores, record = _open(exp_dir, CROSSCORPUS, dump_root)
     path, folds = experiment.exp_dir / CROSSCORPUS, scores["folds"]["scored"]
     keys = ("labels", "speakers", "wa", "ua", "wa_ci", "ua_ci")
     record["tests"][record["corpus"]] = {k: {**scores, **scores["summary"]}[k] for k in keys}
@@ -89,6 +90,7 @@ def robustness(
     conditions: Sequence[str] = (),
     ngpu: int = 0,
     build_model: BuildModel | None = None,
+    dump_root: Path | None = None,
 ) -> Record:
     """Test an experiment's folds on their own test sets under ``conditions``; all when empty.
 
@@ -101,7 +103,7 @@ def robustness(
     wanted = dict.fromkeys((CLEAN, *(conditions or CONDITIONS)))
     for condition in wanted:
         parse(condition)
-    experiment, scores, record = _open(exp_dir, ROBUSTNESS)
+    experiment, scores, record = _open(exp_dir, ROBUSTNESS, dump_root)
     path, folds = experiment.exp_dir / ROBUSTNESS, scores["folds"]["scored"]
     wavs, utt2spk = (read_table(experiment.dump_dir / name) for name in ("wav.scp", "utt2spk"))
     degrade = Degrader(utt2spk, lambda utt: load_input(wavs[utt]).astype(np.float64))
@@ -224,9 +226,11 @@ def _files(experiment: Experiment, fold: str) -> tuple[Path, Path]:
     return directory / "config.yaml", directory / experiment.made_from(fold)["model"]
 
 
-def _open(exp_dir: Path | str, name: str) -> tuple[Experiment, dict[str, Any], Record]:
+def _open(
+    exp_dir: Path | str, name: str, dump_root: Path | None
+) -> tuple[Experiment, dict[str, Any], Record]:
     """An experiment, its scores, and what there is of its record."""
-    experiment = open_experiment(exp_dir, beside(exp_dir))
+    experiment = open_experiment(exp_dir, own_dump(exp_dir, dump_root))
     path = experiment.exp_dir / "scores.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {SCORE_FIRST}")

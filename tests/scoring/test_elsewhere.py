@@ -68,6 +68,18 @@ def toy(tmp_path):
     return exp, dump, data
 
 
+def test_the_dump_of_an_experiment_may_lie_elsewhere(toy):
+    exp, dump, _ = toy
+    root = shutil.copytree(dump.parent, dump.parents[1] / "scratch")
+    for table in dump.glob("utt2*"):
+        table.unlink()
+    with pytest.raises(UserError):
+        robustness(exp, ["clean"], build_model=Builder())
+    assert "clean" in robustness(exp, ["clean"], build_model=Builder(), dump_root=root)["tests"]
+    found = crosscorpus(exp, [root / "other"], build_model=Builder(), dump_root=root)
+    assert "other" in found["tests"]
+
+
 def test_other_corpora_are_classified_by_the_mean_of_the_folds_among_shared_emotions(toy):
     exp, dump, _ = toy
     record = crosscorpus(exp, [dump.parent / "other"], build_model=Builder())
