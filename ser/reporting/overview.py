@@ -113,12 +113,18 @@ def draw_decade(dated: Mapping[str, Sequence[Dated]]) -> Chart:
         panel: dict[str, tuple[Row, str]] = {}
         for d in group:
             system = d.row.first["system"]
-            label = f"{d.year}  {NAMES.get(system, system)}"
+            label = f"{d.year}  {NAMES.get(system) or _short(system)}"
             if label in panel:
-                label = f"{d.year}  {system}"
+                label = f"{d.year}  {_short(system)}"
             panel[label] = (d.row, _parameters(d.row))
         panels[CORPORA.get(corpus, corpus)] = panel
     return forest_chart(panels, DECADE_TITLE, "parameters, training")
+
+
+def _short(system: str) -> str:
+    """``s10_ladder`` -> ``S10, ladder``; other names as they are."""
+    found = re.fullmatch(r"(s\d+[a-z]?)_(.*)", system)
+    return f"{found[1].capitalize()}, {found[2].replace('_', ' ')}" if found else system
 
 
 def draw_overview(rows: Sequence[Row]) -> Chart:

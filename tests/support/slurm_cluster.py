@@ -23,7 +23,7 @@ NOT_INSTALLED = "Slurm is not installed"
 REQUIRED = "SER_REQUIRE_SLURM"  # set: without Slurm the tests fail instead of being skipped
 SEARCH_PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 NODES = ("n1", "n2")
-START_SECONDS = 60
+START_SECONDS = 180  # two clusters may start at a time
 
 # A requeued job waits for cred_expire seconds, 121 by default. CPUs are oversubscribed on purpose.
 CONF = """\
