@@ -48,7 +48,7 @@ release: install ## train and pack the best system of a corpus: CORPUS=emodb COR
 	. ./path.sh && $(PYTHON_BIN) -m ser release "$(CORPUS)" --corpus-dir "$(CORPUS_DIR)" --ssl "$(SSL)"
 
 docs: install ## write docs/reference.md, the list of every option, from the code
-	. ./path.sh && $(PYTHON_BIN) -m ser reference --output docs/reference.md
+	. ./path.sh && $(PYTHON_BIN) local/reference.py docs/reference.md
 
 mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mini/encoder; minutes
 	. ./path.sh && $(PYTHON_BIN) -m ser mini-encoder --output egs/mini/encoder

@@ -12,7 +12,6 @@ MOST_LINES = {"function": 60, "file": 450}
 TOO_LONG = {
     "ser/cli/predict.py",
     "ser/cli/recipe.py",
-    "ser/cli/reference.py",
     "ser/cli/stages.py",
 }
 FILES = sorted((ROOT / "ser").rglob("*.py"))

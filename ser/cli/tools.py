@@ -181,17 +181,6 @@ def audit(
     print("\n".join(audit_folds(protocol, folds_dir, dump_dir)))
 
 
-def reference(
-    output: Annotated[Path, typer.Option(help="the file to write")] = Path("docs/reference.md"),
-) -> None:
-    """Write the list of every option from the code (make docs)."""
-    from ser.cli.reference import reference as text
-    from ser.files import atomic_write
-
-    with atomic_write(output) as stream:
-        stream.write(text())
-
-
 def mini_encoder(
     output: Annotated[Path, typer.Option(help="folder; is replaced")] = Path("egs/mini/encoder"),
     seed: Annotated[int, typer.Option(help="of speech and training")] = 1,

@@ -1,4 +1,4 @@
-"""docs/reference.md: every option, read from the code that takes it.
+"""docs/reference.md: every option, read from the code that takes it. Called by make docs.
 
 Nothing is described here a second time: options of run.sh and ``ser`` come from their functions,
 those of a system's YAML from ESPnet's parser with the task's own options,
@@ -11,6 +11,7 @@ import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 import argparse
 import inspect
 import re
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from ser.cli import app, recipe
 from ser.config import load_config
 from ser.training import optim
 from ser.training import sweep
-from ser.files import ROOT
+from ser.files import ROOT, atomic_write
 from ser.corpora import ANY_CORPUS, MAKERS, READERS
 from ser.corpora.spec import KEYS
 from ser.models.encoders import ConvLayer
@@ -43,7 +44,7 @@ from ser.lang.units import TOKEN_TYPES
 ESPNET = "https://espnet.github.io/espnet/espnet2_training_option.html"
 HEAD = """# Reference: every option
 
-<!-- Written by `make docs` (reference.py); edit the help texts and docstrings in the code. -->
+<!-- Written by `make docs`; edit the help texts and docstrings in the code, not this file. -->
 
 - [run.sh](#runsh)
 - [ser COMMAND](#ser-command): """
@@ -463,3 +464,8 @@ def _order(text: str) -> tuple[bool, float, str]:
 
 def _anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+if __name__ == "__main__":
+    with atomic_write(Path(sys.argv[1])) as stream:
+        stream.write(reference())
