@@ -51,7 +51,7 @@ docs: install ## write docs/reference.md, the list of every option, from the cod
 	. ./path.sh && $(PYTHON_BIN) local/reference.py docs/reference.md
 
 mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mini/encoder; minutes
-	. ./path.sh && $(PYTHON_BIN) -m ser mini-encoder --output egs/mini/encoder
+	. ./path.sh && $(PYTHON_BIN) local/mini_encoder.py egs/mini/encoder
 
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run --longest

@@ -1,6 +1,5 @@
 """local/install.sh and install_env.py: when .venv counts as up to date, and which torch it gets."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,11 +9,9 @@ import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, load_script
 
-spec = importlib.util.spec_from_file_location("install_env", ROOT / "local/install_env.py")
-install_env = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(install_env)
+install_env = load_script("local/install_env.py")
 
 
 FILES = ("requirements.txt", "requirements.lock", "pyproject.toml")

@@ -1,6 +1,5 @@
 """docs/reference.md: as new as the code, and complete."""
 
-import importlib.util
 import inspect
 import re
 import subprocess
@@ -15,11 +14,9 @@ from ser.config import load_config
 from ser.corpora.spec import KEYS
 from ser.models.heads import aux_heads
 from ser.training.task import _OPTIONS, SERTask
-from tests.support import ROOT
+from tests.support import ROOT, load_script
 
-spec = importlib.util.spec_from_file_location("reference", ROOT / "local/reference.py")
-reference = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reference)
+reference = load_script("local/reference.py")
 COMMITTED = ROOT / "docs/reference.md"
 
 

@@ -181,16 +181,6 @@ def audit(
     print("\n".join(audit_folds(protocol, folds_dir, dump_dir)))
 
 
-def mini_encoder(
-    output: Annotated[Path, typer.Option(help="folder; is replaced")] = Path("egs/mini/encoder"),
-    seed: Annotated[int, typer.Option(help="of speech and training")] = 1,
-) -> None:
-    """Pretrain the encoder of conf/mini_*.yaml on synthetic speech of other voices."""
-    from ser.training.mini_encoder import make
-
-    make(output, seed)
-
-
 def export(
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="the file to write")],
     model: Model,

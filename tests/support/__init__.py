@@ -1,6 +1,8 @@
 """What several tests share."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 from ser.data.tables import own_ids, read_table
 
@@ -11,3 +13,11 @@ def by_own_id(path: Path, allow_empty: bool = False) -> dict[str, str]:
     """Read a table of data/<corpus>/all, with the ids that the corpus itself has."""
     own = own_ids(path.parent)
     return {own[utt]: value for utt, value in read_table(path, allow_empty).items()}
+
+
+def load_script(path: str) -> ModuleType:
+    """The module of a script of the repository that is in no package, such as local/x.py."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -10,6 +10,7 @@ the sum of layers that the recipe fuses (eq. 4, with equal weights). No emotion 
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ wrote this folder, seed {seed}, in {minutes:.0f} minutes on one CPU core.
 - **Apart from the corpus.** None of its voices and sentences is in the mini corpus: `heard.json`
   lists the voices, and stage 1 refuses the corpus otherwise.
 - **Start.** The first convolution began as a bank of filters equally spaced in mel, all else at
-  random (`ser/training/mini_encoder.py`).
+  random (`local/mini_encoder.py`).
 """
 
 
@@ -290,3 +291,7 @@ def _sizes(facts: dict[str, Any]) -> dict[str, Any]:
         "tested": TESTED,
         "words": len(WORDS),
     }
+
+
+if __name__ == "__main__":  # FOLDER [SEED]
+    make(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)

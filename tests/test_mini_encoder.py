@@ -14,9 +14,9 @@ from ser.config import load_config
 from ser.corpora import mini
 from ser.models.pretrained import embedded_conf
 from ser.models.ssl import HFFrontend
-from ser.training import mini_encoder
-from tests.support import ROOT
+from tests.support import ROOT, load_script
 
+mini_encoder = load_script("local/mini_encoder.py")
 ENCODER = ROOT / "egs/mini/encoder"
 CONFIGS = [path for path in sorted((ROOT / "conf").glob("mini_*.yaml")) if path.stem != "mini_s0"]
 
