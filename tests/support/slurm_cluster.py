@@ -292,7 +292,8 @@ def wait_until(
 
 def free_ports(count: int) -> int:
     """The first of ``count`` neighbouring TCP ports that nobody listens on."""
-    first = int(os.environ.get("SLURM_TEST_PORT", 20000 + os.getpid() % 20000 // 10 * 10))
+    # Another worker may look at the same time, so that each has a range of its own.
+    first = int(os.environ.get("SLURM_TEST_PORT", 20000 + os.getpid() % 2000 * 10))
     while True:
         sockets = [socket.socket() for _ in range(count)]
         try:

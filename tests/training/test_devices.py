@@ -114,6 +114,13 @@ class StaysOnCPU(torch.nn.Module):
     def _apply(self, fn, recurse=True):
         return self
 
+    def __getattr__(self, name: str):
+        return (
+            getattr(super().__getattr__("rnn"), name)
+            if name != "rnn"
+            else super().__getattr__(name)
+        )
+
     def forward(self, frames: PackedSequence) -> tuple[PackedSequence, None]:
         outputs, _ = self.rnn(frames.to("cpu"))
         return outputs.to(frames.data.device), None
