@@ -240,6 +240,8 @@ def _open(
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         tests = {}
     about = {key: scores[key] for key in ("tag", "system", "corpus", "labels")}
+    if sweep := scores["sweep"]:
+        about["system"] = f"{sweep['name']} {sweep['point']}"
     return experiment, scores, {**about, "commit": git_commit(), "tests": tests}
 
 
