@@ -32,6 +32,7 @@ COMMANDS = {
 # Called by run.sh, the scripts of jobs and make.
 INTERNAL = {
     "recipe": ("leakage",),
+    "plan": ("plan",),
     "tools": ("paper", "reference", "mini_encoder"),
     "jobs": ("stage", "task"),
 }
