@@ -1,4 +1,5 @@
-# What a newcomer and CI call; each target is complete by itself: it installs first if need be.
+# What a newcomer and CI call; each target is complete by itself: it installs first if need be, but
+# bench-gpu, which takes any python3 (or PYTHON=...) that has torch and transformers.
 # make PYTHON=/path/to/python3.11 ...   builds .venv on that interpreter (3.10 to 3.12)
 # make TORCH=cuda ...                   takes the CUDA build where no GPU is visible (login nodes)
 # make APPS=1 ...                       installs requirements-apps.txt too: demo, export, openSMILE...
@@ -56,11 +57,11 @@ mini-encoder: install ## pretrain the encoder of the mini corpus anew, in egs/mi
 bench: install ## speed and memory beside other recipes', under ten minutes; bench/RESULTS.md
 	$(PYTHON_BIN) -m bench.run --longest
 
-bench-gpu: install ## the same on a CUDA device; bench/RESULTS-gpu.md
-	$(PYTHON_BIN) -m bench.run --longest --gpu
+bench-gpu: ## ways to train on a CUDA device, with torch and transformers alone; bench/RESULTS-gpu.md
+	$(or $(PYTHON),$(wildcard $(PYTHON_BIN)),python3) -m bench.gpu
 
 bench-means: install ## what each switch is worth, in some twenty minutes; bench/MEANS.md
-	$(PYTHON_BIN) -m bench.run --means --rounds 2 $(if $(GPU),--gpu)
+	$(PYTHON_BIN) -m bench.run --means --rounds 2
 
 bench-data: install ## time and memory of stages 1 to 3 for 10,039 and 100,000 utterances
 	$(PYTHON_BIN) -m bench.data

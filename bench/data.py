@@ -21,8 +21,9 @@ import numpy as np
 import soundfile
 import yaml
 
-from bench.run import ROOT, commit, machine, say
+from bench.run import ROOT, machine, say
 from bench.workload import SAMPLE_RATE, durations
+from ser.provenance import git_commit
 
 IEMOCAP = 10_039  # files
 SOURCES = 64  # different wav files of each speaker: the audit lets no two share one
@@ -151,7 +152,7 @@ def report(rows: list[tuple[int, str, dict[str, float]]], nj: int) -> str:
         "# Stages 1 to 3 as the corpus grows",
         "",
         f"Written by `make bench-data`; do not edit. Machine: {machine()}; {nj} processes. "
-        f"Commit {commit()}.",
+        f"Commit {git_commit()}.",
         "",
         "| utterances | stage | seconds | of the processor | ms an utterance | largest process |",
         "|---|---|---|---|---|---|",

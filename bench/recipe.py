@@ -2,20 +2,18 @@
 
 import atexit
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from espnet2.tasks.abs_task import optim_classes
 
 from bench.system import EMOTIONS, MODEL, UNITS, System
 from bench.workload import Batch, durations, random_batches
 from ser.config import load_config
-from ser.models.encoders import IdentityEncoder
-from ser.models.heads import read_heads
+from ser.models.build import build_model
 from ser.models.model import SERModel
-from ser.models.pooling import MeanPooling
-from ser.models.ssl import HFFrontend
 from ser.training.batches import JitteredSampler
 
 CONFIG = Path(__file__).parent.parent / "conf/train_s1_mtl_phoneme.yaml"
@@ -30,7 +28,6 @@ OFF = {  # switch -> what replaces it in the YAML
     "accumulation": {"batch_size": 16, "accum_grad": 1},
     "fused optimiser": {"optim_conf": {"fused": False}},
 }
-ON_CPU = {"convolutions", "dropout", "attention"}  # on a GPU frontend_conf.fast changes nothing
 FROZEN = {  # what is frozen, and whether its outputs are kept
     "convolutions frozen": {"frontend_conf": {"freeze": "cnn"}},
     "convolutions frozen, kept": {"frontend_conf": {"freeze": "cnn"}, "layer_cache": True},
@@ -39,34 +36,43 @@ FROZEN = {  # what is frozen, and whether its outputs are kept
 }
 
 
-def build(device: str, name: str = "", changes: dict[str, Any] | None = None) -> System:
-    """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
-    torch.manual_seed(0)
-    torch.backends.cudnn.deterministic = True  # as ESPnet sets it
+def read_system(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """conf/train_s1_mtl_phoneme.yaml with ``changes``, mappings merged."""
     config = load_config(CONFIG)
     for key, value in (changes or {}).items():
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
-    frontend_conf = {**config["frontend_conf"], "model": None, "init": "random"}
-    frontend = HFFrontend(model_type="wav2vec2", config=MODEL, **frontend_conf)
+    return config
+
+
+def make_model(config: dict[str, Any], encoder: dict[str, Any] = MODEL) -> SERModel:
+    """The system with random weights, ``encoder`` being what differs from wav2vec2-base."""
+    torch.manual_seed(0)
+    own = {"model": None, "init": "random", "model_type": "wav2vec2", "config": encoder}
+    args = Namespace(
+        emotions=" ".join(f"e{i}" for i in range(EMOTIONS)),
+        **{"encoder_conf": {}, "pooling_conf": {}, **config},
+    )
+    args.frontend_conf = {**args.frontend_conf, **own}
+    return build_model(args, ["<blank>", *(f"u{i}" for i in range(1, UNITS))], {})
+
+
+def make_optimizer(config: dict[str, Any], model: SERModel) -> torch.optim.Optimizer:
+    """That of the YAML; bench.gpu has no ESPnet to choose it."""
+    kinds = {"adam": torch.optim.Adam}
+    return kinds[config["optim"]](model.parameters(), **config["optim_conf"])
+
+
+def build(device: str, name: str = "", changes: dict[str, Any] | None = None) -> System:
+    """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
+    config = read_system(changes)
+    model = make_model(config).to(device)
     if "layer_cache" in config:
         folder = tempfile.TemporaryDirectory(prefix="ser-bench-")
         atexit.register(folder.cleanup)
-        frontend.cache_dir = Path(folder.name)
-    size = frontend.output_size()
-    inventory = ["<blank>", *(f"u{i}" for i in range(1, UNITS))]
-    heads = read_heads(config["aux_conf"])
-    model = SERModel(
-        emotions=[f"e{i}" for i in range(EMOTIONS)],
-        frontend=frontend,
-        encoder=IdentityEncoder(size),
-        pooling=MeanPooling(size),
-        aux_heads={key: head.cls(size, size, inventory) for key, head in heads.items()},
-        aux_weights={key: head.weight for key, head in heads.items()},
-        **config["model_conf"],
-    ).to(device)
+        model.frontend.cache_dir = Path(folder.name)
     model.train()
     model.begin_epoch(1)
-    optimizer = optim_classes[config["optim"]](model.parameters(), **config["optim_conf"])
+    optimizer = make_optimizer(config, model)
     accumulate = config["accum_grad"]
 
     def step(batch: dict[str, torch.Tensor]) -> None:
@@ -90,7 +96,7 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
 
     by_length = config["batch_type"] == "sorted"
     epoch = (
-        jittered_batches(config["batch_size"], config["length_jitter"])
+        jittered_batches(config["batch_size"], config["length_jitter"], durations())
         if by_length
         else random_batches(durations(), config["batch_size"])
     )
@@ -111,16 +117,11 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     )
 
 
-def jittered_batches(size: int, jitter: float) -> list[Batch]:
+def jittered_batches(size: int, jitter: float, seconds: np.ndarray) -> list[Batch]:
     """The first epoch of a training in batches of similar length."""
-    seconds = {str(i): value for i, value in enumerate(durations())}
-    batches = JitteredSampler(seconds, size, jitter).generate(0)
-    return [tuple(seconds[utt] for utt in batch) for batch in batches]
-
-
-def build_16(device: str) -> System:
-    """A step in one batch, as a large GPU likes it."""
-    return build(device, "batches of 16", OFF["accumulation"])
+    lengths = {str(i): value for i, value in enumerate(seconds)}
+    batches = JitteredSampler(lengths, size, jitter).generate(0)
+    return [tuple(lengths[utt] for utt in batch) for batch in batches]
 
 
 def build_frozen(device: str) -> System:
@@ -129,8 +130,8 @@ def build_frozen(device: str) -> System:
     return build(device, name, FROZEN[name])
 
 
-def build_variant(device: str, name: str) -> System:
+def build_variant(name: str) -> System:
     """A switch of OFF turned off, or a row of FROZEN."""
     if name in FROZEN:
-        return build(device, name, FROZEN[name])
-    return build(device, f"without {name}", OFF[name])
+        return build("cpu", name, FROZEN[name])
+    return build("cpu", f"without {name}", OFF[name])

@@ -1,6 +1,6 @@
 """Train with this recipe and with its peers side by side, and write bench/RESULTS.md.
 
-Usage: python -m bench.run [--threads N] [--rounds N] [--gpu] [--longest] [--only NAME ...]
+Usage: python -m bench.run [--threads N] [--rounds N] [--longest] [--only NAME ...]
        python -m bench.run --means    this recipe with and without its switches: bench/MEANS.md
 
 Every system is a process of its own. They work in turn, one round each, and wait meanwhile, so
@@ -17,37 +17,40 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.flops import forward_flops, matmul_size, training_flops
-from bench.workload import MEAN, durations, padding_share, random_batches, sorted_batches
+from bench.workload import (
+    EPOCHS,
+    MEAN,
+    TRAINED,
+    VALIDATED,
+    durations,
+    experiment_seconds,
+    padding_share,
+    random_batches,
+    sorted_batches,
+)
+from ser.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_PYTHON = ROOT / "bench/.venvs/peers/bin/python"
 SYSTEMS = {  # name -> (in the peers' environment, what its ratio refers to)
     "recipe": (False, None),
-    "recipe-16": (False, None),
     "cai-2": (False, "recipe"),
     "cai-4": (False, "recipe"),
     "s3prl": (True, "recipe"),
     "recipe-frozen": (False, None),
     "speechbrain": (True, "recipe-frozen"),
 }
-ON_GPU = ("recipe-16",)  # there only, and FOLDS of them at once as well
-FOLDS = 2
-# Ten folds of a hundred epochs, in each of which eight of ten speakers are trained on and one
-# validates, which is a forward pass.
-FORWARD = 1 / 3  # of the work of a training step
-EPOCHS = 10 * 100
 
 
 class Worker:
     """A process of bench/worker.py."""
 
-    def __init__(self, name: str, python: Path, threads: int, device: str):
+    def __init__(self, name: str, python: Path, threads: int):
         self.process = subprocess.Popen(
-            [str(python), "-m", "bench.worker", name, str(threads), device],
+            [str(python), "-m", "bench.worker", name, str(threads)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
@@ -80,30 +83,24 @@ def main() -> None:
     parser.add_argument(
         "--longest", action="store_true", help="also four utterances of 34 s at once; takes memory"
     )
-    parser.add_argument("--gpu", action="store_true", help="on CUDA instead of the processor")
     parser.add_argument("--fresh", action="store_true", help="forget rounds of a killed run")
     parser.add_argument(
         "--means", action="store_true", help="what each switch of this recipe is worth, no peers"
     )
     args = parser.parse_args()
-    device = "cuda" if args.gpu else "cpu"
-    args.only = args.only or [name for name in SYSTEMS if args.gpu or name not in ON_GPU]
-    if args.gpu and not cuda_available():
-        print("bench: torch sees no CUDA device on this machine; nothing measured")
-        return
-    suffix = "-gpu" if args.gpu else ""
+    args.only = args.only or list(SYSTEMS)
     if args.means:
-        text = means_report(*measure_means(args, device), args, device)
-        (ROOT / f"bench/MEANS{suffix}.md").write_text(text, encoding="utf-8")
+        text = means_report(*measure_means(args), args)
+        (ROOT / "bench/MEANS.md").write_text(text, encoding="utf-8")
         print("\n" + text)
         return
-    state_file = ROOT / f"bench/.rounds{suffix}.json"
-    settings = {"threads": args.threads, "commit": commit(), "device": device}
+    state_file = ROOT / "bench/.rounds.json"
+    settings = {"threads": args.threads, "commit": git_commit()}
     state = {"settings": settings, "systems": {}, "rounds": {}}
     if state_file.exists() and not args.fresh:
         kept = json.loads(state_file.read_text())
         state = kept if kept["settings"] == settings else state
-    workers = start(args, device, state)
+    workers = start(args, state)
     begin = time.monotonic()
     try:
         for number in range(1, args.rounds + 1):
@@ -114,28 +111,22 @@ def main() -> None:
                     continue
                 measure(name, number, worker, state)
                 state_file.write_text(json.dumps(state))
-        if "recipe-16" in workers and "together" not in state:
-            state["together"] = measure_together(workers["recipe-16"], args, device)
-            state_file.write_text(json.dumps(state))
         if "recipe" in workers:
             for command in ("infer", "matmul", *(["longest"] if args.longest else [])):
                 if command not in state:
                     say(f"this recipe: {command}")
                     state[command] = workers["recipe"].ask(command)
                     state_file.write_text(json.dumps(state))
-        if "recipe-16" in workers and args.longest and "longest-16" not in state:
-            state["longest-16"] = workers["recipe-16"].ask("longest")
-            state_file.write_text(json.dumps(state))
     finally:
         for worker in workers.values():
             worker.stop()
     text = report(state)
-    (ROOT / f"bench/RESULTS{suffix}.md").write_text(text, encoding="utf-8")
+    (ROOT / "bench/RESULTS.md").write_text(text, encoding="utf-8")
     state_file.unlink(missing_ok=True)
     print("\n" + text)
 
 
-def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worker]:
+def start(args: argparse.Namespace, state: dict) -> dict[str, Worker]:
     """Start the systems one after the other; one that cannot be is reported and left out."""
     workers = {}
     for name in args.only:
@@ -144,7 +135,7 @@ def start(args: argparse.Namespace, device: str, state: dict) -> dict[str, Worke
         if not python.exists():
             greeting = {"error": "not installed (make bench-peers)"}
         else:
-            worker = Worker(name, python, args.threads, device)
+            worker = Worker(name, python, args.threads)
             greeting = worker.ask()
             workers[name] = worker
         state["systems"][name] = greeting
@@ -165,51 +156,19 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
     )
 
 
-def measure_together(worker: Worker, args: argparse.Namespace, device: str) -> list[dict] | dict:
-    """Rounds of several processes at once, as several folds on one GPU are; an error if one fails.
-
-    Each process trains on other utterances than the others, and than in its rounds alone.
-    """
-    others = [
-        Worker("recipe-16", Path(sys.executable), args.threads, device) for _ in range(FOLDS - 1)
-    ]
-    rounds = []
-    try:
-        failed = [said for said in [other.ask() for other in others] if "error" in said]
-        if failed:
-            return failed[0]
-        with ThreadPoolExecutor(FOLDS) as pool:
-            for number in range(1, args.rounds + 1):
-                commands = [f"round {args.rounds + FOLDS * number + i}" for i in range(FOLDS)]
-                begin = time.perf_counter()
-                done = list(pool.map(Worker.ask, [worker, *others], commands))
-                seconds = time.perf_counter() - begin
-                failed = [said for said in done if "error" in said]
-                if failed:
-                    return failed[0]
-                audio = sum(result["audio"] for result in done)
-                rounds.append({"audio": audio, "seconds": seconds})
-                say(f"{FOLDS} at once: {audio:.0f} s of audio in {seconds:.1f} s")
-    finally:
-        for other in others:
-            other.stop()
-    return rounds
-
-
-def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], list[dict]]:
+def measure_means(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """Rounds of the recipe as it is, and a row for each variant with its rounds, in turn."""
-    from bench.recipe import FROZEN, OFF, ON_CPU
+    from bench.recipe import FROZEN, OFF
 
-    recipe = Worker("recipe", Path(sys.executable), args.threads, device)
+    recipe = Worker("recipe", Path(sys.executable), args.threads)
     greeting = recipe.ask()
     if "error" in greeting:
         raise SystemExit(f"bench: this recipe cannot be measured: {greeting['error']}")
     say(greeting["notes"])
     whole, rows = [], []
-    names = (*(n for n in OFF if device == "cpu" or n not in ON_CPU), *FROZEN)
-    for i, name in enumerate(names):
+    for i, name in enumerate((*OFF, *FROZEN)):
         begin = 1 + i * (args.rounds + 1)
-        variant = Worker(name, Path(sys.executable), args.threads, device)
+        variant = Worker(name, Path(sys.executable), args.threads)
         row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
         row["beside"] = []
         rows.append(row)
@@ -235,14 +194,14 @@ def measure_means(args: argparse.Namespace, device: str) -> tuple[list[dict], li
     return whole, rows
 
 
-def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace, device: str) -> str:
+def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace) -> str:
     """bench/MEANS.md."""
     memory = max(done["memory"] for done in whole) / 1e9
     lines = [
         "# What each means is worth",
         "",
-        f"Written by `make bench-means{' GPU=1' if device != 'cpu' else ''}`; do not edit. "
-        f"Machine: {machine()}; {args.threads} threads. Commit {commit()}; {versions()}.",
+        "Written by `make bench-means`; do not edit. "
+        f"Machine: {machine()}; {args.threads} threads. Commit {git_commit()}; {versions()}.",
         "",
         "Training of S1 as in bench/RESULTS.md, with everything fine-tuned: "
         f"{rate(whole):.2f} s of audio a second, the median of {len(whole)} rounds, and "
@@ -281,11 +240,10 @@ def rate(rounds: list[dict]) -> float:
 def report(state: dict) -> str:
     """bench/RESULTS.md of what has been measured."""
     settings = state["settings"]
-    gpu = settings["device"] != "cpu"
     lines = [
         "# What the bench measured",
         "",
-        f"Written by `make bench{'-gpu' if gpu else ''}`; do not edit. Machine: {machine()}; "
+        f"Written by `make bench`; do not edit. Machine: {machine()}; "
         f"{settings['threads']} threads. "
         f"Commit {settings['commit']}; {versions()}.",
         "",
@@ -326,7 +284,7 @@ def floor(state: dict) -> list[str]:
     forward = {key: sum(p[key] for p in parts) / total / 1e9 for key in parts[0]}
     training = sum(training_flops(s) for s in seconds) / total / 1e9
     epoch = sorted_batches(seconds, 4), random_batches(seconds, 4)
-    size = matmul_size(state["settings"]["device"])
+    size = matmul_size("cpu")
     lines = [
         "## The floor",
         "",
@@ -353,34 +311,19 @@ def floor(state: dict) -> list[str]:
 
 
 def experiment(state: dict) -> list[str]:
-    """How long S1 takes on IEMOCAP, by the rates of this recipe with everything fine-tuned."""
-    speech = durations().sum()
-    trained, validated = 0.8 * EPOCHS * speech, 0.1 * EPOCHS * speech
-    rates = {
-        state["systems"][name]["name"]: rate(state["rounds"][name])
-        for name in ("recipe", "recipe-16")
-        if state["rounds"].get(name)
-    }
-    together = state.get("together", {})
-    if isinstance(together, list) and together:
-        rates[f"{FOLDS} folds with batches of 16 at once"] = rate(state["together"])
-    if not rates:
+    """How long S1 takes on IEMOCAP, by the rate of this recipe with everything fine-tuned."""
+    if not state["rounds"].get("recipe"):
         return []
-    failed = ""
-    if "error" in together:
-        failed = f" {FOLDS} folds at once were not measured: {together['error']}."
-    took = "; ".join(
-        f"{name}: {duration((trained + FORWARD * validated) / value)}"
-        for name, value in rates.items()
-    )
+    audio = EPOCHS * durations().sum() / 1e6
     return [
         "## A whole experiment",
         "",
-        "Worked out from these rates, not run: ten folds of a hundred epochs on IEMOCAP's "
-        f"{len(durations()):,} utterances are {trained / 1e6:.1f} million s of audio to train on "
-        f"and {validated / 1e6:.1f} million to validate on, a second of which takes a third of the "
-        f"time. {took[0].upper()}{took[1:]}. Reading files, checkpoints and scoring come on top."
-        f"{failed}",
+        "Worked out from this rate, not run: ten folds of a hundred epochs on IEMOCAP's "
+        f"{len(durations()):,} utterances are {TRAINED * audio:.1f} million s of audio to train on "
+        f"and {VALIDATED * audio:.1f} million to validate on, a second of which takes a third of "
+        f"the time. {state['systems']['recipe']['name']}: "
+        f"{duration(experiment_seconds(rate(state['rounds']['recipe'])))}. Reading files, "
+        "checkpoints and scoring come on top.",
         "",
     ]
 
@@ -396,19 +339,15 @@ def extras(state: dict) -> list[str]:
             f"Inference in float32: {1000 * state['infer']['latency']:.0f} ms for a file of 5 s, "
             f"{state['infer']['throughput']:.1f} s of audio a second in batches of four."
         )
-    for name, count in (("longest", "Four"), ("longest-16", "Sixteen")):
-        said = state.get(name)
-        if said is None:
-            continue
-        what = f"{count} utterances of 34.1 s at once, the most that such a batch can be"
-        if "error" in said:
-            lines += ["", f"{what}: not measured: {said['error']}."]
-        else:
-            lines += [
-                "",
-                f"{what}: {said['seconds']:.1f} s forward and backward, and "
-                f"{said['memory'] / 1e9:.1f} GB at most in the whole process.",
-            ]
+    if (said := state.get("longest")) is not None:
+        found = f"not measured: {said.get('error')}."
+        if "error" not in said:
+            found = (
+                f"{said['seconds']:.1f} s forward and backward, and {said['memory'] / 1e9:.1f} GB "
+                "at most in the whole process."
+            )
+        what = "Four utterances of 34.1 s at once, the most that such a batch can be"
+        lines += ["", f"{what}: {found}"]
     return ["## Inference and memory", "", *lines] if lines else []
 
 
@@ -416,21 +355,8 @@ def say(message: str) -> None:
     print(f"[bench] {message}", flush=True)
 
 
-def commit() -> str:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
-    return git.stdout.strip() or "unknown"
-
-
-def cuda_available() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def machine() -> str:
-    """The processor's name and number of cores, the memory, and the GPU if torch sees one."""
+    """The processor's name and number of cores, and the memory."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -440,10 +366,7 @@ def machine() -> str:
         flags = info.read_text().split()
         name += ", AMX" if "amx_bf16" in flags else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB{gpu}"
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB"
 
 
 def versions() -> str:

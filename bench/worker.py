@@ -1,6 +1,6 @@
 """One system in a process of its own; told by lines on standard input what to do.
 
-Usage: python -m bench.worker SYSTEM|SWITCH THREADS DEVICE
+Usage: python -m bench.worker SYSTEM|SWITCH THREADS
 Commands: round NUMBER, infer, longest, matmul. Each is answered by one line of JSON.
 """
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "recipe": "bench.recipe:build",
-    "recipe-16": "bench.recipe:build_16",
     "recipe-frozen": "bench.recipe:build_frozen",
     "cai-2": "bench.peers.cai:build_2",
     "cai-4": "bench.peers.cai:build_4",
@@ -35,7 +34,7 @@ PACKAGES = ("torch", "transformers", "speechbrain", "s3prl")
 
 
 def main() -> None:
-    name, threads, device = sys.argv[1:]
+    name, threads = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a peer prints must not be taken for an answer
 
@@ -46,7 +45,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-        system, steps = load(name, device)
+        system, steps = load(name)
         from bench.workload import padding_share
     except Exception as err:  # a peer may fail to import in any way
         answer(error=f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
@@ -58,66 +57,56 @@ def main() -> None:
         versions={name: version(name) for name in PACKAGES if name in sys.modules},
     )
     for line in sys.stdin:
-        try:
-            said = perform(line.split(), system, steps, device)
-        except torch.OutOfMemoryError as err:  # of a GPU; out of main memory the process is killed
-            said = {"error": str(err).splitlines()[0]}
-        answer(**said)
-        trim(device)
+        answer(**perform(line.split(), system, steps))
+        trim()
 
 
-def perform(
-    command: list[str], system: "System", steps: Iterator[int], device: str
-) -> dict[str, float]:
+def perform(command: list[str], system: "System", steps: Iterator[int]) -> dict[str, float]:
     """The answer to one command; ``steps`` counts batches from round to round."""
     import torch
 
     from bench.flops import matmul_rate
     from bench.system import make_batch
-    from bench.workload import for_round
+    from bench.workload import representative
 
     if command[0] == "round":
-        chosen = for_round(system.epoch, system.count, device, int(command[1]))
-        batches = [make_batch(seconds, device, i) for i, seconds in enumerate(chosen)]
+        chosen = representative(system.epoch, system.count, int(command[1]))
+        batches = [make_batch(seconds, "cpu", i) for i, seconds in enumerate(chosen)]
         if system.warm_up:
             one_round(system, batches, steps)
-        seconds, cpu = timed(lambda: one_round(system, batches, steps), device)
+        seconds, cpu = timed(lambda: one_round(system, batches, steps))
         audio = sum(map(sum, chosen))
-        return {"audio": audio, "seconds": seconds, "cpu": cpu, "memory": peak_memory(device)}
+        return {"audio": audio, "seconds": seconds, "cpu": cpu, "memory": peak_memory()}
     if command == ["longest"]:
-        batch = make_batch((LONGEST,) * len(system.epoch[0]), device)
-        seconds, cpu = timed(lambda: system.step(batch), device)
+        batch = make_batch((LONGEST,) * len(system.epoch[0]), "cpu")
+        seconds, cpu = timed(lambda: system.step(batch))
         system.update()
-        return {"seconds": seconds, "memory": peak_memory(device)}
+        return {"seconds": seconds, "memory": peak_memory()}
     if command == ["infer"]:
-        torch.backends.cudnn.allow_tf32 = False  # as inference has it
-        return inference(system, device)
+        return inference(system)
     if command == ["matmul"]:
-        return {t: matmul_rate(getattr(torch, t), device) for t in ("float32", "bfloat16")}
+        return {t: matmul_rate(getattr(torch, t), "cpu") for t in ("float32", "bfloat16")}
     raise ValueError(command)
 
 
-def load(name: str, device: str) -> tuple["System", Iterator[int]]:
+def load(name: str) -> tuple["System", Iterator[int]]:
     """A system and a counter of steps, after all that happens once only.
 
     Whoever hears that a system is loaded may begin to time another one, so nothing is left to do.
     """
     if name in SYSTEMS:
         module, function = SYSTEMS[name].split(":")
-        system = getattr(importlib.import_module(module), function)(device)
+        system = getattr(importlib.import_module(module), function)("cpu")
     else:
         from bench.recipe import build_variant
 
-        system = build_variant(device, name)
+        system = build_variant(name)
     from bench.system import make_batch
 
-    system.step(make_batch((1.0, 0.8), device))
+    system.step(make_batch((1.0, 0.8), "cpu"))
     system.update()
-    steps = itertools.count(1)
-    if device != "cpu":
-        perform(["round", "0"], system, steps, device)
-    trim(device)
-    return system, steps
+    trim()
+    return system, itertools.count(1)
 
 
 def one_round(system: "System", batches: list[dict[str, Any]], steps: Iterator[int]) -> None:
@@ -128,58 +117,40 @@ def one_round(system: "System", batches: list[dict[str, Any]], steps: Iterator[i
             system.update()
 
 
-def inference(system, device: str) -> dict[str, float]:
+def inference(system) -> dict[str, float]:
     """Seconds for one file of 5 s, the median of several, and audio seconds a second in batches."""
     from bench.system import make_batch
-    from bench.workload import for_round
+    from bench.workload import representative
 
-    one = make_batch((5.0,), device)
+    one = make_batch((5.0,), "cpu")
     single = (one["speech"], one["speech_lengths"])
     system.infer(*single)
-    latency = statistics.median(timed(lambda: system.infer(*single), device)[0] for _ in range(7))
+    latency = statistics.median(timed(lambda: system.infer(*single))[0] for _ in range(7))
     audio = 0.0
     total = 0.0
-    for seconds in for_round(system.epoch, system.count, device, 0):
-        batch = make_batch(seconds, device)
-        total += timed(lambda b=batch: system.infer(b["speech"], b["speech_lengths"]), device)[0]
+    for seconds in representative(system.epoch, system.count, 0):
+        batch = make_batch(seconds, "cpu")
+        total += timed(lambda b=batch: system.infer(b["speech"], b["speech_lengths"]))[0]
         audio += sum(seconds)
     return {"latency": latency, "throughput": audio / total}
 
 
-def timed(work, device: str) -> tuple[float, float]:
+def timed(work) -> tuple[float, float]:
     """Seconds on the wall and of the processor."""
     gc.collect()
-    wait(device)
     start, cpu = time.perf_counter(), time.process_time()
     work()
-    wait(device)
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def wait(device: str) -> None:
-    """Until the device has done all that it was given."""
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize()
+def peak_memory() -> int:
+    """Bytes of resident memory of this process, at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_memory(device: str) -> int:
-    """Bytes at most so far: resident memory of this process, or what torch has had of the GPU."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    import torch
-
-    return torch.cuda.max_memory_reserved()
-
-
-def trim(device: str) -> None:
+def trim() -> None:
     """Give freed memory back, so that a waiting process does not press the one at work."""
     gc.collect()
-    if device != "cpu":
-        import torch
-
-        torch.cuda.empty_cache()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -13,9 +12,9 @@ from bench import data, recipe, run, worker
 from bench.flops import forward_flops, training_flops
 from bench.system import System, make_batch
 from bench.workload import (
-    GPU_ROUND,
+    batches_by_seconds,
     durations,
-    for_round,
+    experiment_seconds,
     padding_share,
     random_batches,
     representative,
@@ -26,7 +25,8 @@ from bench.workload import (
 def test_durations_are_like_those_of_iemocap():
     seconds = durations()
     assert len(seconds) == 5531
-    assert seconds.mean() == pytest.approx(4.5, abs=0.01)
+    assert seconds.mean() == pytest.approx(4.55, abs=0.01)
+    assert seconds.sum() / 3600 == pytest.approx(7.0, abs=0.02)
     assert seconds.min() >= 0.6 and 25 < seconds.max() <= 34.1
     assert np.array_equal(seconds, durations())
 
@@ -74,7 +74,7 @@ def test_a_batch_holds_noise_up_to_each_length_and_padding_behind():
 
 
 STATE = {
-    "settings": {"threads": 2, "commit": "abc", "device": "cpu"},
+    "settings": {"threads": 2, "commit": "abc"},
     "systems": {
         "recipe": {
             "name": "this recipe, S1",
@@ -115,11 +115,9 @@ def test_the_report_has_medians_ratios_and_what_was_not_measured():
 
 
 def test_what_has_too_little_memory_is_said():
-    failed = {"error": "CUDA out of memory"}
-    text = run.report({**STATE, "longest-16": failed, "together": failed})
-    assert "Sixteen utterances of 34.1 s at once" in text
-    assert "can be: not measured: CUDA out of memory." in text
-    assert "2 folds at once were not measured: CUDA out of memory." in text
+    failed = {"error": "out of memory"}
+    text = run.report({**STATE, "longest": failed})
+    assert "can be: not measured: out of memory." in text
 
 
 def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
@@ -130,22 +128,13 @@ def test_the_share_of_the_floor_is_rate_times_flops_over_the_machines():
     assert f"Cai, in float32, reaches {4.0 * flops / 1e11:.0%} of its rate" in text
 
 
-def test_a_whole_experiment_is_worked_out_from_the_rates():
+def test_a_whole_experiment_is_worked_out_from_the_rate():
     speech = durations().sum()  # s; of each epoch 8 of 10 speakers are trained on, 1 is validated
     work = 10 * 100 * speech * (8 / 10 + 1 / 10 / 3)
-    text = run.report(STATE)
-    assert f"This recipe, S1: {work / 10.0 / 86400:.0f} days." in text
-    of_16 = {"name": "of 16", "notes": "so", "padding": 0.0, "versions": {}}
-    systems = {**STATE["systems"], "recipe-16": of_16}
-    state = {
-        **STATE,
-        "systems": systems,
-        "rounds": {**STATE["rounds"], "recipe-16": rounds(0.01)},
-        "together": rounds(0.005),
-    }
-    text = run.report(state)
-    assert f"of 16: {work / 1000 / 3600:.1f} hours" in text
-    assert f"2 folds with batches of 16 at once: {work / 2000 / 3600:.1f} hours." in text
+    assert experiment_seconds(10.0) == pytest.approx(work / 10.0)
+    assert f"This recipe, S1: {work / 10.0 / 86400:.0f} days." in run.report(STATE).replace(
+        "this recipe, S1:", "This recipe, S1:"
+    )
 
 
 class Twin:
@@ -165,17 +154,6 @@ class Twin:
         self.stopped = True
 
 
-def test_folds_at_once_train_on_the_audio_of_both(monkeypatch):
-    monkeypatch.setattr(run, "Worker", Twin)
-    args = argparse.Namespace(threads=1, rounds=2)
-    first = Twin()
-    done = run.measure_together(first, args, "cuda")
-    assert [result["audio"] for result in done] == [10.0, 10.0]
-    assert first.asked == ["round 4", "round 6"]  # 1 and 2 were its own, 5 and 7 are the other's
-    monkeypatch.setattr(Twin, "ask", lambda *_: {"error": "out of memory"})
-    assert run.measure_together(Twin(), args, "cuda") == {"error": "out of memory"}
-
-
 class Scarce(Twin):
     """Beside the first variant the recipe has too little memory."""
 
@@ -186,52 +164,31 @@ class Scarce(Twin):
     def ask(self, command=None):
         short, self.short = self.short and command == "round 1", self.short and command is None
         assert command is None or command not in self.asked, "trained on the same again"
-        return {"error": "CUDA out of memory"} if short else super().ask(command)
+        return {"error": "out of memory"} if short else super().ask(command)
 
 
 def test_a_variant_that_leaves_no_memory_costs_its_own_row_only(monkeypatch):
     monkeypatch.setattr(run, "Worker", Scarce)
     args = argparse.Namespace(threads=1, rounds=1)
-    whole, rows = run.measure_means(args, "cuda")
-    assert rows[0]["error"] == "beside it, this recipe: CUDA out of memory"
+    whole, rows = run.measure_means(args)
+    assert rows[0]["error"] == "beside it, this recipe: out of memory"
     assert not any("error" in row for row in rows[1:]) and len(whole) == len(rows) - 1
-    names = [name for name in recipe.OFF if name not in recipe.ON_CPU]
-    assert len(rows) == len(names) + len(recipe.FROZEN)
-    monkeypatch.setattr(Scarce, "ask", lambda *_: {"error": "no GPU"})
-    with pytest.raises(SystemExit, match="cannot be measured: no GPU"):
-        run.measure_means(args, "cuda")
+    assert len(rows) == len(recipe.OFF) + len(recipe.FROZEN)
+    monkeypatch.setattr(Scarce, "ask", lambda *_: {"error": "no memory"})
+    with pytest.raises(SystemExit, match="cannot be measured: no memory"):
+        run.measure_means(args)
 
 
-@pytest.mark.slow
-def test_a_gpu_without_memory_left_is_an_answer_and_not_the_end():
-    script = """
-import sys, torch
-from bench import worker
-def fail(*_): raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\\nMore")
-system = type("System", (), {"name": "", "notes": "", "epoch": [(1.0,)]})
-worker.load = lambda *_: (system, None)
-worker.perform = fail
-worker.main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, "recipe", "1", "cpu"],
-        input="round 1\nround 2\n",
-        capture_output=True,
-        text=True,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert answers[1:] == [{"error": "CUDA out of memory. Tried 2 GiB."}] * 2
-
-
-def test_a_round_on_a_gpu_has_more_batches_and_no_batch_twice():
-    epoch = random_batches(durations(), 4)
-    assert len(for_round(epoch, 2, "cpu", 1)) == 2
-    assert len(set(for_round(epoch, 2, "cuda", 1))) == 2 * GPU_ROUND
+def test_batches_by_seconds_end_with_what_exceeds_the_limit():
+    seconds = np.array([4.0, 1.0, 3.0, 2.0, 2.0])
+    # 1 x 1, 2 x 2, 3 x 2 = 6 > 5; then 1 x 3, 2 x 4 = 8 > 5
+    assert batches_by_seconds(seconds, 5.0) == [(1.0, 2.0, 2.0), (3.0, 4.0)]
+    assert batches_by_seconds(seconds[:2], 9.0) == [(1.0, 4.0)]
 
 
 def test_rounds_train_on_other_utterances_and_of_one_number_on_the_same():
     epoch = random_batches(durations(), 4)
-    chosen = [for_round(epoch, 4, "cpu", number) for number in (1, 2, 3, 1)]
+    chosen = [representative(epoch, 4, number) for number in (1, 2, 3, 1)]
     assert chosen[0] == chosen[3]
     assert len(set(chosen[0] + chosen[1] + chosen[2])) == 12
 
@@ -257,7 +214,7 @@ def test_a_switch_is_worth_the_median_of_its_pairs_with_it_over_without():
         {"name": "bfloat16", "frozen": False, "rounds": [], "beside": [], "error": "no memory"},
     ]
     args = argparse.Namespace(threads=2, rounds=1)
-    text = run.means_report(rounds(2.0, 40.0, 2.0), rows, args, "cpu")
+    text = run.means_report(rounds(2.0, 40.0, 2.0), rows, args)
     assert "5.00 s of audio a second, the median of 3 rounds" in text
     assert "| dropout | 1.67 | 3.00 x (2.50 to 4.00) | 2.0 GB |" in text
     assert "| all kept | 10.00 | 2.00 x (2.00 to 2.00) | 2.0 GB |" in text
@@ -277,10 +234,10 @@ def test_what_a_round_keeps_is_used_when_it_is_done_again(monkeypatch):
         warm_up=True,
     )
     monkeypatch.setattr(recipe, "build", lambda device: system)
-    system, steps = worker.load("recipe", "cpu")
+    system, steps = worker.load("recipe")
     assert calls.pop() == "update" and len(calls) == 1  # what is the same for all is over
     calls.clear()
-    result = worker.perform(["round", "1"], system, steps, "cpu")
+    result = worker.perform(["round", "1"], system, steps)
     first, second = calls[:6], calls[6:]
     assert first == second and sorted(first[:2] + first[3:5]) == [1600, 3200, 4800, 6400]
     assert [first[2], first[5]] == ["update"] * 2
@@ -301,7 +258,7 @@ def test_every_switch_changes_what_it_names_and_nothing_else():
 @pytest.mark.slow
 def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
     monkeypatch.setitem(worker.SYSTEMS, "recipe", "no.such.module:build")
-    process = run.Worker("unknown", sys.executable, 1, "cpu")
+    process = run.Worker("unknown", sys.executable, 1)
     greeting = process.ask()
     process.stop()
     assert greeting == {"error": "KeyError: 'unknown'"}
@@ -309,7 +266,7 @@ def test_a_system_that_cannot_be_imported_answers_with_one_line(monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_an_error_and_not_a_crash():
-    process = run.Worker("unknown", sys.executable, 1, "cpu")
+    process = run.Worker("unknown", sys.executable, 1)
     process.ask()
     assert "ended with status 0" in process.ask("round")["error"]
 

@@ -63,12 +63,43 @@ def test_seeds_of_the_command_line_replace_those_of_the_sweep(recipe):
         (["--leakage", "true", "--tag=x"], "--tag does not go with --leakage, which sets it"),
         (["--leakage=true", "--tag=x"], "--tag does not go with --leakage, which sets it"),
         (["--leakage", "--k", "5"], "--k does not go with --leakage, which sets it"),
+        (["--plan", "--status"], "--status does not go with --plan"),
+        (["--plan", "--compare", "a", "b"], "--compare does not go with --plan"),
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error(recipe, args, message):
     status, _, said = recipe.settle(*args)
     assert status == 2
     assert message in said
+
+
+def test_a_plan_prepares_the_data_and_leaves_no_experiment(recipe):
+    done = recipe.run(
+        "--plan", "--seed", "1 2", "--max-epoch", "3", "--nj", "1", "--folds", "Ses01F"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [name for name, _ in recipe.calls] == ["data", "lang", "dump", "plan"]
+    (plan,) = calls(recipe, "plan")
+    tags = [f"{recipe.exp}/mini/mini_s1_strict_seed{seed}" for seed in (1, 2)]
+    assert following(plan, "--exp-dir") == tags
+    assert following(plan, "--seed") == ["1 2"] and following(plan, "--protocol") == ["strict"]
+    assert following(plan, "--config") == ["conf/mini_s1.yaml"]
+    assert {"--max-epoch=3", "--nj=1", "--folds=Ses01F"} <= {*plan}
+    assert not recipe.exp.exists()
+
+
+def test_a_plan_of_a_sweep_is_of_all_its_points(recipe):
+    done = recipe.run("--plan", "--sweep", "lambda.yaml", "--", "--batch_size", "8")
+    assert done.returncode == 0, done.stderr
+    (plan,) = calls(recipe, "plan")
+    assert len(experiments(plan)) == 4 and plan[-3:] == ["--", "--batch_size", "8"]
+    assert not calls(recipe, "train")
+
+
+def test_a_plan_can_leave_out_stages_that_are_done(recipe):
+    done = recipe.run("--plan", "--stage", "4")
+    assert done.returncode == 0, done.stderr
+    assert [name for name, _ in recipe.calls] == ["plan"]
 
 
 def test_test_on_takes_corpora_and_runs_no_stage(recipe):

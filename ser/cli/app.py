@@ -33,7 +33,7 @@ COMMANDS = {
 # Called by run.sh, the scripts of jobs and make.
 INTERNAL = {
     "recipe": ("leakage",),
-    "tools": ("paper",),
+    "plan": ("plan",),
     "jobs": ("stage", "task"),
 }
 PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # what follows LOG is another's

@@ -127,7 +127,10 @@ def recipe(
     ] = False,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="with --paper: estimate time, disk and memory, train nothing"),
+        typer.Option(
+            "--plan",
+            help="stages 1 to 3, then an estimate of what the others will take: time, disk, memory",
+        ),
     ] = False,
     ngpu: Annotated[
         int,

@@ -68,8 +68,10 @@ def settle(options: SimpleNamespace) -> Settings:
     Raises:
         UserError: an option that does not fit; nothing has been written.
     """
-    if options.paper or options.plan:
+    if options.paper:
         _for_the_paper(options)
+    if options.plan:
+        _for_a_plan(options)
     _numbers(options)
     _backend(options)
     protocol = _protocol(options)
@@ -92,9 +94,11 @@ def settle(options: SimpleNamespace) -> Settings:
     )
     settings.results = _path(options.results, f"{settings.exp_root}/RESULTS.md")
     _experiments(settings, options)
+    if options.plan:  # which leaves no experiment behind
+        settings.all_logs = [f"{settings.dump}/plan/log"]
     _modes(settings, options)
     _stage_options(settings, options)
-    if options.stage <= 4 <= options.stop_stage and not settings.instead:
+    if (options.plan or _trains(options)) and not settings.instead:
         _system(settings, options)
     if options.stage > 1 and (options.emotions or options.text):
         from ser.corpora.prepare import require_same_options
@@ -106,8 +110,6 @@ def settle(options: SimpleNamespace) -> Settings:
 
 def _for_the_paper(options: SimpleNamespace) -> None:
     """--paper is a sweep in two protocols."""
-    if not options.paper:
-        raise UserError("--plan says what --paper will take; give both")
     for name in ("sweep", "compare", "tag", "k"):
         if getattr(options, name):
             raise UserError(f"--{name} does not go with --paper; leave one of them out")
@@ -117,8 +119,15 @@ def _for_the_paper(options: SimpleNamespace) -> None:
             "strict"
         )
     options.sweep = str(ROOT / "conf/sweeps/paper.yaml")
-    if options.plan:
-        options.stop_stage = 3
+
+
+def _for_a_plan(options: SimpleNamespace) -> None:
+    """Stages 1 to 3 are run, and nothing else."""
+    for name in ("detach", "status", "compare", "test_on"):
+        if getattr(options, name):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} does not go with --plan; leave one of them out")
+    options.stop_stage = 3
 
 
 def _numbers(options: SimpleNamespace) -> None:
@@ -292,17 +301,13 @@ def inputs_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
 def _modes(settings: Settings, options: SimpleNamespace) -> None:
     """Modes that run in place of the stages, and --plan."""
     dump = ["--dump-dir", settings.dump]
-    seed = ["--seed", settings.seed]
-    if options.paper:
-        root = ["--exp-root", settings.exp_root, "--corpus", options.corpus, *dump, *seed]
-        paper = [*SER, "paper", "--sweep", settings.sweep, "--config", settings.config, *root]
-        work = [f"--ngpu={options.ngpu}", f"--folds-per-gpu={options.folds_per_gpu}"]
-        work += [f"--nj={options.nj}", f"--max-epoch={options.max_epoch}", f"--ssl={options.ssl}"]
-        work += [f"--folds={settings.folds}", f"--backend={options.backend}"]
-        if options.status:
-            settings.instead = [*paper, "--status"]
-        elif options.plan or (options.stage <= 4 <= options.stop_stage and not options.detach):
-            settings.plan = [*paper, *work, "--", *(options.espnet_options or [])]
+    if options.plan or (options.paper and _trains(options) and not options.detach):
+        settings.plan = _plan(settings, options)
+    if options.paper and options.status:
+        root = ["--exp-root", settings.exp_root, "--corpus", options.corpus, *dump]
+        root += ["--seed", settings.seed]
+        sweep = ["--sweep", settings.sweep, "--config", settings.config]
+        settings.instead = [*SER, "paper", *sweep, *root]
     elif options.status:
         chosen = [f"--exp-dir={directory}" for directory in settings.experiments]
         settings.instead = [*SER, "status", *dump, "--protocol", settings.protocols[0], *chosen]
@@ -314,7 +319,7 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
         others = [f"--on={Path(settings.dump).parent / name}" for name in options.test_on]
         others.append(f"--dump-root={Path(settings.dump).parent}")
         settings.instead = [*SER, "crosscorpus", *settings.experiments, *others]
-    elif options.stage > 4:
+    elif options.stage > 4 and not options.paper and not options.plan:
         for directory in settings.experiments:
             # the log of what begins here would otherwise make the folder
             if not (ROOT / directory).is_dir():
@@ -322,6 +327,25 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
                     f"--stage {options.stage}: there is no experiment {directory}; train it first, "
                     "or correct what names it: --tag, --config, --protocol, --seed"
                 )
+
+
+def _trains(options: SimpleNamespace) -> bool:
+    return options.stage <= 4 <= options.stop_stage
+
+
+def _plan(settings: Settings, options: SimpleNamespace) -> list[str]:
+    """The command that says how long the stages will take."""
+    command = [*SER, "plan", f"--data-dir={settings.data}", f"--dump-dir={settings.dump}"]
+    command += [f"--protocol={protocol}" for protocol in settings.protocols]
+    if settings.sweep:
+        command += [f"--experiments={file}" for file in settings.lists]
+    else:
+        command += [f"--exp-dir={directory}" for directory in settings.experiments]
+        command += [f"--seed={settings.seed}", f"--config={settings.config}"]
+    command += [f"--ngpu={options.ngpu}", f"--folds-per-gpu={options.folds_per_gpu}"]
+    command += [f"--nj={options.nj}", f"--max-epoch={options.max_epoch}", f"--ssl={options.ssl}"]
+    command += [f"--folds={settings.folds}", f"--backend={options.backend}"]
+    return [*command, "--", *(options.espnet_options or [])]
 
 
 def _system(settings: Settings, options: SimpleNamespace) -> None:

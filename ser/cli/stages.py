@@ -210,7 +210,7 @@ def train(
     """
     from ser.training.launch import Jobs, launch
 
-    trainings = _trainings(experiments, exp_dir, seed, config)
+    trainings = trainings_of(experiments, exp_dir, seed, config)
     names, espnet = folds.replace(",", " ").split(), espnet_options or []
     if share or check_only:
         _train_here(
@@ -270,7 +270,7 @@ def _train_here(trainings: list[tuple[Path, int, Path]], **options) -> None:
         train_folds(chosen, **options)
 
 
-def _trainings(
+def trainings_of(
     experiments: Path | None, exp_dirs: list[Path], seeds: str, config: Path | None
 ) -> list[tuple[Path, int, Path]]:
     """The folder, seed and YAML of each experiment."""

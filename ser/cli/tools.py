@@ -126,48 +126,18 @@ def paper(
     dump_dir: DumpDir,
     corpus: Annotated[str, typer.Option()],
     seed: Annotated[str, typer.Option(help="blank separated; default: those of the sweep")] = "",
-    folds: Annotated[str, typer.Option(help="blank separated names; default: all")] = "",
-    ngpu: Annotated[int, typer.Option()] = 0,
-    folds_per_gpu: Annotated[int, typer.Option()] = 1,
-    nj: Annotated[int, typer.Option(help="trainings side by side on the CPU; 0: 2")] = 0,
-    max_epoch: Annotated[int, typer.Option(help="replaces max_epoch of the YAML")] = 0,
-    ssl: Annotated[str, typer.Option(help="replaces frontend_conf.model")] = "",
-    backend: Annotated[str, typer.Option(help="with slurm nothing is timed here")] = "local",
-    how_far: Annotated[bool, typer.Option("--status", help="show every fold instead")] = False,
-    espnet_options: Annotated[list[str] | None, typer.Argument(help="ESPnet's, after --")] = None,
 ) -> None:
-    """Estimate what ./run.sh --paper will take: hours, disk and memory; or show its progress."""
+    """Show the progress of ./run.sh --paper, every fold."""
     from ser.cli.settings import PAPER_PROTOCOLS
-    from ser.training import estimate
+    from ser.reporting.status import show_status
     from ser.training.sweep import load_sweep
 
     loaded = load_sweep(sweep, config)
     seeds = [int(number) for number in seed.split()] or loaded.seeds
-    directory = exp_root / corpus
-    if how_far:
-        from ser.reporting.status import show_status
-
-        for protocol, point, number in itertools.product(PAPER_PROTOCOLS, loaded.points, seeds):
-            exp_dir = directory / point.experiment(loaded.name, protocol, number)
-            found = show_status(exp_dir, dump_dir, protocol) if exp_dir.is_dir() else ""
-            print(found or f"{exp_dir}: not started")
-        return
-    print(
-        estimate.plan(
-            loaded,
-            directory,
-            dump_dir,
-            PAPER_PROTOCOLS,
-            seeds,
-            folds=folds.split(),
-            ngpu=ngpu,
-            at_once=1 if backend == "slurm" else ngpu * folds_per_gpu or nj or 2,
-            max_epoch=max_epoch or None,
-            ssl=ssl or None,
-            timed_here=backend == "local",
-            extra_args=espnet_options or [],
-        )
-    )
+    for protocol, point, number in itertools.product(PAPER_PROTOCOLS, loaded.points, seeds):
+        exp_dir = exp_root / corpus / point.experiment(loaded.name, protocol, number)
+        found = show_status(exp_dir, dump_dir, protocol) if exp_dir.is_dir() else ""
+        print(found or f"{exp_dir}: not started")
 
 
 def audit(

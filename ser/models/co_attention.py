@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch.nn.utils.rnn import pad_sequence
 
 from ser.data.audio import SAMPLE_RATE
@@ -47,6 +46,8 @@ class CoAttentionFrontend(UpstreamsFrontend):
                 f"frontend_conf.upstreams: an encoder makes {max(counts)} frames of 3 s; "
                 f"co_attention takes up to {SLOTS}: choose one with frames of 20 ms"
             )
+        import torchaudio
+
         mels = torchaudio.functional.melscale_fbanks(
             N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, mel_scale="htk"
         )

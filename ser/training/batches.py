@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 
 import numpy as np
-from espnet2.samplers.abs_sampler import AbsSampler
+from torch.utils.data import Sampler
 
 
-class JitteredSampler(AbsSampler):
+class JitteredSampler(Sampler):
     """Batches of a fixed number of utterances, neighbours in a disturbed order of length.
 
     ESPnet's ``sorted`` batches hold the same utterances in every epoch. Here each length is
     multiplied by exp(jitter z), z standard normal, before utterances are sorted and cut. On
     durations like IEMOCAP's, in batches of four, a jitter of 0.02 pads 2% instead of 0.2%, and in
     30 epochs an utterance meets 71 others instead of three (python -m bench.jitter prints that).
+    It is registered as one of ESPnet's samplers where it is used (task.py), so that the bench needs
+    no ESPnet.
 
     Args:
         lengths: Samples or frames of each utterance.

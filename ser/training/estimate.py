@@ -1,42 +1,38 @@
-"""Estimate what the trainings of a sweep will take: hours, disk and memory.
+"""Estimate what is left of any set of trainings, stage by stage: time, disk and memory.
 
-The rate is that of the epochs that this sweep has trained so far; without any, that of a short
-training with the same code on this machine. Both are estimates: of this machine, as busy as it was.
+The rate is that of the epochs that were trained so far; of what has none, that of a short training
+by the same code on this machine (ser/training/timing.py). All of it is an estimate: of this
+machine, as busy as it was.
 """
 
+import argparse
 import json
-import math
-import random
-import resource
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ser.console import duration
 from ser.data.tables import read_lines, read_table
 from ser.files import atomic_write
 from ser.provenance import hardware
-from ser.stage import file_digest, read_marker
-from ser.training.sweep import Sweep, write_points
-
-RATE = 16000  # samples a second
-VALID_COST = 1 / 3  # of a training pass: forward without backward
-STEPS = 10  # batches of each of the two timed epochs, or a few more to fill the last update
+from ser.stage import read_marker, require_done
+from ser.training.experiment import PREDICTIONS_MARKER
+from ser.training.timing import LAYERS, RATE, STEPS, VALID_COST, Kind, time_training
 
 
 @dataclass(frozen=True)
 class Work:
-    """One fold of one experiment."""
+    """One phase of one fold of one experiment."""
 
-    kind: str  # frontend_conf.freeze: points of one kind cost the same
+    kind: str  # Kind.key
     audio: float  # seconds in an epoch; validation counts as ``VALID_COST`` of training
     epochs: int  # of the whole training
     trained: int  # epochs that are done; all of them once the training is finished
     seconds: float  # that these took
+    last: bool = True  # the phase whose model is tested
+    test: float = 0.0  # seconds of audio that stage 5 has still to infer
 
 
 @dataclass(frozen=True)
@@ -48,40 +44,95 @@ class Cost:
     source: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is known of its cost."""
+
+    experiments: int
+    work: Sequence[Work]
+    kinds: Mapping[str, Kind]
+    costs: Mapping[str, Cost]  # of the kinds that are known
+    timings: Mapping[str, Mapping[str, Any]]  # what ``time_training`` found, by kind
+    corpus_seconds: float  # audio of the whole corpus, of which layers are kept
+    at_once: int  # trainings side by side
+    done: Mapping[str, float]  # bytes that stages 1 and 2, and 3, have written
+    free: float  # bytes of the disk
+
+    @property
+    def left(self) -> list[Work]:
+        return [w for w in self.work if w.trained < w.epochs]
+
+    @property
+    def folds_left(self) -> int:
+        return sum(w.last for w in self.left)
+
+
 def read_work(
-    sweep: Sweep,
-    directory: Path,
+    trainings: Mapping[str, Sequence[Any]],
     dump_dir: Path,
-    protocols: Sequence[str],
-    seeds: Sequence[int],
+    options: Mapping[str, Any],
     folds: Sequence[str] = (),
-    max_epoch: int | None = None,
-) -> list[Work]:
-    """Every fold of every experiment in ``directory``, exp/<corpus>, begun or not."""
+) -> tuple[list[Work], dict[str, Kind]]:
+    """Every phase of every fold, begun or not, and the kinds of training that there are.
+
+    Args:
+        trainings: By protocol; each has ``exp_dir``, ``config`` and ``seed``.
+        options: Of TrainingOptions.
+
+    Raises:
+        UserError: the folds are missing, or a configuration does not fit.
+    """
+    from ser.training.declared import check_folds
+    from ser.training.settings import TrainingOptions, resolve
+
     samples = {u: int(n) for u, n in read_table(dump_dir / "utt2num_samples").items()}
-    found = []
-    for protocol in protocols:
+    work, kinds = [], {}
+    for protocol, chosen in trainings.items():
         fold_dir = dump_dir / "folds" / protocol
-        for fold in folds or read_lines(fold_dir / "folds"):
-            audio = sum(
-                weight * sum(samples[utt] for utt in read_lines(fold_dir / fold / part)) / RATE
-                for part, weight in (("train", 1.0), ("valid", VALID_COST))
-                if (fold_dir / fold / part).is_file()
-            )
-            for point in sweep.points:
-                epochs = max_epoch or int(point.config["max_epoch"])
-                for seed in seeds:
-                    output = directory / point.experiment(sweep.name, protocol, seed) / fold
-                    trained, seconds = _trained(output)
-                    whole = trained if read_marker(output) is not None else epochs
-                    found.append(Work(kind_of(point.config), audio, whole, trained, seconds))
-    return found
+        require_done(fold_dir, 3, f"the folds of protocol {protocol}")
+        names = check_folds(fold_dir, folds)
+        audio = {fold: audio_of(fold_dir / fold, samples) for fold in names}
+        for training in chosen:
+            args = resolve(training.config, TrainingOptions(protocol, **options), training.seed)
+            for fold in names:
+                output = training.exp_dir / fold
+                inferred = (output / PREDICTIONS_MARKER).is_file()
+                for phase in phases_of(args, output):
+                    label = f"{training.config.stem} {Path(phase.output_dir).name}"
+                    last = Path(phase.output_dir) == output
+                    kind = Kind(training.config.stem if last else label, phase, protocol)
+                    kinds.setdefault(kind.key, kind)
+                    test = audio[fold]["test"] if last and not inferred else 0.0
+                    work.append(work_of(kind, audio[fold]["epoch"], last, test))
+    return work, kinds
 
 
-def kind_of(config: Mapping[str, Any]) -> str:
-    """What of the encoder is frozen or adapted, on which cost depends; ``none`` if nothing is."""
-    conf = config.get("frontend_conf") or {}
-    return str(conf.get("freeze", "none")) + " with lora" * bool(conf.get("lora"))
+def work_of(kind: Kind, audio: float, last: bool, test: float) -> Work:
+    """A phase of a fold, by what is in its folder."""
+    output = Path(kind.args.output_dir)
+    epochs = kind.args.max_epoch if kind.args.fit == "gradient" else 1
+    trained, seconds = _trained(output)
+    whole = trained if read_marker(output) is not None else epochs
+    return Work(kind.key, audio, whole, trained, seconds, last, test)
+
+
+def phases_of(args: argparse.Namespace, output: Path) -> list[argparse.Namespace]:
+    """The trainings of a fold, one after the other: heads first, if so, then the whole."""
+    from ser.training.heads_first import phases
+
+    args = argparse.Namespace(**{**vars(args), "output_dir": str(output), "run_label": output.name})
+    return [*phases(args), args]
+
+
+def audio_of(fold: Path, samples: Mapping[str, int]) -> dict[str, float]:
+    """Seconds of audio of a fold: of an ``epoch``, validation at its cost, and of its ``test``."""
+    seconds = {
+        part: sum(samples[utt] for utt in read_lines(fold / part)) / RATE
+        for part in ("train", "valid", "test")
+        if (fold / part).is_file()
+    }
+    epoch = seconds["train"] + VALID_COST * seconds.get("valid", 0.0)
+    return {"epoch": epoch, "test": seconds.get("test", 0.0)}
 
 
 def costs_so_far(work: Sequence[Work], at_once: int) -> dict[str, Cost]:
@@ -106,196 +157,163 @@ def time_left(work: Sequence[Work], costs: Mapping[str, Cost]) -> float:
     )
 
 
-def describe_plan(
-    work: Sequence[Work],
-    experiments: int,
-    costs: Mapping[str, Cost],
-    timings: Mapping[str, Mapping[str, Any]],
-    corpus_seconds: float,
-    at_once: int,
-    directory: Path,
-) -> str:
-    """The lines that ``--plan`` prints.
+def once(plan: Plan, of: str) -> float:
+    """What is spent once on outputs of frozen layers, for all folds that share them.
 
     Args:
-        costs: of the kinds that are known.
-        timings: what ``time_training`` found, by kind; may lack some.
-        corpus_seconds: audio of the whole corpus, of which layers are kept.
-        at_once: trainings side by side.
-        directory: on the disk that is written to.
+        of: ``seconds`` (how much longer the epoch takes in which they are computed) or ``bytes``.
     """
-    left = [w for w in work if w.trained < w.epochs]
-    audio = sum(w.audio for w in work) / len(work) / 3600
+    found: dict[str, float] = {}
+    for key in {w.kind for w in plan.left} & plan.timings.keys():
+        timing, name = plan.timings[key], plan.kinds[key].kept_as
+        more = max(0.0, timing["first"] - timing["rate"]) if timing["kept"] else 0.0
+        found[name] = max(found.get(name, 0.0), timing["kept"] if of == "bytes" else more)
+    return plan.corpus_seconds * sum(found.values())
+
+
+def stage_4(plan: Plan) -> list[str]:
+    """Time, disk and memory of the trainings that are left."""
+    if not plan.left:
+        return ["done", "-", "-"]
+    time = "not known before the first epoch"
+    if all(w.kind in plan.costs for w in plan.left):
+        time = duration([time_left(plan.work, plan.costs) + once(plan, "seconds")])
+    if not plan.timings:
+        return [time, "not known", "not known"]
+    memory = max(t["memory"] for t in plan.timings.values())
+    return [time, _size(disk_of(plan)), f"{plan.at_once} x {_size(memory)}"]
+
+
+def disk_of(plan: Plan) -> float:
+    """Bytes: a model for each fold left, kept outputs, and checkpoints of those at work."""
+    sizes = plan.timings.values()
+    busy = plan.at_once * max((t["checkpoint"] + 2 * t["model"] for t in sizes), default=0.0)
+    model = max((t["model"] for t in sizes), default=0.0)
+    return plan.folds_left * model + once(plan, "bytes") + busy
+
+
+def stage_5(plan: Plan) -> list[str]:
+    """Time, disk and memory of inference, one training after the other."""
+    due = [w for w in plan.work if w.test]
+    if not due:
+        return ["done", "-", "-"]
+    if any(w.kind not in plan.costs for w in due):
+        return ["not known", "little", "-"]
+    seconds = sum(w.test * forward_rate(plan, w.kind) for w in due)
+    return [duration([seconds]), "little", "less than one training"]
+
+
+def forward_rate(plan: Plan, kind: str) -> float:
+    """Seconds that inference takes for a second of audio."""
+    timing = plan.timings.get(kind)
+    return timing["forward"] if timing else VALID_COST * plan.costs[kind].rate
+
+
+def describe_plan(plan: Plan) -> str:
+    """The lines that ``--plan`` prints: what is left, at which rate, and a row for each stage."""
+    folds = sum(w.last for w in plan.work)
+    audio = sum(w.audio for w in plan.work) / len(plan.work) / 3600
     lines = [
-        f"plan: {experiments} experiments, {len(work)} folds; {len(work) - len(left)} are trained",
-        f"plan: {sum(w.epochs - w.trained for w in left)} epochs are left, each of "
+        f"plan: {plan.experiments} experiment{'s' * (plan.experiments != 1)}, {folds} folds; "
+        f"{folds - plan.folds_left} are trained",
+        f"plan: {sum(w.epochs - w.trained for w in plan.left)} epochs are left, each of "
         f"{audio:.2f} hours of audio on average",
     ]
     lines += [
-        f"plan: freeze {kind}: {1 / cost.rate:.1f} seconds of audio a second ({cost.source})"
-        for kind, cost in costs.items()
+        f"plan: {plan.kinds[key].label}: {1 / cost.rate:.1f} seconds of audio a second "
+        f"({cost.source})"
+        for key, cost in plan.costs.items()
     ]
-    if all(w.kind in costs for w in left):
-        seconds = duration([time_left(left, costs)])
-        lines.append(f"plan: an estimate: {seconds} (h:mm:ss) in all, {at_once} at a time")
-    else:
-        lines.append("plan: hours are not known before the first epoch has been trained")
-    if timings:
-        model = max(t["model"] for t in timings.values())
-        kept = sum(t["kept"] for t in timings.values()) * corpus_seconds
-        busy = at_once * max(t["checkpoint"] + 2 * t["model"] for t in timings.values())
-        disk = len(left) * model + kept + busy
-        free = shutil.disk_usage(directory).free
-        lines += [
-            f"plan: disk: {_size(disk)}: {_size(model)} for each fold left, {_size(kept)} for kept "
-            f"outputs of frozen layers, {_size(busy)} while training; {_size(free)} are free"
-            + (", WHICH IS TOO LITTLE" if free < disk else ""),
-            f"plan: memory: {_size(max(t['memory'] for t in timings.values()))} for a training, "
-            f"{at_once} at a time",
-        ]
+    model = max((t["model"] for t in plan.timings.values()), default=0.0)
+    packed = _size(2 * model * folds) if model else "not known"
+    rows = [
+        ["stage", "time (h:mm:ss)", "disk", "memory"],
+        ["1, 2 data, lang", "done", _size(plan.done["data"]), "-"],
+        ["3 dump", "done", _size(plan.done["dump"]), "-"],
+        ["4 train", *stage_4(plan)],
+        ["5 score", *stage_5(plan)],
+        ["6 report", "not estimated", "little", "-"],
+        ["7 pack", "not estimated", packed, "only if asked for"],
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("plan:   " + "  ".join([*cells, row[3]]).rstrip())
+    lack = ", WHICH IS TOO LITTLE" if plan.timings and plan.free < disk_of(plan) else ""
+    lines.append(
+        f"plan: an estimate, {plan.at_once} at a time; starting processes, saving models and "
+        f"scores come on top; {_size(plan.free)} of the disk are free{lack}"
+    )
     return "\n".join(lines)
 
 
-def plan(
-    sweep: Sweep,
-    directory: Path,
+def make_plan(
+    trainings: Mapping[str, Sequence[Any]],
+    data_dir: Path,
     dump_dir: Path,
-    protocols: Sequence[str],
-    seeds: Sequence[int],
-    folds: Sequence[str] = (),
-    ngpu: int = 0,
     at_once: int = 1,
-    max_epoch: int | None = None,
-    ssl: str | None = None,
     timed_here: bool = True,
-    extra_args: Sequence[str] = (),
-) -> str:
-    """Say what is left of a sweep in ``directory``, exp/<corpus>, and what it will take.
+    folds: Sequence[str] = (),
+    **options: Any,
+) -> Plan:
+    """Find out what is left and what it will take; see ``read_work`` for the arguments.
 
     Args:
         at_once: Trainings that run side by side.
         timed_here: Time a few batches on this machine where no epoch has been trained yet.
     """
-    work = read_work(sweep, directory, dump_dir, protocols, seeds, folds, max_epoch)
-    at_once = min(at_once, len(work))
+    work, kinds = read_work(trainings, dump_dir, options, folds)
+    at_once = min(at_once, sum(w.last for w in work))
     costs = costs_so_far(work, at_once)
     left = {w.kind for w in work if w.trained < w.epochs} - costs.keys()
-    timings = timings_of(
-        sweep,
-        directory / "paper",
-        sorted(left) if timed_here else None,
-        dump_dir=dump_dir,
-        protocol=protocols[0],
-        ssl=ssl,
-        ngpu=min(ngpu, 1),
-        extra_args=extra_args,
-    )
-    source = f"an estimate from {2 * STEPS} batches on this machine"
-    timed = {
-        kind: Cost(timings[kind]["rate"], max(ngpu, 1), source) for kind in left & timings.keys()
-    }
+    due = [key for key in kinds if key in left] if timed_here else []
+    timings = timings_of(kinds, due, dump_dir, options.get("ngpu", 0))
+    source = f"an estimate from {STEPS} batches on this machine"
+    side_by_side = max(options.get("ngpu", 0), 1)
+    costs |= {key: Cost(timings[key]["rate"], side_by_side, source) for key in left & {*timings}}
     samples = read_table(dump_dir / "utt2num_samples").values()
-    seconds = sum(map(int, samples)) / RATE
-    experiments = len(protocols) * len(sweep.points) * len(seeds)
-    return describe_plan(work, experiments, costs | timed, timings, seconds, at_once, directory)
+    return Plan(
+        experiments=sum(map(len, trainings.values())),
+        work=work,
+        kinds=kinds,
+        costs=costs,
+        timings=timings,
+        corpus_seconds=sum(map(int, samples)) / RATE,
+        at_once=at_once,
+        done={"data": bytes_in(data_dir), "dump": bytes_in(dump_dir)},
+        free=shutil.disk_usage(dump_dir).free,
+    )
+
+
+def bytes_in(directory: Path) -> int:
+    """Of all files below, but for what is kept of layers; links count as nothing."""
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    kept = directory / LAYERS
+    return sum(path.stat().st_size for path in files if kept not in path.parents)
 
 
 def timings_of(
-    sweep: Sweep,
-    directory: Path,
-    missing: Sequence[str] | None,
-    **options: Any,
+    kinds: Mapping[str, Kind], due: Sequence[str], dump_dir: Path, ngpu: int
 ) -> dict[str, dict[str, Any]]:
-    """What short trainings have found for each kind, from ``directory``/timing.json or anew.
+    """What short trainings have found for each kind, from dump/<corpus>/plan or anew.
 
     Args:
-        directory: exp/<corpus>/paper.
-        missing: the kinds to be timed unless they are known; None times nothing.
-        options: of ``time_training``.
+        due: The kinds to be timed unless they are known.
     """
+    directory = dump_dir / "plan"
     directory.mkdir(parents=True, exist_ok=True)
-    path, found = directory / "timing.json", {}
+    path = directory / "timing.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    files = write_points(sweep, directory.parent / f"{sweep.name}_points")
-    for point in reversed(sweep.points):  # lambda 0, which costs a little less, comes first
-        kind = kind_of(point.config)
-        made_of = [file_digest(files[point.name]), hardware(options["ngpu"]), str(options)]
-        if kind in found:
+    machine = json.loads(json.dumps(hardware(min(ngpu, 1))))
+    found = {k: known[k] for k in kinds if known.get(k, {}).get("hardware") == machine}
+    for key in due:
+        if key in found:
             continue
-        if known.get(kind, {}).get("made_of") == made_of:
-            found[kind] = known[kind]
-        elif missing is not None and kind in missing:
-            print(f"plan: timing some {2 * STEPS} batches with freeze {kind}", flush=True)
-            timing = time_training(files[point.name], directory=directory, **options)
-            found[kind] = {"made_of": made_of, **timing}
-    with atomic_write(path) as stream:
-        json.dump(known | found, stream, indent=1)
+        print(f"plan: timing {STEPS} batches of {kinds[key].label}", flush=True)
+        found[key] = {"hardware": machine, **time_training(kinds[key], directory, dump_dir)}
+        with atomic_write(path) as stream:
+            json.dump(known | found, stream, indent=1)
     return found
-
-
-def time_training(
-    config: Path,
-    directory: Path,
-    dump_dir: Path,
-    protocol: str,
-    ssl: str | None,
-    ngpu: int,
-    extra_args: Sequence[str],
-) -> dict[str, float]:
-    """Train two short epochs of the first fold in a folder that is removed; the second is timed.
-
-    Returns:
-        ``rate`` (seconds for each second of audio), and in bytes ``memory`` (of the process, or of
-        the GPU), ``model``, ``checkpoint`` and ``kept`` (of frozen layers, for a second of audio).
-    """
-    from ser.cluster.runlog import fold_log
-    from ser.data.labels import fold_labels
-    from ser.models.heads import label_tables
-    from ser.training.folds import fold_arguments
-    from ser.training.settings import TrainingOptions, resolve
-    from ser.training.trainer import HISTORY
-
-    options = TrainingOptions(protocol, ngpu, max_epoch=2, ssl=ssl, extra_args=extra_args)
-    args = resolve(config, options)
-    real = dump_dir / "folds" / protocol
-    fold = read_lines(real / "folds")[0]
-    with TemporaryDirectory(prefix="timing.", dir=directory) as name:
-        scratch = Path(name)
-        shutil.copytree(real / fold, scratch / "folds" / fold)
-        (scratch / "folds" / fold / "valid").unlink(missing_ok=True)
-        shapes = read_lines(real / fold / "train.shape")
-        steps = math.ceil(STEPS / args.accum_grad) * args.accum_grad
-        sample = random.Random(0).sample(shapes, min(len(shapes), steps * args.batch_size))
-        text = "".join(f"{line}\n" for line in sorted(sample))
-        (scratch / "folds" / fold / "train.shape").write_text(text, encoding="utf-8")
-        args = fold_arguments(args, dump_dir, scratch / "folds", fold, scratch / "exp" / fold)
-        args.aux_labels = fold_labels(label_tables(args.aux_conf), dump_dir, real, [fold])[fold]
-        args.layer_cache = str(scratch / "layers")
-        with fold_log(directory / "log/timing.log", sys.argv):
-            memory = _train(args)
-        history = json.loads((scratch / "exp" / fold / HISTORY).read_text(encoding="utf-8"))
-        samples = read_table(dump_dir / "utt2num_samples")
-        audio = sum(int(samples[line.split()[0]]) for line in sample) / RATE
-        kept = sum(path.stat().st_size for path in (scratch / "layers").rglob("*.npy"))
-        return {
-            "rate": history[-1]["train"]["seconds"] / audio,
-            "memory": memory,
-            "model": (scratch / "exp" / fold / "2epoch.pth").stat().st_size,
-            "checkpoint": (scratch / "exp" / fold / "checkpoint.pth").stat().st_size,
-            "kept": kept / audio,
-        }
-
-
-def _train(args: Any) -> int:
-    """Train; the most memory that was taken, in bytes."""
-    import torch
-
-    from ser.training.task import SERTask
-
-    SERTask.main(args=args)
-    if args.ngpu:
-        return torch.cuda.max_memory_reserved()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _trained(output: Path) -> tuple[int, float]:

@@ -1,26 +1,30 @@
 """One pass over the training or validation batches, with as few waits for the GPU as possible.
 
 Nothing here asks the device for a number while it computes: lengths and transcripts stay on the
-CPU, and statistics on the device until they are logged. The one exception is whether a gradient is
-finite, once in an update, since an optimizer cannot be told to leave a step out.
+CPU, and statistics on the device until they are logged. A fused optimizer is told on the device
+whether the gradient is finite. Only of others, and where a scheduler counts the steps that were
+taken, the host waits for that, once in an update.
+
+ESPnet is imported where something of it is asked for: the bench times this without it.
 """
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
-from espnet2.torch_utils.add_gradient_noise import add_gradient_noise
-from espnet2.train.reporter import SubReporter
 
 from ser.console import progress
 from ser.models.model import SERModel, to_device
 from ser.training.checkpoint import set_random_state
+
+if TYPE_CHECKING:
+    from espnet2.train.reporter import SubReporter
 
 PROGRESS_SECONDS = 5.0  # between two lines within an epoch
 FIRST_LOG, LOGS = 10, 20  # batches between two lines of the log at least, and lines in an epoch
@@ -47,7 +51,7 @@ class Statistics:
         reporter: Of ESPnet, to which they go in the end.
     """
 
-    def __init__(self, reporter: SubReporter):
+    def __init__(self, reporter: "SubReporter"):
         self.reporter = reporter
         self._batches: list[list[tuple[dict[str, Any], Any]]] = []  # that it has not seen yet
         self._batch: list[tuple[dict[str, Any], Any]] = []
@@ -68,8 +72,11 @@ class Statistics:
         self._batches.append(self._batch)
         self._batch = []
 
-    def flush(self) -> SubReporter:
-        """Hand everything to the reporter, which is returned; the only wait for the device."""
+    def flush(self) -> "SubReporter":
+        """Hand everything to the reporter, which is returned; waits for the device.
+
+        A gradient that is not finite is told and left out, as its step was.
+        """
         batches, self._batches = self._batches, []
         values = [
             value
@@ -86,7 +93,12 @@ class Statistics:
         for batch in batches:
             for stats, weight in batch:
                 numbers = {key: number(value) for key, value in stats.items()}
-                self.reporter.register(numbers, number(weight))
+                weight = number(weight)
+                norm = numbers.get("grad_norm", 0.0)
+                if math.isfinite(norm):
+                    self.reporter.register(numbers, weight)
+                else:
+                    logging.warning(f"The grad norm is {norm}. The model was not updated.")
             self.reporter.next()
         return self.reporter
 
@@ -182,27 +194,45 @@ def _update(training: Training, statistics: Statistics) -> None:
         for optimizer in training.optimizers:
             scaler.unscale_(optimizer)
     if options.grad_noise:
+        from espnet2.torch_utils.add_gradient_noise import add_gradient_noise
+
         count = statistics.reporter.get_total_count()
         add_gradient_noise(training.model, count, duration=100, eta=1.0, scale_factor=0.55)
     norm = torch.nn.utils.clip_grad_norm_(
         training.model.parameters(), options.grad_clip, options.grad_clip_type
     )
-    finite = bool(torch.isfinite(norm))  # waits for the device
-    if finite:
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        clipped = 100.0 * (norm > options.grad_clip)
-        statistics.register({"grad_norm": norm, "clip": clipped, "loss_scale": scale})
-        with statistics.measure("optim_step_time"):
-            for optimizer, scheduler in zip(training.optimizers, training.schedulers, strict=True):
+    scale = 1.0 if scaler is None else scaler.get_scale()
+    clipped = 100.0 * (norm > options.grad_clip)
+    statistics.register({"grad_norm": norm, "clip": clipped, "loss_scale": scale})
+    by_batch = [_steps_by_batch(scheduler) for scheduler in training.schedulers]
+    with statistics.measure("optim_step_time"):
+        if scaler is None and not any(by_batch) and all(map(_is_fused, training.optimizers)):
+            for optimizer in training.optimizers:
+                optimizer.found_inf = (~torch.isfinite(norm)).float()  # which leaves the step out
+                optimizer.step()
+        elif torch.isfinite(norm):  # waits for the device
+            for optimizer in training.optimizers:
                 optimizer.step() if scaler is None else scaler.step(optimizer)
-                if isinstance(scheduler, AbsBatchStepScheduler):
+            for scheduler, steps in zip(training.schedulers, by_batch, strict=True):
+                if steps:
                     scheduler.step()
-    else:
-        logging.warning(f"The grad norm is {norm}. Skipping updating the model.")
     if scaler is not None:
         scaler.update()
     for optimizer in training.optimizers:
         optimizer.zero_grad()
+
+
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step heeds ``found_inf``, as it does for torch's GradScaler."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def _steps_by_batch(scheduler: Any) -> bool:
+    if scheduler is None:
+        return False
+    from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
+
+    return isinstance(scheduler, AbsBatchStepScheduler)
 
 
 class Batches:

@@ -13,6 +13,7 @@ import torch
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.samplers.abs_sampler import AbsSampler
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
@@ -40,6 +41,7 @@ GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
 AbsESPnetModel.register(SERModel)  # whose interface it has, without needing ESPnet in prediction
+AbsSampler.register(JitteredSampler)
 AbsEncoder.register(RNNEncoder)
 AbsEncoder.register(TransformerEncoder)
 

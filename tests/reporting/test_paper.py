@@ -15,7 +15,6 @@ import pytest
 from ser.config import load_config
 from ser.errors import UserError
 from ser.reporting.paper import compared, read_paper, write_page
-from ser.training.estimate import Cost, Work, costs_so_far, describe_plan, read_work, time_left
 from ser.training.sweep import load_sweep
 from tests.support import ROOT
 from tests.support.fake_scores import make_scores
@@ -152,73 +151,6 @@ def test_what_the_paper_states_is_the_same_in_every_file(sweep):
         assert {score: own[score] for score in ("wa", "ua")} == stated[value]
 
 
-# --- the estimate ------------------------------------------------------------------------------
-
-
-def test_time_is_audio_times_epochs_left_times_rate_divided_by_those_at_once():
-    work = [
-        Work("none", audio=3600.0, epochs=10, trained=4, seconds=720.0),
-        Work("none", audio=1800.0, epochs=10, trained=0, seconds=0.0),
-        Work("all", audio=3600.0, epochs=2, trained=2, seconds=36.0),  # done
-    ]
-    costs = costs_so_far(work, at_once=2)
-    # 720 s for 4 epochs of an hour of audio: 0.05; 36 s for two: 0.005
-    assert costs["none"] == Cost(0.05, 2, "4 epochs trained so far")
-    assert costs["all"].rate == pytest.approx(0.005)
-    # (3600 x 6 + 1800 x 10) s x 0.05 / 2 = 990 s
-    assert time_left(work, costs) == pytest.approx(990)
-    # a measurement of one training alone, of which one runs at a time
-    assert time_left(work, {"none": Cost(0.05, 1, "")}) == pytest.approx(2 * 990)
-
-
-def test_disk_is_a_model_a_fold_what_is_kept_and_the_checkpoints_of_those_at_work(tmp_path):
-    work = [Work("all", 3600.0, 10, 0, 0.0)] * 4
-    timing = {"model": 4e8, "checkpoint": 1.2e9, "kept": 1e6, "memory": 6.1e9}
-    costs = {"all": Cost(0.001, 1, "an estimate")}
-    text = describe_plan(work, 2, costs, {"all": timing}, 25200.0, 2, tmp_path)
-    # 4 x 0.4 + 25,200 s x 1 MB + 2 x (1.2 + 2 x 0.4)
-    assert "disk: 31 GB: 400 MB for each fold left, 25 GB for kept outputs" in text
-    assert "4.0 GB while training" in text
-    assert "memory: 6.1 GB for a training, 2 at a time" in text
-    assert "2 experiments, 4 folds; 0 are trained" in text
-    assert "40 epochs are left, each of 1.00 hours of audio" in text
-    # 4 folds x 10 epochs x 3600 s x 0.001
-    assert "0:02:24 (h:mm:ss) in all, 2 at a time" in text
-    assert "1000.0 seconds of audio a second (an estimate)" in text
-    assert "WHICH IS TOO LITTLE" in describe_plan(
-        work, 2, costs, {"all": timing | {"model": 1e18}}, 0, 2, tmp_path
-    )
-
-
-def test_without_a_rate_no_hours_are_claimed(tmp_path):
-    text = describe_plan([Work("none", 1.0, 1, 0, 0.0)], 1, {}, {}, 1.0, 1, tmp_path)
-    assert "hours are not known before the first epoch" in text
-
-
-def test_the_work_is_read_from_folds_and_histories(tmp_path, sweep):
-    fold = tmp_path / "dump/folds/strict/Ses01F"
-    fold.mkdir(parents=True)
-    (fold.parent / "folds").write_text("Ses01F\n")
-    (tmp_path / "dump/utt2num_samples").write_text("a 16000\nb 32000\nc 48000\n")
-    (fold / "train").write_text("a\nb\n")
-    (fold / "valid").write_text("c\n")
-    output = tmp_path / "exp/paper_frozen_strict_seed1/Ses01F"
-    output.mkdir(parents=True)
-    epochs = [{"epoch": n, "train": {"seconds": 2.0}, "valid": {"seconds": 1.0}} for n in (1, 2)]
-    (output / "history.json").write_text(json.dumps(epochs))
-
-    def frozen(**options):
-        found = read_work(sweep, tmp_path / "exp", tmp_path / "dump", ["strict"], [1], **options)
-        assert len(found) == len(sweep.points)
-        return found[-1]
-
-    # 1 + 2 s train, 3 s validate at a third; mini_s1.yaml trains for 6 epochs
-    assert frozen() == Work("all", pytest.approx(4.0), 6, 2, 6.0)
-    assert frozen(max_epoch=5).epochs == 5
-    (output / ".done").write_text("{}")  # stopped early
-    assert frozen().epochs == 2
-
-
 # --- run.sh ------------------------------------------------------------------------------------
 
 
@@ -244,12 +176,6 @@ def test_what_does_not_go_with_the_paper_is_a_usage_error(recipe, args, message)
     assert message in said
 
 
-def test_a_plan_without_the_paper_is_a_usage_error(recipe):
-    status, _, said = recipe.settle("--plan")
-    assert status == 2
-    assert "--plan says what --paper will take; give both" in said
-
-
 @pytest.mark.parametrize("config", ["mini_s2", "train_s3_char", "train_s4_cgru_attention"])
 def test_a_system_without_a_phoneme_head_is_refused(config):
     with pytest.raises(UserError, match=f"--config .*{config}.yaml: no aux_conf.pr, which .*paper"):
@@ -269,8 +195,8 @@ def test_all_trainings_of_a_protocol_are_one_set_of_jobs(recipe):
         assert tags and all(f"_{protocol}_seed" in tag for tag in tags)
     protocols = [following(args, "--protocol") for args in calls(recipe, "train")]
     assert protocols == [["paper"], ["strict"]]
-    order = [name for name, _ in recipe.calls if name in ("dump", "paper", "train")]
-    assert order == [*["dump"] * 2, "paper", "train", "train"]  # the plan comes between
+    order = [name for name, _ in recipe.calls if name in ("dump", "plan", "train")]
+    assert order == [*["dump"] * 2, "plan", "train", "train"]  # the plan comes between
     assert [following(args, "--sweep") != [] for args in calls(recipe, "report")] == [True] * 2
 
 
@@ -278,15 +204,16 @@ def test_a_plan_trains_nothing(recipe):
     done = recipe.run("--paper", "--plan", "--max-epoch", "3")
     assert done.returncode == 0, done.stderr
     assert not calls(recipe, "train") and not calls(recipe, "score")
-    (plan,) = calls(recipe, "paper")
-    assert "--status" not in plan and "--max-epoch=3" in plan
+    (plan,) = calls(recipe, "plan")
+    assert following(plan, "--protocol") == ["paper", "strict"]
+    assert "--max-epoch=3" in plan
 
 
 def test_the_status_is_that_of_both_protocols_and_runs_nothing(recipe):
     done = recipe.run("--paper", "--status")
     assert done.returncode == 0, done.stderr
     ((name, args),) = recipe.calls
-    assert name == "paper" and "--status" in args
+    assert name == "paper"
 
 
 def test_the_page_can_be_written_before_anything_is_trained(recipe):

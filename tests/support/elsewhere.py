@@ -115,7 +115,7 @@ def _run(func, args: tuple, kwargs: dict[str, Any]) -> Any:
     if target is not None and torch.device(target).type == "cpu":
         return result
     if name.endswith("_"):  # in place
-        return args[0]
+        return args[0] if func._schema.returns else None
     if name == "aten::_pack_padded_sequence":  # batch sizes stay on the CPU
         return _Wrapped(result[0]), result[1]
     return tree_map_only(torch.Tensor, _Wrapped, result)

@@ -165,18 +165,21 @@ def test_a_model_trains_and_scores_on_another_device_as_on_the_cpu(name, in_proc
 
 
 @pytest.mark.parametrize("name", [*CASES, "kept layers", "kept convolutions"])
-def test_a_step_waits_for_the_device_only_to_learn_whether_its_gradient_is_finite(
-    name, tmp_path, in_process
-):
+def test_a_step_never_waits_for_the_device(name, tmp_path, in_process):
     frozen = {"kept layers": "all", "kept convolutions": "cnn"}.get(name)
     case = on_waveforms(freeze=frozen) if frozen else CASES[name]
-    assert in_process(waits_of_two_steps, case, tmp_path if frozen else None) == {
-        "steps": ["_update", "_update"],
-        "log": ["_fetch"],
-    }
+    kept = tmp_path if frozen else None
+    assert in_process(waits_of_two_steps, case, kept) == {"steps": [], "log": ["_fetch"]}
 
 
-def waits_of_two_steps(changes: dict[str, Any], kept: Path | None = None) -> dict[str, list[str]]:
+def test_an_optimizer_that_is_not_fused_waits_to_learn_whether_the_gradient_is_finite(in_process):
+    found = in_process(waits_of_two_steps, CASES["whisper"], None, False)
+    assert found == {"steps": ["_update", "_update"], "log": ["_fetch"]}
+
+
+def waits_of_two_steps(
+    changes: dict[str, Any], kept: Path | None = None, fused: bool = True
+) -> dict[str, list[str]]:
     """In which functions two steps of two batches each wait for the device, and logging does."""
     model, batch = on_the_device(changes, kept, recurrent=OfOneFrame)
     with Elsewhere():
@@ -184,19 +187,42 @@ def waits_of_two_steps(changes: dict[str, Any], kept: Path | None = None) -> dic
         model.begin_epoch(1)
         if kept is not None:
             model(**to_device(batch, model))  # which has to be written
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        options = SimpleNamespace(
-            accum_grad=2, log_interval=9, grad_clip=5.0, grad_clip_type=2.0, grad_noise=False
-        )
-        training = Training(model, model, [optimizer], [None], None, options, False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, fused=fused, foreach=False)
         statistics = LateStatistics(SubReporter("train", 1, 0))
         waits.clear()
-        train_pass(training, Batches([(["a"], batch)] * 4, ""), statistics)
+        train_pass(training_of(model, optimizer), Batches([(["a"], batch)] * 4, ""), statistics)
         steps = waits.copy()
         waits.clear()
         reporter = Statistics.flush(statistics)
         assert len(reporter.stats["loss_pr"]) == 4
         return {"steps": steps, "log": waits.copy()}
+
+
+def training_of(model: SERModel, optimizer: torch.optim.Optimizer) -> Training:
+    """A training that updates after two batches."""
+    options = SimpleNamespace(
+        accum_grad=2, log_interval=9, grad_clip=5.0, grad_clip_type=2.0, grad_noise=False
+    )
+    return Training(model, model, [optimizer], [None], None, options, False)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_told(fused, caplog):
+    model, batch = on_the_device(CASES["whisper"], None)
+    model.begin_epoch(1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, fused=fused, foreach=False)
+    before = [p.detach().clone() for p in trained]
+    batches = [(["a"], {**batch, "speech": batch["speech"] * factor}) for factor in (1, 1e30)]
+    reporter = SubReporter("train", 1, 0)
+    train_pass(training_of(model, optimizer), Batches(batches, ""), Statistics(reporter))
+    assert all(torch.equal(p, was) for p, was in zip(trained, before, strict=True))
+    assert "The grad norm is nan. The model was not updated." in caplog.text
+    assert "grad_norm" not in reporter.stats
+    train_pass(training_of(model, optimizer), Batches(batches[:1], ""), Statistics(reporter))
+    assert not all(torch.equal(p, was) for p, was in zip(trained, before, strict=True))
+    assert {float(state["step"]) for state in optimizer.state.values()} == {1.0}
 
 
 class LateStatistics(Statistics):
