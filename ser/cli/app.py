@@ -34,6 +34,7 @@ COMMANDS = {
 INTERNAL = {
     "recipe": ("leakage",),
     "plan": ("plan",),
+    "tools": ("paper",),
     "jobs": ("stage", "task"),
 }
 PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # what follows LOG is another's

@@ -1,6 +1,7 @@
 """``ser``: one entry point, quick to start, complete in its help and in the shell."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -116,3 +117,9 @@ def test_a_reader_that_has_enough_is_no_error():
 def test_bash_completes_commands_and_options(line, offered):
     done = call(_SER_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
     assert done.stdout.split() == offered
+
+
+def test_every_command_that_a_run_calls_is_there():
+    text = "".join(path.read_text() for path in (ROOT / "ser/cli").glob("*.py"))
+    called = set(re.findall(r"\*SER, \"([a-z]+)\"", text))
+    assert {"paper", "plan", "status"} <= called <= {name.replace("_", "-") for name in NAMES}
