@@ -30,6 +30,7 @@ def plan(
     from ser.training.devices import require_gpu
     from ser.training.estimate import describe_plan, make_plan
     from ser.training.folds import Training
+    from ser.training.launch import LOCAL_PROCESSES
 
     lists = experiments or [None]
     trainings = {
@@ -46,7 +47,7 @@ def plan(
         trainings,
         data_dir,
         dump_dir,
-        at_once=(ngpu * folds_per_gpu or nj or 2) if local else 1,
+        at_once=(ngpu * folds_per_gpu or nj or LOCAL_PROCESSES) if local else 1,
         timed_here=local,
         folds=folds.split(),
         ngpu=min(ngpu, 1),

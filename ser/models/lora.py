@@ -228,12 +228,16 @@ def without_adapters(conf: Mapping[str, Any]) -> dict[str, Any]:
 
 def adapted(frontend: str, conf: Mapping[str, Any]) -> dict[str, Lora]:
     """The adapters of each speech encoder that has some, by what its tensors' names begin with."""
-    found = {}
-    for number, options in enumerate(encoder_confs(frontend, dict(conf))):
-        lora = read_lora(options.get("lora"))
-        if lora is not None:
-            found["frontend." if frontend == "hf" else f"frontend.upstreams.{number}."] = lora
-    return found
+    read = ((prefix, read_lora(own.get("lora"))) for prefix, own in _encoders(frontend, conf))
+    return {prefix: lora for prefix, lora in read if lora is not None}
+
+
+def _encoders(frontend: str, conf: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each speech encoder: what its tensors' names begin with, and its options."""
+    return [
+        ("frontend." if frontend == "hf" else f"frontend.upstreams.{number}.", options)
+        for number, options in enumerate(encoder_confs(frontend, dict(conf)))
+    ]
 
 
 def frozen_weights(frontend: str, conf: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -246,8 +250,7 @@ def frozen_weights(frontend: str, conf: Mapping[str, Any]) -> dict[str, torch.Te
     from ser.models.registry import from_recipe
 
     prefixes, weights = adapted(frontend, conf), {}
-    for number, options in enumerate(encoder_confs(frontend, dict(conf))):
-        prefix = "frontend." if frontend == "hf" else f"frontend.upstreams.{number}."
+    for prefix, options in _encoders(frontend, conf):
         if prefix in prefixes:
             model, init = from_recipe(options.get("model")), options.get("init", "pretrained")
             kind, overrides = options.get("model_type"), options.get("config") or {}

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ser.console import duration
+from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import read_lines, read_table
 from ser.files import atomic_write
 from ser.provenance import hardware
 from ser.stage import read_marker, require_done
-from ser.training.experiment import PREDICTIONS_MARKER
-from ser.training.timing import LAYERS, RATE, STEPS, VALID_COST, Kind, time_training
+from ser.training.experiment import LAYER_CACHE, PREDICTIONS_MARKER
+from ser.training.timing import STEPS, VALID_COST, Kind, time_training
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def phases_of(args: argparse.Namespace, output: Path) -> list[argparse.Namespace
 def audio_of(fold: Path, samples: Mapping[str, int]) -> dict[str, float]:
     """Seconds of audio of a fold: of an ``epoch``, validation at its cost, and of its ``test``."""
     seconds = {
-        part: sum(samples[utt] for utt in read_lines(fold / part)) / RATE
+        part: sum(samples[utt] for utt in read_lines(fold / part)) / SAMPLE_RATE
         for part in ("train", "valid", "test")
         if (fold / part).is_file()
     }
@@ -278,7 +279,7 @@ def make_plan(
         kinds=kinds,
         costs=costs,
         timings=timings,
-        corpus_seconds=sum(map(int, samples)) / RATE,
+        corpus_seconds=sum(map(int, samples)) / SAMPLE_RATE,
         at_once=at_once,
         done={"data": bytes_in(data_dir), "dump": bytes_in(dump_dir)},
         free=shutil.disk_usage(dump_dir).free,
@@ -288,7 +289,7 @@ def make_plan(
 def bytes_in(directory: Path) -> int:
     """Of all files below, but for what is kept of layers; links count as nothing."""
     files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    kept = directory / LAYERS
+    kept = directory / LAYER_CACHE
     return sum(path.stat().st_size for path in files if kept not in path.parents)
 
 

@@ -44,6 +44,7 @@ NETWORK_KEYS = (
 # Folders in a fold's of the phases that may come before its training, see training/heads_first.py.
 PHASES = UNTAGGED, HEADS = "untagged", "heads"
 PREDICTIONS_MARKER = ".predictions.done"
+LAYER_CACHE = "layers"  # folder in dump/<corpus>: what is kept of frozen layers
 
 SCORED = "scored"
 NOT_INFERRED = "trained, not inferred"

@@ -32,6 +32,7 @@ from ser.stage import is_done, mark_done, require_done
 from ser.training.declared import check_folds
 from ser.training.devices import lacks_bfloat16, require_gpu
 from ser.training.distributed import Processes, this_process
+from ser.training.experiment import LAYER_CACHE
 from ser.training.heads_first import phases
 from ser.training.linear_fit import fit_fold
 from ser.training.records import (
@@ -46,8 +47,6 @@ from ser.training.register import claim, register_run
 from ser.training.settings import BEST_ON_TEST, TrainingOptions, describe, resolve
 from ser.training.settings import OWN_OPTIONS as OWN_OPTIONS  # the reference lists them
 from ser.training.task import GRADIENT, SERTask
-
-LAYER_CACHE = "layers"  # folder in dump/<corpus>
 
 
 @dataclass(frozen=True)

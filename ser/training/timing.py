@@ -20,9 +20,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import read_lines, read_table
+from ser.training.experiment import LAYER_CACHE
 
-RATE = 16000  # samples a second
 VALID_COST = 1 / 3  # of a training pass: forward without backward
 STEPS = 20  # batches of the timed epoch, or a few more to fill the last update
 # Arguments of a training that cost nothing; nor does the weight of an auxiliary head.
@@ -31,7 +32,6 @@ FREE = (
     *("sweep", "optim_conf", "lr_conf", "scheduler_conf", "heads_first_conf", "warm_start"),
     *("best_model_criterion", "keep_nbest_models", "grad_clip", "model_conf", "log_interval"),
 )
-LAYERS = "layers"  # folder of dump/<corpus>: what stage 4 keeps of frozen layers
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def time_training(kind: Kind, directory: Path, dump_dir: Path) -> dict[str, floa
             history = train_twice(args)
         memory = _peak(args.ngpu)
         first, second = (entry["train"]["seconds"] / audio for entry in history)
-        kept = sum(path.stat().st_size for path in (scratch / LAYERS).rglob("*.npy")) / audio
+        kept = sum(path.stat().st_size for path in (scratch / LAYER_CACHE).rglob("*.npy")) / audio
         forward = history[1].get("valid", {}).get("seconds", 0.0) / audio
         if kept:  # what inference of other utterances cannot find there
             forward = max(first - second, forward)
@@ -114,9 +114,9 @@ def short_training(kind: Kind, dump_dir: Path, scratch: Path) -> tuple[argparse.
             (scratch / "folds" / fold / f"{part}.shape").write_text(text, encoding="utf-8")
     args = fold_arguments(args, dump_dir, scratch / "folds", fold, scratch / "exp" / fold)
     args.aux_labels = fold_labels(label_tables(args.aux_conf), dump_dir, real, [fold])[fold]
-    args.layer_cache = str(scratch / LAYERS)
+    args.layer_cache = str(scratch / LAYER_CACHE)
     samples = read_table(dump_dir / "utt2num_samples")
-    return args, sum(int(samples[line.split()[0]]) for line in sample) / RATE
+    return args, sum(int(samples[line.split()[0]]) for line in sample) / SAMPLE_RATE
 
 
 def sample_size(args: argparse.Namespace, shapes: Sequence[str]) -> int:

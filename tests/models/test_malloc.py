@@ -22,14 +22,16 @@ print(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
 """
 
 
+def printed(script: str, how: str) -> int:
+    """The number that a script prints in a process of its own."""
+    command = [sys.executable, "-c", script, how]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 @pytest.mark.slow
 def test_freed_memory_goes_back_where_it_is_asked_to():
-    megabytes = {}
-    for how in ("kept", "at once"):
-        command = [sys.executable, "-c", HOLES, how]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        megabytes[how] = int(done.stdout)
+    megabytes = {how: printed(HOLES, how) for how in ("kept", "at once")}
     assert megabytes["kept"] > 600
     assert megabytes["at once"] < 400
 
@@ -51,9 +53,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_large_blocks_are_used_again_without_page_faults():
-    faults = {}
-    for how in ("kept", "handed out anew"):
-        command = [sys.executable, "-c", BIG, how]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        faults[how] = int(done.stdout)
+    faults = {how: printed(BIG, how) for how in ("kept", "handed out anew")}
     assert faults["kept"] < 100 < faults["handed out anew"]
