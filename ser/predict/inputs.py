@@ -1,4 +1,4 @@
-"""Whether a recording resembles what a model was trained on: level, pauses, sampling rate."""
+"""Whether a recording resembles what a model was trained on: level, pauses, bandwidth, rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from ser.models.inputs import load_input
 UTTERANCES = 200  # of the training set that are measured
 LOWEST = 100  # dB below full scale
 SILENCE = 30  # a frame so many dB below the level of the recording is silent
-LEVEL_MARGIN, SILENCE_MARGIN = 6.0, 0.2  # dB and share beyond what training had
+TREBLE_HZ = 4000  # the end of the telephone band; speech at 16 kHz goes on beyond it
+NO_TREBLE = -100.0  # dB, of 16-bit samples without any
+LEVEL_MARGIN, SILENCE_MARGIN, TREBLE_MARGIN = 6.0, 0.2, 10.0  # dB, share, dB beyond training's
+WINDOW = np.hanning(FRAME_SAMPLES).astype(np.float32)
 SYNTHETIC = "the model was trained on synthetic voices and says nothing about people"
 
 
@@ -26,13 +29,15 @@ class Trained(BaseModel):
 
     level: Annotated[list[float], Field(min_length=2, max_length=2)]  # dB of full scale, from, to
     silence: float  # share of an utterance, at most
+    treble: float = NO_TREBLE  # dB of the power above TREBLE_HZ relative to all, at least
 
 
 class Meter:
-    """Level and pauses of a recording that is read piece by piece, in constant memory."""
+    """Level, pauses and treble of a recording read piece by piece, in constant memory."""
 
     def __init__(self):
         self.power = 0.0
+        self.spectrum = np.zeros(FRAME_SAMPLES // 2 + 1)  # power, summed over frames
         self.counts = np.zeros(LOWEST + 1, dtype=np.int64)  # of frames, by dB below full scale
 
     def add(self, samples: np.ndarray) -> None:
@@ -43,6 +48,7 @@ class Meter:
         power = np.square(frames).mean(axis=1)
         below = np.round(-10 * np.log10(power + 1e-10)).clip(0, LOWEST).astype(int)
         self.power += float(power.sum())
+        self.spectrum += np.square(np.abs(np.fft.rfft(frames * WINDOW))).sum(axis=0)
         self.counts += np.bincount(below, minlength=LOWEST + 1)
 
     @property
@@ -55,6 +61,13 @@ class Meter:
         """The share of frames more than SILENCE dB below the level."""
         first = min(LOWEST, int(SILENCE - self.level) + 1)
         return float(self.counts[first:].sum() / max(1, self.counts.sum()))
+
+    @property
+    def treble(self) -> float:
+        """The power above TREBLE_HZ relative to that of all frequencies, in dB."""
+        above = self.spectrum[TREBLE_HZ * FRAME_SAMPLES // SAMPLE_RATE + 1 :].sum()
+        share = above / max(self.spectrum.sum(), np.finfo(float).tiny)
+        return max(NO_TREBLE, 10 * np.log10(max(share, np.finfo(float).tiny)))
 
 
 def measure_training(wav_scp: Path) -> Trained | None:
@@ -69,16 +82,18 @@ def measure_training(wav_scp: Path) -> Trained | None:
 
 def describe(utterances: Iterable[np.ndarray]) -> Trained:
     """What ``utterances`` (L,) are like."""
-    levels, silences = [], []
+    levels, silences, trebles = [], [], []
     for samples in utterances:
         meter = Meter()
         meter.add(samples)
         levels.append(meter.level)
         silences.append(meter.silence)
+        trebles.append(meter.treble)
     low, high = np.percentile(levels, [1, 99])
     return Trained(
         level=[round(float(low), 1), round(float(high), 1)],
         silence=round(float(np.percentile(silences, 99)), 3),
+        treble=round(float(np.percentile(trebles, 1)), 1),
     )
 
 
@@ -91,7 +106,7 @@ def differences(meter: Meter, rate: float | None, trained: Trained | None) -> li
         trained: None if unknown.
     """
     found = []
-    if rate is not None and rate < SAMPLE_RATE:
+    if narrow := rate is not None and rate < SAMPLE_RATE:
         found.append(f"it has {rate:.0f} samples a second, training had {SAMPLE_RATE}")
     if trained is None:
         return found
@@ -101,5 +116,10 @@ def differences(meter: Meter, rate: float | None, trained: Trained | None) -> li
     if meter.silence > trained.silence + SILENCE_MARGIN:
         found.append(
             f"{meter.silence:.0%} of it is silent, in training up to {trained.silence:.0%}"
+        )
+    if not narrow and meter.power > 0 and meter.treble < trained.treble - TREBLE_MARGIN:
+        found.append(
+            f"it has next to nothing above {TREBLE_HZ} Hz, like a telephone "
+            f"({meter.treble:.0f} dB, in training at least {trained.treble:.0f} dB)"
         )
     return found

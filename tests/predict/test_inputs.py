@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from ser.data.tables import write_table
 from ser.errors import UserError
@@ -30,6 +31,21 @@ def noise(level: float, seconds: float = 2.0, silent: float = 0.0) -> np.ndarray
     return np.concatenate([loud, soft / 1000]).astype(np.float32)
 
 
+def telephone(samples: np.ndarray) -> np.ndarray:
+    """What of ``samples`` passes through 8000 samples a second."""
+    return soxr.resample(soxr.resample(samples, RATE, 8000), 8000, RATE)
+
+
+def test_treble_is_the_share_of_the_power_above_four_kilohertz():
+    time = np.arange(RATE) / RATE
+    meter = Meter()
+    meter.add(np.sin(2 * np.pi * 1000 * time) + 0.1 * np.sin(2 * np.pi * 6000 * time))
+    assert meter.treble == pytest.approx(10 * np.log10(0.01 / 1.01), abs=0.01)
+    meter.add(np.zeros(RATE))
+    assert meter.treble == pytest.approx(10 * np.log10(0.01 / 1.01), abs=0.01)
+    assert Meter().treble == -100
+
+
 def test_level_and_silence_are_those_of_the_whole_recording_in_any_pieces():
     samples = noise(-30, seconds=3, silent=1)
     whole, pieces = Meter(), Meter()
@@ -48,7 +64,8 @@ def test_level_and_silence_are_those_of_the_whole_recording_in_any_pieces():
         (noise(-45), RATE, "level is -45 dB, in training -30 to -20 dB"),
         (noise(-3), RATE, "level is -3 dB, in training -30 to -20 dB"),
         (noise(-25, 1, 4), RATE, "80% of it is silent, in training up to 0%"),
-        (noise(-25), 8000, "it has 8000 samples a second, training had 16000"),
+        (telephone(noise(-25)), RATE, "it has next to nothing above 4000 Hz, like a telephone"),
+        (telephone(noise(-25)), 8000, "it has 8000 samples a second, training had 16000"),
     ],
 )
 def test_a_recording_far_outside_the_training_set_is_described(samples, rate, expected):
@@ -68,7 +85,11 @@ def test_a_packed_model_knows_its_training_set_and_warns_in_every_format(tmp_pat
         soundfile.write(wavs[f"u{number}"], noise(level), RATE, subtype="PCM_16")
     write_table(tmp_path / "dump/toy/wav.scp", wavs)
     packed, _ = pack_experiment(exp_dir)
-    assert open_model(packed).card["input"] == {"level": [-29.9, -20.1], "silence": 0.0}
+    assert open_model(packed).card["input"] == {
+        "level": [-29.9, -20.1],
+        "silence": 0.0,
+        "treble": -3.0,
+    }
     model = SpeechEmotion.from_pretrained(packed)
     assert model(noise(-25), RATE).warnings == ()
     quiet = model(noise(-60), RATE)
