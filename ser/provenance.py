@@ -114,8 +114,8 @@ def run_command(
 
     Args:
         run: the experiment's run.yaml.
-        corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``
-            and ``allow_partial``.
+        corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``,
+            ``allow_partial`` and ``undecided``.
         data_dir: data/<corpus>; a corpus in it was made by the recipe itself.
         tag: the experiment's name, said where it is not the default.
         folds: those that it has, said where they are not all.
@@ -156,8 +156,9 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
     emotions = list(corpus.get("emotions") or [])
     if emotions and emotions != _usual_emotions(name):
         words += ["--emotions", ",".join(emotions)]
-    if corpus.get("allow_partial"):
-        words += ["--allow-partial", "true"]
+    for name in ("allow_partial", "undecided"):
+        if corpus.get(name):
+            words += [f"--{name.replace('_', '-')}", "true"]
     return words
 
 

@@ -127,7 +127,8 @@ def predict(
       csv       for each file a row of scope "file", then one of scope "segment" for each segment;
                 probabilities, then values if the model has heads of them
       textgrid  Praat's tiers "emotion" and "units"; of several files, --output is a folder
-    Each also says where a recording is unlike the training set (level, silence, bandwidth, sampling rate).
+    Each also says where a recording is unlike the training set: in level, silence, bandwidth or
+    sampling rate.
     """
     if stream and (files != [STDIN] or form not in ("text", "json") or output or rttm):
         raise UserError("--stream: reads standard input, '-', and prints text or json lines")

@@ -175,6 +175,14 @@ def recipe(
             "--allow-partial", help="accept an incomplete corpus; the results will say so"
         ),
     ] = False,
+    undecided: Annotated[
+        bool,
+        typer.Option(
+            "--undecided",
+            help="take in utterances whose raters had no majority; a config with soft_targets "
+            "trains on them, nothing is tested on them",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(

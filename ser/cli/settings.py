@@ -365,8 +365,9 @@ def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
     for name in ("corpus_dir", "text", "emotions"):
         if value := getattr(options, name):
             settings.data_options.append(f"--{name.replace('_', '-')}={value}")
-    if options.allow_partial:
-        settings.data_options.append("--allow-partial")
+    for name in ("allow_partial", "undecided"):
+        if getattr(options, name):
+            settings.data_options.append(f"--{name.replace('_', '-')}")
     slurm = options.backend == "slurm"
     train = [f"--config={settings.config}"] if not settings.sweep else []
     train += [f"--seed={settings.seed}"] if not settings.sweep else []

@@ -58,6 +58,13 @@ def data(
             "--allow-partial", help="accept missing parts of the corpus; the results will say so"
         ),
     ] = False,
+    undecided: Annotated[
+        bool,
+        typer.Option(
+            "--undecided",
+            help="take in utterances without a majority of the raters, which soft_targets train on",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="for corpora made by the recipe (mini)")] = 0,
     nj: Annotated[int, typer.Option(min=1, help="files read at the same time")] = 4,
 ) -> None:
@@ -78,6 +85,7 @@ def data(
         seed=seed,
         nj=nj,
         text=text,
+        undecided=undecided,
     )
 
 

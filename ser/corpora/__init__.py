@@ -42,7 +42,8 @@ class Reading:
     items were left out and why, ``left_out`` the ids of those that a file of --text may name;
     ``short`` has a line for each thing that should be there and is not. Short corpora are refused
     unless the user allows them. ``tables`` are more of an utterance, by table: ``utt2arousal`` ...,
-    and ``utt2raters``, what each rater said; they may lack utterances.
+    and ``utt2raters``, what each rater said; they may lack utterances. ``undecided`` are those
+    whose raters had no majority, with the emotion that most of them named.
     """
 
     utterances: list[Utterance]
@@ -51,3 +52,4 @@ class Reading:
     left_out: set[str] = field(default_factory=set)
     short: list[str] = field(default_factory=list)
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    undecided: list[Utterance] = field(default_factory=list)

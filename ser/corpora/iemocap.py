@@ -20,6 +20,7 @@ from typing import Any
 
 from ser.corpora import Reading
 from ser.corpora.spec import DIMENSIONS, Spec
+from ser.data.labels import favourite
 from ser.data.tables import Utterance, join_problems
 from ser.errors import UserError
 
@@ -106,14 +107,18 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
         reading.short += _missing(directory, expected, labels, texts, wavs)
         for utt, (label, _) in labels.items():
             emotion = spec.label_map.get(label)
+            kept = reading.utterances
             if emotion not in emotions:
                 skipped[f"utterances labelled {label}"] += 1
                 reading.left_out.add(utt)
-            elif utt not in wavs:
+                said = reading.tables["utt2raters"].get(utt, "")
+                emotion = favourite(said, emotions) if label in spec.undecided_labels else None
+                kept = reading.undecided
+            if emotion and utt not in wavs:
                 reading.left_out.add(utt)
-            else:
+            elif emotion:
                 gender = utt.rpartition("_")[2][0]
-                reading.utterances.append(
+                kept.append(
                     Utterance(
                         utt_id=utt,
                         wav=wavs[utt],

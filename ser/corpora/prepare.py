@@ -15,7 +15,7 @@ from ser.corpora.emobox import add_splits
 from ser.corpora.spec import Counts, Spec, choose_emotions, dumped, load_spec
 from ser.corpora.texts import add_texts
 from ser.data.audio import probe_files
-from ser.data.tables import Utterance, join_problems, read_table, write_data_dir
+from ser.data.tables import UNDECIDED, Utterance, join_problems, read_table, write_data_dir
 from ser.errors import UserError
 from ser.files import remove_leftovers
 from ser.provenance import EGS
@@ -32,13 +32,15 @@ def prepare(
     nj: int = 4,
     egs: Path = EGS,
     text: Path | None = None,
+    undecided: bool = False,
 ) -> None:
     """Write ``data_dir/<corpus>/all`` from the corpus in ``corpus_dir``.
 
     ``emotions`` names a set of corpus.yaml (``4``, ``7``) or is a comma list in class order;
     "" takes the default set. ``allow_partial`` accepts a corpus in which things are missing
     and records them in the file ``partial``. ``seed`` matters to corpora made by the recipe.
-    ``text`` is a file of transcripts that take the place of the corpus' own.
+    ``text`` is a file of transcripts that take the place of the corpus' own. ``undecided`` takes
+    in utterances without a majority of the raters, under the emotion that most of them named.
 
     Raises UserError, before anything is written, for whatever is wrong with the corpus.
     """
@@ -59,6 +61,7 @@ def prepare(
         "files": fingerprint(reader.fingerprint_files(root)),
         "allow_partial": allow_partial,
         **text_settings,
+        **({"undecided": True} if undecided else {}),
     }
     if is_done(target, settings):
         count = len(read_table(target / "utt2spk"))
@@ -67,21 +70,34 @@ def prepare(
 
     reading = reader.read(root, spec, chosen)
     spec, edition = choose_edition(spec, reading.utterances)
-    print(format_table(reading.utterances, chosen))
-    for what, count in sorted(reading.skipped.items()):
-        print(f"left out: {count} {what}")
+    _show(reading, chosen)
     where = f"{root}: not the whole corpus that egs/{corpus}/corpus.yaml describes{edition}"
     short = _shortages(reading, spec, chosen, where, allow_partial)
     print("".join(f"warning: {line}\n" for line in short), end="")
-    if spec.part:
-        _take_part(reading, spec, chosen, complete=not short)
-        print(format_table(reading.utterances, chosen))
+    _choose(reading, spec, chosen, undecided, complete=not short)
     found = reading.utterances if text is None else add_texts(text, reading)
     found = add_splits(spec.official, root, found)
     utterances = add_durations(sorted(found, key=lambda u: u.utt_id), nj)
     write_data_dir(target, utterances, chosen, spec.language, settings, short, reading.tables)
     hours = sum(u.duration for u in utterances) / 3600
     print(f"{target}: {len(utterances)} utterances, {hours:.2f} hours")
+
+
+def _show(reading: Reading, emotions: Sequence[str]) -> None:
+    print(format_table(reading.utterances, emotions))
+    for what, count in sorted(reading.skipped.items()):
+        print(f"left out: {count} {what}")
+
+
+def _choose(
+    reading: Reading, spec: Spec, emotions: Sequence[str], undecided: bool, complete: bool
+) -> None:
+    """Leave in ``reading`` the part that is asked for, and take in what is undecided."""
+    if spec.part:
+        _take_part(reading, spec, emotions, complete)
+        print(format_table(reading.utterances, emotions))
+    if undecided:
+        _take_undecided(reading, spec)
 
 
 def _shortages(
@@ -185,6 +201,22 @@ def _take_part(reading: Reading, spec: Spec, emotions: Sequence[str], complete: 
             f"egs/{spec.name}/corpus.yaml: part: {found} utterances are called {part.ids}, "
             f"{part.total or 'some'} expected; correct the pattern or the number"
         )
+
+
+def _take_undecided(reading: Reading, spec: Spec) -> None:
+    """Add the utterances that raters disagree on, and name them in utt2undecided."""
+    fitting = spec.part.ids if spec.part else "*"
+    added = [u for u in reading.undecided if fnmatchcase(u.utt_id, fitting)]
+    if not added:
+        raise UserError(
+            f"--undecided: {spec.name} has no utterance without a majority whose raters are known; "
+            "leave the option out (IEMOCAP has some)"
+        )
+    print(f"undecided: {len(added)} of the utterances left out, to train on soft targets")
+    said = reading.tables["utt2raters"]
+    reading.tables[UNDECIDED] = {u.utt_id: str(len(said[u.utt_id].split())) for u in added}
+    reading.left_out -= {u.utt_id for u in added}
+    reading.utterances = [*reading.utterances, *added]
 
 
 def _without(spec: Spec, left_out: Collection[str]) -> Spec:

@@ -94,6 +94,9 @@ class Spec(Strict):
         description="label -> emotion; required, unless a reader of any corpus finds emotions"
     )
     skip_labels: list[Text] = Field([], description="labels that are left out and counted")
+    undecided_labels: list[Text] = Field(
+        [], description="of skip_labels, those of utterances whose raters had no majority"
+    )
     counts: Counts = Field(
         Counts(),
         description="what must hold: total, and by session, emotion and speaker; iemocap and mini "
@@ -286,6 +289,8 @@ def _wrong_classes(spec: Spec) -> Iterator[tuple[str, str]]:
             )
     for label in sorted(spec.label_map.keys() & set(spec.skip_labels)):
         yield "skip_labels", f"{label!r} is in label_map as well; take it out of one"
+    for label in sorted(set(spec.undecided_labels) - set(spec.skip_labels)):
+        yield "undecided_labels", f"{label!r} is not in skip_labels; add it there"
     for name, counts in _all_counts(spec).items():
         rows = {f"speaker.{speaker}": row for speaker, row in counts.speaker.items()}
         for where, row in {"emotion": counts.emotion, **rows}.items():

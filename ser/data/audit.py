@@ -6,12 +6,19 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from ser.data.tables import join_problems, read_lines, read_table
+from ser.data.tables import join_problems, read_lines, read_table, read_undecided
 from ser.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+TRAIN_UNDECIDED = "train_undecided"  # the training split with what raters disagree on
 SENTENCE = "sentence"
 Groups = Mapping[str, Mapping[str, str]]  # speaker, sentence... -> utterance -> its own
+
+
+def training_list(fold_dir: Path, soft: bool) -> Path:
+    """The list of what a fold trains on; ``soft``: on what each rater said, not on labels."""
+    undecided = fold_dir / TRAIN_UNDECIDED
+    return undecided if soft and undecided.exists() else fold_dir / "train"
 
 
 @dataclass
@@ -33,6 +40,7 @@ class Audit:
         self.utt2emo = read_table(self.dump_dir / "utt2emo")
         self.num_samples = read_table(self.dump_dir / "utt2num_samples")
         self.emotions = read_lines(self.dump_dir / "emotions")
+        self.undecided = read_undecided(self.dump_dir)
 
     def check_fold(self, fold: str, directory: Path) -> None:
         """Check the lists and shape files in a fold's ``directory``."""
@@ -42,8 +50,12 @@ class Audit:
         if unknown:
             self.problems.append(f"{where}: not utterances of {self.dump_dir}: {_some(unknown)}")
             return
-        self.problems += _wrong_lists(where, directory, splits, self.num_samples)
+        with_undecided = _read_split(directory / TRAIN_UNDECIDED)
+        lists = splits | ({TRAIN_UNDECIDED: with_undecided} if self.undecided else {})
+        self.problems += _wrong_lists(where, directory, lists, self.num_samples)
         self.problems += _shared(where, splits, self.refused)
+        if self.undecided:
+            self._check_undecided(where, splits, with_undecided)
         if self.noted:
             self.notes += [f"{self.mark}: {line}" for line in _shared(where, splits, self.noted)]
         for split, utts in splits.items():
@@ -55,13 +67,34 @@ class Audit:
         self.tested.update(set(splits["test"]))
         self.sizes.append(f"{fold} " + " ".join(f"{s} {len(splits[s])}" for s in self.splits))
 
+    def _check_undecided(
+        self, where: str, splits: Mapping[str, list[str]], training: list[str]
+    ) -> None:
+        """What raters disagree on is in no list but ``training``, which shares nothing either."""
+        others = {split: utts for split, utts in splits.items() if split != "train"}
+        self.problems += _shared(where, {TRAIN_UNDECIDED: training, **others}, self.refused)
+        decided = {utt for utts in splits.values() for utt in utts}
+        if found := sorted(decided & self.undecided):
+            self.problems.append(f"{where}: raters disagree on {_some(found)}")
+        if set(training) - self.undecided != set(splits["train"]):
+            self.problems.append(f"{where}/{TRAIN_UNDECIDED}: expected all of train in it")
+
+    def notes_on_undecided(self) -> list[str]:
+        """What audit.txt says of utterances without a majority."""
+        if not self.undecided:
+            return []
+        return [
+            f"note: {len(self.undecided)} utterances have no majority: they train where targets "
+            f"are soft ({TRAIN_UNDECIDED}), and are never tested"
+        ]
+
     def check_coverage(self, utt2hash: Mapping[str, str], whole: bool = True) -> None:
         """After all folds: every utterance is tested once; unless ``whole``, once or not at all.
 
         Raises:
             UserError: names all problems that were found.
         """
-        untested = sorted(self.utt2emo.keys() - self.tested.keys())
+        untested = sorted(self.utt2emo.keys() - self.tested.keys() - self.undecided)
         if untested and whole:
             self.problems.append(f"{self.where}: in no test split: {_some(untested)}")
         repeated = sorted(utt for utt, count in self.tested.items() if count > 1)

@@ -9,12 +9,12 @@ only; audio and text stay where they are.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from ser.data.audit import SENTENCE, SPLITS, Audit
+from ser.data.audit import SENTENCE, SPLITS, TRAIN_UNDECIDED, Audit
 from ser.data.official import OFFICIAL, official, read_splits
-from ser.data.tables import SPLIT_TABLE, read_lines, read_table
+from ser.data.tables import SPLIT_TABLE, UNDECIDED, read_lines, read_table, read_undecided
 from ser.errors import UserError
 from ser.files import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
@@ -263,9 +263,27 @@ def assign(
     utt2emo: Mapping[str, str],
     utt2sentence: Mapping[str, str],
     utt2split: Mapping[str, str] | None = None,
+    undecided: Collection[str] = (),
 ) -> Folds:
-    """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit."""
+    """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit.
+
+    Those of the decided utterances are the same with and without ``undecided`` ones. Where there
+    are some, each fold has a list TRAIN_UNDECIDED: what trains, and those of them whose
+    speaker does and whose sentence, for crossed, is not tested.
+    """
     require_protocol(protocol)
+    if undecided:
+        tables = (utt2spk, utt2session, utt2emo, utt2sentence)
+        decided = [{u: t[u] for u in t if u not in undecided} for t in tables]
+        folds = assign(protocol, *decided, utt2split)
+        apart = num_groups(protocol) is not None
+        for splits in folds.values():
+            speakers = {utt2spk[u] for u in splits["train"]}
+            tested = {utt2sentence[u] for u in splits["test"]} if apart else set()
+            more = {u for u in undecided if utt2spk[u] in speakers}
+            more -= {u for u in more if utt2sentence.get(u) in tested}
+            splits[TRAIN_UNDECIDED] = sorted({*splits["train"], *more})
+        return folds
     k = num_parts(protocol)
     if k is not None:
         return kfold(utt2spk, utt2emo, k)
@@ -301,13 +319,15 @@ def make_folds(protocol: str, dump_dir: Path) -> bool:
     names += ["utt2sentence"] if num_groups(protocol) else []
     splits = read_splits(dump_dir)
     names += [SPLIT_TABLE] if protocol in OFFICIAL and splits else []
+    undecided = read_undecided(dump_dir)
+    names += [UNDECIDED] if undecided else []
     settings = {"protocol": protocol, "tables": file_digest(*(dump_dir / n for n in names))}
     directory = dump_dir / "folds" / protocol
     if is_done(directory, settings):
         return False
     tables = (read_table(dump_dir / name) for name in ("utt2spk", "utt2session", "utt2emo"))
     sentences = read_table(dump_dir / "utt2sentence") if num_groups(protocol) else {}
-    folds = assign(protocol, *tables, sentences, splits)
+    folds = assign(protocol, *tables, sentences, splits, undecided)
     num_samples = read_table(dump_dir / "utt2num_samples")
     with atomic_dir(directory) as temporary:
         _write(temporary / "folds", folds)
@@ -383,5 +403,6 @@ def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
         f"checked: no {checked} in two splits of a fold; {tested}; "
         f"all {len(audit.emotions)} emotions in every training split; no empty split",
         *audit.sizes,
+        *audit.notes_on_undecided(),
         *(f"note: {note}" for note in audit.notes),
     ]

@@ -90,16 +90,27 @@ def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
 
     found = {}
     for utt_id, said in read_table(path).items():
-        raters = [rater.split(",") for rater in said.split()]
-        shares = [sum(words.count(e) / len(words) for words in raters) for e in emotions]
-        if any(shares):
-            found[utt_id] = np.array(shares) / sum(shares)
+        votes = count_votes(said, emotions)
+        if any(votes):
+            found[utt_id] = np.array(votes) / sum(votes)
     if not found:
         raise UserError(
             f"{path}: no rater says one of {', '.join(emotions)}; expected an utterance and an "
             "emotion of each rater a line, such as 'utt1 sad sad,neutral'"
         )
     return found
+
+
+def count_votes(said: str, emotions: Sequence[str]) -> list[float]:
+    """The votes of an utterance's raters for each emotion; see ``read_raters`` for ``said``."""
+    raters = [rater.split(",") for rater in said.split()]
+    return [sum(words.count(e) / len(words) for words in raters) for e in emotions]
+
+
+def favourite(said: str, emotions: Sequence[str]) -> str | None:
+    """The emotion with most votes, the first of several; None if no rater names one."""
+    votes = count_votes(said, emotions)
+    return emotions[votes.index(max(votes))] if any(votes) else None
 
 
 def _no_table(table: str, path: Path, dump_dir: Path) -> str:

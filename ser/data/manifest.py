@@ -16,7 +16,14 @@ from typing import Any
 from ser.data.audio import AudioInfo, probe_files
 from ser.data.folds import Folds, assign, caveat, sentence
 from ser.data.official import read_splits
-from ser.data.tables import TABLES, UNKNOWN_GENDER, read_lines, read_table, validate_data_dir
+from ser.data.tables import (
+    TABLES,
+    UNKNOWN_GENDER,
+    read_lines,
+    read_table,
+    read_undecided,
+    validate_data_dir,
+)
 from ser.errors import UserError
 from ser.files import atomic_dir, expand_home
 from ser.stage import mark_done, read_marker, require_done
@@ -75,6 +82,9 @@ def write_manifests(
     _require_own(output)
     validate_data_dir(source)
     tables = {name: read_table(source / name, name == "text") for name in TABLES}
+    for utt in read_undecided(source):  # which have no label
+        for table in tables.values():
+            table.pop(utt, None)
     wavs = tables["wav.scp"]
     corpus = _Corpus(
         name=data_dir.absolute().resolve().name,

@@ -28,6 +28,7 @@ from ser.data.tables import (
     own_ids,
     read_lines,
     read_table,
+    read_undecided,
     user_tables,
     validate_data_dir,
     write_spk_tables,
@@ -79,7 +80,7 @@ def prepare_dump(
         require_done(directory, 2, "the units and targets")
     _check_tables(source, lang_dirs)
     tables = (read_table(source / name) for name in ("utt2spk", "utt2session", "utt2emo"))
-    assign(protocol, *tables, _sentences(source), read_splits(source))
+    assign(protocol, *tables, _sentences(source), read_splits(source), read_undecided(source))
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):

@@ -29,6 +29,7 @@ TABLES = (
     "utt2orig",  # the corpus' own ids
 )
 SPLIT_TABLE = "utt2split"  # of corpora that have an official split; it travels as a user's table
+UNDECIDED = "utt2undecided"  # utterances without a majority: how many raters they had
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
 USER_TABLE = re.compile(r"utt2[\w-]+")
@@ -152,6 +153,12 @@ def own_ids(directory: Path | str) -> dict[str, str]:
     return read_table(Path(directory) / "utt2orig")
 
 
+def read_undecided(directory: Path | str) -> set[str]:
+    """The utterances of a data or dump folder whose raters had no majority; see --undecided."""
+    path = Path(directory) / UNDECIDED
+    return set(read_table(path)) if path.is_file() else set()
+
+
 def write_spk_tables(directory: Path, tables: Mapping[str, Mapping[str, str]]) -> None:
     """Write spk2utt, and spk2gender where every speaker's gender is known, as Kaldi has them."""
     utt2spk, utt2gender = tables["utt2spk"], tables["utt2gender"]
@@ -206,7 +213,8 @@ def write_data_dir(
             write_lines(temporary / "partial", (" ".join(line.split()) for line in partial))
         validate_data_dir(temporary)
         for path in user_tables(directory):
-            shutil.copy2(path, temporary)
+            if path.name != UNDECIDED:  # of another choice of utterances
+                shutil.copy2(path, temporary)
         if any(r.split for r in records):
             write_table(temporary / SPLIT_TABLE, {r.utt_id: r.split for r in records if r.split})
         for name, table in (more or {}).items():

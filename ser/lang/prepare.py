@@ -19,7 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.data.tables import lang_inputs, read_lines, read_table, write_lines, write_table
+from ser.data.tables import (
+    lang_inputs,
+    read_lines,
+    read_table,
+    read_undecided,
+    write_lines,
+    write_table,
+)
 from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
 from ser.lang.lexicon import Lexicon, Transcripts, build_lexicon, split_text
@@ -158,6 +165,8 @@ def _phone_units(
                 f"{', '.join(emotions)}; make the tables again: ./run.sh --stage 1 --stop-stage 1"
             )
     index = {utt: emotions.index(emotion) for utt, emotion in utt2emo.items()}
+    if token_type.startswith("tagged"):  # what raters disagree on has no tag, so no units
+        text_phn = {**text_phn, **dict.fromkeys(read_undecided(source), ())}
     return phone_units(token_type, text_phn, classes, index, len(emotions))
 
 

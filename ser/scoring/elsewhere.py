@@ -25,7 +25,7 @@ import numpy as np
 
 from ser.console import progress
 from ser.data.audio import FULL_SCALE, SAMPLE_RATE
-from ser.data.tables import read_lines, read_table
+from ser.data.tables import UNDECIDED, read_lines, read_table, read_undecided
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.models.inputs import load_input, make_batches, pad, to_input
@@ -141,7 +141,9 @@ def _classify(
 
     from ser.models.layer_cache import fingerprint
 
-    names = {u: e for u, e in read_table(dump_dir / "utt2emo").items() if e in labels}
+    undecided = read_undecided(dump_dir)
+    found = read_table(dump_dir / "utt2emo").items()
+    names = {u: e for u, e in found if e in labels and u not in undecided}
     samples, wavs = (read_table(dump_dir / name) for name in ("utt2num_samples", "wav.scp"))
     lengths = {utt: int(samples[utt]) for utt in names}
     known, vectors, total = None, None, 0.0
@@ -246,7 +248,8 @@ def _open(
 
 
 def _made_from(experiment: Experiment, folds: Sequence[str], dump_dir: Path) -> dict[str, Any]:
-    data = file_digest(*(dump_dir / table for table in ("utt2emo", "utt2spk", "utt2hash")))
+    tables = ["utt2emo", "utt2spk", "utt2hash", *([UNDECIDED] if read_undecided(dump_dir) else [])]
+    data = file_digest(*(dump_dir / table for table in tables))
     return {"data": data, "models": {f: model_state(experiment.exp_dir / f) for f in folds}}
 
 

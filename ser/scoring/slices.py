@@ -112,7 +112,7 @@ def _texts(
     """Whether an utterance's words (as stage 2 wrote them) also occur in its fold's training."""
     if not path.is_file():
         return {}
-    trained = {fold: read_lines(experiment.fold_list(fold, "train")) for fold in folds}
+    trained = {fold: read_lines(experiment.training_list(fold)) for fold in folds}
     tested = {fold: [p.utt_id for p in rows] for fold, rows in folds.items()}
     needed = {u for lists in (trained, tested) for utts in lists.values() for u in utts}
     words = read_utterance_table(path, sorted(needed), stage=2, allow_empty=True)

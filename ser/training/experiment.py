@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ser.data.audit import training_list
 from ser.data.labels import RATERS, Targets, label_path
 from ser.data.tables import read_lines, read_table
 from ser.errors import UserError
@@ -103,6 +104,10 @@ class Experiment:
     def fold_list(self, fold: str, name: str = "test") -> Path:
         """The file that lists a fold's utterances."""
         return self.dump_dir / "folds" / str(self.run["protocol"]) / fold / name
+
+    def training_list(self, fold: str) -> Path:
+        """The file that lists what a fold was trained on."""
+        return training_list(self.fold_list(fold, ""), soft=RATERS in self._tables)
 
     def references(self, fold: str, split: str = "test") -> dict[str, str]:
         """The utterances of a fold's split and their reference emotions."""

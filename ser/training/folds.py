@@ -21,6 +21,7 @@ from ser.cluster import preemption
 from ser.cluster.locks import held
 from ser.cluster.runlog import fold_log
 from ser.console import explain
+from ser.data.audit import training_list
 from ser.data.labels import fold_labels, label_path
 from ser.data.prepare import require_current
 from ser.data.tables import read_lines, read_table
@@ -217,9 +218,10 @@ def fold_arguments(
         kept = set(random.Random(args.seed).sample(speakers, count))
         told = [utt for utt in every if utt2spk[utt] in kept]
         args.unlabelled = " ".join(utt for utt in every if utt2spk[utt] not in kept)
-    trained = Counter(utt2emo[utt] for utt in told)
-    args.class_counts = " ".join(str(trained[e]) for e in read_lines(dump_dir / "emotions"))
-    args.train_shape_file = [str(fold_dir / fold / "train.shape")]
+    counts = Counter(utt2emo[utt] for utt in told)
+    args.class_counts = " ".join(str(counts[e]) for e in read_lines(dump_dir / "emotions"))
+    trained = training_list(fold_dir / fold, soft=bool(args.soft_targets))
+    args.train_shape_file = [f"{trained}.shape"]
     args.valid_shape_file = [str(fold_dir / fold / f"{valid}.shape")]
     if args.scheduler_conf.get("max_steps") == "auto":
         args.scheduler_conf = {**args.scheduler_conf, "max_steps": count_steps(args)}

@@ -101,6 +101,35 @@ def test_values_are_the_fourth_field_and_raters_are_not_the_actors(stage1, root)
     assert set(raters.values()) == {"neutral neutral,angry"}
 
 
+def test_utterances_without_a_majority_come_in_where_they_are_asked_for(stage1, root, capsys):
+    path = _labels(root, "Ses01F_impro01")
+    block = path.read_bytes().partition(b"Ses01F_impro01_F004\txxx")
+    votes = block[2].replace(b"C-E2:\tNeutral;", b"C-E2:\tSurprise;", 1)
+    votes = votes.replace(b"C-E3:\tNeutral; Anger;", b"C-E3:\tExcited;", 1)
+    path.write_bytes(block[0] + block[1] + votes)
+    plain = by_own_id(stage1() / "utt2emo")
+    data = stage1(undecided=True)
+    emotions, raters = by_own_id(data / "utt2emo"), by_own_id(data / "utt2raters")
+    undecided = by_own_id(data / "utt2undecided")
+    assert plain == {utt: emotions[utt] for utt in emotions.keys() - undecided.keys()}
+    assert len(undecided) == 17 and set(undecided.values()) == {"2"}
+    assert raters["Ses01F_impro01_F004"] == "sur happy"
+    assert {utt: emotions[utt] for utt in undecided} == {
+        **dict.fromkeys(undecided, "neutral"),
+        "Ses01F_impro01_F004": "happy",
+    }
+    assert "undecided: 17 of the utterances left out" in capsys.readouterr().out
+    assert "utt2undecided" not in {path.name for path in stage1().iterdir()}
+
+
+def test_undecided_utterances_are_those_of_which_a_rater_names_an_emotion(stage1, root):
+    for path in root.glob("Session*/dialog/EmoEvaluation/*.txt"):
+        said = path.read_bytes().replace(b"Neutral;", b"Bored;").replace(b"Anger;", b"Bored;")
+        path.write_bytes(said)
+    with pytest.raises(UserError, match="--undecided: iemocap has no utterance without a majority"):
+        stage1(undecided=True)
+
+
 def test_a_dialog_whose_name_begins_like_anothers_keeps_its_own_utterances(stage1, root):
     _replace(
         _transcript(root, "Ses05M_script01_1"),

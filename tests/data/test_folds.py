@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ser.data.audit import training_list
 from ser.data.folds import (
     PROTOCOLS,
     assign,
@@ -444,6 +445,7 @@ def test_a_sentence_is_its_words(text, expected):
 
 
 def write_crossed(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
     spk, session, emo, said = repeated_sentences()
     for name, table in (("utt2spk", spk), ("utt2session", session), ("utt2emo", emo)):
         write_table(directory / name, table)
@@ -491,6 +493,79 @@ def test_sentences_that_cannot_be_left_out_are_named(change, k, message):
     *tables, said = repeated_sentences()
     with pytest.raises(UserError, match=message):
         crossed(*tables, change(said), k)
+
+
+# Utterances without a majority of the raters.
+
+
+def add_undecided(dump):
+    """Each speaker's second utterance of a sentence that all say, and one that he alone does."""
+    spk, session, emo, said = (
+        read_table(dump / f"utt2{name}") for name in ("spk", "session", "emo", "sentence")
+    )
+    more = {}
+    for speaker in sorted(set(spk.values())):
+        more |= {f"{speaker}_x1": "line 0", f"{speaker}_x2": f"words of {speaker}"}
+    for utt, words in more.items():
+        speaker = utt.partition("_")[0]
+        spk[utt], session[utt], emo[utt], said[utt] = speaker, speaker[:5], "happy", words
+    for name, table in (("spk", spk), ("session", session), ("emo", emo), ("sentence", said)):
+        write_table(dump / f"utt2{name}", table)
+    write_table(dump / "utt2hash", {utt: f"sha-{utt}" for utt in spk})
+    write_table(dump / "utt2num_samples", dict.fromkeys(spk, 1000))
+    write_table(dump / "utt2undecided", dict.fromkeys(more, "3"))
+    return more
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper", "session", "kfold2", "crossed2"])
+def test_undecided_utterances_train_with_their_speaker_and_are_never_tested(tmp_path, protocol):
+    plain, dump = write_crossed(tmp_path / "plain"), write_crossed(tmp_path / "more")
+    more = add_undecided(dump)
+    make_folds(protocol, plain)
+    make_folds(protocol, dump)
+    spk, said = read_table(dump / "utt2spk"), read_table(dump / "utt2sentence")
+    directory = Path("folds") / protocol
+    for fold in read_lines(dump / directory / "folds"):
+        lists = {path.name: read_lines(path) for path in (dump / directory / fold).iterdir()}
+        for split in {"train", "valid", "test"} & set(lists):
+            assert lists[split] == read_lines(plain / directory / fold / split)
+        speakers = {spk[utt] for utt in lists["train"]}
+        expected = {utt for utt in more if spk[utt] in speakers}
+        if protocol == "crossed2":
+            expected -= {utt for utt in more if said[utt] in {said[u] for u in lists["test"]}}
+        assert expected and set(lists["train_undecided"]) == expected | set(lists["train"])
+        shapes = [f"{utt} 1000" for utt in lists["train_undecided"]]
+        assert lists["train_undecided.shape"] == shapes
+    audit = (dump / directory / "audit.txt").read_text()
+    assert "note: 8 utterances have no majority: they train where targets are soft" in audit
+    assert "no majority" not in (plain / directory / "audit.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "message"),
+    [
+        ("test", "Ses01F_x1", "strict/Ses01F: raters disagree on Ses01F_x1"),
+        ("train_undecided", "Ses01M_x1", "train_undecided and valid share the speaker Ses01M"),
+        ("train_undecided", None, "train_undecided: expected all of train in it"),
+    ],
+)
+def test_the_audit_refuses_undecided_utterances_elsewhere(tmp_path, name, extra, message):
+    dump = write_crossed(tmp_path)
+    add_undecided(dump)
+    make_folds("strict", dump)
+    fold = dump / "folds/strict/Ses01F"
+    utts = sorted([*read_lines(fold / name), extra] if extra else read_lines(fold / name)[1:])
+    write_lines(fold / name, utts)
+    write_table(fold / f"{name}.shape", dict.fromkeys(utts, 1000))
+    with pytest.raises(UserError, match=message):
+        audit_folds("strict", dump / "folds/strict", dump)
+
+
+def test_soft_targets_train_on_undecided_utterances_too_where_there_are_some(tmp_path):
+    assert training_list(tmp_path, soft=True) == tmp_path / "train"
+    (tmp_path / "train_undecided").touch()
+    assert training_list(tmp_path, soft=True) == tmp_path / "train_undecided"
+    assert training_list(tmp_path, soft=False) == tmp_path / "train"
 
 
 def test_a_speaker_who_says_nothing_of_a_group_has_no_fold_for_it():

@@ -11,7 +11,7 @@ import soundfile
 from ser.cli import app
 from ser.data.folds import assign, sentence
 from ser.data.manifest import protocol_name, write_manifests
-from ser.data.tables import Utterance, write_data_dir
+from ser.data.tables import Utterance, write_data_dir, write_table
 from ser.errors import UserError
 
 # id: emotion, speaker, gender, session, words, sample rate, channels; 0.1 s each
@@ -143,6 +143,13 @@ def test_emobox_gets_its_keys_its_file_names_and_a_label_map(corpus, tmp_path):
         "test": ["cora1", "cora2"],
     }
     assert _lines(home / "fold_3/toy_test_fold_3.jsonl") == rows[4:6]
+
+
+def test_utterances_without_a_label_are_left_out(corpus, tmp_path):
+    write_table(corpus / "all/utt2undecided", {"anna2": "3"})
+    output = write_manifests(corpus, form="emobox")
+    keys = {r["key"] for path in output.rglob("*.jsonl") for r in _lines(path)}
+    assert keys == ROWS.keys() - {"anna2"}
 
 
 @pytest.mark.parametrize("protocol", ["strict", "paper", "session", "kfold2", "crossed2"])

@@ -67,6 +67,14 @@ def test_lang_holds_lexicon_phones_classes_and_tagged_units(data_dir):
     assert len(units) == 25 and units[:3] == ["<blank>", "S0", "S1"] and units[24] == "Vs3"
 
 
+def test_what_raters_disagree_on_has_no_tag_and_so_no_tagged_units(data_dir):
+    write(data_dir / "all/utt2undecided", ["u2 3"])
+    prepare_lang(data_dir, "tagged_class", 500)
+    prepare_lang(data_dir, "class", 500)
+    assert "\nu2\n" in (data_dir / "lang/text.units").read_text()
+    assert "\nu2 N Vs N Vs\n" in (data_dir / "lang_class/text.units").read_text()
+
+
 def test_the_summary_counts_words_tags_and_empty_targets(data_dir, capsys):
     prepare_lang(data_dir, "tagged_class", 500)
     printed = capsys.readouterr().out

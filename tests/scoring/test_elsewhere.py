@@ -101,6 +101,18 @@ def test_other_corpora_are_classified_by_the_mean_of_the_folds_among_shared_emot
     assert rows[-1][2:5] == ["other", str(len(wanted)), "3"] and rows[-1][-1] == "50.0"
 
 
+def test_utterances_without_a_majority_are_not_tested(toy):
+    exp, dump, _ = toy
+    other = dump.parent / "other"
+    table = exp / "crosscorpus.other.tsv"
+    crosscorpus(exp, [other], build_model=Builder())
+    tested = {line.split("\t")[0] for line in table.read_text().splitlines()}
+    sad = next(utt for utt, e in read_table(other / "utt2emo").items() if e == "sad")
+    write_table(other / "utt2undecided", {sad: "3"})
+    crosscorpus(exp, [other], build_model=Builder())
+    assert {line.split("\t")[0] for line in table.read_text().splitlines()} == tested - {sad}
+
+
 def test_the_folds_temperatures_are_used(toy, monkeypatch):
     exp, dump, _ = toy
     cold = crosscorpus(exp, [dump.parent / "other"], build_model=Builder())

@@ -74,6 +74,7 @@ def write_corpus_yaml(egs: Path, name: str = "iemocap") -> Path:
             "neu": "neutral",
         },
         "skip_labels": ["xxx", "fru", "sur", "fea", "oth", "dis"],
+        "undecided_labels": ["xxx"],
         "sessions": ["Ses01", "Ses02", "Ses03", "Ses04", "Ses05"],
         "dialogs": {
             f"Ses0{number}{g}": [d[7:] for d in dialogs if d[5] == g]
