@@ -25,8 +25,9 @@ install: ## create .venv, unless it is there and up to date
 demo: install ## the whole recipe on a small synthetic corpus, ending with its results table
 	./run.sh --corpus mini --nj $(NJ)
 
+# One process more than that, since those that wait for Slurm leave a core idle.
 test: install ## all tests; no network, no corpus; those of Slurm only where it is installed
-	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q -n $(NJ) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -q -n $$(($(NJ) + 1)) --dist loadfile --no-loadscope-reorder
 
 test-slurm: install ## the tests on a real Slurm cluster, which they start; fails without Slurm
 	OMP_NUM_THREADS=1 SER_REQUIRE_SLURM=1 $(PYTHON_BIN) -m pytest -q -m slurm
