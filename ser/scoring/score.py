@@ -405,7 +405,7 @@ def _describe(
         "data_sha256": provenance.settings_digest(data) if data else None,
         "stated": run.get("stated"),
         "leaky": list(run.get("leaky") or []),
-        "sweep": run.get("sweep"),
+        "sweep": _public_sweep(run.get("sweep")),
         "command": provenance.run_command(
             run, read_marker(data_dir / "all"), data_dir, experiment.exp_dir.name, folds
         ),
@@ -415,6 +415,13 @@ def _describe(
         "versions": provenance.versions(),
         "hardware": run.get("hardware") or provenance.hardware(ngpu),
     }
+
+
+def _public_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A run's sweep without this machine's paths."""
+    if not sweep:
+        return None
+    return {**sweep, **{key: provenance.public_path(sweep[key]) for key in ("file", "config")}}
 
 
 def _corpus_shortages(*directories: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -623,6 +624,15 @@ def test_the_command_repeats_the_run_and_hides_foreign_paths():
         "./run.sh --corpus emodb --config conf/train_s1.yaml --protocol strict --seed 3 "
         "--max-epoch 5 --ssl 'PATH/TO/whisper base' -- --optim_conf lr=0.1"
     )
+
+
+def test_scores_of_a_sweep_name_its_files_without_the_machines_paths(toy):
+    exp, dump, data = toy
+    here = str(Path.cwd() / "conf/sweeps/a.yaml")
+    sweep = {"name": "a", "about": "", "point": "1", "number": 1, "points": 1}
+    write_run(exp, sweep={**sweep, "file": here, "config": "/elsewhere/b.yaml"})
+    named = score_experiment(exp, dump, data)["sweep"]
+    assert named == {**sweep, "file": "conf/sweeps/a.yaml", "config": "PATH/TO/b.yaml"}
 
 
 def test_the_command_has_tag_and_folds_where_they_are_not_the_usual_ones():
