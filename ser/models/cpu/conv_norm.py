@@ -38,15 +38,18 @@ def conv_norm(
     """
     if torch.is_autocast_enabled("cpu"):
         maps = maps.to(torch.get_autocast_dtype("cpu"))
+    stride = conv.stride
+    if conv.kernel_size == (1, 1):  # oneDNN's gradient for strides can crash, with 8 channels say
+        maps, stride = maps[:, :, :: stride[0], :: stride[1]], (1, 1)
     maps = _channels_last(maps)
     if not norm.training:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         kernel = (conv.weight * scale.view(-1, 1, 1, 1)).to(maps)
         bias = (norm.bias - norm.running_mean * scale).to(maps)
-        out = torch.conv2d(maps, _channels_last(kernel), bias, conv.stride, padding)
+        out = torch.conv2d(maps, _channels_last(kernel), bias, stride, padding)
         out = _fill(out, lengths, 0.0)
         return _pool(out.relu_() if relu else out, pool)[0]
-    weights, sizes = (conv.weight, norm.weight, norm.bias), (conv.stride, padding, pool)
+    weights, sizes = (conv.weight, norm.weight, norm.bias), (stride, padding, pool)
     out, mean, variance, count = _ConvNorm.apply(maps, *weights, lengths, *sizes, relu, norm.eps)
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean, norm.momentum)
