@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ser.config import check_arguments
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
+from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.cpu.recurrent import read_padded
 from ser.models.masks import beside, frame_mask, positions
 
@@ -167,6 +168,13 @@ class ConvLayer(torch.nn.Module):
         self, maps: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, C, T, F) with zeros for padding, (B,) -> (B, C', T', F') likewise, (B,)."""
+        left, right, first, last = self.padding
+        pooled = -(-lengths // self.pool[0])
+        if self.norm is not None and quick(maps):
+            maps = F.pad(maps, (0, right - left, 0, last - first))
+            padding = (first, left)  # on both sides
+            maps = conv_norm(maps, lengths.tolist(), self.conv, self.norm, padding, self.pool)
+            return maps, pooled
         real = frame_mask(lengths, maps.size(2))  # (B, T), on the CPU
         maps = self.conv(F.pad(maps, self.padding))
         if self.norm is not None:
@@ -176,7 +184,7 @@ class ConvLayer(torch.nn.Module):
         maps = F.relu(maps).masked_fill(~real[:, None, :, None], 0.0)
         if self.pool != (1, 1):
             maps = F.max_pool2d(maps, self.pool, ceil_mode=True)
-        return maps, -(-lengths // self.pool[0])
+        return maps, pooled
 
 
 class MaskedBatchNorm(torch.nn.BatchNorm1d):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
+from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.masks import frame_mask
 from ser.models.pooling import StatisticsPooling
@@ -58,10 +59,9 @@ class ResNet(torch.nn.Module):
         self, maps: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, C, T, F) with zeros for padding, (B,) -> (B, C', T', F') likewise, (B,)."""
-        maps = self.conv1(maps)
         if self.picture:
             lengths = -(-lengths // 2)
-        maps = self.bn1(maps, frame_mask(lengths, maps.size(2))).relu()
+        maps = _normalised(maps, lengths, self.conv1, self.bn1)
         if self.picture:
             maps, lengths = F.max_pool2d(maps, 3, 2, 1), -(-lengths // 2)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -75,7 +75,7 @@ class _Block(torch.nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, bottleneck: bool):
         super().__init__()
-        self.stride, self.size = stride, channels * (4 if bottleneck else 1)
+        self.size = channels * (4 if bottleneck else 1)
         if bottleneck:  # the stride is that of the 3 x 3 convolution
             layers = [(channels, 1, 1), (channels, 3, stride), (self.size, 1, 1)]
         else:
@@ -95,17 +95,29 @@ class _Block(torch.nn.Module):
     def forward(
         self, maps: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shorter = -(-lengths // self.stride)
-        out = maps
+        out, real = maps, lengths
         for number in range(1, self.count + 1):
-            out = getattr(self, f"conv{number}")(out)
-            real = frame_mask(shorter if out.size(2) < maps.size(2) else lengths, out.size(2))
-            out = getattr(self, f"bn{number}")(out, real)
-            out = out.relu() if number < self.count else out
+            conv, norm = (getattr(self, f"{name}{number}") for name in ("conv", "bn"))
+            real = -(-real // conv.stride[0])
+            out = _normalised(out, real, conv, norm, relu=number < self.count)
         if self.downsample is not None:
-            conv, norm = self.downsample
-            maps = norm(conv(maps), frame_mask(shorter, out.size(2)))
-        return (out + maps).relu(), shorter
+            maps = _normalised(maps, real, *self.downsample, relu=False)
+        return (out + maps).relu(), real
+
+
+def _normalised(
+    maps: torch.Tensor,
+    lengths: torch.Tensor,
+    conv: torch.nn.Conv2d,
+    norm: MaskedBatchNorm,
+    relu: bool = True,
+) -> torch.Tensor:
+    """Convolution and batch norm over the ``lengths`` frames that it leaves real, and ReLU."""
+    if quick(maps):
+        return conv_norm(maps, lengths.tolist(), conv, norm, conv.padding, relu=relu)
+    maps = conv(maps)
+    maps = norm(maps, frame_mask(lengths, maps.size(2)))
+    return maps.relu() if relu else maps
 
 
 class XVectorEncoder(AbsEncoder):

@@ -1,13 +1,16 @@
 """Every switch for speed against the plain path: the loss of a whole S1, and all its gradients."""
 
 import copy
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 from espnet2.tasks.abs_task import optim_classes
 
+from ser.config import load_config
 from ser.models import wav2vec
+from ser.models.build import FEATS_SIZES, build_network
 from ser.models.cpu import attention as attention_module
 from ser.models.cpu.attention import attention, written_out
 from ser.models.encoders import IdentityEncoder
@@ -15,6 +18,7 @@ from ser.models.heads import CTCHead
 from ser.models.model import SERModel
 from ser.models.pooling import MeanPooling
 from ser.models.ssl import HFFrontend
+from tests.support import ROOT
 from tests.support.tiny import EMOTIONS, ENCODERS
 
 DROPOUTS = ("attention_dropout", "hidden_dropout", "activation_dropout", "feat_proj_dropout")
@@ -162,6 +166,47 @@ def test_bfloat16_moves_the_loss_by_a_percent_and_is_as_far_off_by_any_way():
 
     assert 0.01 < apart(fast=False) < 0.4  # an untrained model this small; its direction is kept
     assert apart(fast=True) < 1.05 * apart(fast=False)
+
+
+SMALLER = {
+    "s6_small": {},
+    "s7_conv_attention": {},
+    "s8_parallel": {"channels": [16, 32, 32]},
+    "s17_capsules": {},
+    "s18_xvector": {"depth": 18, "width": 8},
+}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_so_it_is_in_systems_without_a_pretrained_encoder_that_train_in_it(name, monkeypatch):
+    config = load_config(ROOT / f"conf/train_{name}.yaml")
+    assert config["model_conf"]["amp_dtype"] == "bfloat16"
+    monkeypatch.setattr("torch.randn_like", torch.zeros_like)  # S6's noise
+    config["encoder_conf"] |= SMALLER[name]
+    torch.manual_seed(0)
+    network = build_network(Namespace(**{"pooling_conf": {}, "frontend_conf": {}} | config))
+    model = SERModel(EMOTIONS, *network, aux_heads={}, aux_weights={}).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.RNNBase):
+            module.dropout = 0.0
+    width = FEATS_SIZES.get(config["feats_type"])
+    lengths = torch.tensor([90, 84, 77, 70]) * (1 if width else 160)
+    batch = {
+        "speech": torch.randn(4, int(lengths[0]), *([width] if width else [])),
+        "speech_lengths": lengths,
+        "emotion": torch.arange(4)[:, None],
+    }
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        model.amp_dtype = dtype
+        loss, gradients = loss_and_gradients(model, batch)
+        found.append((loss, torch.cat([g.flatten() for g in gradients.values()])))
+    (loss, exact), (mixed_loss, mixed) = found
+    assert mixed_loss.item() == pytest.approx(loss.item(), rel=0.02)
+    assert 0.001 < (mixed - exact).norm() / exact.norm() < 0.4
 
 
 @pytest.mark.parametrize(("spread", "bound"), [(1.0, 0.01), (9.0, 0.02)])
