@@ -170,9 +170,7 @@ def test_bfloat16_moves_the_loss_by_a_percent_and_is_as_far_off_by_any_way():
 
 SMALLER = {
     "s6_small": {},
-    "s7_conv_attention": {},
     "s8_parallel": {"channels": [16, 32, 32]},
-    "s17_capsules": {},
     "s18_xvector": {"depth": 18, "width": 8},
 }
 
