@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -14,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ser.console import percent
+from ser.provenance import digest
 from ser.reporting.charts import (
     BLUE,
     FAINT,
@@ -34,6 +37,7 @@ from ser.reporting.charts import (
 from ser.reporting.elsewhere import risk_chart
 from ser.reporting.inputs import History, ReportInput, curve
 from ser.scoring.text import interval
+from ser.stage import file_digest, mark_done, read_marker
 from ser.training.experiment import PHASES
 
 COLOURS = {"train": BLUE, "valid": RED}
@@ -50,15 +54,23 @@ Interval = tuple[float, float, float]  # mean, low, high in percent
 def draw_figures(experiment: ReportInput) -> list[Path]:
     """Draw the figures that there are data for into ``figures/`` of the experiment.
 
-    A figure without data is not drawn, and an older one is removed.
+    A figure without data is not drawn, and an older one is removed. Nothing is drawn where
+    figures of the same data are there.
 
     Returns:
-        The PNG files written.
+        Their PNG files.
     """
     directory = experiment.exp_dir / "figures"
     directory.mkdir(exist_ok=True)
     scores = experiment.scores
     weights, histories = experiment.layer_weights(), experiment.histories
+    code = file_digest(*sorted(Path(__file__).parent.glob("*.py")))
+    shown = [experiment.heading, scores, histories, weights and experiment.layer_names()]
+    made_from = digest([code, matplotlib.__version__, json.dumps(shown)])
+    older = read_marker(directory) or {}
+    written = [directory / name for name in older.get("files", [])]
+    if older.get("made_from") == made_from and all(path.is_file() for path in written):
+        return written
     panels = learning_panels(histories)
     charts = {
         "confusion_matrix": confusion_chart(scores["labels"], scores["confusion"]["counts"], ""),
@@ -74,6 +86,7 @@ def draw_figures(experiment: ReportInput) -> list[Path]:
             path.unlink(missing_ok=True)
         else:
             written.append(chart.save_png(path, experiment.heading))
+    mark_done(directory, {"made_from": made_from, "files": [path.name for path in written]})
     return written
 
 

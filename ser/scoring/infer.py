@@ -10,6 +10,7 @@ but in these floats, so that experiments with the same frozen layers compute it 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from ser.console import progress
 from ser.data.labels import read_targets
 from ser.data.tables import own_ids, read_table
 from ser.errors import UserError
+from ser.files import ROOT
 from ser.lang.units import greedy_ctc, units_head
 from ser.models.inputs import load_input, make_batches, pad
 from ser.scoring import auxiliary, decisions
@@ -267,9 +269,13 @@ def _build_untrained(config: Path, device: str) -> Any:
     with contextlib.redirect_stdout(sys.stderr):  # ESPnet prints which options it lacks
         from ser.training.task import SERTask
 
-    # Without a model file: ESPnet's own loading passes over missing weights in silence.
-    model, _ = SERTask.build_model_from_file(config, None, device)
-    return model
+    config, here = config.resolve(), Path.cwd()
+    os.chdir(ROOT)  # where run.sh trains, and relative paths of units and encoders begin
+    try:
+        # Without a model file: ESPnet's own loading passes over missing weights in silence.
+        return SERTask.build_model_from_file(config, None, device)[0]
+    finally:
+        os.chdir(here)
 
 
 class FoldModels:

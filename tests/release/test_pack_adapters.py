@@ -15,7 +15,8 @@ from ser.predict.models import TorchModel
 from ser.predict.package import open_model
 from ser.release.pack import pack_experiment
 from tests.support.adapters import LORA, adapted_experiment, adapted_model, save_encoder
-from tests.support.packable import FOLDS, SHORT, answers, equal, said
+from tests.support.packable import FOLDS, answers, equal, said
+from tests.support.tiny import SHORT
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed"

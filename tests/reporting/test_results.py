@@ -1,6 +1,8 @@
 """Stage 6: RESULTS.md and figures from scores.json files."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -461,7 +463,7 @@ def test_the_whole_of_stages_5_and_6_on_a_toy_experiment(tmp_path):
         "100.0",
         "50.0 / 51.0",
     )
-    assert sorted(p.name for p in (exp / "figures").iterdir()) == [
+    assert sorted(p.name for p in (exp / "figures").glob("*.png")) == [
         "confusion_matrix.png",
         "layer_weights.png",
         "learning_curves.png",
@@ -480,7 +482,28 @@ def test_figures_are_png_files_and_equal_for_equal_input(tmp_path):
     written = draw_figures(experiment(tmp_path))
     first = [path.read_bytes() for path in written]
     assert len(first) == 5 and all(data.startswith(b"\x89PNG") for data in first)
+    shutil.rmtree(tmp_path / "figures")
     assert [path.read_bytes() for path in draw_figures(experiment(tmp_path))] == first
+
+
+def test_figures_are_drawn_again_only_where_one_is_missing_or_would_be_another(tmp_path):
+    def drawn(**changes):
+        """The names of those that are written."""
+        paths = draw_figures(experiment(tmp_path, **changes))
+        new = [path.name for path in paths if path.stat().st_mtime_ns != 10**9]
+        for path in paths:
+            os.utime(path, ns=(10**9, 10**9))
+        return new
+
+    names = ["confusion_matrix.png", "reliability.png", "risk_coverage.png"]
+    assert drawn() == names
+    assert drawn() == []
+    (tmp_path / "figures/reliability.png").unlink()
+    assert drawn() == names
+    assert drawn(protocol="kfold2") == names
+    (tmp_path / "Ses01F").mkdir()
+    write_history(tmp_path / "Ses01F", epochs=3)
+    assert set(names) < set(drawn(protocol="kfold2"))
 
 
 def test_a_figure_without_data_is_not_drawn_and_an_older_one_goes(tmp_path):

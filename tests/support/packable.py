@@ -12,7 +12,7 @@ from ser.predict.package import Packed, build_network_model
 from ser.stage import file_digest, mark_done
 from ser.training.experiment import model_state
 from tests.support.fake_scores import make_scores
-from tests.support.tiny import EMOTIONS, TINY
+from tests.support.tiny import EMOTIONS, SHORT, TINY
 
 FOLDS = ["Ses01F", "Ses01M"]
 UNITS = ["<blank>", "S", "V"]
@@ -24,8 +24,6 @@ WAV2VEC2 = {
     "normalize": True,
 }
 
-# A wav2vec 2.0 of two convolutions, which torch's exporter traces in a moment.
-SHORT = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [40, 8]}
 SMALLEST = {
     "frontend_conf": {**WAV2VEC2, "layers": "last", "config": {**WAV2VEC2["config"], **SHORT}}
 }

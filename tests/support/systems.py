@@ -10,7 +10,7 @@ from ser.models.model import SERModel
 from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
 from tests.support import ROOT
-from tests.support.tiny import EMOTIONS, ENCODERS
+from tests.support.tiny import EMOTIONS, ENCODERS, SHORT
 
 CONF = ROOT / "conf"
 SYSTEMS = sorted(path.stem.removeprefix("train_") for path in CONF.glob("train_s*.yaml"))
@@ -54,8 +54,8 @@ def tiny_system(name: str) -> tuple[SERModel, str]:
         model = conf.pop("model")
         kind = next((k for k in ("whisper", "hubert") if k in model), "wav2vec2-base-like")
         model_type, config = ENCODERS[kind]
-        depth = "encoder_layers" if kind == "whisper" else "num_hidden_layers"
-        conf |= {"init": "random", "model_type": model_type, "config": {**config, depth: 1}}
+        small = {"encoder_layers": 1} if kind == "whisper" else {"num_hidden_layers": 1, **SHORT}
+        conf |= {"init": "random", "model_type": model_type, "config": {**config, **small}}
         if isinstance(conf["layers"], list):
             conf |= {"layers": [0, 1], "freeze": 1}
     args.encoder_conf |= TINY_CONFS.get(name, {})

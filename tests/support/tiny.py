@@ -16,6 +16,8 @@ TINY = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
+# Two convolutions, which torch's exporter traces in a moment, of the same stride.
+SHORT = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [40, 8]}
 # name -> (model_type, configuration): one encoder of each kind that behaves differently
 ENCODERS = {
     "wav2vec2-base-like": ("wav2vec2", TINY),

@@ -121,6 +121,17 @@ def test_stage_5_reads_the_encoder_from_its_folder_and_refuses_another(corpus, t
         FoldModels(None, "cpu").load(tmp_path / "config.yaml", trained / "3epoch.pth")
 
 
+def test_relative_paths_of_units_and_encoder_are_seen_from_the_recipe(
+    corpus, trained, tmp_path, monkeypatch
+):
+    text = (trained / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(f"{corpus}/", ""))
+    monkeypatch.setattr("ser.scoring.infer.ROOT", corpus)
+    monkeypatch.chdir(tmp_path)
+    FoldModels(None, "cpu").load(Path("config.yaml"), trained / "3epoch.pth")
+    assert Path.cwd() == tmp_path
+
+
 def test_stage_5_and_a_prediction_with_merged_weights_say_the_same(corpus, trained):
     infer_folds(trained.parent, corpus / "dump/tones", ["Ses01F"])
     packed = open_model(trained.parent)
