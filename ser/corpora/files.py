@@ -4,8 +4,10 @@
 a time, so --corpus-dir may also be above the corpus or inside it. Its groups are the columns of a
 row (ser/corpora/rows.py), as is ``stem``, the file's name without its suffix and the default id.
 The group text is a code of the sentence: its words are in ``texts``, or in a file of --text.
+Corpora are passed on with a second copy of themselves in a folder of their own, which is left out.
 """
 
+import filecmp
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ class Reader(RowsReader):
         super().__init__(spec, egs, home)
         self.pattern = re.compile(spec.pattern)
         self.unmatched: list[Path] = []
+        self.copies: list[Path] = []
 
     def find(self, directory: Path | None) -> Path:
         """The folder where ``pattern`` begins. Raises UserError if it fits no path."""
@@ -58,13 +61,16 @@ class Reader(RowsReader):
         )
 
     def read(self, root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; files that ``pattern`` does not fit are counted."""
+        """Its utterances in ``emotions``; files that are left out are counted."""
         reading = super().read(root, spec, emotions)
-        if self.unmatched:
-            shown = ", ".join(str(path.relative_to(root)) for path in self.unmatched[:PATHS_SHOWN])
-            reading.skipped[f"files that the pattern does not fit, e.g. {shown}"] = len(
-                self.unmatched
-            )
+        left_out = {
+            "files that the pattern does not fit": self.unmatched,
+            "files that are copies of others": self.copies,
+        }
+        for what, paths in left_out.items():
+            if paths:
+                shown = ", ".join(str(path.relative_to(root)) for path in paths[:PATHS_SHOWN])
+                reading.skipped[f"{what}, e.g. {shown}"] = len(paths)
         return reading
 
     def _matches(self, path: Path, root: Path) -> Iterator[tuple[re.Match[str], Path]]:
@@ -85,12 +91,17 @@ class Reader(RowsReader):
         found = [*self.pattern.groupindex, "stem", "speaker", "emotion"]  # those two for ids
         columns = {"id": "stem", **choose_columns(self.spec, found, where, needs_audio=False)}
         texts, rows, problems = self.spec.texts, [], []
+        known: dict[tuple[str, str], Path] = {}
         for path in self.fingerprint_files(root):
             match = next(self._matches(path, root), None)
             if match is None:
                 self.unmatched.append(path)
                 continue
             values = self._values({**match[0].groupdict(""), "stem": path.stem}, columns)
+            first = known.setdefault((values["speaker"], values["id"]), path)
+            if first is not path and filecmp.cmp(first, path, shallow=False):
+                self.copies.append(path)
+                continue
             if texts and values["sentence"] not in texts:
                 problems.append(f"{path}: text {values['sentence']!r} is not in texts")
             rows.append(Row(str(path), values, path))

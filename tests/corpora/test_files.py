@@ -1,6 +1,7 @@
 """Corpora whose paths say everything: patterns that do not fit, and what is said then."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_what_does_not_fit_is_counted_what_is_ignored_is_not_and_labels_may_be_s
     out = capsys.readouterr().out
     assert "left out: 1 files that the pattern does not fit, e.g. anna/x.wav" in out
     assert "left out: 1 utterances labelled L" in out
+
+
+def test_a_second_copy_of_the_corpus_inside_it_is_left_out(run, tmp_path, capsys):
+    files = shutil.copytree(write_files(tmp_path / "corpus", FILES), tmp_path / "copy")
+    shutil.move(files, tmp_path / "corpus/rooms")
+    assert len(read_table(run() / "wav.scp")) == 16
+    assert "left out: 16 files that are copies of others, e.g. rooms/" in capsys.readouterr().out
 
 
 def test_with_i_capitals_are_those_of_corpus_yaml_and_alternatives_make_an_id(run):
