@@ -11,7 +11,7 @@ from ser.config import load_config
 from ser.files import atomic_write
 from ser.reporting.charts import BLUE, QUIET, RED, SMALL, WIDTH, Chart, new_chart, styled
 from ser.reporting.inputs import is_synthetic
-from ser.reporting.rows import Row, system_name
+from ser.reporting.rows import Row
 
 START, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 BLOCK = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
@@ -100,7 +100,7 @@ def dated_rows(rows: Sequence[Row], conf_dir: Path) -> dict[str, list[Dated]]:
 def decade_table(dated: Mapping[str, Sequence[Dated]]) -> list[list[str]]:
     """Year, paper, system, corpus, WA and UA with intervals, parameters, training, note."""
     return [
-        [str(d.year), d.by, system_name(d.row.first), corpus, d.row.scored("wa"),
+        [str(d.year), d.by, d.row.name, corpus, d.row.scored("wa"),
          d.row.scored("ua"), d.row.parameters(), d.row.training(), d.note]
         for corpus, group in dated.items() for d in group
     ]  # fmt: skip
@@ -115,8 +115,9 @@ def draw_decade(dated: Mapping[str, Sequence[Dated]]) -> Chart:
             system = d.row.first["system"]
             label = f"{d.year}  {NAMES.get(system) or _short(system)}"
             if label in panel:
-                label = f"{d.year}  {_short(system)}"
-            panel[label] = (d.row, _parameters(d.row))
+                label += f", {system}"
+            epochs = d.row.first["max_epoch"]  # where not its configuration's
+            panel[label] = (d.row, _parameters(d.row) + (f", {epochs} epochs" if epochs else ""))
         panels[CORPORA.get(corpus, corpus)] = panel
     return forest_chart(panels, DECADE_TITLE, "parameters, training")
 

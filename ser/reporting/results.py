@@ -233,11 +233,10 @@ def _cells(number: int, row: Row) -> list[str]:
     count = str(len(folds["expected"]))
     if folds["missing"]:
         count = f"{len(folds['scored'])} of {count} (**partial**)"
-    changed = f" `{differing(s)}`" if differing(s) else ""
     notes = ["synthetic"] * is_synthetic(s["corpus"]) + ["**partial**"] * bool(s["corpus_partial"])
     return [
         str(number),
-        ("floor: " if row.is_floor else "") + system_name(s) + changed,
+        ("floor: " if row.is_floor else "") + row.name,
         s["corpus"] + (f" ({', '.join(notes)})" if notes else ""),
         marked(s, bold=True),
         count,

@@ -14,7 +14,7 @@ from ser.console import duration, percent
 from ser.data.folds import mean_over
 from ser.scoring.metrics import mean_sd
 from ser.scoring.records import Run
-from ser.scoring.text import decision_rows, interval, parameter_count
+from ser.scoring.text import decision_rows, differing, interval, parameter_count
 from ser.scoring.uncertainty import from_decisions, score_intervals
 
 FLOOR = re.compile(r"(?:^|_)s(?:0|14)(?:_|$)")  # linear classifiers, which all others should beat
@@ -30,6 +30,12 @@ class Row:
     def first(self) -> dict[str, Any]:
         """The scores of the lowest seed; what does not depend on the seed is read from here."""
         return self.runs[0][1]
+
+    @property
+    def name(self) -> str:
+        """The system, and in code what differs from its configuration."""
+        changed = differing(self.first)
+        return system_name(self.first) + (f" `{changed}`" if changed else "")
 
     @property
     def is_floor(self) -> bool:

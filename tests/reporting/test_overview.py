@@ -11,6 +11,7 @@ from ser.reporting.overview import (
     START,
     dated_rows,
     decade_table,
+    draw_decade,
     forest_chart,
     overview_table,
 )
@@ -23,6 +24,7 @@ CONF = """\
 paper: {year: 2021, by: Cai et al., note: "stated with folds by dialog: LEAKY"}
 stated: {corpus: iemocap, protocol: prefix, wa: 78.15, ua: , source: Cai}
 """
+COMMAND = "./run.sh --corpus emodb --config conf/train_s3_char.yaml --max-epoch 5"
 
 
 def scores(corpus, system, tag="", **changes):
@@ -41,7 +43,7 @@ def checkout(tmp_path):
         scores("nemo", "s1", tag="b", sweep=sweep | {"point": "tagged_class"}),
         scores("nemo", "s1_leaky", leaky=["folds by dialog"]),
         scores("emodb", "whisper_s0"),
-        scores("emodb", "s3_char"),
+        scores("emodb", "s3_char", max_epoch=5, command=COMMAND),
         scores("emodb", "emodb_s1_plus"),
         scores("emodb", "emodb_s2_plus"),
         scores("mini", "s3_char"),
@@ -115,7 +117,7 @@ def test_systems_stand_by_the_year_of_their_paper_with_what_is_not_comparable(ch
     assert list(dated) == ["emodb"]  # mini is synthetic; no system of nemo has a paper
     table = decade_table(dated)
     assert [row[:3] for row in table] == [
-        ["2021", "Cai et al.", "s3_char"],
+        ["2021", "Cai et al.", "s3_char `--max-epoch 5`"],
         ["2024", "Li et al.", "emodb_s1_plus"],
         ["2024", "Li et al.", "emodb_s2_plus"],
     ]
@@ -128,8 +130,12 @@ def test_systems_stand_by_the_year_of_their_paper_with_what_is_not_comparable(ch
     ]
     text = make_results(checkout)
     section = text.split("## A decade of speech emotion recognition on one protocol")[1]
-    assert "| 2021 | Cai et al. | s3_char | emodb | 87.5 [0.0 to 100.0] |" in section
+    start = "| 2021 | Cai et al. | s3_char `--max-epoch 5` | emodb | 87.5 [0.0 to 100.0] |"
+    assert start in section
     assert f"![WA of the systems by year]({DECADE})" in section
+
+    noted = [text.get_text() for text in draw_decade(dated).axes[0].texts]
+    assert noted[:2] == ["1.2 M, 0:00:20, 5 epochs", "1.2 M, 0:00:20"]
 
 
 def test_leaky_rows_are_in_neither(checkout):
