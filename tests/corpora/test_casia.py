@@ -205,9 +205,11 @@ def test_a_wav_file_elsewhere_is_counted_or_refused(tmp_path, corpus, egs, name,
     assert message.format(name) in found
 
 
-def test_two_copies_of_the_corpus_in_one_folder_are_refused(tmp_path, egs):
+def test_two_corpora_in_one_folder_are_refused(tmp_path, egs):
     for name in ("a", "b"):
         write_beeps(tmp_path / "x" / name / "CASIA", SENTENCES)
+    (other,) = (tmp_path / "x/b").glob("**/*Zuoxiang/angry/201.wav")
+    other.write_bytes(other.read_bytes() + b"another")
     copy = "x/b/CASIA/.*201.wav: the id ZhaoZuoxiang_angry_201 is also that of .*x/a/CASIA"
     with pytest.raises(UserError, match=copy):
         _prepare(tmp_path, tmp_path / "x", egs=egs, allow_partial=True)
