@@ -68,6 +68,7 @@ def test_a_gradient_reaches_every_parameter(name):
     assert {n for n in untouched if not n.endswith(expected)} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_sixteen_utterances_by_heart(name):
     net = system(name, *SYSTEMS[name]).train()
