@@ -7,6 +7,7 @@ Columns of valence, arousal and dominance have to be named; they become tables u
 """
 
 import json
+import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -82,7 +83,7 @@ def choose_columns(
     """
     found = list(dict.fromkeys(found))
     named = spec.columns
-    defaults = {field: "" if field in DIMENSIONS else field for field in FIELDS}
+    defaults = {field: field for field in FIELDS if field in named or field not in DIMENSIONS}
     defaults["audio"] = next((name for name in AUDIO_COLUMNS if name in found), "audio")
     columns = {}
     for field, default in defaults.items():
@@ -291,22 +292,30 @@ def _kept(
                 f"{row.where}: speaker {speaker!r}, id {utt_id!r}, session {session!r}: one of "
                 "them is no name; rename it"
             )
+        elif not _is_utf8("".join((speaker, utt_id, session, row.values["text"]))):
+            problems.append(f"{row.where}: half a character (such as \\ud83d, of two for an emoji)")
         elif isinstance(row.audio, Path) and not row.audio.is_file():
             problems.append(f"{row.where}: no such file: {row.audio}")
         else:
             yield utt_id, emotion, row
 
 
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
+
+
 def _repeated(kept: Sequence[tuple[str, str, Row]]) -> list[str]:
     problems = []
     ids: dict[str, Row] = {}
-    files: dict[Path, Row] = {}
+    files: dict[str, Row] = {}
     for utt_id, _, row in kept:
         first = ids.setdefault(utt_id, row)
         if first is not row:
             problems.append(f"{row.where}: the id {utt_id} is also that of {first.where}")
-        elif isinstance(row.audio, Path) and files.setdefault(row.audio, row) is not row:
-            problems.append(f"{row.where}: {row.audio} is also in {files[row.audio].where}")
+        elif isinstance(row.audio, Path):
+            other = files.setdefault(os.path.realpath(row.audio), row)
+            if other is not row:
+                problems.append(f"{row.where}: {row.audio} is also in {other.where}")
     return problems
 
 

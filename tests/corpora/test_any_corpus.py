@@ -622,6 +622,16 @@ def test_what_is_no_name_is_no_speaker(tmp_path, name):
         run_table(tmp_path, two_names(name, "ben"))
 
 
+def test_half_a_character_is_named_by_its_line(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    (folder / "metadata.csv").unlink()
+    rows_ = [dict(zip(HEADER, record, strict=True)) for record in utterances()]
+    rows_[2]["text"] = "Well \ud83d"  # JSON can say it, a table of Kaldi cannot
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    with pytest.raises(UserError, match=r"t.jsonl:3: half a character"):
+        stage_1(tmp_path, PLAIN, folder)
+
+
 def test_nan_is_no_transcript(tmp_path):
     data = run_table(tmp_path, changed(0, "text", "nan"))
     texts = by_own_id(data / "text", allow_empty=True)
@@ -647,7 +657,9 @@ def test_people_who_are_not_in_the_corpus_are_named(tmp_path, line):
 # --- where things are ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep"])
+@pytest.mark.parametrize(
+    "kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep", "blank first line"]
+)
 def test_tables_of_spreadsheets_are_read(tmp_path, kind):
     folder = write_table(tmp_path / "calls", utterances())
     path = folder / "metadata.csv"
@@ -655,6 +667,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path, kind):
     stream = io.StringIO()
     csv.writer(stream, delimiter=mark).writerows([HEADER, *utterances()])
     before = {"sep": "sep=;\r\n", "quoted sep": '"sep=;"\n', "BOM and sep": "\ufeffsep=;\n"}
+    before["blank first line"] = "\r\n"
     after = "  \n,,,,\n \n" if kind == "blank last line" else ""
     path.write_text(before.get(kind, "") + stream.getvalue() + after, encoding="utf-8", newline="")
     check_four_speakers(stage_1(tmp_path, PLAIN, folder))
@@ -687,3 +700,44 @@ def test_a_file_whose_name_is_in_another_form_of_unicode_is_found(tmp_path, on_d
     data = stage_1(tmp_path, PLAIN, folder)
     check_four_speakers(data)
     assert "Zo\u00eb_K\u00e4se_anna_001" in by_own_id(data / "wav.scp")
+
+
+def test_what_systems_and_programs_leave_beside_a_table_is_none(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    for name in ("._metadata.csv", "~$metadata.csv"):
+        (folder / name).write_bytes(b"\0\5")
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+def test_a_column_without_a_name_is_nothing(tmp_path):
+    """That is the index of pandas; columns of valence and so on have to be named."""
+    folder = write_table(tmp_path / "calls", utterances())
+    records = [["", *HEADER], *([str(i), *u] for i, u in enumerate(utterances()))]
+    with open(folder / "metadata.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(records)
+    data = stage_1(tmp_path, PLAIN, folder)
+    assert not {"utt2valence", "utt2arousal", "utt2dominance"} & {p.name for p in data.iterdir()}
+
+
+@pytest.mark.parametrize("text", ["one\u2028two", "one\x85two", "one\x0ctwo"])
+def test_only_line_ends_end_a_row(tmp_path, text):
+    data = run_table(tmp_path, changed(0, "text", text))
+    assert by_own_id(data / "text")["anna_001"] == "one two"
+
+
+def test_blanks_may_stand_before_a_quoted_cell(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    rows_ = [HEADER, *utterances()]
+    text = "".join(", ".join(f'"{cell}"' for cell in row) + "\n" for row in rows_)
+    (folder / "metadata.csv").write_text(text)
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+def test_one_file_under_two_paths_is_refused(tmp_path):
+    records = [list(record) for record in utterances()]
+    records[1][0] = "other/001.wav"
+    folder = write_table(tmp_path / "calls", records)
+    (folder / "other/001.wav").unlink()
+    (folder / "other/001.wav").symlink_to(folder / "anna/001.wav")
+    with pytest.raises(UserError, match=r":3: .*other/001.wav is also in .*metadata.csv:2"):
+        stage_1(tmp_path, PLAIN, folder)
