@@ -251,14 +251,16 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
 def _likeness(name: str) -> str:
     """What ``name`` has in common with other spellings of it.
 
-    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks next to
-    letters and the ".0" that spreadsheets add to numbers make no difference.
+    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks and
+    punctuation next to letters and the ".0" that spreadsheets add to numbers make no difference.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
-    text = re.sub(r"[\s_/]+", "_", text).strip("_")
+    text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())
+    kinds = [(char, unicodedata.category(char)) for char in re.sub(r"\s", " ", text)]
+    text = "".join("_" if kind[0] in "PZ" else char for char, kind in kinds if kind != "Cf")
+    text = re.sub("_+", "_", text).strip("_")
     text = re.sub(r"(?<=\D)_|_(?=\D)", "", text)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", text))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text) or name
 
 
 def _kept(

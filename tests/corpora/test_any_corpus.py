@@ -582,6 +582,9 @@ ALIKE = [
     ("anna", "anna\u200b"),
     ("anna b", "annab"),
     ("sp03", "sp_3"),
+    ("sp-3", "sp3"),
+    ("Dr. Roe", "dr roe"),
+    ("5", "#5"),
     ("7", "7.0"),
     ("\uff21nna", "anna"),
 ]
@@ -610,7 +613,9 @@ def test_names_that_may_be_one_person_stop_until_corpus_yaml_says_which(tmp_path
     assert len(set(by_own_id(data / "utt2spk").values())) == 4
 
 
-@pytest.mark.parametrize(("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100"), ("1.5", "15"), ("?", "*")]
+)
 def test_names_of_different_people_are_left_alone(tmp_path, one, other):
     data = run_table(tmp_path, two_names(one, other))
     assert len(set(by_own_id(data / "utt2spk").values())) == 4
