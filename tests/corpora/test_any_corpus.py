@@ -443,6 +443,18 @@ def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
     assert "left out: 1 utterances labelled unclear" in out and "counts: {total: 7}" in out
 
 
+def test_a_class_that_nobody_says_stops_it_whatever_is_allowed(tmp_path):
+    text = PLAIN.replace("neutral]", "neutral, sad]").replace(
+        "calm: neutral", "calm: neutral, s: sad"
+    )
+    for allowed in (False, True):
+        with pytest.raises(
+            UserError, match=r"calls.*: no utterance is sad; .* leave the class out"
+        ):
+            run_table(tmp_path, utterances(), text, allow_partial=allowed)
+    assert not (tmp_path / "data").exists()
+
+
 def test_counts_that_do_not_hold_stop_it_and_go_unchecked_where_there_are_none(tmp_path):
     with pytest.raises(UserError, match="total: 8 found, 9 expected"):
         run_table(tmp_path, utterances(), PLAIN + "counts: {total: 9}")
