@@ -32,7 +32,7 @@ GENDERS = {
     **dict.fromkeys(("m", "male", "man"), "m"),
     **dict.fromkeys(("", UNKNOWN_GENDER, "unknown"), UNKNOWN_GENDER),
 }
-_NOT_IN_IDS = re.compile(r"[\s/]+")
+_NOT_IN_IDS = re.compile(r"[\s/,]+")
 _HOLE = re.compile(r"\{([^{}:]+)(?::0(\d+))?\}")  # {name}, or {name:03} for three digits
 
 
@@ -134,8 +134,8 @@ def _value(record: Mapping[str, Any], column: str) -> str:
 
 
 def as_id(text: str) -> str:
-    """``text`` as an id of a table: blanks and slashes become _, those at its ends go."""
-    return _NOT_IN_IDS.sub("_", text.strip("/ "))
+    """``text`` as an id of a table: blanks, slashes and commas become _, those at its ends go."""
+    return _NOT_IN_IDS.sub("_", text.strip("/, "))
 
 
 def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: Path) -> Reading:

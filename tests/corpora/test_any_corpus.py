@@ -576,7 +576,7 @@ def test_the_table_itself_may_be_given_and_changes_are_noticed(tmp_path, capsys)
 
 
 def test_ids_have_no_blanks_or_slashes_and_two_speakers_never_become_one(tmp_path):
-    assert as_id(" a b/c ") == "a_b_c"
+    assert as_id(" a b/c ") == as_id("a, b/c") == "a_b_c"  # --folds takes commas for blanks
     records = changed(0, "speaker", "anna b")
     records[1][2] = "anna_b"
     with pytest.raises(UserError, match=r"(?s)'anna b' .*; speaker 'anna_b' .*same_speakers"):
