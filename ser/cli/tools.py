@@ -7,12 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ser.cli.options import DumpDir, ExpDirs
 from ser.errors import UserError
 
-ExpDirs = Annotated[
-    list[Path], typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times")
-]
-DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
 DumpRoot = Annotated[
     Path | None,
     typer.Option(help="where dump/<corpus> of the experiments' corpora lie; default: beside exp/"),
