@@ -206,14 +206,21 @@ def _follow(model: "SpeechEmotion", rate: int, form: str) -> None:
 
 
 def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:
-    """The turns of each recording."""
+    """The turns of each recording but those that cannot be read, which is reported later."""
     from ser.predict.recordings import open_recording
     from ser.predict.turns import read_rttm, turns_of
 
     if STDIN in files:
         raise UserError("--rttm: has turns of files; name the recording instead of standard input")
     found = read_rttm(rttm)
-    return {name: turns_of(name, open_recording(name).duration, found) for name in files}
+    turns = {}
+    for name in files:
+        try:
+            duration = open_recording(name).duration
+        except UserError:
+            continue
+        turns[name] = turns_of(name, duration, found)
+    return turns
 
 
 def _names(text: str) -> list[str] | None:

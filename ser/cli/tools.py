@@ -41,17 +41,21 @@ def status(
 
 def compare(
     exp_dir: ExpDirs,
-    dump_dir: DumpDir,
+    dump_dir: Annotated[
+        Path | None, typer.Option(help="dump/<corpus>, written by stage 3; records need none")
+    ] = None,
     out_dir: Annotated[
         Path | None,
         typer.Option(
-            help="for compare.json and compare.txt; default: compare/A_vs_B beside the first"
+            help="for compare.json and compare.txt; default: compare/A_vs_B beside the first, "
+            "nowhere for records"
         ),
     ] = None,
 ) -> None:
     """Compare two systems on the same test utterances: differences, intervals, tests.
 
-    --exp-dir once for each system, or for each seed of both.
+    --exp-dir once for each system, or for each seed of both: exp/<corpus>/<tag>, or the records
+    results/<corpus>/<tag>.json alone.
     """
     from ser.scoring.compare import compare as compare_systems
 
