@@ -32,6 +32,14 @@ ExpDirs = Annotated[
 Experiments = Annotated[
     Path | None, typer.Option(help="a sweep's list of experiments, in place of --exp-dir")
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR|ZIP|HUB_ID|EXP",
+        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+        "experiment under exp/, if there is only one",
+    ),
+]
 EspnetOptions = Annotated[
     list[str] | None, typer.Argument(help="ESPnet's options, e.g. -- --optim_conf lr=1.0e-4")
 ]

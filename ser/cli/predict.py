@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ser.cli.options import Model
 from ser.console import EXIT_ERROR, explain
 from ser.errors import UserError
 from ser.files import naming
@@ -28,14 +29,6 @@ Files = Annotated[
     typer.Argument(
         metavar="FILE...",
         help="recordings; - reads standard input; -- comes before names that begin with a dash",
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="DIR|ZIP|HUB_ID|EXP",
-        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
-        "experiment under exp/, if there is only one",
     ),
 ]
 Folds = Annotated[

@@ -7,20 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from ser.cli.options import DumpDir, ExpDirs
+from ser.cli.options import DumpDir, ExpDirs, Model
 from ser.errors import UserError
 
 DumpRoot = Annotated[
     Path | None,
     typer.Option(help="where dump/<corpus> of the experiments' corpora lie; default: beside exp/"),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="DIR|ZIP|HUB_ID|EXP",
-        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
-        "experiment under exp/, if there is only one",
-    ),
 ]
 
 
