@@ -8,9 +8,9 @@
         dropout: 0.0                # on the input of the update, in training
 
 A target W of shape (out, in) computes W x + b + (alpha / r) B A x, with A (r, in) initialised
-randomly and B (out, r) to zero. Of the encoder only A and B are trained; a model file holds them
-and a digest of the encoder, which reveals adapters of a different one. For prediction adapters are
-merged into the weights, which does not need peft.
+randomly and B (out, r) to zero. Besides the fusion and the heads only A and B are trained; a model
+file holds a digest of the encoder instead of its weights, to detect adapters of a different one.
+For prediction adapters are merged into the weights, which does not need peft.
 
 torch and peft are imported lazily: a YAML is checked before either is loaded.
 """

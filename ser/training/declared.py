@@ -248,7 +248,7 @@ def _inherited(declared: Declared) -> Iterator[Declared]:
 
 
 def _choices(call: ast.Call) -> Iterator[str]:
-    """Names that a ClassChoices offers: registered classes, and those of a dict beside them."""
+    """Names that a ClassChoices offers: registered classes, and keys of a dict added to them."""
     for node in ast.walk(call):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "find_classes":
             yield from _subclasses(node.args[0].id, node.args[1].value)

@@ -159,7 +159,7 @@ class SERTrainer(Trainer):
 
     @classmethod
     def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
-        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew).
+        """Load ``checkpoint.pth`` including its random state (ESPnet reseeds every epoch).
 
         Raises:
             UserError: the file is damaged.
