@@ -9,6 +9,7 @@ import argparse
 import difflib
 import inspect
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,22 +110,38 @@ def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], 
     """
     path = Path(path)
     lines: dict[str, int] = {}
+    text = _read_text(path)
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
+        node = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
             found = "a list" if isinstance(node, yaml.SequenceNode) else "none"
             raise UserError(f"{path}: expected `key: value` lines, found {found}")
         _check_nodes(node, path, "", as_text, lines)
         return yaml.SafeLoader("").construct_document(node), lines
-    except (UnicodeDecodeError, IsADirectoryError) as err:
-        raise UserError(f"{path}: not a text file ({err}); give a YAML file") from None
     except RecursionError:
         raise UserError(f"{path}: an alias that holds itself; write the values out") from None
+    except yaml.reader.ReaderError as err:
+        line, found = text.count("\n", 0, err.position) + 1, chr(err.character)
+        raise UserError(f"{path}:{line}: the character {found!r}; take it out") from None
     except yaml.YAMLError as err:
-        where = getattr(err, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
         what = getattr(err, "problem", None) or err
+        # a key without its colon shows in the line behind it
+        marks = (
+            ("context_mark", "problem_mark") if "could not find" in str(what) else ("problem_mark",)
+        )
+        where = next(filter(None, (getattr(err, mark, None) for mark in marks)), None)
+        line = f":{where.line + 1}" if where else ""
         raise UserError(f"{path}{line}: not valid YAML: {what}; correct that line") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; give a YAML file") from None
+    except UnicodeDecodeError as err:
+        line = err.object[: err.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
 
 
 def parse(
@@ -178,16 +195,17 @@ def _check_nodes(node: Any, path: Path, key: str, as_text: bool, lines: dict[str
         for name, value in node.value:
             line = name.start_mark.line + 1
             if not isinstance(name, yaml.ScalarNode):
-                raise UserError(f"{path}:{line}: {key}: a key that is no text; write `key: value`")
+                raise UserError(f"{path}:{line}: a key that is no text; write `key: value`")
             if name.tag == "tag:yaml.org,2002:merge":
                 continue
             whole = _join(key, name.value)
-            if name.value in first:
+            plain = unicodedata.normalize("NFC", name.value).strip()  # as text is compared
+            if plain in first:
                 raise UserError(
-                    f"{path}:{line}: {whole}: given a second time, first in line "
-                    f"{first[name.value]}; keep one"
+                    f"{path}:{line}: {whole}: given a second time, first in line {first[plain]}; "
+                    "keep one"
                 )
-            first[name.value] = line
+            first[plain] = line
             _settle(name, path, whole, as_text, is_key=True)
             lines[whole] = line
             _check_nodes(value, path, whole, as_text, lines)

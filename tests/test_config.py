@@ -39,6 +39,22 @@ def test_broken_yaml_names_its_line(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\nb\nc: 3\n", "x.yaml:2: not valid YAML: could not find expected ':'"),
+        (b"a: 1\nb: \x07\n", r"x.yaml:2: the character '\\x07'; take it out$"),
+        (b"a: 1\nb: \xe9\n", "x.yaml:2: not UTF-8; save the file as UTF-8$"),
+        ("a: 1\n".encode("utf-16"), "x.yaml:1: not UTF-8"),
+        (b"a: 1\n? [a]\n: b\n", "x.yaml:2: a key that is no text"),
+    ],
+)
+def test_what_is_no_yaml_is_one_sentence_with_its_line(tmp_path, content, message):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "x.yaml")
+
+
 def test_a_number_that_yaml_reads_as_text_is_caught(tmp_path):
     path = write(tmp_path / "x.yaml", "optim_conf:\n  lr: 2e-5\n")
     with pytest.raises(UserError, match=r"optim_conf.lr: YAML reads '2e-5' as text; write 2.0e-5"):

@@ -13,30 +13,20 @@ import typer
 from ser.cli.options import CONTEXT, call
 from ser.console import run
 
-# Module -> its commands, in the order of ser --help.
+# Command -> its module, in the order of ser --help.
 COMMANDS = {
-    "predict": ("predict",),
-    "stages": ("data", "lang", "dump", "train", "score", "report", "pack"),
-    "tools": (
-        "demo",
-        "export",
-        "status",
-        "compare",
-        "crosscorpus",
-        "robustness",
-        "manifest",
-        "audit",
-        "release",
-    ),
-    "jobs": ("jobs",),
+    "predict": "predict",
+    **dict.fromkeys(("data", "lang", "dump"), "stages"),
+    "train": "train",
+    "score": "stages",
+    "report": "report",
+    "pack": "stages",
+    **dict.fromkeys(("demo", "export", "status", "compare", "crosscorpus"), "tools"),
+    **dict.fromkeys(("robustness", "manifest", "audit", "release"), "tools"),
+    "jobs": "jobs",
 }
 # Called by run.sh, the scripts of jobs and make.
-INTERNAL = {
-    "recipe": ("leakage",),
-    "plan": ("plan",),
-    "tools": ("paper",),
-    "jobs": ("stage", "task"),
-}
+INTERNAL = {"leakage": "recipe", "plan": "plan", "paper": "tools", "stage": "jobs", "task": "jobs"}
 PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # what follows LOG is another's
 
 
@@ -52,18 +42,15 @@ def make_app(only: str = "") -> typer.Typer:
         callback=lambda: None,  # a group even with one command
     )
     for hidden, table in ((False, COMMANDS), (True, INTERNAL)):
-        for module, names in table.items():
-            for name in names if not only else {only} & {*names}:
-                function = getattr(import_module(f"ser.cli.{module}"), name)
-                context = PASS_ON if name in ("jobs", "stage", "task") else CONTEXT
-                app.command(name.replace("_", "-"), hidden=hidden, context_settings=context)(
-                    function
-                )
+        for name in table if not only else {only} & {*table}:
+            function = getattr(import_module(f"ser.cli.{table[name]}"), name)
+            context = PASS_ON if name in ("jobs", "stage", "task") else CONTEXT
+            app.command(name, hidden=hidden, context_settings=context)(function)
     return app
 
 
 def main() -> None:
     """Run the command that the command line names."""
     name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
-    known = any(name in names for table in (COMMANDS, INTERNAL) for names in table.values())
+    known = name in {**COMMANDS, **INTERNAL}
     run(lambda: call(make_app(name if known else ""), sys.argv[1:], "ser"))

@@ -1,7 +1,11 @@
-"""How options may be written: with dashes or underscores, BOOLs and lists as Kaldi has them."""
+"""How options may be written: with dashes or underscores, BOOLs and lists as Kaldi has them.
+
+And those that several commands have.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +18,23 @@ CONTEXT = {
     "help_option_names": ["-h", "--help"],
 }
 BOOLS = {"true": True, "false": False}
+
+DataDir = Annotated[Path, typer.Option(help="data/<corpus>, written by stages 1 and 2")]
+DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
+Protocol = Annotated[
+    str, typer.Option(help="strict, paper, session, official, crossed<k>, kfold<k>")
+]
+Folds = Annotated[str, typer.Option(help='these only, e.g. "Ses01F Ses01M"; default: all')]
+ExpDirs = Annotated[
+    list[Path],
+    typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times"),
+]
+Experiments = Annotated[
+    Path | None, typer.Option(help="a sweep's list of experiments, in place of --exp-dir")
+]
+EspnetOptions = Annotated[
+    list[str] | None, typer.Argument(help="ESPnet's options, e.g. -- --optim_conf lr=1.0e-4")
+]
 
 
 def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ser.cli.stages import DataDir, DumpDir, EspnetOptions, ExpDirs
+from ser.cli.options import DataDir, DumpDir, EspnetOptions, ExpDirs
+from ser.cli.train import trainings_of
 
 
 def plan(
@@ -26,7 +27,6 @@ def plan(
     espnet_options: EspnetOptions = None,
 ) -> None:
     """Estimate what a run of run.sh will take, stage by stage: time, disk and memory."""
-    from ser.cli.stages import trainings_of
     from ser.training.devices import require_gpu
     from ser.training.estimate import describe_plan, make_plan
     from ser.training.folds import Training

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,85 +23,97 @@ STDIN_NAME = "standard input"
 EXPERIMENTS = Path("exp")
 
 
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="recordings; - reads standard input; -- comes before names that begin with a dash",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR|ZIP|HUB_ID|EXP",
+        help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
+        "experiment under exp/, if there is only one",
+    ),
+]
+Folds = Annotated[
+    str,
+    typer.Option(help="average the models of these folds only; default: all folds"),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")]
+Backend = Annotated[
+    Literal["auto", "torch", "onnx"],
+    typer.Option(
+        help="auto: onnxruntime on the CPU for a model that was packed with --onnx, unless "
+        "--device or --precision is given; else PyTorch"
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option(
+        help="of PyTorch; auto: bfloat16 for a model that was trained in it, where the "
+        "processor multiplies it, else float32"
+    ),
+]
+Form = Annotated[
+    Literal["text", "json", "csv", "textgrid"],
+    typer.Option("--format", help="of the output, see above"),
+]
+Segments = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|SECONDS",
+        help="auto; none: each file as one utterance, up to 5 minutes; or windows of SECONDS "
+        "without overlap",
+    ),
+]
+Classes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,NAME...",
+        help="decide between these emotions only; their probabilities then sum to 1",
+    ),
+]
+Abstain = Annotated[
+    float,
+    typer.Option(metavar="P", help="say unsure where no emotion is at least so probable, e.g. 0.6"),
+]
+Rttm = Annotated[
+    Path | None,
+    typer.Option(
+        help="a diarisation: predict each turn, and each speaker from all of his or her turns; "
+        "its file names are those of the recordings without their suffix"
+    ),
+]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="with - for FILE: read 16-bit little-endian samples of one channel, and print a "
+        "line each second about the last six",
+    ),
+]
+Rate = Annotated[int, typer.Option(help="of the samples of --stream, Hz")]
+Output = Annotated[Path | None, typer.Option(help="write there; default: standard output")]
+
+
 def predict(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="recordings; - reads standard input; -- comes before names that begin with a dash",
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR|ZIP|HUB_ID|EXP",
-            help="packed model (folder, zip or hub id), or exp/<corpus>/<tag>; default: the "
-            "experiment under exp/, if there is only one",
-        ),
-    ] = "",
-    folds: Annotated[
-        str,
-        typer.Option(help="average the models of these folds only; default: all folds"),
-    ] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
-    backend: Annotated[
-        Literal["auto", "torch", "onnx"],
-        typer.Option(
-            help="auto: onnxruntime on the CPU for a model that was packed with --onnx, unless "
-            "--device or --precision is given; else PyTorch"
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "int8"],
-        typer.Option(
-            help="of PyTorch; auto: bfloat16 for a model that was trained in it, where the "
-            "processor multiplies it, else float32"
-        ),
-    ] = "auto",
-    form: Annotated[
-        Literal["text", "json", "csv", "textgrid"],
-        typer.Option("--format", help="of the output, see above"),
-    ] = "text",
-    segments: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|none|SECONDS",
-            help="auto; none: each file as one utterance, up to 5 minutes; or windows of SECONDS "
-            "without overlap",
-        ),
-    ] = "auto",
-    classes: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,NAME...",
-            help="decide between these emotions only; their probabilities then sum to 1",
-        ),
-    ] = "",
-    abstain: Annotated[
-        float,
-        typer.Option(
-            metavar="P", help="say unsure where no emotion is at least so probable, e.g. 0.6"
-        ),
-    ] = 0.0,
-    rttm: Annotated[
-        Path | None,
-        typer.Option(
-            help="a diarisation: predict each turn, and each speaker from all of his or her turns; "
-            "its file names are those of the recordings without their suffix"
-        ),
-    ] = None,
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help="with - for FILE: read 16-bit little-endian samples of one channel, and print a "
-            "line each second about the last six",
-        ),
-    ] = False,
-    rate: Annotated[int, typer.Option(help="of the samples of --stream, Hz")] = 16000,
-    output: Annotated[
-        Path | None, typer.Option(help="write there; default: standard output")
-    ] = None,
+    files: Files,
+    model: Model = "",
+    folds: Folds = "",
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    form: Form = "text",
+    segments: Segments = "auto",
+    classes: Classes = "",
+    abstain: Abstain = 0.0,
+    rttm: Rttm = None,
+    stream: Stream = False,
+    rate: Rate = 16000,
+    output: Output = None,
 ) -> None:
     """Predict the emotions in recordings, and when they change.
 
@@ -137,23 +149,35 @@ def predict(
     _require_audio(files)  # before the models are loaded
     turns = _turns(rttm, files) if rttm else {}
     source = model or default_model(EXPERIMENTS)
-    with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the results
-        from ser.predict.classifier import SpeechEmotion, check_segments
-        from ser.predict.formats import csv_header
-
-        check_segments(spans)
-        classifier = SpeechEmotion.from_pretrained(
-            source,
-            device,
-            folds.split() or None,
-            backend,
-            precision,
-            classes=_names(classes),
-            abstain=abstain,
-        )
+    decide = {"classes": _names(classes), "abstain": abstain}
+    classifier = _load(spans, source, device, folds.split() or None, backend, precision, **decide)
     if stream:
         _follow(classifier, rate, form)
-        return
+    else:
+        _predict_all(classifier, files, form, output, targets, spans, turns)
+
+
+def _load(spans: str | float, *args: Any, **decide: Any) -> "SpeechEmotion":
+    """``SpeechEmotion.from_pretrained``; libraries print, and stdout is for the results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        from ser.predict.classifier import SpeechEmotion, check_segments
+
+        check_segments(spans)
+        return SpeechEmotion.from_pretrained(*args, **decide)
+
+
+def _predict_all(
+    classifier: "SpeechEmotion",
+    files: Sequence[str],
+    form: str,
+    output: Path | None,
+    targets: dict[str, Path],
+    spans: str | float,
+    turns: dict[str, list["Turn"]],
+) -> None:
+    """Predict each file and write what is said; those that failed are the exit status."""
+    from ser.predict.formats import csv_header
+
     failed = 0
     columns = (classifier.emotions, classifier.values, bool(turns))
     head = csv_header(*columns) if form == "csv" else ""
@@ -206,14 +230,21 @@ def _follow(model: "SpeechEmotion", rate: int, form: str) -> None:
 
 
 def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:
-    """The turns of each recording."""
+    """The turns of each recording but those that cannot be read, which is reported later."""
     from ser.predict.recordings import open_recording
     from ser.predict.turns import read_rttm, turns_of
 
     if STDIN in files:
         raise UserError("--rttm: has turns of files; name the recording instead of standard input")
     found = read_rttm(rttm)
-    return {name: turns_of(name, open_recording(name).duration, found) for name in files}
+    turns = {}
+    for name in files:
+        try:
+            duration = open_recording(name).duration
+        except UserError:
+            continue
+        turns[name] = turns_of(name, duration, found)
+    return turns
 
 
 def _names(text: str) -> list[str] | None:

@@ -222,8 +222,11 @@ def _names(options: SimpleNamespace) -> None:
         options.text = _path(options.text)
     if options.ssl and Path(options.ssl).is_dir():
         options.ssl = _path(options.ssl)
-    if "/" in options.tag or options.tag.startswith("-") or options.tag in (".", ".."):
-        raise UserError(f"--tag {options.tag!r}: a tag is a name, not a path (see --exp-dir)")
+    tag = options.tag
+    if "/" in tag or tag.startswith("-") or tag in (".", "..") or re.search(r"\s", tag):
+        raise UserError(
+            f"--tag {tag!r}: a tag is a name without blanks, not a path (see --exp-dir)"
+        )
     options.folds = " ".join(options.folds.replace(",", " ").split())
 
 

@@ -7,12 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ser.cli.options import DumpDir, ExpDirs
 from ser.errors import UserError
 
-ExpDirs = Annotated[
-    list[Path], typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times")
-]
-DumpDir = Annotated[Path, typer.Option(help="dump/<corpus>, written by stage 3")]
 DumpRoot = Annotated[
     Path | None,
     typer.Option(help="where dump/<corpus> of the experiments' corpora lie; default: beside exp/"),
@@ -41,17 +38,21 @@ def status(
 
 def compare(
     exp_dir: ExpDirs,
-    dump_dir: DumpDir,
+    dump_dir: Annotated[
+        Path | None, typer.Option(help="dump/<corpus>, written by stage 3; records need none")
+    ] = None,
     out_dir: Annotated[
         Path | None,
         typer.Option(
-            help="for compare.json and compare.txt; default: compare/A_vs_B beside the first"
+            help="for compare.json and compare.txt; default: compare/A_vs_B beside the first, "
+            "nowhere for records"
         ),
     ] = None,
 ) -> None:
     """Compare two systems on the same test utterances: differences, intervals, tests.
 
-    --exp-dir once for each system, or for each seed of both.
+    --exp-dir once for each system, or for each seed of both: exp/<corpus>/<tag>, or the records
+    results/<corpus>/<tag>.json alone.
     """
     from ser.scoring.compare import compare as compare_systems
 

@@ -334,10 +334,10 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a text file with LF or CRLF ends, in UTF-8 (with or without mark) or Latin-1."""
+    """Lines of a text file with LF, CRLF or CR ends, in UTF-8 (with or without mark) or Latin-1."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    return [line.rstrip("\r") for line in text.split("\n")]
+    return re.split("\r\n|\r|\n", text)

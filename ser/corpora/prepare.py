@@ -75,6 +75,7 @@ def prepare(
     short = _shortages(reading, spec, chosen, where, allow_partial)
     print("".join(f"warning: {line}\n" for line in short), end="")
     _choose(reading, spec, chosen, undecided, complete=not short)
+    _require_each(chosen, reading.utterances, root)
     found = reading.utterances if text is None else add_texts(text, reading)
     found = add_splits(spec.official, root, found)
     utterances = add_durations(sorted(found, key=lambda u: u.utt_id), nj)
@@ -119,6 +120,17 @@ def _shortages(
     if reading.utterances:
         cure += ", or go on without it: --allow-partial true (the results will say so)"
     raise UserError(join_problems(lines, cure))
+
+
+def _require_each(emotions: Sequence[str], utterances: Sequence[Utterance], root: Path) -> None:
+    """Raise UserError for classes that nobody says, which no system can be trained on."""
+    said = {u.emotion for u in utterances}
+    missing = [emotion for emotion in emotions if emotion not in said]
+    if missing:
+        raise UserError(
+            f"{root}: no utterance is {' or '.join(missing)}; correct label_map, copy what is "
+            "missing, or leave the class out: emotions in corpus.yaml, or --emotions"
+        )
 
 
 def choose_edition(spec: Spec, utterances: Sequence[Utterance]) -> tuple[Spec, str]:

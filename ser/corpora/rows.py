@@ -7,6 +7,7 @@ Columns of valence, arousal and dominance have to be named; they become tables u
 """
 
 import json
+import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -31,7 +32,7 @@ GENDERS = {
     **dict.fromkeys(("m", "male", "man"), "m"),
     **dict.fromkeys(("", UNKNOWN_GENDER, "unknown"), UNKNOWN_GENDER),
 }
-_NOT_IN_IDS = re.compile(r"[\s/]+")
+_NOT_IN_IDS = re.compile(r"[\s/,]+")
 _HOLE = re.compile(r"\{([^{}:]+)(?::0(\d+))?\}")  # {name}, or {name:03} for three digits
 
 
@@ -82,7 +83,7 @@ def choose_columns(
     """
     found = list(dict.fromkeys(found))
     named = spec.columns
-    defaults = {field: "" if field in DIMENSIONS else field for field in FIELDS}
+    defaults = {field: field for field in FIELDS if field in named or field not in DIMENSIONS}
     defaults["audio"] = next((name for name in AUDIO_COLUMNS if name in found), "audio")
     columns = {}
     for field, default in defaults.items():
@@ -133,8 +134,8 @@ def _value(record: Mapping[str, Any], column: str) -> str:
 
 
 def as_id(text: str) -> str:
-    """``text`` as an id of a table: blanks and slashes become _, those at its ends go."""
-    return _NOT_IN_IDS.sub("_", text.strip("/ "))
+    """``text`` as an id of a table: blanks, slashes and commas become _, those at its ends go."""
+    return _NOT_IN_IDS.sub("_", text.strip("/, "))
 
 
 def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: Path) -> Reading:
@@ -250,14 +251,16 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
 def _likeness(name: str) -> str:
     """What ``name`` has in common with other spellings of it.
 
-    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks next to
-    letters and the ".0" that spreadsheets add to numbers make no difference.
+    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks and
+    punctuation next to letters and the ".0" that spreadsheets add to numbers make no difference.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
-    text = re.sub(r"[\s_/]+", "_", text).strip("_")
+    text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())
+    kinds = [(char, unicodedata.category(char)) for char in re.sub(r"\s", " ", text)]
+    text = "".join("_" if kind[0] in "PZ" else char for char, kind in kinds if kind != "Cf")
+    text = re.sub("_+", "_", text).strip("_")
     text = re.sub(r"(?<=\D)_|_(?=\D)", "", text)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", text))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text) or name
 
 
 def _kept(
@@ -291,22 +294,30 @@ def _kept(
                 f"{row.where}: speaker {speaker!r}, id {utt_id!r}, session {session!r}: one of "
                 "them is no name; rename it"
             )
+        elif not _is_utf8("".join((speaker, utt_id, session, row.values["text"]))):
+            problems.append(f"{row.where}: half a character (such as \\ud83d, of two for an emoji)")
         elif isinstance(row.audio, Path) and not row.audio.is_file():
             problems.append(f"{row.where}: no such file: {row.audio}")
         else:
             yield utt_id, emotion, row
 
 
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
+
+
 def _repeated(kept: Sequence[tuple[str, str, Row]]) -> list[str]:
     problems = []
     ids: dict[str, Row] = {}
-    files: dict[Path, Row] = {}
+    files: dict[str, Row] = {}
     for utt_id, _, row in kept:
         first = ids.setdefault(utt_id, row)
         if first is not row:
             problems.append(f"{row.where}: the id {utt_id} is also that of {first.where}")
-        elif isinstance(row.audio, Path) and files.setdefault(row.audio, row) is not row:
-            problems.append(f"{row.where}: {row.audio} is also in {files[row.audio].where}")
+        elif isinstance(row.audio, Path):
+            other = files.setdefault(os.path.realpath(row.audio), row)
+            if other is not row:
+                problems.append(f"{row.where}: {row.audio} is also in {other.where}")
     return problems
 
 

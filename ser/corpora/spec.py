@@ -1,5 +1,6 @@
 """What a corpus.yaml says: its keys, their types, and what must agree between them."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,24 @@ def _name(text: str) -> str:
     return name
 
 
+def _language(text: str) -> str:
+    code = text.strip().lower()
+    if not re.fullmatch(r"[a-z][\w-]*", code):
+        raise ValueError(f"found {text!r}; expected a code such as en, de or cmn")
+    return code
+
+
+def _class(text: str) -> str:
+    name = _name(text)
+    word = re.sub(r"[\s,]+", "_", name)
+    if word != name:
+        raise ValueError(
+            f"{text!r}: a class is one word, without blanks and commas; write {word}, and "
+            f"label_map: {{{json.dumps(text, ensure_ascii=False)}: {word}}}"
+        )
+    return name
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -40,6 +59,7 @@ def _pattern(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Class = Annotated[str, AfterValidator(_class)]
 Text = Annotated[str, AfterValidator(normalized)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Count = Annotated[int, Field(ge=0)]
@@ -83,11 +103,15 @@ class Spec(Strict):
     maker: Literal[tuple(MAKERS)] | None = Field(
         None, description="who makes it, where it is made by the recipe"
     )
-    language: str = Field(description="of the transcripts: en, de, cmn ...; required")
+    language: Annotated[str, AfterValidator(_language)] = Field(
+        description="of the transcripts: en, de, cmn ...; required"
+    )
     licence: str | None = Field(None, description="for people")
     obtain: str = Field("see its README", description="what to say when --corpus-dir is missing")
-    emotions: list[Name] = Field(description="the classes, in the order of their indices; required")
-    emotion_sets: dict[Text, list[Name]] = Field(
+    emotions: list[Class] = Field(
+        description="the classes, in the order of their indices; required"
+    )
+    emotion_sets: dict[Text, list[Class]] = Field(
         {}, description="what --emotions may name: name -> classes"
     )
     label_map: dict[Text, Name] = Field(
@@ -218,8 +242,9 @@ def load_spec(corpus: str, egs: Path = EGS) -> Spec:
     """
     path = egs / corpus / "corpus.yaml"
     content, lines = _content(corpus, egs, ())
-    if content.get("reader") in ANY_CORPUS and isinstance(content.get("emotions"), list):
-        names = [name for name in content["emotions"] if isinstance(name, str)]
+    if content.get("reader") in ANY_CORPUS:
+        listed = content["emotions"] if isinstance(content.get("emotions"), list) else []
+        names = [name for name in listed if isinstance(name, str)]
         content.setdefault("label_map", {name: name for name in names})
     spec = parse(Spec, content, path, lines)
     problems = [

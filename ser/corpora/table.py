@@ -9,6 +9,7 @@ the path of the audio without its suffix.
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -53,7 +54,11 @@ class Reader(RowsReader):
                     )
             self.tables = tables if several else None
             return root if several else tables[""]
-        found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(
+            p  # and not ._metadata.csv of macOS or ~$metadata.csv of Excel
+            for p in root.iterdir()
+            if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~"
+        )
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
             raise UserError(
@@ -123,16 +128,18 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    rows = text.splitlines(keepends=True)
-    said = re.fullmatch(r'"?sep=(.)"?\s*', rows[0]) if rows else None  # Excel's own first line
-    head = "".join(rows[bool(said) :][:1])
+    rows = list(io.StringIO(text, newline=""))  # only \n, \r\n and \r end a line
+    before = next((number for number, row in enumerate(rows) if row.strip()), 0)
+    said = re.fullmatch(r'"?sep=(.)"?\s*', rows[before]) if rows else None  # Excel's first line
+    before += bool(said)
+    head = "".join(rows[before:][:1])
     usual = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
     lines = csv.reader(
-        rows[bool(said) :],
+        rows[before:],
         delimiter=said[1] if said else max(usual, key=head.count),
+        skipinitialspace=True,
         strict=True,
     )
-    before = 1 if said else 0
     try:
         names = [normalized(name) for name in next(lines, [])]
         if len(set(names)) != len(names):
@@ -158,7 +165,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise UserError(
                 f"{path}:{number}: not JSON ({err}); expected an object a line"
             ) from err

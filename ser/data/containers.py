@@ -5,6 +5,7 @@ refuses some headers that others read. Here the first two are errors and the hea
 """
 
 import io
+import math
 import mmap
 import os
 import re
@@ -87,6 +88,8 @@ def check_container(path: Path | str, size: int) -> None:
             _check_parts(path, stream, starts)
         elif head[:3] == b"ID3" or _is_mpeg(head):
             _check_parts(path, stream, _mp3_parts(stream))
+        elif head[:7] == b"NIST_1A":
+            _check_sphere(path, stream, size)
 
 
 def _in_chunks(head: bytes) -> bool:
@@ -187,6 +190,25 @@ def _mp3_parts(stream: BinaryIO) -> list[int]:
                 return starts  # libmpg123 reads it to its end
             field = mark + 8 + 4 * (frame[mark + 7] & 1)
             place += max(1, int.from_bytes(frame[field : field + 4], "big"))
+
+
+def _check_sphere(path: Path | str, stream: BinaryIO, size: int) -> None:
+    """Refuse SPHERE files with fewer or more bytes than their header says, all of them samples."""
+    stream.seek(0)
+    head = stream.read(1024)
+    numbers = (b"sample_count", b"channel_count", b"sample_n_bytes")
+    found = [re.search(rb"(?m)^%s -\w+ (\d+)" % name, head) for name in numbers]
+    start = re.match(rb"NIST_1A\s+(\d+)", head)
+    if not start or not all(found) or b"shorten" in head:
+        return  # which libsndfile refuses
+    promised, held = math.prod(int(match[1]) for match in found), size - int(start[1])
+    if held < promised:
+        raise truncated(path, f"{promised} bytes", f"{held}")
+    if held > promised + promised // 100:
+        raise UserError(
+            f"{path}: its header counts {promised} bytes of samples, but {held - promised} more "
+            "follow, which would be read as sound; copy it again, or cut them off"
+        )
 
 
 def _is_mpeg(head: bytes) -> bool:

@@ -33,7 +33,7 @@ def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     for utt, speaker in utt2spk.items():
         partners[utt2session[utt]].add(speaker)
     for session, speakers in sorted(partners.items()):
-        if len(speakers) == 1:
+        if len(speakers) == 1 and len(set(utt2spk.values())) > 1:
             raise UserError(
                 f"--protocol strict: session {session} has one speaker ({speakers.pop()}), so "
                 "no other speaker of that session can validate; use --protocol paper or "
@@ -101,10 +101,11 @@ def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Fol
     sizes = Counter(utt2emo[utt] for utt in utt2spk)
     smallest = min(sorted(sizes), key=sizes.__getitem__)
     if not 2 <= k <= sizes[smallest]:
+        most = sizes[smallest]
+        cure = f"expected 2 to {most} folds: give another --k or --protocol"
         raise UserError(
             f"--protocol kfold --k {k}: every fold has to test each class, and the smallest, "
-            f"{smallest}, has {sizes[smallest]} utterances; expected 2 to {sizes[smallest]} folds: "
-            "give another --k or --protocol"
+            f"{smallest}, has {most} utterances; {cure if most > 1 else 'use another --protocol'}"
         )
     counts = Counter()  # (fold, emotion or any, speaker or any) -> utterances
     tested = {}  # utterance -> fold
@@ -146,9 +147,11 @@ def sentence_groups(
     for utt, said in utt2sentence.items():
         emotions[said][utt2emo[utt]] += 1
     if not 2 <= k <= len(emotions):
+        most = len(emotions)
+        cure = f"expected 2 to {most} groups of them: give another --k or --protocol"
         raise UserError(
-            f"--protocol crossed --k {k}: the corpus has {len(emotions)} different sentences; "
-            f"expected 2 to {len(emotions)} groups of them: give another --k or --protocol"
+            f"--protocol crossed --k {k}: the corpus has {most} different sentences; "
+            f"{cure if most > 1 else 'use another --protocol'}"
         )
     counts = [Counter() for _ in range(k)]
     groups = {}
@@ -192,7 +195,7 @@ def crossed(
             if not tested:
                 continue
             others = {
-                split: [u for u in splits[split] if groups[utt2sentence[u]] != group]
+                split: [u for u in splits.get(split, ()) if groups[utt2sentence[u]] != group]
                 for split in ("train", "valid")
             }
             folds[f"{speaker}_g{group}"] = {**others, "test": tested}
@@ -293,6 +296,19 @@ def assign(
     if protocol in OFFICIAL:
         return official(protocol, utt2spk, utt2session, utt2split or {})
     return PROTOCOLS[protocol](utt2spk, utt2session)
+
+
+def require_training(protocol: str, folds: Folds, utt2spk: Mapping[str, str]) -> None:
+    """Raise UserError if a fold has nobody to train on, before any audio is read."""
+    fold = next((name for name, splits in folds.items() if not splits.get("train")), None)
+    if fold is None:
+        return
+    several = len(set(utt2spk.values())) > 1 and protocol != "paper"
+    cure = "paper, which needs two speakers" if several else "kfold --k 5, of known speakers"
+    raise UserError(
+        f"--protocol {protocol}: nobody is left to train where {fold} is tested; use more "
+        f"speakers, or --protocol {cure}"
+    )
 
 
 def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:

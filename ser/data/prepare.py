@@ -18,7 +18,7 @@ import numpy as np
 from ser.console import progress
 from ser.data.audio import SAMPLE_RATE, probe, read_16k_mono
 from ser.data.features import digest, extract_features, load_for_ark, require_extractor, write_arks
-from ser.data.folds import assign, make_folds, sentence
+from ser.data.folds import assign, make_folds, require_training, sentence
 from ser.data.official import read_splits
 from ser.data.parallel import parallel_map
 from ser.data.tables import TABLES as DATA_TABLES
@@ -79,8 +79,10 @@ def prepare_dump(
     for directory in lang_dirs.values():
         require_done(directory, 2, "the units and targets")
     _check_tables(source, lang_dirs)
-    tables = (read_table(source / name) for name in ("utt2spk", "utt2session", "utt2emo"))
-    assign(protocol, *tables, _sentences(source), read_splits(source), read_undecided(source))
+    tables = [read_table(source / name) for name in ("utt2spk", "utt2session", "utt2emo")]
+    splits, undecided = read_splits(source), read_undecided(source)
+    folds = assign(protocol, *tables, _sentences(source), splits, undecided)
+    require_training(protocol, folds, tables[0])
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):

@@ -28,6 +28,7 @@ import warnings
 from functools import lru_cache
 
 STRESS = "ˈˌ"
+_LETTERS = ("Ll", "Lu", "Lo")  # categories of Unicode
 _TIE = "\u0361"
 _NON_SYLLABIC = "\u032f"
 
@@ -55,12 +56,14 @@ _TONAL = [
 ]
 _MANDARIN = [(re.compile("ʐ"), "ɻ"), (re.compile("1"), _NEUTRAL_TONE)]
 _ANY_TONE = (re.compile("[ɜ\\d]"), _FULL_TONE)
+_TONES_DROPPED = ("hak", "shn", "th", "vi")  # languages whose tones are written in the same way
 # It has no sounds for the pinyin jiong, qiong and xiong, and reads them, and the number of their
 # tone, out in English.
 _MISREAD = re.compile(r"\(en\)(dʒɪ|kɪ|kʃ)əŋ(?:wˈɒn|tˈuː|θɹˈiː|fˈɔː)\(cmn\)")
 _MEANT = {"dʒɪ": "tɕionɡ5", "kɪ": "tɕhionɡ5", "kʃ": "ɕionɡ5"}
 _CODAS = ("n", "ŋ")
-_RESPELLED = {"g": "ɡ", "ɚ": "ə˞", "ɝ": "ɜ˞", "ʦ": "t" + _TIE + "s", "ʧ": "t" + _TIE + "ʃ"}
+_RESPELLED = {"g": "ɡ", "ε": "ɛ", "ɚ": "ə˞", "ɝ": "ɜ˞"}
+_RESPELLED |= {"ʦ": f"t{_TIE}s", "ʧ": f"t{_TIE}ʃ"}
 _OPEN_VOWELS, _CLOSE_OFFGLIDES = set("aɐɑæɔoeɛəœ"), set("ɪʊʏø")
 _EXCEPTIONS = {"h": "F", "ɦ": "F", "ʔ": "S", "ʁ": "L"}
 
@@ -121,6 +124,8 @@ def phones(ipa: str, language: str) -> list[str]:
     if tonal:
         for pattern, replacement in (*_TONAL, *(_MANDARIN if language == "cmn" else ()), _ANY_TONE):
             ipa = pattern.sub(replacement, ipa)
+    elif language.partition("-")[0] in _TONES_DROPPED:
+        ipa = _ANY_TONE[0].sub("", ipa)
     for symbol, replacement in _RESPELLED.items():
         ipa = ipa.replace(symbol, replacement)
     for pattern, replacement in _AFFRICATES:
@@ -157,14 +162,16 @@ def phones(ipa: str, language: str) -> list[str]:
 
 def _segments(piece: str, ipa: str) -> list[str]:
     # Tie bars between vowels are espeak-ng's way to write diphthongs; panphon reads a tie as
-    # part of an affricate only.
+    # part of an affricate only. What it leaves out that is no letter is a sign for something else
+    # than manner: the French mute e (ə-), the rounding of Japanese (ɯᵝ).
     piece = re.sub(f"(?<![tdʈp]){_TIE}", "", piece)
     segments = _features().ipa_segs(piece)
     if "".join(segments) != piece:
         rest = piece
         for segment in segments:
             rest = rest.replace(segment, "", 1)
-        raise ValueError(f"{rest!r} in {ipa!r} is no IPA symbol that panphon knows")
+        if any(unicodedata.category(char) in _LETTERS for char in rest):
+            raise ValueError(f"{rest!r} in {ipa!r} is no IPA symbol that panphon knows")
     return segments
 
 

@@ -24,11 +24,16 @@ from ser.lang import mandarin as pinyin
 from ser.lang.units import ARPABET_TO_CLASS
 
 MANDARIN = "cmn"
+_READ_HAN = (MANDARIN, "yue")  # voices of espeak-ng
 _TAG = re.compile(r"\[([^\[\]]*)\]")
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`\x91\x92", "'"))
 # "b-but": the cut-off consonant is no word of its own, and CMUdict would read the letter's name.
 _STUTTER = re.compile(r"\b([^\W\d_aeiou])-+(?=\1)", re.IGNORECASE)
-_WORD = re.compile(r"'?[^\W_]+(?:'[^\W_]+)*'?")
+# Vowels are marks behind letters in Hindi, Thai or pointed Arabic, and joiners stand within words.
+_MARKS = "".join(map(chr, (n for n in range(0x10000) if unicodedata.category(chr(n))[0] == "M")))
+_LETTERS_OF_WORD = rf"(?:[^\W_][{_MARKS}\u200c\u200d]*)+"
+_WORD = re.compile(rf"'?{_LETTERS_OF_WORD}(?:'{_LETTERS_OF_WORD})*'?")
+_SOFT_HYPHEN = "\u00ad"  # where a line may break
 _LETTERS = re.compile(r"[A-Z']+")
 _PINYIN = re.compile(r"(?:[a-z]+[0-5])+")  # as split_words writes it
 _PINYIN_VOICE = "cmn-latn-pinyin"  # of espeak-ng
@@ -83,6 +88,7 @@ def split_words(
     # NFKC also folds the wide forms of letters and digits that Chinese fonts have.
     form = "NFKC" if language == MANDARIN else "NFC"
     text = unicodedata.normalize(form, _TAG.sub(" ", text)).translate(_QUOTES)
+    text = text.replace(_SOFT_HYPHEN, "")
     if language == MANDARIN:
         text = re.sub(r"(?<=[ln])u:(?=e?[0-5])", "ü", text, flags=re.IGNORECASE)
     else:
@@ -208,6 +214,10 @@ class _Espeak:
 
     def __call__(self, word: str) -> list[str]:
         phones = ipa.phones(espeak.phonemize(word, self.language), self.language)
+        if _has_han(word) and self.language not in _READ_HAN:
+            raise ValueError(
+                "espeak-ng says 'Chinese letter'; write Japanese in kana, Mandarin is language cmn"
+            )
         if not phones:
             raise ValueError("espeak-ng is silent about it")
         return phones

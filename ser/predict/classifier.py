@@ -93,14 +93,8 @@ class SpeechEmotion:
         self.models, self.feats_type = list(models), feats_type
         self.synthetic, self.trained = synthetic, trained
         self._all = list(models[0].emotions)
+        check_decision(self._all, classes, abstain)
         self.emotions = [e for e in self._all if classes is None or e in classes]
-        if classes is not None and (len(self.emotions) < 2 or {*classes} - {*self._all}):
-            raise UserError(
-                f"--classes {','.join(classes)}: expected two or more of the model's emotions: "
-                f"{', '.join(self._all)}"
-            )
-        if not 0 <= abstain < 1:
-            raise UserError(f"--abstain {abstain:g}: expected a probability from 0 to below 1")
         self.abstain = abstain
         self.units, self.values = models[0].units, models[0].values
 
@@ -138,6 +132,7 @@ class SpeechEmotion:
             raise UserError(
                 f"--folds {' '.join(unknown)}: not in {source}, which has {' '.join(packed.folds)}"
             )
+        check_decision(packed.emotions, classes, abstain)  # before weights are loaded
         models = load_models(packed, folds or packed.folds, device, backend, precision)
         synthetic, trained = packed.card.get("synthetic", False), packed.card.get("input")
         trained = None if trained is None else Trained.model_validate(trained)
@@ -247,6 +242,17 @@ class SpeechEmotion:
         for i, window in enumerate(windows):
             own = {key: float(value[i]) for key, value in values.items()}
             yield window, probs[i], own, posteriors[i]
+
+
+def check_decision(emotions: Sequence[str], classes: Sequence[str] | None, abstain: float) -> None:
+    """Raise UserError for ``classes`` or ``abstain`` that cannot be, of a model's ``emotions``."""
+    if classes is not None and (len({*classes}) < 2 or {*classes} - {*emotions}):
+        raise UserError(
+            f"--classes {','.join(classes)}: expected two or more of the model's emotions: "
+            f"{', '.join(emotions)}"
+        )
+    if not 0 <= abstain < 1:
+        raise UserError(f"--abstain {abstain:g}: expected a probability from 0 to below 1")
 
 
 def check_segments(segments: str | float) -> None:

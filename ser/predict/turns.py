@@ -43,7 +43,7 @@ def read_rttm(path: Path | str) -> dict[str, list[Turn]]:
         UserError: no such file, a malformed line, or no turn at all.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"--rttm {path}: cannot be read ({err}); give a file of turns") from None
     turns: dict[str, list[Turn]] = {}

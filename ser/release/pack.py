@@ -146,8 +146,10 @@ def describe(
     """config.json of the folds whose ESPnet configurations these are."""
     first = next(iter(configs.values()))
     entries = {}
-    for fold, config in configs.items():
-        stem = "model" if len(configs) == 1 else f"fold_{fold}"
+    stems: list[str] = []
+    for number, (fold, config) in enumerate(configs.items(), start=1):
+        stem = "model" if len(configs) == 1 else "fold_" + re.sub(r"[^\w.-]", "_", fold)
+        stems.append(stem := f"{stem}_{number}" if stem in stems else stem)
         entries[fold] = {"weights": f"{stem}.safetensors"}
         if onnx:
             entries[fold]["onnx"] = f"{stem}.onnx"

@@ -8,6 +8,7 @@ difference between protocols look like one between systems.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,15 +81,19 @@ class System:
 
 
 def compare(
-    exp_dirs: Sequence[Path | str], dump_dir: Path | str, out_dir: Path | str | None = None
+    exp_dirs: Sequence[Path | str],
+    dump_dir: Path | str | None = None,
+    out_dir: Path | str | None = None,
 ) -> dict[str, Any]:
     """Compare two systems, print the table, and write compare.json and compare.txt.
 
     Args:
         exp_dirs: exp/<corpus>/<tag> of the first and the second system. If there are more than
             two, those that differ only in the seed are grouped, which must give two systems.
-        dump_dir: dump/<corpus>.
-        out_dir: Where to write; exp/<corpus>/compare/<first>_vs_<second> if None.
+            Or records, results/<corpus>/<tag>.json, of all of them.
+        dump_dir: dump/<corpus>; not needed for records.
+        out_dir: Where to write; if None, exp/<corpus>/compare/<first>_vs_<second>, or nowhere for
+            records.
 
     Returns:
         The contents of compare.json; scores are fractions, differences second minus first.
@@ -99,19 +104,27 @@ def compare(
             one of which was trained on the test speakers.
     """
     exp_dirs = [Path(directory) for directory in exp_dirs]
+    of_records = _are_records(exp_dirs, dump_dir)
     scores = [_read(directory) for directory in exp_dirs]
     _refuse_unlike(exp_dirs, scores)
-    runs = [load(d, s, Path(dump_dir)) for d, s in zip(exp_dirs, scores, strict=True)]
-    _refuse_other_tests(runs)
+    if of_records:
+        _refuse_other_records(exp_dirs, scores)
+        runs = [load_record(d, s) for d, s in zip(exp_dirs, scores, strict=True)]
+        utt2spk = {utt: utt.rpartition(" ")[0] for utt in runs[0].decided}
+    else:
+        runs = [load(d, s, Path(dump_dir)) for d, s in zip(exp_dirs, scores, strict=True)]
+        _refuse_other_tests(runs)
+        utt2spk = read_utterance_table(Path(dump_dir) / "utt2spk", sorted(runs[0].decided))
     first, second = group_systems(runs)
-    utts = sorted(runs[0].decided)
-    utt2spk = read_utterance_table(Path(dump_dir) / "utt2spk", utts)
     result = compare_systems(first, second, utt2spk)
+    table = format_comparison(result)
+    if out_dir is None and of_records:
+        print(table, end="")
+        return result
     if out_dir is None:
         out_dir = exp_dirs[0].parent / "compare" / f"{first.name}_vs_{second.name}"
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    table = format_comparison(result)
     with atomic_write(out_dir / "compare.txt") as stream:
         stream.write(table)
     with atomic_write(out_dir / "compare.json") as stream:
@@ -131,6 +144,19 @@ def load(exp_dir: Path, scores: dict[str, Any], dump_dir: Path) -> Scored:
         for p in read_predictions(path, experiment.labels, experiment.references(name)):
             fold[p.utt_id], decided[p.utt_id] = name, p
     return Scored(exp_dir, scores, fold, decided)
+
+
+def load_record(path: Path, scores: dict[str, Any]) -> Scored:
+    """Load the decisions in a record; utterances are named by speaker and number within it."""
+    labels, count = scores["labels"], Counter()
+    fold, decided = {}, {}
+    for entry in scores["speakers"]:
+        for ref, hyp in zip(entry["ref"], entry["hyp"], strict=True):
+            count[entry["speaker"]] += 1
+            utt = f"{entry['speaker']} {count[entry['speaker']]}"
+            fold[utt] = entry["fold"]
+            decided[utt] = Prediction(utt, labels[int(ref, 36)], labels[int(hyp, 36)], ())
+    return Scored(path, scores, fold, decided)
 
 
 def group_systems(runs: Sequence[Scored]) -> tuple[System, System]:
@@ -248,8 +274,24 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _are_records(paths: Sequence[Path], dump_dir: Path | str | None) -> bool:
+    records = [path for path in paths if path.suffix == ".json"]
+    if records and len(records) < len(paths):
+        raise UserError(
+            f"--exp-dir: {records[0]} is a record, {next(p for p in paths if p not in records)} an "
+            "experiment; give records of both, or experiments"
+        )
+    if not records and dump_dir is None:
+        raise UserError("--dump-dir: missing; give dump/<corpus> of the experiments")
+    return bool(records)
+
+
+def _scores_file(path: Path) -> Path:
+    return path if path.suffix == ".json" else path / "scores.json"
+
+
 def _read(exp_dir: Path) -> dict[str, Any]:
-    path = exp_dir / "scores.json"
+    path = _scores_file(exp_dir)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {SCORE_FIRST}")
     return read_scores(path)
@@ -267,18 +309,31 @@ def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
         for directory, other in zip(exp_dirs[1:], scores[1:], strict=True):
             if other[key] != first:
                 raise UserError(
-                    f"{directory}/scores.json: {what} {_words(other[key])}, but {exp_dirs[0]} has "
-                    f"{_words(first)}; only decisions about the same utterances and emotions can "
-                    "be compared"
+                    f"{_scores_file(directory)}: {what} {_words(other[key])}, but {exp_dirs[0]} "
+                    f"has {_words(first)}; only decisions about the same utterances and emotions "
+                    "can be compared"
                 )
     trains = {True: "trains on the speakers that it tests", False: "does not"}
     first = scores[0]["protocol"]
     for directory, protocol in zip(exp_dirs, (s["protocol"] for s in scores), strict=True):
         if bool(caveat(protocol)) != bool(caveat(first)):
             raise UserError(
-                f"{directory}/scores.json: protocol {protocol} {trains[bool(caveat(protocol))]}, "
+                f"{_scores_file(directory)}: protocol {protocol} {trains[bool(caveat(protocol))]}, "
                 f"{first} of {exp_dirs[0]} {trains[bool(caveat(first))]}; their difference would "
                 "be that of the protocols: compare systems under one protocol"
+            )
+
+
+def _refuse_other_records(paths: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
+    def tests(s: Mapping[str, Any]) -> list[Any]:
+        return [s["test_sha256"], *((e["fold"], e["speaker"], e["ref"]) for e in s["speakers"])]
+
+    for path, other in zip(paths[1:], scores[1:], strict=True):
+        if tests(other) != tests(scores[0]):
+            raise UserError(
+                f"{path}: tests other utterances than {paths[0]}, or has them in other folds; "
+                "records are compared utterance by utterance, experiments (exp/<corpus>/<tag>) "
+                "across folds as well"
             )
 
 

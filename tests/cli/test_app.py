@@ -13,10 +13,8 @@ from ser.cli.options import rewrite
 from ser.cli.recipe import app as recipe_app
 from tests.support import ROOT
 
-NAMES = [
-    name for table in (app.COMMANDS, app.INTERNAL) for names in table.values() for name in names
-]
-PUBLIC = [name for names in app.COMMANDS.values() for name in names]
+NAMES = [*app.COMMANDS, *app.INTERNAL]
+PUBLIC = [*app.COMMANDS]
 
 
 def call(*args: str, **env) -> subprocess.CompletedProcess:

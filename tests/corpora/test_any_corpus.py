@@ -443,6 +443,18 @@ def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
     assert "left out: 1 utterances labelled unclear" in out and "counts: {total: 7}" in out
 
 
+def test_a_class_that_nobody_says_stops_it_whatever_is_allowed(tmp_path):
+    text = PLAIN.replace("neutral]", "neutral, sad]").replace(
+        "calm: neutral", "calm: neutral, s: sad"
+    )
+    for allowed in (False, True):
+        with pytest.raises(
+            UserError, match=r"calls.*: no utterance is sad; .* leave the class out"
+        ):
+            run_table(tmp_path, utterances(), text, allow_partial=allowed)
+    assert not (tmp_path / "data").exists()
+
+
 def test_counts_that_do_not_hold_stop_it_and_go_unchecked_where_there_are_none(tmp_path):
     with pytest.raises(UserError, match="total: 8 found, 9 expected"):
         run_table(tmp_path, utterances(), PLAIN + "counts: {total: 9}")
@@ -564,7 +576,7 @@ def test_the_table_itself_may_be_given_and_changes_are_noticed(tmp_path, capsys)
 
 
 def test_ids_have_no_blanks_or_slashes_and_two_speakers_never_become_one(tmp_path):
-    assert as_id(" a b/c ") == "a_b_c"
+    assert as_id(" a b/c ") == as_id("a, b/c") == "a_b_c"  # --folds takes commas for blanks
     records = changed(0, "speaker", "anna b")
     records[1][2] = "anna_b"
     with pytest.raises(UserError, match=r"(?s)'anna b' .*; speaker 'anna_b' .*same_speakers"):
@@ -582,6 +594,9 @@ ALIKE = [
     ("anna", "anna\u200b"),
     ("anna b", "annab"),
     ("sp03", "sp_3"),
+    ("sp-3", "sp3"),
+    ("Dr. Roe", "dr roe"),
+    ("5", "#5"),
     ("7", "7.0"),
     ("\uff21nna", "anna"),
 ]
@@ -610,7 +625,9 @@ def test_names_that_may_be_one_person_stop_until_corpus_yaml_says_which(tmp_path
     assert len(set(by_own_id(data / "utt2spk").values())) == 4
 
 
-@pytest.mark.parametrize(("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("1_11", "11_1"), ("s1", "s11"), ("10", "100"), ("1.5", "15"), ("?", "*")]
+)
 def test_names_of_different_people_are_left_alone(tmp_path, one, other):
     data = run_table(tmp_path, two_names(one, other))
     assert len(set(by_own_id(data / "utt2spk").values())) == 4
@@ -620,6 +637,16 @@ def test_names_of_different_people_are_left_alone(tmp_path, one, other):
 def test_what_is_no_name_is_no_speaker(tmp_path, name):
     with pytest.raises(UserError, match=r"metadata.csv:2: (no speaker|speaker '\.)"):
         run_table(tmp_path, two_names(name, "ben"))
+
+
+def test_half_a_character_is_named_by_its_line(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    (folder / "metadata.csv").unlink()
+    rows_ = [dict(zip(HEADER, record, strict=True)) for record in utterances()]
+    rows_[2]["text"] = "Well \ud83d"  # JSON can say it, a table of Kaldi cannot
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    with pytest.raises(UserError, match=r"t.jsonl:3: half a character"):
+        stage_1(tmp_path, PLAIN, folder)
 
 
 def test_nan_is_no_transcript(tmp_path):
@@ -647,7 +674,9 @@ def test_people_who_are_not_in_the_corpus_are_named(tmp_path, line):
 # --- where things are ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep"])
+@pytest.mark.parametrize(
+    "kind", ["tabs", "sep", "quoted sep", "blank last line", "BOM and sep", "blank first line"]
+)
 def test_tables_of_spreadsheets_are_read(tmp_path, kind):
     folder = write_table(tmp_path / "calls", utterances())
     path = folder / "metadata.csv"
@@ -655,6 +684,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path, kind):
     stream = io.StringIO()
     csv.writer(stream, delimiter=mark).writerows([HEADER, *utterances()])
     before = {"sep": "sep=;\r\n", "quoted sep": '"sep=;"\n', "BOM and sep": "\ufeffsep=;\n"}
+    before["blank first line"] = "\r\n"
     after = "  \n,,,,\n \n" if kind == "blank last line" else ""
     path.write_text(before.get(kind, "") + stream.getvalue() + after, encoding="utf-8", newline="")
     check_four_speakers(stage_1(tmp_path, PLAIN, folder))
@@ -687,3 +717,44 @@ def test_a_file_whose_name_is_in_another_form_of_unicode_is_found(tmp_path, on_d
     data = stage_1(tmp_path, PLAIN, folder)
     check_four_speakers(data)
     assert "Zo\u00eb_K\u00e4se_anna_001" in by_own_id(data / "wav.scp")
+
+
+def test_what_systems_and_programs_leave_beside_a_table_is_none(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    for name in ("._metadata.csv", "~$metadata.csv"):
+        (folder / name).write_bytes(b"\0\5")
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+def test_a_column_without_a_name_is_nothing(tmp_path):
+    """That is the index of pandas; columns of valence and so on have to be named."""
+    folder = write_table(tmp_path / "calls", utterances())
+    records = [["", *HEADER], *([str(i), *u] for i, u in enumerate(utterances()))]
+    with open(folder / "metadata.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(records)
+    data = stage_1(tmp_path, PLAIN, folder)
+    assert not {"utt2valence", "utt2arousal", "utt2dominance"} & {p.name for p in data.iterdir()}
+
+
+@pytest.mark.parametrize("text", ["one\u2028two", "one\x85two", "one\x0ctwo"])
+def test_only_line_ends_end_a_row(tmp_path, text):
+    data = run_table(tmp_path, changed(0, "text", text))
+    assert by_own_id(data / "text")["anna_001"] == "one two"
+
+
+def test_blanks_may_stand_before_a_quoted_cell(tmp_path):
+    folder = write_table(tmp_path / "calls", utterances())
+    rows_ = [HEADER, *utterances()]
+    text = "".join(", ".join(f'"{cell}"' for cell in row) + "\n" for row in rows_)
+    (folder / "metadata.csv").write_text(text)
+    check_four_speakers(stage_1(tmp_path, PLAIN, folder))
+
+
+def test_one_file_under_two_paths_is_refused(tmp_path):
+    records = [list(record) for record in utterances()]
+    records[1][0] = "other/001.wav"
+    folder = write_table(tmp_path / "calls", records)
+    (folder / "other/001.wav").unlink()
+    (folder / "other/001.wav").symlink_to(folder / "anna/001.wav")
+    with pytest.raises(UserError, match=r":3: .*other/001.wav is also in .*metadata.csv:2"):
+        stage_1(tmp_path, PLAIN, folder)

@@ -421,6 +421,14 @@ def test_label_files_may_have_crlf_too(stage1, root):
     assert by_own_id(stage1() / "utt2emo")["Ses02F_impro01_F000"] == "neutral"
 
 
+def test_carriage_returns_alone_end_lines_too(stage1, root):
+    before = by_own_id(stage1() / "text")
+    for session in root.glob("Session2/dialog/*"):
+        for path in session.glob("Ses*.txt"):
+            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r"))
+    assert by_own_id(stage1() / "text") == before
+
+
 def test_blanks_around_the_fields_of_a_label_line_do_not_matter(stage1, root):
     _replace(_labels(root, "Ses02F_impro01"), b"_F000\tneu\t", b"_F000  \t neu \t")
     assert by_own_id(stage1() / "utt2emo")["Ses02F_impro01_F000"] == "neutral"

@@ -50,6 +50,13 @@ def changed(line: str) -> str:
         ("skip_labels: none", "6: skip_labels: found 'none'; expected a list"),
         ("part: ids", "6: part: found 'ids'; expected `key: value` lines"),
         ("splits: train", "6: splits: found 'train'; expected a list"),
+        ("language: en us", "5: language: found 'en us'; expected a code such as en, de or cmn"),
+        ("language: ''", "5: language: found ''; expected a code"),
+        (
+            "emotions: [very angry, neutral]",
+            "5: emotions.0: 'very angry': a class is one word, .*; write very_angry, and label_map",
+        ),
+        ("emotions: ['angry,hot', neutral]", "5: emotions.0: .*; write angry_hot, and label_map"),
         ("same_speakers: [a, b]", "6: same_speakers.0: found 'a'; expected a list"),
     ],
 )
@@ -110,6 +117,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, line, message):
         ("counts: {wav: {A: 1}}", "6: counts.wav: counted by the reader iemocap alone"),
         ("name: toy\nname: toy", "6: name: given a second time, first in line 5"),
         ("label_map: {a: angry, a: neutral}", "5: label_map.a: given a second time"),
+        ("label_map: {\u00e4: angry, a\u0308: neutral}", "5: .*: given a second time"),
         ("speakers: {..: f}", r"6: speakers..*: '..' is no name"),
         ("sessions: {A: [nan]}", "6: sessions.A.0: 'nan' is no name"),
         ("sessions: {A: ['']}", "6: sessions.A.0: '' is no name"),
@@ -124,3 +132,16 @@ def test_several_mistakes_are_listed_together(tmp_path):
     with pytest.raises(UserError) as caught:
         load(tmp_path, changed("emotions: x") + "colums: {}\ncounts: {total: x}\n")
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("line", ["emotions: angry, neutral", "emotions:", ""])
+def test_a_label_map_is_not_missed_where_emotions_are_what_is_wrong(tmp_path, line):
+    text = "name: toy\nreader: table\nlanguage: en\n" + line
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text)
+    (problem,) = str(caught.value).replace(str(tmp_path), "").splitlines()
+    assert "emotions" in problem and "label_map" not in problem
+
+
+def test_capitals_of_a_language_make_no_difference(tmp_path):
+    assert load(tmp_path, changed("language: EN")).language == "en"

@@ -180,6 +180,17 @@ class TestRefusedByTheHeader:
         path.write_bytes(path.read_bytes()[:-1000])
         assert "truncated" in refused(path, function)
 
+    @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW"])
+    def test_sphere_whose_header_counts_other_samples(self, tmp_path, function, subtype):
+        path = tmp_path / "a.sph"
+        soundfile.write(path, tone(), 16000, subtype, format="NIST")
+        function(path)
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-1000])
+        assert "truncated" in refused(path, function)
+        path.write_bytes(2 * raw)
+        assert "more follow, which would be read as sound" in refused(path, function)
+
     @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
     @pytest.mark.parametrize("share", [0.3, 0.6, 0.97, 0.9999])
     def test_truncated_ogg(self, tmp_path, function, subtype, share):

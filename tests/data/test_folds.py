@@ -15,6 +15,7 @@ from ser.data.folds import (
     crossed,
     kfold,
     make_folds,
+    require_training,
     sentence,
     sentence_groups,
 )
@@ -233,6 +234,35 @@ def test_strict_refuses_a_session_of_one_speaker(dump):
     with pytest.raises(UserError, match=r"session Ses03 has one speaker \(Ses03F\).*paper"):
         make_folds("strict", dump)
     assert make_folds("paper", dump)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "speakers", "cure"),
+    [
+        ("strict", "A", "kfold"),
+        ("strict", "AB", "paper, which needs two speakers"),
+        ("session", "AB", "paper"),
+        ("paper", "A", "kfold"),
+        ("crossed2", "AB", "paper"),
+    ],
+)
+def test_too_few_speakers_are_refused_with_a_protocol_that_is_possible(protocol, speakers, cure):
+    utt2spk = {f"{s}{i}": s for s in speakers for i in range(4)}
+    constant = dict.fromkeys(utt2spk, "s")
+    sentences = {utt: f"w{utt[1:]}" for utt in utt2spk}
+    folds = assign(protocol, utt2spk, constant, constant, sentences)
+    with pytest.raises(UserError, match=f"{protocol}: nobody is left to train .*--protocol {cure}"):
+        require_training(protocol, folds, utt2spk)
+    if cure != "kfold":
+        require_training("paper", PROTOCOLS["paper"](utt2spk, constant), utt2spk)
+
+
+@pytest.mark.parametrize("protocol", ["kfold2", "crossed2"])
+def test_a_range_without_a_number_in_it_is_not_offered(protocol):
+    one = {"A0": "x", "B0": "y"}
+    same = dict.fromkeys(one, "same")
+    with pytest.raises(UserError, match="use another --protocol$"):
+        assign(protocol, one, same, one, same)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -484,7 +514,7 @@ def test_the_audit_refuses_a_sentence_that_is_tested_and_was_heard(tmp_path, spl
     ("change", "k", "message"),
     [
         (lambda said: {u: f"<{u}>" for u in said}, 2, "has no transcripts; give them with --text"),
-        (lambda said: dict.fromkeys(said, "yes"), 2, "has 1 different sentences; expected 2 to 1"),
+        (lambda said: dict.fromkeys(said, "yes"), 2, "has 1 different sentences; use another"),
         (lambda said: said, 99, "has 22 different sentences; expected 2 to 22 groups"),
         (lambda said: said, 1, "expected 2 to 22 groups"),
     ],

@@ -202,5 +202,20 @@ def test_silence_has_no_phones():
 
 
 def test_an_unknown_symbol_is_named():
-    with pytest.raises(ValueError, match="'#' in 'a#b'"):
-        phones("a#b", "de")
+    with pytest.raises(ValueError, match="'X' in 'aXb'"):
+        phones("aXb", "de")
+
+
+@pytest.mark.parametrize(
+    ("language", "ipa", "expected"),
+    [
+        ("fr", "sˈə-", "s ˈə"),  # ce
+        ("ja", "säkˈɯᵝɽä", "s ä k ˈɯ ɽ ä"),
+        ("vi", "kˈaːɜ", "k ˈaː"),  # cá: ɜ is the third tone
+        ("vi", "bˈaː6n", "b ˈaː n"),  # bạn
+        ("cs", "tr̝̊ˈi", "t r̝ ˈi"),  # tři
+        ("da", "fˈεm", "f ˈɛ m"),  # fem
+    ],
+)
+def test_signs_of_espeak_that_say_nothing_of_manner_are_passed_over(language, ipa, expected):
+    assert " ".join(phones(ipa, language)) == expected

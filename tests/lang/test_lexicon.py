@@ -148,6 +148,27 @@ def test_a_word_without_a_pronunciation_is_named_with_its_file_and_utterance():
         build_lexicon({"u1": ["NO"], "u2": ["NO", "日本"]}, "en", "all/text")
 
 
+@pytest.mark.parametrize("language", ["de", "ja", "ko"])
+def test_han_characters_are_read_as_chinese_alone(language):
+    with pytest.raises(UserError, match="text: utterance u1: the word '元気' .*write .* kana"):
+        build_lexicon({"u1": ["元気"]}, language)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "words"),
+    [
+        ("hi", "नमस्ते, आप कैसे हैं?", ["नमस्ते", "आप", "कैसे", "हैं"]),
+        ("bn", "আমি ভাল।", ["আমি", "ভাল"]),
+        ("th", "สวัสดี ผม", ["สวัสดี", "ผม"]),
+        ("ar", "مَرْحَبًا", ["مَرْحَبًا"]),
+        ("fa", "می\u200cخواهم", ["می\u200cخواهم"]),
+        ("de", "Ver\u00adsicherung", ["VERSICHERUNG"]),
+    ],
+)
+def test_vowels_that_are_marks_and_joiners_do_not_cut_words(language, text, words):
+    assert split_words(text, language)[0] == words
+
+
 def test_a_prediction_without_phones_is_an_error(monkeypatch):
     monkeypatch.setattr("ser.lang.g2p.neural_g2p", lambda: lambda word: ["<unk>"])
     with pytest.raises(UserError, match="the word 'BLOO' has no pronunciation"):
@@ -253,6 +274,6 @@ def test_a_character_that_espeak_cannot_read_is_named():
 
 
 def test_a_symbol_that_panphon_does_not_know_names_the_word(monkeypatch):
-    monkeypatch.setattr("ser.lang.espeak.phonemize", lambda word, language: "a#")
-    with pytest.raises(UserError, match="utterance u1: the word 'AH' .*'#' in 'a#'"):
+    monkeypatch.setattr("ser.lang.espeak.phonemize", lambda word, language: "aX")
+    with pytest.raises(UserError, match="utterance u1: the word 'AH' .*'X' in 'aX'"):
         build_lexicon({"u1": ["AH"]}, "de")

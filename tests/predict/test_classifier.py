@@ -639,6 +639,15 @@ def test_segments_are_checked_before_the_model_is_loaded(wavs, capsys):
     assert status == 1 and "often: expected auto, none or a number of seconds" in err[-1]
 
 
+@pytest.mark.parametrize("option", [("--classes", "angry,clam"), ("--abstain", "2")])
+def test_decisions_that_cannot_be_are_refused_before_weights_are_loaded(
+    wavs, capsys, monkeypatch, option
+):
+    monkeypatch.setattr(ser.predict.package, "load_models", lambda *_: pytest.fail("loaded"))
+    status, _, err = ser_predict(capsys, wavs[0], *option)
+    assert status == 1 and err[-1].startswith(f"error: {' '.join(option)}: expected")
+
+
 def test_without_a_model_the_only_experiment_is_taken(tmp_path):
     with pytest.raises(UserError, match="holds no experiment; .* make demo"):
         default_model(tmp_path)

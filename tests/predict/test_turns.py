@@ -81,3 +81,20 @@ def test_an_rttm_that_does_not_fit_is_refused_with_its_line(tmp_path, lines, sai
         turns_of("calls/talk.wav", 6.0, read_rttm(tmp_path / "t.rttm"))
     with pytest.raises(UserError, match="none.rttm: cannot be read"):
         read_rttm(tmp_path / "none.rttm")
+
+
+def test_the_mark_at_the_start_of_a_windows_file_costs_no_turn(tmp_path):
+    line = "SPEAKER talk 1 0 1 <NA> <NA> a <NA> <NA>"
+    (tmp_path / "t.rttm").write_text(f"\ufeff{line}\r\n{line}\r\n", encoding="utf-8")
+    assert len(read_rttm(tmp_path / "t.rttm")["talk"]) == 2
+
+
+def test_a_recording_that_cannot_be_read_costs_no_other_its_turns(talk, capsys):
+    status, out, err = ser_predict(
+        capsys, talk, "none.wav", "--rttm", f"{talk[:-4]}.rttm", "--format", "json"
+    )
+    assert status == 1 and json.loads(out)["speakers"]
+    assert err == [
+        "error: none.wav: no such file; correct the path, or put the file back",
+        "error: 1 of 2 files failed, see above",
+    ]

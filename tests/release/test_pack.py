@@ -17,7 +17,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ser.errors import UserError
 from ser.predict.card import format_size, make_card, make_marks
 from ser.predict.package import open_model
-from ser.release.pack import pack_experiment, without_paths
+from ser.release.pack import describe, pack_experiment, without_paths
 from tests.support.fake_scores import make_scores
 from tests.support.packable import (
     EMOTIONS,
@@ -54,6 +54,20 @@ def test_the_folder_and_the_zip_hold_the_same_files(packed):
         assert sorted(archive.namelist()) == expected
         for name in expected:
             assert archive.read(name) == (packed / "packed" / name).read_bytes()
+
+
+def test_folds_of_any_name_have_files_of_their_own_that_can_be_named():
+    config = {"emotions": "a b", "frontend": "feats", "frontend_conf": {}}
+    config |= {"feats_type": "fbank", "token_type": "char"}
+    configs = dict.fromkeys(("O'Brien", "O_Brien", "$HOME", "\u65e5\u672c"), config)
+    entries = describe("x", configs, {}, dict.fromkeys(configs))["folds"]
+    names = [entry["weights"] for entry in entries.values()]
+    assert names == [
+        "fold_O_Brien.safetensors",
+        "fold_O_Brien_2.safetensors",
+        "fold__HOME.safetensors",
+        "fold_\u65e5\u672c.safetensors",
+    ]
 
 
 def test_one_fold_is_called_as_hugging_face_calls_a_models_weights(tmp_path):

@@ -12,6 +12,7 @@ from ser.errors import UserError
 from ser.scoring.compare import Scored, System, compare, compare_systems, format_comparison
 from ser.scoring.infer import infer_folds
 from ser.scoring.predictions import FILE_NAME, Prediction
+from ser.scoring.records import keep_records, read_scores
 from ser.scoring.score import score_experiment
 from tests.support import ROOT
 from tests.support.fake_experiment import FOLDS, LABELS, FakeModel, make_experiment, write_run
@@ -112,6 +113,37 @@ def test_seeds_of_a_system_are_taken_together_and_tested_in_pairs(two):
     assert result["scores"]["wa"]["second"] == pytest.approx(expected)
     assert [t["seeds"] for t in result["mcnemar"]] == [[1, 1], [2, 2]]
     assert [t["only_first"] for t in result["mcnemar"]] == [1, 2]
+
+
+def records(root, *exp_dirs):
+    """Those of experiments, as in results/."""
+    keep_records([(e, read_scores(e / "scores.json")) for e in exp_dirs], root)
+    return [root / "toy" / f"{read_scores(e / 'scores.json')['tag']}.json" for e in exp_dirs]
+
+
+def test_records_alone_give_the_same_comparison_and_nothing_is_written(two, tmp_path, capsys):
+    exp, other, dump = two
+    worse = other("Ses01F_000", "Ses01M_000", "Ses01M_001", "Ses02F_004")
+    kept = records(tmp_path / "results", exp, worse)
+    capsys.readouterr()
+    expected = compare([exp, worse], dump)
+    shown = capsys.readouterr().out.partition("\nComparison: ")[0]
+    before = sorted((tmp_path / "results").rglob("*"))
+    assert compare(kept) == expected
+    assert capsys.readouterr().out == shown
+    assert sorted((tmp_path / "results").rglob("*")) == before
+
+
+def test_records_of_other_tests_or_beside_experiments_are_refused(two, tmp_path):
+    exp, other, _ = two
+    first, second = records(tmp_path / "results", exp, other("Ses01F_000"))
+    with pytest.raises(UserError, match="sys_strict_seed1.json is a record, .*other_strict_seed1 "):
+        compare([first, exp.with_name("other_strict_seed1")])
+    with pytest.raises(UserError, match="--dump-dir: missing; give dump/<corpus>"):
+        compare([exp, exp.with_name("other_strict_seed1")])
+    second.write_text(json.dumps(json.loads(second.read_text()) | {"test_sha256": "x"}))
+    with pytest.raises(UserError, match="other_strict_seed1.json: tests other utterances than"):
+        compare([first, second])
 
 
 def test_more_than_two_systems_are_refused(two):
