@@ -1,4 +1,4 @@
-"""Run tasks as processes of this machine."""
+"""Run tasks as processes on this machine."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from ser.errors import EXIT_RESUME, UserError
 
 
 def run_local(tasks: Tasks) -> int:
-    """Run ``tasks`` as processes of this machine, ``tasks.nj`` at a time; their exit status.
+    """Run ``tasks`` on this machine, ``tasks.nj`` at a time, and return their exit status.
 
-    INT, TERM and HUP are passed on as TERM and USR1 as USR1; tasks that have not begun then stay
-    away. The status is that of the signal, or, after USR1, 75 if there is something left to do.
+    INT, TERM and HUP are passed on as TERM and USR1 as USR1; no further tasks are then started.
+    The status is that of the signal, or, after USR1, 75 if any work is left.
 
     Raises:
         UserError: a locked directory, or more GPUs or nodes asked for than one machine has.
@@ -92,14 +92,14 @@ def _say_failed(tasks: Tasks, number: int, status: int, signals: Signals) -> Non
 
 
 def _cores() -> int:
-    """What may be divided among the tasks; OMP_NUM_THREADS limits it, as it does nproc."""
+    """Number of cores to divide among the tasks; OMP_NUM_THREADS limits it, as in nproc."""
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     cores = len(os.sched_getaffinity(0))
     return int(limit) if limit.isdecimal() and int(limit) > 0 else cores
 
 
 def _devices(tasks: Tasks, slots: int) -> list[str]:
-    """The GPUs to be handed out, as CUDA_VISIBLE_DEVICES names them; empty if none is wanted."""
+    """GPUs to assign, as named in CUDA_VISIBLE_DEVICES; empty if none is requested."""
     gpu = tasks.gpu
     if gpu == 0:
         return []
@@ -115,7 +115,7 @@ def _devices(tasks: Tasks, slots: int) -> list[str]:
 
 
 def shown_gpus() -> list[str]:
-    """The numbers of the GPUs that nvidia-smi lists; empty without it."""
+    """Indices of the GPUs that nvidia-smi lists; empty without it."""
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     except OSError:
@@ -124,7 +124,7 @@ def shown_gpus() -> list[str]:
 
 
 def attend(command: Sequence[str]) -> int:
-    """Run ``command`` in the foreground and pass signals on to it; its exit status."""
+    """Run ``command`` in the foreground, pass signals on to it, and return its exit status."""
     with Signals() as signals:
         process = subprocess.Popen(command)
         while process.poll() is None:

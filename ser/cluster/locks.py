@@ -1,9 +1,9 @@
 """Locks on experiments, which name their holder and do not outlive it.
 
-A lock is a file. While it is held, the kernel holds a flock on it for the holder's process and lets
-go when that process dies, however it dies, on whichever node; the file's content says who that is,
-for people. Jobs that go on after the process that submitted them (a detached chain) are noted in
-the content too: the lock is held for as long as Slurm has one of them in its queue.
+A lock is a file. While it is held, the kernel keeps a flock on it for the holder's process and
+releases it when that process dies, for any reason and on any node; the file's content names the
+holder for users. Jobs that outlive the process that submitted them (a detached chain) are recorded
+there too: the lock is held as long as Slurm has one of them in its queue.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ser.errors import UserError
 
-SQUEUE_SECONDS = 30  # before a controller that does not answer counts as silent
+SQUEUE_SECONDS = 30  # timeout for an answer of the controller
 ATTEMPTS, ATTEMPT_SECONDS = 5, 0.05  # to take a flock
 
 
@@ -29,7 +29,7 @@ class Holder:
     """A process, and the Slurm jobs that hold the lock even without it.
 
     ``job`` is the Slurm job (``12`` or ``12_3``) that the process itself runs in, if any, and
-    ``restarts`` how often Slurm has requeued it.
+    ``restarts`` the number of times Slurm has requeued it.
     """
 
     host: str
@@ -68,9 +68,9 @@ def slurm_job() -> str:
 def held(path: Path | str, what: str) -> Iterator[None]:
     """Hold the lock ``path`` while the block runs.
 
-    A lock whose holder has died is taken over. A job that Slurm has requeued waits for its former
-    self, which may still be dying. Where the file system has no locks, the content alone decides:
-    a process of this host is looked up by its pid, a Slurm job by squeue, any other is believed.
+    A lock whose holder has died is taken over. A requeued Slurm job waits for its previous run,
+    which may still be ending. On a file system without locks, the content alone decides: a process
+    on this host is looked up by its pid, a Slurm job by squeue, any other is assumed to be alive.
 
     Raises:
         UserError: another process holds it; names it and what to do.
@@ -90,7 +90,7 @@ def held(path: Path | str, what: str) -> Iterator[None]:
             raise _taken(what, path, living)
         _write(descriptor, mine)
         yield
-        # Jobs noted meanwhile keep the lock; otherwise nobody does.
+        # Jobs recorded meanwhile keep the lock; otherwise it is free.
         present = read(path)
         if present is None or not present.slurm_jobs:
             os.truncate(descriptor, 0)
@@ -101,7 +101,7 @@ def held(path: Path | str, what: str) -> Iterator[None]:
 def note_jobs(path: Path | str, jobs: Sequence[str]) -> None:
     """Add Slurm ``jobs`` to the holder of ``path``; call it while holding the lock.
 
-    They hold it until the last of them has left Slurm's queue, with or without this process.
+    They hold it until the last of them leaves Slurm's queue, with or without this process.
     """
     path = Path(path)
     present = read(path)
@@ -111,12 +111,12 @@ def note_jobs(path: Path | str, jobs: Sequence[str]) -> None:
 
 
 def forget_jobs(path: Path | str) -> None:
-    """Take back ``note_jobs``: all of the jobs have ended."""
+    """Undo ``note_jobs`` after all of the jobs have ended."""
     _rewrite(Path(path), [])
 
 
 def holder(path: Path | str) -> Holder | None:
-    """The current holder of the lock ``path``, or None; neither takes the lock nor waits."""
+    """Return the current holder of the lock ``path``, or None, without taking it or waiting."""
     path = Path(path)
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -125,12 +125,12 @@ def holder(path: Path | str) -> Holder | None:
     try:
         locked = not _flock(descriptor, path)
     finally:
-        os.close(descriptor)  # which also lets go of what the test has taken
+        os.close(descriptor)  # also releases a flock taken by the test
     return _living(read(path), locked)
 
 
 def read(path: Path | str) -> Holder | None:
-    """The holder that the lock file names, running or not; None if it names none."""
+    """Read the holder that the lock file names, running or not; None if it names none."""
     try:
         return Holder(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -138,17 +138,17 @@ def read(path: Path | str) -> Holder | None:
 
 
 def queued(jobs: Sequence[str]) -> list[str]:
-    """Those of ``jobs`` that Slurm still has to run or is running.
+    """Return those of ``jobs`` that are pending or running in Slurm.
 
-    Without an answer (no Slurm here, a controller that is away) all of them are believed to be:
-    to train twice into one directory is worse than to wait.
+    Without an answer (no Slurm here, controller down) all of them are assumed to be: training
+    twice into one directory is worse than waiting.
     """
     if not jobs:
         return []
     if shutil.which("squeue") is None:
         return list(jobs)
     alive = []
-    for job in jobs:  # one by one: a single unknown id makes squeue refuse the whole list
+    for job in jobs:  # one by one: a single unknown id makes squeue reject the whole list
         command = ["squeue", "--noheader", "--format=%i", f"--jobs={job}"]
         try:
             answer = subprocess.run(
@@ -164,7 +164,7 @@ def queued(jobs: Sequence[str]) -> list[str]:
 
 
 def _living(named: Holder | None, locked: bool) -> Holder | None:
-    """``named`` if it holds the lock: by flock, by jobs, or, without flock, by its process."""
+    """Return ``named`` if it holds the lock: ``locked``, or through Slurm jobs."""
     if locked:
         return named or Holder(host="unknown", pid=0, since="unknown")
     if named is None:
@@ -174,7 +174,7 @@ def _living(named: Holder | None, locked: bool) -> Holder | None:
 
 
 def _flock(descriptor: int, path: Path, wait: bool = False) -> bool:
-    """Take the flock; False if another process keeps it. Tries for a moment: holder() may look."""
+    """Take the flock; False if another process keeps it. Retries briefly: holder() may test it."""
     for _ in range(1 if wait else ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -187,7 +187,7 @@ def _flock(descriptor: int, path: Path, wait: bool = False) -> bool:
 
 
 def _believed(named: Holder | None) -> bool:
-    """Without flock: whether ``named`` may still be at work."""
+    """Whether ``named`` may still be running, on file systems without flock."""
     if named is None:
         return False
     if named.host == socket.gethostname():

@@ -23,7 +23,7 @@ from ser.errors import EXIT_RESUME, UserError
 EXIT_NOT_FOUND = 127  # of shells
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 LIBC = ctypes.CDLL(None)
-TICK_SECONDS = 1.0  # between looks at a command, should the signal of its end get lost
+TICK_SECONDS = 1.0  # between polls of a command, in case SIGCHLD is missed
 PROGRESS = "[progress] "
 WARNING = "warning: "
 LAST_LINES = 15
@@ -33,13 +33,13 @@ FURNITURE = re.compile(
 
 
 class Display:
-    """Passes lines of a command's stdout on to the user.
+    """Pass lines of a command's stdout on to the user.
 
     Args:
-        show: Regular expression of the lines that are passed on.
+        show: Regular expression of the lines to pass on.
         live: Rewrite ``[progress] ...`` lines in place on a terminal, drop them elsewhere.
-        watch: With ``live``: look for progress in the newest of these logs as well, given as a
-            prefix, since jobs with logs of their own say nothing here.
+        watch: With ``live``: a prefix of log files, the newest of which is also searched for
+            progress, since jobs with their own logs print nothing here.
     """
 
     def __init__(self, stream: IO[str], show: str = "", live: bool = False, watch: str = ""):
@@ -50,7 +50,7 @@ class Display:
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
-        """Show one line, without its end, unless it is not for the user."""
+        """Show a line, given without its line ending, if it is meant for the user."""
         with self._lock:
             if self._live and text.startswith(PROGRESS):
                 self._progress(text)
@@ -60,7 +60,7 @@ class Display:
                 self._stream.flush()
 
     def tick(self) -> None:
-        """Show the newest progress among the watched logs."""
+        """Show the latest progress in the watched logs."""
         if not self._terminal or self._watch is None:
             return
         logs = self._watch.parent.glob(f"{self._watch.name}*.log")
@@ -102,11 +102,11 @@ class LoggedCommand:
         # end: 2025-01-31T12:03:10+0100
         # exit status: 0
 
-    The command leads a process group of its own, which is killed should this process die.
+    The command leads its own process group, which is killed if this process dies.
 
     Args:
-        threads: Of the command's numeric libraries; 0 leaves them alone.
-        append: Go on below what is in ``log``, which is replaced otherwise.
+        threads: Threads of the command's numeric libraries; 0 leaves them alone.
+        append: Append to ``log`` instead of replacing it.
 
     Raises:
         UserError: the log cannot be written.
@@ -149,7 +149,7 @@ class LoggedCommand:
         self._reader.start()
 
     def poll(self) -> int | None:
-        """The exit status as a shell has it, or None while the command runs."""
+        """Return the exit status as in a shell, or None while the command runs."""
         if self._status is None and self._process.poll() is not None:
             self._reader.join()
             self._guard.release()
@@ -157,7 +157,7 @@ class LoggedCommand:
         return self._status
 
     def send(self, number: signal.Signals) -> None:
-        """Pass a signal on: USR1, "stop when you can", to the command alone, others to all."""
+        """Pass on a signal: USR1, "stop when you can", to the command only, others to its group."""
         if self._process is None or self._process.returncode is not None:
             return
         if number == signal.SIGUSR1:
@@ -166,7 +166,7 @@ class LoggedCommand:
             os.killpg(self._process.pid, number)
 
     def report(self, out: IO[str], err: IO[str]) -> None:
-        """Print the warnings of a command that has ended and, if it failed, why."""
+        """Print the warnings of a finished command and, if it failed, the reason."""
         with open(self.log, "rb") as stream:
             stream.seek(self._began)
             lines = stream.read().decode("utf-8", "replace").splitlines()
@@ -215,7 +215,7 @@ class LoggedCommand:
 
 
 class _Guard:
-    """A process that kills a process group as soon as this process has died, even by kill -9."""
+    """A process that kills a process group as soon as this process dies, even by kill -9."""
 
     def __init__(self, group: int) -> None:
         read, self._write = os.pipe()
@@ -230,7 +230,7 @@ class _Guard:
         os.close(read)
 
     def release(self) -> None:
-        """The group has ended."""
+        """Stop guarding: the group has ended."""
         with contextlib.suppress(BrokenPipeError):  # it was killed
             os.write(self._write, b"\n")
         os.close(self._write)
@@ -240,9 +240,9 @@ class _Guard:
 def run_logged(
     command: LoggedCommand, signals: Signals, usr1: signal.Signals = signal.SIGUSR1
 ) -> int:
-    """Wait for ``command`` and pass ``signals`` on to it, USR1 as ``usr1``; its exit status.
+    """Wait for ``command``, passing on ``signals``, USR1 as ``usr1``; return its exit status.
 
-    INT is passed on as TERM, which processes in the background do not ignore.
+    INT is passed on as TERM, which background processes do not ignore.
     """
     passed = {signal.SIGINT: signal.SIGTERM, signal.SIGUSR1: usr1}
     while (status := command.poll()) is None:
@@ -254,7 +254,7 @@ def run_logged(
 
 
 def last_words(body: Sequence[str]) -> list[str]:
-    """The last lines of a failed command's log, and its error if that is further up."""
+    """Last lines of a failed command's log, and its error if that is further up."""
     last = [*body[-LAST_LINES:]]
     if any("error:" in line for line in last):
         return last
@@ -271,19 +271,19 @@ def last_words(body: Sequence[str]) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process when the one that started it dies."""
+    """Have Linux kill this process when its parent dies."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tail(path: Path, size: int = 20_000) -> str:
-    """The end of a text file."""
+    """Read the end of a text file."""
     with open(path, "rb") as stream:
         stream.seek(max(0, path.stat().st_size - size))
         return stream.read().decode("utf-8", "replace")
 
 
 def header(command: Sequence[str]) -> str:
-    """The first lines of a log: what runs where, and since when."""
+    """First lines of a log: command, host, job and start time."""
     job = slurm_job()
     return (
         f"# command: {shlex.join(command)}\n# host: {socket.gethostname()}\n"
@@ -293,7 +293,7 @@ def header(command: Sequence[str]) -> str:
 
 
 def footer(status: int) -> str:
-    """The last lines of a log."""
+    """Last lines of a log."""
     return f"# end: {_now()}\n# exit status: {status}\n"
 
 
@@ -302,11 +302,11 @@ def _now() -> str:
 
 
 def shell_status(returncode: int) -> int:
-    """The exit status of a process as a shell has it."""
+    """Convert the exit status of a process to that of a shell."""
     return returncode if returncode >= 0 else 128 - returncode
 
 
 def stdout() -> IO[str]:
-    """Standard output for ``Display``: lines of any encoding pass."""
+    """Standard output for ``Display``, which accepts characters of any encoding."""
     sys.stdout.reconfigure(errors="replace")
     return sys.stdout

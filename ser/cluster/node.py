@@ -1,4 +1,4 @@
-"""One task of a Slurm job, on its node: what a job's script runs."""
+"""Run one task of a Slurm job on its node; called by the job's script."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ KILLED, WARNED_TOO_EARLY = 128 + signal.SIGKILL, 128 + signal.SIGUSR1
 def run_task(
     directory: Path, log: str, command: Sequence[str], threads: int = 0, show: str = ""
 ) -> int:
-    """Run ``command`` with a log, record what becomes of it, requeue it if it was stopped.
+    """Run ``command`` with a log, record its result, and requeue it if it was stopped.
 
     ``directory``/<job>.json records state (running, ended or requeued), exit status, host, process
-    and time; <job>.out and .err hold what the user should see. USR1 (the time limit is near) goes
+    and time; <job>.out and .err hold output for the user. USR1 (the time limit is near) is passed
     to the command, which saves its work and exits with 75; the job is then requeued. A command that
-    was killed is run again once. TERM (scancel, preemption) ends the command; whether the job comes
-    back is up to Slurm.
+    was killed is run again once. TERM (scancel, preemption) ends the command; whether the job is
+    restarted is up to Slurm.
     """
     record = directory / f"{slurm_job()}.json"
     kills = _kills(record)
@@ -48,7 +48,7 @@ def run_task(
         again, kills = _run_again(status, received, kills or 0)
         if again:
             _write(record, "requeued", status, kills)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # how Slurm ends the present run
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent by Slurm to end the current run
             if _requeue():
                 return status
         _write(record, "ended", status, kills)
@@ -56,19 +56,19 @@ def run_task(
 
 
 def _run_again(status: int, received: Sequence[int], kills: int) -> tuple[bool, int]:
-    """Whether to requeue a task with this end, and how often it was killed in a row."""
+    """Whether to requeue a task that ended like this, and its number of kills in a row."""
     warned = signal.SIGUSR1 in received
     if signal.SIGTERM in received:
         return False, kills
     if status == EXIT_RESUME or (warned and status in (KILLED, 128 + signal.SIGTERM)):
-        return True, 0  # of nodes that train together, the first one to stop takes the others down
-    if status in (KILLED, WARNED_TOO_EARLY):  # often for want of memory; or before it could listen
+        return True, 0  # in multi-node training, the first node to stop ends the others
+    if status in (KILLED, WARNED_TOO_EARLY):  # often out of memory; or before it could listen
         return kills == 0, kills + 1
     return False, kills
 
 
 def _kills(record: Path) -> int | None:
-    """What the previous run noted; None if this is the first."""
+    """Number of kills recorded by the previous run; None if this is the first."""
     try:
         return int(json.loads(record.read_text(encoding="utf-8"))["kills"])
     except (OSError, ValueError, KeyError):
@@ -85,7 +85,7 @@ def _write(record: Path, state: str, status: int, kills: int) -> None:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
     with contextlib.suppress(OSError), atomic_write(record) as stream:
-        json.dump(content, stream)  # without it, Slurm's own word counts
+        json.dump(content, stream)  # without it, Slurm's own record is used
 
 
 def _requeue() -> bool:

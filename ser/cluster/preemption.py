@@ -1,11 +1,11 @@
 """Graceful preemption: on USR1, TERM or INT finish the step, write a checkpoint, exit.
 
 USR1 is the warning that Slurm sends before a time limit or a preemption (``sbatch --signal``), TERM
-ends a job, INT is Ctrl-C. While ``listening``, each is only noted; the training looks at
-``requested`` after every step, writes a checkpoint and raises ``Stopped``. A second INT ends the
-process at once; TERM does not, since Slurm sends it several times within milliseconds, and there is
-KILL. Signals often come to all processes of a group: a data loader's worker passes over them, or
-the step could not be finished.
+ends a job, INT is Ctrl-C. While ``listening``, each is only recorded; training checks ``requested``
+after every step, writes a checkpoint and raises ``Stopped``. A second INT ends the process at once;
+a second TERM does not, since Slurm sends it several times within milliseconds, and there is KILL.
+Signals are often sent to all processes of a group: data loader workers ignore them, so that the
+step can be finished.
 """
 
 import multiprocessing
@@ -18,16 +18,16 @@ from contextlib import contextmanager
 
 from ser.errors import STATUS, Stopped
 
-IN_EARNEST = 1.0  # seconds from a worker's first TERM, which may be anybody's, to its parent's own
+IN_EARNEST = 1.0  # seconds after a worker's first TERM until another counts as its parent's
 
 _received: signal.Signals | None = None
 _first_term: float | None = None
-_listener = 0  # the process that listens; those that it forks inherit the handler
+_listener = 0  # pid of the listening process; its forks inherit the handler
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note the three signals while the block runs; outside the main thread do nothing."""
+    """Record the three signals while the block runs; does nothing outside the main thread."""
     global _received, _listener
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -45,7 +45,7 @@ def listening() -> Iterator[None]:
 
 
 def requested() -> signal.Signals | None:
-    """The signal that asks this process to stop, or None."""
+    """The signal that asked this process to stop, or None."""
     return _received
 
 
@@ -70,7 +70,7 @@ def _note(signum: int, frame: object) -> None:
 
 
 def _pass_over(signum: int) -> None:
-    """What a forked process does: nothing, unless its parent ends it when it should have ended."""
+    """Ignore a signal in a forked process, unless it is a later TERM, sent by its parent."""
     global _first_term
     if signum != signal.SIGTERM:
         return

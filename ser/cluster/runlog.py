@@ -1,4 +1,4 @@
-"""Log files in the form that run.sh's launchers write them: header, output, footer."""
+"""Log files in the format of run.sh's launchers: header, output, footer."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ from ser.errors import Stopped, UserError
 
 @contextmanager
 def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
-    """Send everything this process prints to the end of ``path`` while the block runs.
+    """Append everything this process prints to ``path`` while the block runs.
 
-    The redirection is on the level of file descriptors, so that it also catches logging handlers
-    made earlier and output of native libraries. If the block raises, the log gets the error (with
-    a traceback unless it is a UserError) and the footer exit status 1, or that of the signal if the
-    training was asked to stop.
+    File descriptors are redirected, which also captures existing logging handlers and output of
+    native libraries. If the block raises, the log gets the error (with a traceback unless it is a
+    UserError) and the footer exit status 1, or that of the signal if the training was asked to
+    stop.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -51,6 +51,6 @@ def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stdout)
             os.close(stderr)
-            # ESPnet's, which writes to this log; it makes another for the next fold
+            # drop ESPnet's handler for this log; it adds another for the next fold
             logging.root.handlers = [h for h in logging.root.handlers if h in handlers]
             log.write(footer(status))

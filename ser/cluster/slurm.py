@@ -1,8 +1,8 @@
 """Run tasks as one Slurm job, an array if there are several, and wait for it.
 
-Slurm is asked for little: squeue says which tasks are still to run, and each task records its own
-end in a file (``node``), which outlives Slurm's memory. Beside the logs lies
-``slurm/<name>/`` with the script given to sbatch, ``submission.json`` and these records.
+Little depends on Slurm: squeue lists unfinished tasks, and each task records its own result in a
+file (``node``), which persists after Slurm has forgotten the job. ``slurm/<name>/`` next to the
+logs holds the script given to sbatch, ``submission.json`` and these records.
 """
 
 import json
@@ -36,20 +36,20 @@ def run_slurm(
     detach: bool = False,
     id_file: Path | None = None,
 ) -> int:
-    """Submit ``tasks`` and wait for their end; their exit status.
+    """Submit ``tasks``, wait for them to end, and return their exit status.
 
-    INT and TERM cancel the job, USR1 does so too and gives 75; HUP leaves it running. Before there
-    is a job, each of them ends the wait for Slurm's controller.
+    INT and TERM cancel the job, as does USR1, which gives 75; HUP leaves it running. Before the job
+    is submitted, each of them ends the wait for Slurm's controller.
 
     Args:
         conf: Settings of sbatch; None: those of the recipe.
-        after: ``ID[:ID...]``: jobs that have to be done before.
-        detach: Do not wait. Locks are then held for as long as the job lives.
-        id_file: Is given the number of the job.
+        after: ``ID[:ID...]``: jobs that must be done first.
+        detach: Do not wait. Locks are then held as long as the job exists.
+        id_file: File to write the job id to.
 
     Raises:
-        UserError: Slurm is not here or refuses the job, a log cannot be written, a directory of
-            ``tasks.hold`` is in use.
+        UserError: Slurm is not installed or rejects the job, a log cannot be written, a directory
+            of ``tasks.hold`` is in use.
     """
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -81,7 +81,7 @@ def run_slurm(
 
 
 def job_directory(tasks: Tasks) -> Path:
-    """The path of the files about a job: ``slurm/<name>`` beside its logs."""
+    """Folder of a job's files: ``slurm/<name>`` next to its logs."""
     parent = Path(tasks.log).parent
     while len(tasks.split(str(parent))) > 1:
         parent = parent.parent
@@ -94,12 +94,12 @@ def job_directory(tasks: Tasks) -> Path:
 def submit(
     tasks: Tasks, settings: Sequence[Setting], after: str, directory: Path, signals: Signals
 ) -> Submission:
-    """Give ``tasks`` to sbatch.
+    """Submit ``tasks`` with sbatch.
 
     Raises:
-        Interrupted: by one of ``signals``, and nothing was submitted.
-        UserError: sbatch refuses, with its words and the line of slurm.conf that may be the cause;
-            or a log cannot be written.
+        Interrupted: by one of ``signals``, before anything was submitted.
+        UserError: sbatch rejects them, with its message and the line of slurm.conf that may be the
+            cause; or a log cannot be written.
     """
     _check_logs(tasks, directory)
     earlier = read_submission(directory)
@@ -135,9 +135,9 @@ def submit(
 def sbatch_command(
     tasks: Tasks, settings: Sequence[Setting], after: str, script: Path
 ) -> list[str]:
-    """The command line that submits ``script``; of what a site decides only ``settings``."""
+    """Build the command that submits ``script``; everything site-specific is in ``settings``."""
     keys = [setting.key for setting in settings]
-    # In names of files % is special to Slurm, and %a stands for the number of the array's task.
+    # In file names % is special to Slurm, and %a stands for the number of the array task.
     log = "%a".join(part.replace("%", "%%") for part in tasks.split(os.path.abspath(tasks.log)))
     command = ["sbatch", "--parsable", f"--job-name={tasks.name}", f"--output={log}"]
     command += ["--open-mode=append", "--requeue", "--kill-on-invalid-dep=yes"]
@@ -156,7 +156,7 @@ def sbatch_command(
 
 
 def job_script(tasks: Tasks, directory: Path) -> str:
-    """The script that Slurm runs for each task."""
+    """Build the script that Slurm runs for each task."""
 
     def quote(text: str) -> str:
         return '"$JOB"'.join(shlex.quote(part) if part else "" for part in parts(text)) or "''"
@@ -166,7 +166,7 @@ def job_script(tasks: Tasks, directory: Path) -> str:
 
     command = list(tasks.command)
     if tasks.num_nodes > 1:
-        # From 22.05 on srun does not take the number of CPUs from the job by itself.
+        # From 22.05 on srun does not inherit the number of CPUs from the job.
         prefix = ["srun", "--kill-on-bad-exit=1", f"--nodes={tasks.num_nodes}"]
         prefix += [f"--ntasks={tasks.num_nodes}", "--ntasks-per-node=1"]
         command = [*prefix, *command]
@@ -190,7 +190,7 @@ def job_script(tasks: Tasks, directory: Path) -> str:
 
 
 def _check_logs(tasks: Tasks, directory: Path) -> None:
-    """UserError, before anything is submitted, if this machine cannot write the logs."""
+    """Raise UserError, before submitting anything, if this machine cannot write the logs."""
     cure = "choose an --exp-dir on a writable disk"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def _check_logs(tasks: Tasks, directory: Path) -> None:
 
 
 def _check_dependencies(after: str, signals: Signals) -> None:
-    """UserError if Slurm knows nothing of a job of ``after``: it would not wait for that."""
+    """Raise UserError if Slurm does not know a job of ``after``, since it would not wait for it."""
     for job in filter(None, after.split(":")):
         command = ["scontrol", "show", "job", "--oneliner", job]
         done = ask(command, "look for a job", signals)
@@ -232,7 +232,7 @@ def _refused(
 
 
 def _remove_records(directory: Path, keep: Sequence[str]) -> None:
-    """Remove what tasks of older jobs left; somebody may be waiting for the one before this."""
+    """Remove files of older jobs; the previous one is kept, since it may be waited for."""
     for path in directory.glob("[0-9]*"):
         if re.split(r"[._]", path.name)[0] not in keep:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Slurm's commands: retry while the controller does not answer, and react to signals meanwhile."""
+"""Slurm commands, retried while the controller does not answer, with signal handling."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from ser.cluster.tasks import Signals
 from ser.errors import EXIT_RESUME, UserError
 
-POLL = "SER_SLURM_POLL"  # seconds between looks at the queue
+POLL = "SER_SLURM_POLL"  # seconds between polls of the queue
 POLL_SECONDS = 2.0, 15.0  # at first and later, or both from the environment
-COMMAND_SECONDS = 90.0  # before a command of Slurm counts as unanswered
+COMMAND_SECONDS = 90.0  # timeout of a Slurm command
 SILENT = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were")
 
 
 class Interrupted(Exception):
-    """A signal has come before there was a job."""
+    """A signal arrived before there was a job."""
 
     def __init__(self, number: signal.Signals):
         super().__init__(number.name)
@@ -24,10 +24,10 @@ class Interrupted(Exception):
 
 
 def ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.CompletedProcess:
-    """Run a command of Slurm; while the controller does not answer, say so once and try again.
+    """Run a Slurm command; while the controller does not answer, say so once and retry.
 
     Raises:
-        Interrupted: one of ``signals`` has come, and the command did not succeed.
+        Interrupted: one of ``signals`` arrived, and the command did not succeed.
     """
     said = False
     while True:
@@ -37,7 +37,7 @@ def ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.Co
             print(f"waiting for Slurm's controller to {purpose}: {words(done.stderr)}", flush=True)
         if silent:
             signals.wait(polls()[0])
-        if done.returncode != 0 and signals.last:  # which may also be what ended the command
+        if done.returncode != 0 and signals.last:  # the signal may also have ended the command
             raise Interrupted(signals.last)
         if not silent:
             if said:
@@ -47,7 +47,7 @@ def ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.Co
 
 
 def call(command: Sequence[str]) -> subprocess.CompletedProcess:
-    # Within a job its own variables would become those of the new one.
+    # Within a job, its own variables would be inherited by the new one.
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
     try:
@@ -63,7 +63,7 @@ def is_silent(done: subprocess.CompletedProcess) -> bool:
 
 
 def polls() -> tuple[float, float]:
-    """Seconds between looks at the queue: at first, and later."""
+    """Seconds between polls of the queue: at first, and later."""
     fixed = os.environ.get(POLL)
     try:
         return (float(fixed), float(fixed)) if fixed else POLL_SECONDS
@@ -72,12 +72,12 @@ def polls() -> tuple[float, float]:
 
 
 def words(complaint: str) -> str:
-    """Slurm's message in one line."""
+    """Slurm's message as one line."""
     return "; ".join(line.strip() for line in complaint.splitlines() if line.strip())
 
 
 def accounted(job: str) -> dict[str, str]:
-    """What Slurm's accounting knows of a job; empty where there is none."""
+    """Slurm's accounting data of a job; empty without accounting."""
     if shutil.which("sacct") is None:
         return {}
     form = "--format=State,ExitCode,NodeList,Timelimit"
@@ -90,5 +90,5 @@ def accounted(job: str) -> dict[str, str]:
 
 
 def status_of(number: signal.Signals) -> int:
-    """The exit status of a run that this signal has ended."""
+    """Exit status of a run ended by this signal."""
     return EXIT_RESUME if number == signal.SIGUSR1 else 128 + number

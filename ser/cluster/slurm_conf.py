@@ -1,4 +1,4 @@
-"""conf/slurm.conf: the resources of jobs, line by line, and the line that sbatch rejects."""
+"""conf/slurm.conf: resources of jobs, and the lines that may make sbatch reject one."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from ser.errors import UserError
 
 SECTIONS = ("cpu", "gpu")
-# Set for each job by the program itself, and what a user may want instead.
+# Set for each job by the program itself, and what to use instead.
 OWN_OPTIONS = {
     "array": "tasks are those of JOB=1:N, and --nj limits how many run at a time",
     "dependency": "use --after",
@@ -24,7 +24,7 @@ OWN_OPTIONS = {
     ),
     **dict.fromkeys(("requeue", "test-only", "wait", "wrap"), "remove the line"),
 }
-# What sbatch says -> the options that it may be about.
+# Message of sbatch -> options that may be the cause.
 COMPLAINTS = {
     "partition": ("partition",),
     "account": ("account", "partition"),
@@ -46,7 +46,7 @@ COMPLAINTS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One line ``key = value``."""
+    """A line ``key = value``."""
 
     key: str
     value: str  # empty: an option without a value
@@ -58,13 +58,13 @@ class Setting:
 
 
 def read_settings(path: Path, gpu: int) -> list[Setting]:
-    """The settings for a task with ``gpu`` GPUs: the common ones and those of its section.
+    """Read the settings for a task with ``gpu`` GPUs: the common ones and those of its section.
 
-    GPUs asked for in the common part (``gres``, ``gpus``...) do not concern tasks without any.
+    GPUs requested in the common part (``gres``, ``gpus``...) do not apply to tasks without GPUs.
 
     Raises:
-        UserError: no such file, or a line that is none of comment, section and ``key = value``,
-            is given twice, or sets what the program sets itself; names file and line.
+        UserError: no such file, or a line that is not a comment, section or ``key = value``, is
+            given twice, or sets what the program sets itself; names file and line.
     """
     if not path.is_file():
         raise UserError(f"--slurm-conf {path}: no such file; the recipe has one in conf/slurm.conf")
@@ -100,7 +100,7 @@ def read_settings(path: Path, gpu: int) -> list[Setting]:
 
 
 def sbatch_options(settings: Sequence[Setting], gpu: int) -> list[str]:
-    """``settings`` as options of sbatch, together with ``gpu`` GPUs for each node."""
+    """Convert ``settings`` to options of sbatch, with ``gpu`` GPUs for each node."""
     options = []
     for setting in settings:
         value = _count_gpus(setting.value, gpu) if setting.key == "gres" else setting.value
@@ -111,7 +111,7 @@ def sbatch_options(settings: Sequence[Setting], gpu: int) -> list[str]:
 
 
 def blame(complaint: str, settings: Sequence[Setting]) -> list[Setting]:
-    """The ``settings`` that sbatch's ``complaint`` may be about; all of them if that is unclear."""
+    """Find the ``settings`` that may have caused sbatch's ``complaint``; all if unclear."""
     lower = complaint.lower()
     named = [s for s in settings if re.search(rf"--{re.escape(s.key)}\b", lower)]
     suspects = {key for words, keys in COMPLAINTS.items() if words in lower for key in keys}
@@ -129,7 +129,7 @@ def _is_gpu(item: str) -> bool:
 
 
 def _count_gpus(value: str, gpu: int) -> str:
-    """``gpu:a100`` with the number of GPUs appended; what has a number already stays."""
+    """Append the number of GPUs to items such as ``gpu:a100`` that have none."""
     items = [item.strip() for item in value.split(",")]
     return ",".join(
         f"{item}:{gpu}" if _is_gpu(item) and not re.search(r":\d+$", item) else item

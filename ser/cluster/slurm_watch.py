@@ -1,4 +1,4 @@
-"""Wait for a Slurm job: the progress of its tasks, and how each ended."""
+"""Wait for a Slurm job: progress and results of its tasks."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from ser.cluster.submissions import Submission
 from ser.cluster.tasks import DONE, FAILED, PENDING, RUNNING, Board, Signals, Tasks, conclude
 from ser.errors import EXIT_RESUME
 
-GRACE_POLLS = 4  # for the record of a task that has left the queue; network disks may lag behind
+GRACE_POLLS = 4  # to wait for the record of a task that left the queue; network disks lag
 ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
 UNKNOWN = "Invalid job id"
 
 
 @dataclass
 class Watch:
-    """Follows the tasks of a submitted job until all have ended."""
+    """Follow the tasks of a submitted job until all have ended."""
 
     tasks: Tasks
     submission: Submission
@@ -33,7 +33,7 @@ class Watch:
     _cancelled: signal.Signals | None = None
 
     def run(self) -> tuple[int, bool]:
-        """Wait; the exit status, and whether all tasks have ended."""
+        """Wait, and return the exit status and whether all tasks have ended."""
         board = Board(self.tasks)
         first, most = polls()
         interval = first
@@ -53,7 +53,7 @@ class Watch:
         return status_of(self._cancelled)
 
     def _interrupted(self) -> bool:
-        """Act on a signal; whether to stop waiting."""
+        """Handle a signal; return whether to stop waiting."""
         received, self.signals.received[:] = self.signals.received[:], []
         if not received:
             return False
@@ -75,7 +75,7 @@ class Watch:
         return done.returncode != 0
 
     def _look(self, board: Board) -> None:
-        """Bring the states of ``board`` up to date."""
+        """Update the states of ``board``."""
         queue = self._queue()
         for number in board.open:
             record = self._record(number)
@@ -92,13 +92,13 @@ class Watch:
             self._show(number)
 
     def _judge(self, board: Board, number: int, record: dict) -> None:
-        """Settle a task that has left the queue and has not recorded a success."""
+        """Determine the result of a task that left the queue without recording success."""
         waited = time.monotonic() - self._missing.setdefault(number, time.monotonic())
         if record.get("state") != "ended" and waited < GRACE_POLLS * polls()[1]:
             return
         facts = self._facts(number)
         if facts is None or facts.get("JobState") in ACTIVE:
-            return  # a controller that has just come back may list a job late
+            return  # a controller that has just restarted may list a job late
         status, reason = explain_end(record, facts, self.tasks.log_of(number))
         self._end(board, number, status, reason)
 
@@ -111,13 +111,13 @@ class Watch:
         title, job = self.tasks.title(number), self.submission.job_of(number)
         print(f"[job] {title} (job {job}) {reason}; log: {self.tasks.log_of(number)}")
         errors = self._file(number, "err")
-        if errors.is_file():  # the end of the log, less its last line, which says what we have said
+        if errors.is_file():  # the end of the log, without its last line, which repeats the above
             text = errors.read_text(encoding="utf-8", errors="replace")
             print(re.sub(r"exit status \d+; log: .*\n\Z", "", text), end="")
         print(end="", flush=True)
 
     def _queue(self) -> dict[int, str] | None:
-        """{number: state} of the tasks that have not ended; None if Slurm does not answer."""
+        """{number: state} of unfinished tasks; None if Slurm does not answer."""
         command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r"]
         done = call([*command, f"--jobs={self.submission.job}"])
         answered = done.returncode == 0 or UNKNOWN in done.stderr
@@ -136,7 +136,7 @@ class Watch:
         return queue
 
     def _say_held(self, number: int, reason: str) -> None:
-        """Slurm holds a job that it could not start; without a hint one would wait for ever."""
+        """Report a job that Slurm holds since it could not start it, which could wait forever."""
         held = "held" in reason.lower()
         if held and number not in self._held:
             self._held.add(number)
@@ -150,7 +150,7 @@ class Watch:
             self._held.discard(number)
 
     def _facts(self, number: int) -> dict[str, str] | None:
-        """What Slurm still knows of a task; empty if nothing, None if it does not answer."""
+        """Slurm's data on a task; empty if there are none, None if it does not answer."""
         job = self.submission.job_of(number)
         done = call(["scontrol", "show", "job", "--oneliner", job])
         if done.returncode == 0:
@@ -169,7 +169,7 @@ class Watch:
             return {}
 
     def _show(self, number: int) -> None:
-        """Pass on what a task has put out for the user, in whole lines."""
+        """Pass on a task's new output for the user, in whole lines."""
         try:
             with open(self._file(number, "out"), "rb") as stream:
                 stream.seek(self._shown.get(number, 0))
@@ -182,11 +182,11 @@ class Watch:
 
 
 def explain_end(record: dict, facts: dict[str, str], log: str) -> tuple[int, str]:
-    """The exit status of a task that did not succeed, and what happened to it in words.
+    """Return the exit status of a task that did not succeed, and the reason in words.
 
     Args:
-        record: What the task itself wrote; may be empty.
-        facts: What Slurm knows, as ``scontrol show job`` has it; may be empty.
+        record: The task's own record; may be empty.
+        facts: Slurm's data, as printed by ``scontrol show job``; may be empty.
     """
     state, node = facts.get("JobState", ""), facts.get("NodeList", "")
     code, _, number = facts.get("ExitCode", "").partition(":")

@@ -1,4 +1,4 @@
-"""How run.sh runs a stage: here or as a Slurm job, waiting for its end or submitted in a chain."""
+"""Stages of run.sh, run here or as Slurm jobs, either waited for or submitted as a chain."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from ser.cluster.tasks import Signals, Tasks
 from ser.errors import EXIT_RESUME, UserError
 from ser.files import SER
 
-BATCH_JOB = "SER_BATCH_JOB"  # set by run.sh where it is itself a Slurm job
+BATCH_JOB = "SER_BATCH_JOB"  # set by run.sh if it is itself a Slurm job
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of run.sh and what it needs."""
+    """A stage of run.sh and its resources."""
 
     number: int
     name: str
@@ -37,16 +37,15 @@ class Stage:
 
     @property
     def trains(self) -> bool:
-        """Whether the stage submits jobs by itself and knows how to stop for now."""
+        """Whether the stage submits jobs itself and can stop and resume."""
         return self.name == "train"
 
 
 def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
-    """Run a stage, say how it went; its exit status.
+    """Run a stage, report the outcome, and return its exit status.
 
-    TERM, INT and HUP end it. USR1, "stop when you can", ends other stages than training as well,
-    since they are quick to repeat; the status is then 75, and a run that is a Slurm job requeues
-    itself.
+    TERM, INT and HUP end it. USR1, "stop when you can", also ends stages other than training, since
+    they are quick to repeat; the status is then 75, and a run that is a Slurm job requeues itself.
 
     Args:
         slurm_conf: Run it as a Slurm job with these settings of sbatch; None: on this machine.
@@ -79,15 +78,15 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
         status = EXIT_RESUME
         _stop_for_now(stage, elapsed)
     elif status:
-        log = stage.log if stage.log.exists() else log  # a job that Slurm has not taken
+        log = stage.log if stage.log.exists() else log  # a job that Slurm has not accepted
         print(f"{stage.title}: FAILED after {elapsed}; log: {log}", file=sys.stderr)
     return status
 
 
 def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
-    """Submit a stage that begins when the one before it is done, the last job in ``chain``.
+    """Submit a stage to start after the previous one, the last job in ``chain``.
 
-    If it is refused, the stages before it are withdrawn. Its job is added to ``chain``.
+    If it is rejected, the previous stages are cancelled. Its job is added to ``chain``.
     """
     jobs = chain.read_text(encoding="utf-8").split() if chain.exists() else []
     id_file = stage.log.with_suffix(".job")
@@ -122,7 +121,7 @@ def submit_stage(stage: Stage, slurm_conf: Path, chain: Path) -> int:
 
 
 def _stop_for_now(stage: Stage, elapsed: str) -> None:
-    """Say how a run that was warned of its end resumes; as a Slurm job, requeue it."""
+    """Report how a stopped run can be resumed; requeue it if it is a Slurm job."""
     job = os.environ.get("SLURM_JOB_ID", "")
     by_itself = job and os.environ.get(BATCH_JOB) == job
     again = f"job {job} is requeued and goes on by itself" if by_itself else ""

@@ -1,7 +1,7 @@
 """Jobs submitted for an experiment and their progress, for ``--status``.
 
-Every submission left a file (``Submission``) beside the logs of its stage; that of
-several seeds lies with the first seed.
+Every submission writes a file (``Submission``) next to the logs of its stage; with several seeds,
+it is stored with the first seed.
 """
 
 import json
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-SQUEUE_SECONDS = 15  # a look should not take long, even if the controller is away
+SQUEUE_SECONDS = 15  # --status should be quick, even if the controller is down
 STAGE_JOBS = "log/slurm/stage*"
 SUBMISSION = "submission.json"
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was submitted; the content of ``submission.json``."""
+    """A submission; the contents of ``submission.json``."""
 
     job: str
     name: str
@@ -35,12 +35,12 @@ class Submission:
     time: str  # local, ISO 8601
 
     def job_of(self, number: int) -> str:
-        """How squeue calls a task: ``12_3``, or ``12`` where it is the only one."""
+        """Name of a task in squeue: ``12_3``, or ``12`` for a single job."""
         return f"{self.job}_{number}" if self.word else self.job
 
 
 def read_submission(directory: Path) -> Submission | None:
-    """The last submission into ``directory``; None if there is none."""
+    """Read the last submission in ``directory``; None if there is none."""
     try:
         content = json.loads((directory / SUBMISSION).read_text(encoding="utf-8"))
         return Submission(**content)
@@ -59,7 +59,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class StageJob:
-    """The last submission of a stage, and what is left of it in the queue."""
+    """The last submission of a stage, and its remaining jobs in the queue."""
 
     submission: Submission
     queued: list[Queued] | None  # None: squeue does not answer
@@ -71,7 +71,7 @@ class StageJob:
 
 
 def stage_jobs(exp_dir: Path) -> list[StageJob]:
-    """The last submission of every stage for ``exp_dir``, in the order of the stages."""
+    """Find the last submission of every stage for ``exp_dir``, in the order of the stages."""
     found: dict[str, Submission] = {}
     for directory in [*exp_dir.glob(STAGE_JOBS), *exp_dir.parent.glob(f"*/{STAGE_JOBS}")]:
         submission = read_submission(directory)
@@ -82,13 +82,13 @@ def stage_jobs(exp_dir: Path) -> list[StageJob]:
             found[submission.name] = submission
     jobs: list[StageJob] = []
     for name in sorted(found):
-        silent = bool(jobs) and jobs[-1].queued is None  # asked once, squeue is not asked again
+        silent = bool(jobs) and jobs[-1].queued is None  # do not ask squeue again after a timeout
         jobs.append(StageJob(found[name], None if silent else _queue(found[name].job)))
     return jobs
 
 
 def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Queued]:
-    """Fold of ``exp_dir`` -> the task of a stage-4 array that will train it, if it is queued."""
+    """Map folds of ``exp_dir`` to their tasks in a stage-4 array, if queued."""
     command, submission = job.submission.command, job.submission
     experiments = _experiments(command)
     chosen = " ".join(_values(command, "--folds")).split()
@@ -104,7 +104,7 @@ def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Q
 
 
 def describe_queue(job: StageJob) -> str:
-    """``2 running, 8 pending (Resources)``; empty if nothing is left in the queue."""
+    """Format ``2 running, 8 pending (Resources)``; empty if nothing is left in the queue."""
     queued = job.queued or ()
     counts = Counter(entry.state.lower() for entry in queued)
     reasons = dict.fromkeys(entry.reason for entry in queued if entry.state == "PENDING")
@@ -119,7 +119,7 @@ def _concerns(submission: Submission, exp_dir: Path, directory: Path) -> bool:
 
 
 def _experiments(command: Sequence[str]) -> list[str]:
-    """The absolute paths of the experiments that a command of ``ser`` works on."""
+    """Absolute paths of the experiments that a ``ser`` command works on."""
     found = [_absolute(path) for path in _values(command, "--exp-dir")]
     for file in map(Path, _values(command, "--experiments")):  # a sweep's
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -138,7 +138,7 @@ def _absolute(path: Path | str) -> str:
 
 
 def _queue(job: str) -> list[Queued] | None:
-    """What squeue lists of ``job``; None if there is no squeue or no answer."""
+    """Entries of ``job`` in squeue; None if there is no squeue or no answer."""
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={job}"]
     try:
         done = subprocess.run(
@@ -154,10 +154,10 @@ def _queue(job: str) -> list[Queued] | None:
 def task_of(
     experiment: T, fold: str, experiments: Sequence[T], folds: Sequence[str], tasks: int
 ) -> int:
-    """The task, from 1 to ``tasks``, that trains ``fold`` of ``experiment``.
+    """Number of the task, from 1 to ``tasks``, that trains ``fold`` of ``experiment``.
 
-    ``experiments`` and ``folds`` are all of the array's, in its order. Raises ValueError if it
-    trains no such pair.
+    ``experiments`` and ``folds`` are all those of the array, in its order. Raises ValueError if it
+    does not train this pair.
     """
     position = experiments.index(experiment) * len(folds) + folds.index(fold)
     return position % tasks + 1

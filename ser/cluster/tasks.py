@@ -18,16 +18,16 @@ from ser.console import progress
 from ser.errors import EXIT_RESUME, UserError
 
 LOCK = ".lock"
-NAMED_FAILURES = 10  # in the last line of a run
+NAMED_FAILURES = 10  # listed in the last line of a run
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """What is to be run; made by ``parse_tasks``.
+    """Tasks to run; see ``parse_tasks``.
 
-    ``word`` stands in ``log`` and ``command`` for the number of a task, from ``first`` to ``last``;
-    without a word there is one task.
+    ``word`` is a placeholder in ``log`` and ``command`` for the task number, from ``first`` to
+    ``last``; without a word there is one task.
     """
 
     log: str
@@ -36,25 +36,25 @@ class Tasks:
     word: str = ""
     first: int = 1
     last: int = 1
-    gpu: int = 0  # of one task, on each of its nodes
-    devices: int = 0  # GPUs of this machine that the tasks share; 0: all it shows
-    num_threads: int = 0  # 0: this machine's cores are divided, on a cluster it is Slurm's business
+    gpu: int = 0  # GPUs per task, on each of its nodes
+    devices: int = 0  # GPUs of this machine that the tasks share; 0: all visible ones
+    num_threads: int = 0  # 0: divide this machine's cores; on a cluster, leave it to Slurm
     num_nodes: int = 1
     nj: int = 0  # tasks at a time; 0: all
     show: str = ""  # regular expression: which lines of stdout the user sees
-    hold: Sequence[Path] = ()  # directories that nobody else may use meanwhile
+    hold: Sequence[Path] = ()  # directories to lock meanwhile
 
     @property
     def numbers(self) -> range:
-        """The number of every task."""
+        """Numbers of all tasks."""
         return range(self.first, self.last + 1)
 
     def fill(self, text: str, number: int | str) -> str:
-        """``text`` with ``number`` where the word is by itself, not inside another one."""
+        """Replace the word in ``text`` by ``number``, unless it is part of another word."""
         return str(number).join(self.split(text))
 
     def split(self, text: str) -> list[str]:
-        """The parts of ``text`` around the word."""
+        """Split ``text`` at the word."""
         if not self.word:
             return [text]
         return re.split(rf"(?<![A-Za-z0-9]){re.escape(self.word)}(?![A-Za-z0-9])", text)
@@ -64,15 +64,15 @@ class Tasks:
         return self.fill(self.log, number)
 
     def title(self, number: int) -> str:
-        """How a task is called in messages: ``stage4 task 3``, or ``stage5`` if it is alone."""
+        """Name of a task in messages: ``stage4 task 3``, or ``stage5`` if it is the only one."""
         return f"{self.name} task {number}" if self.word else self.name
 
 
 def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
-    """The tasks of ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks.
+    """Parse ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks.
 
     Raises:
-        UserError: something is missing or does not fit; says what was expected.
+        UserError: something is missing or invalid; says what was expected.
     """
     word, first, last = "", 1, 1
     rest = list(arguments)
@@ -105,15 +105,15 @@ def _stem(log: str) -> str:
     return Path(log).name.removesuffix(".log")
 
 
-# --- what both backends need --------------------------------------------------------------------
+# --- common to both backends ----------------------------------------------------------------------
 
 
 @contextmanager
 def hold(tasks: Tasks) -> Iterator[list[Path]]:
-    """Hold the lock of each directory of ``tasks.hold`` while the block runs; gives their paths.
+    """Hold the lock of each directory in ``tasks.hold`` while the block runs; yield their paths.
 
     Raises:
-        UserError: another run is at work in one of them; says who.
+        UserError: another run is using one of them; says which.
     """
     with ExitStack() as stack:
         locks = [Path(directory) / LOCK for directory in tasks.hold]
@@ -123,12 +123,12 @@ def hold(tasks: Tasks) -> Iterator[list[Path]]:
 
 
 class Signals:
-    """Notes INT, TERM, HUP and USR1 while the block runs, and lets one wait for the next.
+    """Record INT, TERM, HUP and USR1 while the block runs, and wait for the next one.
 
     Signals that were ignored before (``nohup``) stay ignored.
 
     Args:
-        children: Whether the end of a child ends a wait, too; one that has ended already counts.
+        children: Whether the end of a child also ends a wait, including one that ended earlier.
     """
 
     def __init__(self, children: bool = True) -> None:
@@ -155,7 +155,7 @@ class Signals:
         os.close(self._write)
 
     def take(self) -> list[signal.Signals]:
-        """The signals since the last call."""
+        """Return the signals since the last call."""
         new = self.received[self._taken :]
         self._taken += len(new)
         return new
@@ -186,7 +186,7 @@ class Board:
         self.states = dict.fromkeys(self.tasks.numbers, PENDING)
 
     def say(self) -> bool:
-        """Print the counts if they have changed; whether they have."""
+        """Print the counts if they have changed; return whether they have."""
         present = list(self.states.values())
         counts = ", ".join(
             f"{present.count(state)} {state}" for state in (PENDING, RUNNING, DONE, FAILED)
@@ -204,9 +204,9 @@ class Board:
 
 
 def conclude(tasks: Tasks, statuses: Mapping[int, int]) -> int:
-    """The exit status of a run: 0, or that of the first task that failed.
+    """Return the exit status of a run: 0, or that of the first failed task.
 
-    Tasks that were stopped (75) count only where none failed. The failed ones of several are
+    Stopped tasks (75) count only if none failed. If there are several tasks, the failed ones are
     listed on stderr with their logs.
     """
     failed = {n: s for n, s in sorted(statuses.items()) if s not in (0, EXIT_RESUME)}

@@ -1,1 +1,1 @@
-"""The networks, as torch modules that know nothing of corpora, folds or experiments."""
+"""Networks as torch modules, independent of corpora, folds and experiments."""

@@ -1,4 +1,4 @@
-"""Sound and face together (S12): samples and pictures of 40 ms, an LSTM over both."""
+"""Audio-visual network (S12): an LSTM over 40-ms steps of samples and face pictures."""
 
 import torch
 
@@ -12,7 +12,7 @@ from ser.models.resnet import ResNet
 from ser.models.weights import start_from
 
 STREAMS = ("both", "audio", "video")
-# of ImageNet's pictures, which weights were trained on
+# ImageNet statistics, as used to train the weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -36,7 +36,7 @@ class AudioVisualEncoder(AbsEncoder):
     """Convolutions over samples, a ResNet over faces, and an LSTM, after Tzirakis et al. (2017).
 
     Args:
-        input_size: That of AudioVisualFrontend.
+        input_size: Frame size of AudioVisualFrontend.
         streams: ``both``, or ``audio`` or ``video`` alone.
         channels, kernel1, pool, kernel2, channel_pool: Of RawConv.
         input_dropout: Share of the samples that training sets to 0.
@@ -46,7 +46,7 @@ class AudioVisualEncoder(AbsEncoder):
         hidden_size, num_layers, dropout: Of the LSTM, which reads forwards.
 
     Raises:
-        UserError: other streams, sizes that do not fit, unfit weights, ``freeze`` without any.
+        UserError: unknown streams, incompatible sizes or weights, ``freeze`` without weights.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class AudioVisualEncoder(AbsEncoder):
         return self.recurrent.output_size()
 
     def train(self, mode: bool = True) -> "AudioVisualEncoder":
-        """A frozen network stays in evaluation mode."""
+        """Set the mode; a frozen ResNet stays in evaluation mode."""
         super().train(mode)
         if self.sight is not None:
             self.sight.train(mode and not self.freeze)
@@ -119,14 +119,14 @@ class AudioVisualEncoder(AbsEncoder):
         return self.recurrent(torch.cat(streams, dim=-1), ilens)
 
     def _see(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(N, 96 * 96 * 3) bytes -> (N, D), the means of the last maps."""
+        """(N, 96 * 96 * 3) bytes -> (N, D), spatial means of the last feature maps."""
         pictures = (pictures.unflatten(1, (PICTURE, PICTURE, 3)) / 255 - self.mean) / self.std
         sizes = torch.full((len(pictures),), PICTURE)
         return self.sight(pictures.permute(0, 3, 1, 2), sizes)[0].mean(dim=(2, 3))
 
 
 def samples_of(frames: torch.Tensor) -> torch.Tensor:
-    """The samples of (B, T, 28928) frames, (B, T * 640), in [-1, 1)."""
+    """Extract the samples: (B, T, 28928) -> (B, T * 640) in [-1, 1)."""
     high, low = frames[..., :SOUND_BYTES].unflatten(-1, (STEP, 2)).unbind(-1)
     signed = high - 256 * (high >= 128)
     return ((256 * signed + low) / 32768).flatten(1)

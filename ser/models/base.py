@@ -1,4 +1,4 @@
-"""What frontends and encoders have in common; ESPnet's own encoders have the same interface."""
+"""Base classes of frontends and encoders; ESPnet's own encoders have the same interface."""
 
 from abc import ABC, abstractmethod
 
@@ -6,14 +6,14 @@ import torch
 
 
 class AbsFrontend(torch.nn.Module, ABC):
-    """From the model's input to frames.
+    """Map the model's input to frames.
 
-    A subclass that reads anything but features names the values of ``feats_type`` in ``reads``.
+    A subclass that reads anything other than features lists its ``feats_type`` values in ``reads``.
     """
 
     @abstractmethod
     def output_size(self) -> int:
-        """D, the size of a frame."""
+        """Frame size D."""
 
     @abstractmethod
     def forward(
@@ -23,11 +23,11 @@ class AbsFrontend(torch.nn.Module, ABC):
 
 
 class AbsEncoder(torch.nn.Module, ABC):
-    """From frames to frames."""
+    """Map frames to frames."""
 
     @abstractmethod
     def output_size(self) -> int:
-        """D', the size of a frame."""
+        """Frame size D'."""
 
     @abstractmethod
     def forward(
@@ -36,4 +36,4 @@ class AbsEncoder(torch.nn.Module, ABC):
         ilens: torch.Tensor,
         prev_states: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """(B, T, D), (B,) -> (B, T', D'), (B,) and states, which nothing here uses."""
+        """(B, T, D), (B,) -> (B, T', D'), (B,) and states, which this recipe does not use."""

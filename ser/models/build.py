@@ -1,6 +1,6 @@
-"""From a system's settings to its network, in training as in prediction.
+"""Build a system's network from its settings, for training and prediction.
 
-ESPnet's own encoders are imported where a system names them; nothing else here needs ESPnet.
+ESPnet's own encoders are imported only if a system names one; nothing else here needs ESPnet.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ def build_model(
     """Build the untrained model that ``args`` describe.
 
     Args:
-        args: With the entries ``emotions``, ``frontend``, ``frontend_conf`` ... ``model_conf``.
-        units: The outputs of a CTC head, the blank first.
-        labels: The classes of each head of labels; of a head of values, mean and standard
-            deviation in training, or nothing where weights are loaded.
-        class_counts: Training utterances of each class.
+        args: Namespace with ``emotions``, ``frontend``, ``frontend_conf`` ... ``model_conf``.
+        units: Output units of a CTC head, blank first.
+        labels: For each label head its classes; for each value head the training mean and
+            standard deviation, or no entry if weights are loaded.
+        class_counts: Number of training utterances of each class.
 
     Raises:
-        UserError: an option that the chosen class does not take, or an unfit value.
+        UserError: an option that the chosen class does not accept, or an invalid value.
     """
     frontend, encoder, pooling = build_network(args)
     heads, weights = {}, {}
@@ -66,16 +66,16 @@ def build_model(
 
 
 def build_network(args: Namespace) -> tuple[AbsFrontend, AbsEncoder, AbsPooling]:
-    """Frontend, encoder and pooling; UserError as for ``build_model``."""
+    """Build frontend, encoder and pooling; UserError as for ``build_model``."""
     frontend = _build("frontend", args)
     encoder = _build("encoder", args, input_size=frontend.output_size())
     return frontend, encoder, _build("pooling", args, input_size=encoder.output_size())
 
 
 def check_network(args: Namespace) -> None:
-    """Refuse a network that cannot be built or does not fit its input, before any fold is trained.
+    """Reject a network that cannot be built or does not match its input, before training a fold.
 
-    A network on waveforms is not built here: its pretrained weights take a while to load.
+    A network with speech encoders is not built here: pretrained weights take a while to load.
 
     Raises:
         UserError: as for ``build_network``; a frontend that does not read ``feats_type``.
@@ -115,7 +115,7 @@ def check_network(args: Namespace) -> None:
 
 
 def network_class(kind: str, name: str) -> type:
-    """The class that ``frontend``, ``encoder`` or ``pooling`` is set to; UserError if none is."""
+    """Look up the class that ``frontend``, ``encoder`` or ``pooling`` names, or raise UserError."""
     classes = find_classes(KINDS[kind], kind.capitalize())
     if kind == "encoder" and name in ESPNET_ENCODERS:
         classes = _espnet_encoders()
@@ -126,7 +126,7 @@ def network_class(kind: str, name: str) -> type:
 
 
 def _espnet_encoders() -> dict[str, type]:
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it lacks Flash Attention
+    with contextlib.redirect_stdout(io.StringIO()):  # prints that Flash Attention is missing
         from espnet2.asr.encoder.rnn_encoder import RNNEncoder
         from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 

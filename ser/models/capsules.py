@@ -1,4 +1,4 @@
-"""Convolutions of several sizes side by side, and capsules with routing over frames (S17)."""
+"""Parallel convolutions of several sizes, and capsules with routing over frames (S17)."""
 
 from collections.abc import Sequence
 
@@ -119,7 +119,7 @@ class CapsulePooling(AbsPooling):
 
 
 def squash(values: torch.Tensor) -> torch.Tensor:
-    """|s|^2 / (1 + |s|^2) s / |s| over the last dimension: the direction kept, a norm below 1."""
+    """|s|^2 / (1 + |s|^2) s / |s| over the last dimension: same direction, norm below 1."""
     square = values.square().sum(dim=-1, keepdim=True)
     return values * square / (1 + square) / (square + 1e-9).sqrt()
 
@@ -127,7 +127,7 @@ def squash(values: torch.Tensor) -> torch.Tensor:
 def route(
     votes: torch.Tensor, real: torch.Tensor, iterations: int, normalised: bool
 ) -> torch.Tensor:
-    """Output capsules of votes: (B, N, J, S), (B, N) True for real -> (B, J, S)."""
+    """Route votes to output capsules: (B, N, J, S), (B, N) True for real -> (B, J, S)."""
     real = real.unsqueeze(-1)  # (B, N, 1)
     logits = votes.new_zeros(votes.shape[:3])
     fixed = votes.detach()

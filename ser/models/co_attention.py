@@ -1,4 +1,4 @@
-"""Spectrogram, MFCC and a speech encoder over segments of 3 s, joined by co-attention (S9)."""
+"""Co-attention over spectrogram, MFCC and speech encoder frames of 3-s segments (S9)."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from ser.models.upstreams import UpstreamsFrontend
 from ser.models.weights import start_from
 
 SEGMENT = 3 * SAMPLE_RATE
-SHORTEST = SAMPLE_RATE // 10  # of a last segment after others: less of an utterance is left out
-SLOTS = 150  # of 20 ms in a segment
+SHORTEST = SAMPLE_RATE // 10  # samples; a shorter remainder after a full segment is dropped
+SLOTS = 150  # 20-ms slots of a segment
 PRE_EMPHASIS = 0.97
-N_FFT, WINDOW, HOP = 800, 640, 160  # samples: 20 Hz a bin, 40 ms, 10 ms
+N_FFT, WINDOW, HOP = 800, 640, 160  # samples: 20-Hz bins, 40-ms window, 10-ms hop
 BINS, MELS, CEPSTRA = 200, 64, 40
 RANGE = 80.0  # dB, from white to black
 SPECTRAL = 2 * (CEPSTRA + BINS)  # values of two 10-ms frames
@@ -62,7 +62,7 @@ class CoAttentionFrontend(UpstreamsFrontend):
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L), (B,) -> (B, 150 N, D) for N segments of the longest, (B,) multiples of 150."""
+        """(B, L), (B,) -> (B, 150 N, D), N segments in the longest, (B,) multiples of 150."""
         segments, lengths, counts = cut(input, input_lengths)
         frames, _ = super().forward(segments, lengths)
         frames = F.pad(frames, (0, 0, 0, SLOTS - frames.size(1)))
@@ -86,7 +86,7 @@ class CoAttentionFrontend(UpstreamsFrontend):
 def cut(
     speech: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Utterances (B, L), (B,) as segments (S, 48000), their lengths (S,) and counts for each."""
+    """Cut utterances (B, L), (B,) into segments (S, 48000), lengths (S,), counts per utterance."""
     before = F.pad(speech, (1, 0))[:, :-1]
     emphasised = speech - PRE_EMPHASIS * before
     segments, sizes, counts = [], [], []
@@ -107,7 +107,7 @@ class CoAttentionEncoder(AbsEncoder):
     z = sum_t w_t h_t. The three vectors pass two linear layers with ReLU.
 
     Args:
-        input_size: Of CoAttentionFrontend.
+        input_size: Frame size of CoAttentionFrontend.
         frames: Of the speech encoder in 3 s, at most 150: wav2vec 2.0 has 149, Whisper 150.
         hidden_size: Of the BLSTM, in each direction.
         size: Of each vector.
@@ -117,10 +117,10 @@ class CoAttentionEncoder(AbsEncoder):
         weights: File with the weights of AlexNet, as torchvision names them; null: untrained.
 
     Raises:
-        UserError: another frontend, a number of frames out of range, unfit weights.
+        UserError: a different frontend, ``frames`` out of range, incompatible weights.
     """
 
-    one_frame = True  # for a segment, so that CTC is refused
+    one_frame = True  # per segment, so CTC is rejected
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class CoAttentionEncoder(AbsEncoder):
         self.rnn = torch.nn.LSTM(
             CEPSTRA, hidden_size, 2, batch_first=True, dropout=rnn_dropout, bidirectional=True
         )
-        values = 2 * SLOTS * 2 * hidden_size  # of a segment, flattened
+        values = 2 * SLOTS * 2 * hidden_size  # per segment, flattened
         self.picture = _dense(dropout, 256 * 6 * 6, size)
         self.cepstra = _dense(0.0, values, size)
         self.weigh = torch.nn.Linear(2 * size, frames)  # W, b
@@ -158,7 +158,7 @@ class CoAttentionEncoder(AbsEncoder):
         return self._output_size
 
     def forward(self, xs_pad, ilens, prev_states=None):
-        """(B, 150 N, D), (B,) -> a frame for each segment (B, N, P), (B,), and no state."""
+        """(B, 150 N, D), (B,) -> one frame per segment (B, N, P), (B,), and no state."""
         counts = ilens // SLOTS
         slots = xs_pad.unflatten(1, (-1, SLOTS))  # (B, N, 150, D)
         real = frame_mask(counts, slots.size(1))
@@ -173,13 +173,13 @@ class CoAttentionEncoder(AbsEncoder):
         return out, counts, None
 
     def attend(self, two: list[torch.Tensor], speech: torch.Tensor) -> torch.Tensor:
-        """Two vectors (S, size) and frames (S, 150, D), zeros where there are none -> z (S, D)."""
+        """Two vectors (S, size) and zero-padded frames (S, 150, D) -> z (S, D)."""
         weights = self.weigh(torch.cat(two, dim=-1)).relu()
         return (weights.unsqueeze(1) @ speech[:, : self.frames]).squeeze(1)
 
 
 def alexnet_features() -> torch.nn.Sequential:
-    """The five convolutions of AlexNet (Krizhevsky, 2014), numbered as torchvision does."""
+    """The five convolutions of AlexNet (Krizhevsky, 2014), numbered as in torchvision."""
     conv, relu, pool = torch.nn.Conv2d, torch.nn.ReLU, torch.nn.MaxPool2d
     return torch.nn.Sequential(
         *(conv(3, 64, 11, stride=4, padding=2), relu(), pool(3, 2)),

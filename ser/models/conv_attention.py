@@ -1,4 +1,4 @@
-"""Attention whose weights come from several neighbouring frames (S7)."""
+"""Attention pooling with weights computed from several neighbouring frames (S7)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Encoders: none (S1), or convolutions over a spectrogram and a recurrent network (S4, S5)."""
+"""Identity encoder (S1), and convolutions with a recurrent network over spectrograms (S4, S5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,7 +95,7 @@ class ConvRecurrentEncoder(AbsEncoder):
                 hidden_size,
                 num_layers,
                 batch_first=True,
-                dropout=dropout if num_layers > 1 else 0.0,  # torch's: between layers
+                dropout=dropout if num_layers > 1 else 0.0,  # torch applies it between layers
                 bidirectional=bidirectional,
             )
             self._output_size = hidden_size * (2 if bidirectional else 1)
@@ -116,7 +116,7 @@ class ConvRecurrentEncoder(AbsEncoder):
         return frames, ilens, None
 
     def recur(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The recurrent network: (B, T', C' F'), (B,) -> (B, T', D') with zeros for padding."""
+        """Run the recurrent network: (B, T', C' F'), (B,) -> (B, T', D'), zeros for padding."""
         if torch.compiler.is_exporting():  # nothing is padded; see ser/release/onnx.py
             rnn, depth = self.rnn, self.rnn.num_layers * (1 + self.rnn.bidirectional)
             start = frames.new_zeros(depth, frames.size(0), rnn.hidden_size)
@@ -125,7 +125,7 @@ class ConvRecurrentEncoder(AbsEncoder):
         lengths = lengths.cpu()
         if frames.device.type == "cpu":
             return read_padded(self.rnn, frames, lengths)
-        order = lengths.argsort(descending=True)  # torch would wait for its own to be copied
+        order = lengths.argsort(descending=True)  # torch's own sorting waits for a copy
         longest_first = frames.index_select(0, beside(order, frames.device))
         packed = pack_padded_sequence(longest_first, lengths[order], batch_first=True)
         outputs, _ = self.rnn(packed)
@@ -158,7 +158,7 @@ class ConvLayer(torch.nn.Module):
     ):
         super().__init__()
         self.pool = tuple(pool)
-        # the mean that batch norm subtracts would take a bias away again
+        # batch norm's mean subtraction would cancel a bias
         self.conv = torch.nn.Conv2d(in_channels, channels, tuple(kernel), bias=norm == "none")
         self.norm = MaskedBatchNorm(channels) if norm == "batch" else None
         frames, bins = kernel
@@ -188,7 +188,7 @@ class ConvLayer(torch.nn.Module):
 
 
 class MaskedBatchNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation of maps, its statistics over the real frames of the batch only."""
+    """Batch normalisation of maps with statistics over the batch's real frames only."""
 
     def forward(self, maps: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """(B, C, T, F), (B, T) True for real frames -> (B, C, T, F), zeros for padding.
@@ -205,7 +205,7 @@ class MaskedBatchNorm(torch.nn.BatchNorm1d):
 
 
 def _conv_layer(where: str, in_channels: int, conf: Any) -> ConvLayer:
-    """The layer that an entry of ``convs`` describes; UserError if it does not."""
+    """Build the layer that an entry of ``convs`` describes; UserError if the entry is invalid."""
     if not isinstance(conf, Mapping):
         raise _unfit(where, conf, "a mapping such as {channels: 16, kernel: [3, 3]}")
     check_arguments(f"encoder_conf.{where}", ConvLayer, dict(conf))

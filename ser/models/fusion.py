@@ -1,4 +1,4 @@
-"""From the layers of a speech encoder to one sequence of frames."""
+"""Fuse the layers of a speech encoder into one sequence of frames."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from ser.errors import UserError
 class WeightedSum(torch.nn.Module):
     """Softmax-weighted sum of layers with trainable scalars (eq. 4 of Li et al., 2024).
 
-    H_X = a_0 H_l + sum_{i=1..N} a_i H_{h,i},  a = softmax(s),  s = 0 at the start.
+    H_X = a_0 H_l + sum_{i=1..N} a_i H_{h,i},  a = softmax(s),  s initialised to 0.
 
     ``H_l`` are the low-level features that enter the transformer and ``H_{h,i}`` the output
-    of its layer i, so that ``num_inputs`` is N + 1 (13 for wav2vec 2.0 base).
+    of its layer i, so ``num_inputs`` is N + 1 (13 for wav2vec 2.0 base).
     """
 
     def __init__(self, num_inputs: int):
@@ -32,12 +32,12 @@ class WeightedSum(torch.nn.Module):
 
 
 class _Sum(torch.autograd.Function):
-    """sum_i a_i H_i in one node: written out, every product would be kept and read again."""
+    """sum_i a_i H_i as one autograd node; plain operations would save every product."""
 
     @staticmethod
     def forward(ctx, weights, *layers):
         ctx.save_for_backward(*layers)
-        # numbers where they are at hand, else tensors, which a GPU need not be waited for
+        # floats on the CPU; on a GPU tensors, to avoid a synchronisation
         on_cpu = weights.device.type == "cpu"
         ctx.weights, ctx.weights_dtype = weights.tolist() if on_cpu else weights, weights.dtype
         dtype = torch.promote_types(weights.dtype, layers[0].dtype)
@@ -67,10 +67,10 @@ class _Sum(torch.autograd.Function):
 
 
 def numbers_of_layers(layers: str | int | list[int], low_level: bool, count: int) -> list[int]:
-    """The layers that ``frontend_conf.layers`` asks for, of ``count``; 0 is H_l.
+    """Resolve ``frontend_conf.layers`` to numbers of the ``count`` layers; 0 is H_l.
 
     Raises:
-        UserError: ``layers`` asks for something else, or a layer that there is not.
+        UserError: ``layers`` is invalid, or names a layer that does not exist.
     """
     if layers in ("weighted_sum", "concat"):
         return list(range(0 if low_level else 1, count + 1))

@@ -1,4 +1,4 @@
-"""A graph of an utterance's frames and the isomorphism network over it (S13)."""
+"""Graph isomorphism network over a graph of an utterance's frames (S13)."""
 
 from typing import Any
 
@@ -108,7 +108,7 @@ def average_frames(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Average ``count`` neighbouring real frames: (B, T, D), (B,) -> (B, ceil(T / count), D), (B,).
 
-    The last group of an utterance may be smaller; padding is taken as zero and not counted.
+    The last group of an utterance may be smaller; padding is excluded from the averages.
     """
     if count == 1:
         return frames, lengths
@@ -122,10 +122,10 @@ def average_frames(
 
 
 def adjacency(lengths: torch.Tensor, size: int, window: int, cycle: bool = False) -> torch.Tensor:
-    """Which of the nodes are neighbours: (B,) -> (B, size, size), no node being its own.
+    """Boolean adjacency matrices without self-loops: (B,) -> (B, size, size).
 
-    Node i and j are neighbours if 1 <= |i - j| <= window, with ``cycle`` also if they are that
-    close around the end of the utterance.
+    Nodes i and j are neighbours if 1 <= |i - j| <= window; with ``cycle`` also if they are that
+    close when the end of the utterance is joined to its start.
     """
     places = torch.arange(size, device=lengths.device)
     distance = (places[:, None] - places[None, :]).abs().expand(len(lengths), -1, -1)

@@ -1,4 +1,4 @@
-"""Auxiliary heads, which add a loss to that of the emotion head; chosen in the YAML.
+"""Auxiliary heads, chosen in the YAML, whose losses are added to the emotion head's.
 
     aux_conf:
       pr:      {type: ctc, weight: 0.1}
@@ -7,9 +7,9 @@
       valence: {type: value, weight: 0.5, range: [1, 5]}
 
 ``pr`` names the head (its loss is reported as ``loss_pr``), ``type`` picks a class (``ctc`` is
-CTCHead) and ``weight`` is the lambda of eq. 1. A head of labels or values reads its targets from
-``table``: a table of dump/<corpus>, ``utt2<name>`` where none is given, or the path of another.
-Everything else in the entry is an option of the class.
+CTCHead) and ``weight`` is the lambda of eq. 1. Label and value heads read their targets from
+``table``: the name of a table in dump/<corpus> (default ``utt2<name>``) or a path. Everything
+else in the entry is an option of the class.
 """
 
 import inspect
@@ -30,7 +30,7 @@ from ser.models.concordance import MOMENTS, concordance
 from ser.models.masks import beside
 from ser.models.registry import check_head, find_classes
 
-IGNORE_ID = -1  # padding of target sequences, and a label that is not known
+IGNORE_ID = -1  # padding of target sequences, and unknown labels
 UNITS, LABELS, VALUES = "units", "labels", "values"  # the kinds of targets
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -45,27 +45,27 @@ TINY = 1e-8
 
 
 class Encoded(NamedTuple):
-    """The part of a batch that heads read."""
+    """Encoder outputs of a batch that the heads read."""
 
     frames: torch.Tensor  # (B, T, D) float32
-    lengths: torch.Tensor  # (B,) true numbers of frames, on the CPU
-    pooled: torch.Tensor  # (B, P) float32, what the emotion head reads
+    lengths: torch.Tensor  # (B,) true frame counts, on the CPU
+    pooled: torch.Tensor  # (B, P) float32, input of the emotion head
 
 
 class AuxHead(torch.nn.Module, ABC):
-    """A task beside the emotions: from frames or the pooled vector to a loss.
+    """Auxiliary task: map frames or the pooled vector to a loss.
 
-    ``targets`` says what a class learns from. ``UNITS``: the units of an utterance, in the batch
-    as ``text`` (B, U) with ``text_lengths`` (B,). ``LABELS``: the utterance's word in a table, in
+    ``targets`` is the kind of target. ``UNITS``: the units of an utterance, in the batch as
+    ``text`` (B, U) with ``text_lengths`` (B,). ``LABELS``: the utterance's label in a table, in
     the batch as ``<name>_label`` (B, 1), without lengths. ``VALUES``: its number, as
     ``<name>_value`` (B, 1). Options of a class are the keyword-only arguments of its constructor.
 
     Args:
         frame_size: D.
         pooled_size: P.
-        inventory: The V names of its outputs: the units with the blank first, or the words of
-            the table among the fold's training utterances, in C order. For values, the mean and
-            standard deviation of these utterances; empty where a state dict has them.
+        inventory: The V output names: units with the blank first, or the labels of the fold's
+            training utterances, in C order. For values, the mean and standard deviation over
+            these utterances; empty if a state dict provides them.
     """
 
     targets: str
@@ -76,7 +76,7 @@ class AuxHead(torch.nn.Module, ABC):
 
     @classmethod
     def entry(cls, name: str) -> str:
-        """The entry of the batch that holds the targets of the head ``name``."""
+        """Name of the batch entry that holds the targets of the head ``name``."""
         return {UNITS: "text", LABELS: f"{name}_label", VALUES: f"{name}_value"}[cls.targets]
 
     @abstractmethod
@@ -87,23 +87,23 @@ class AuxHead(torch.nn.Module, ABC):
     def forward(
         self, encoded: Encoded, target: torch.Tensor, target_lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss and statistics of a batch.
+        """Compute the loss and statistics of a batch.
 
-        The loss is a sum over utterances divided by the batch size, whatever takes part in it,
-        and statistics are shares of the batch: so their averages over batches and processes,
-        weighted by batch sizes, are those of all utterances together.
+        The loss is a sum over utterances divided by the full batch size, and statistics are
+        fractions of the batch: their averages over batches and processes, weighted by batch
+        size, equal those over all utterances.
 
         Args:
             encoded: The batch.
-            target: (B, U) unit ids, padded with anything beyond ``target_lengths``; or (B, 1)
-                indices of labels, ``IGNORE_ID`` where the word is not in the inventory; or (B, 1)
-                values, NaN where they are unknown.
+            target: (B, U) unit ids, with arbitrary padding beyond ``target_lengths``; or (B, 1)
+                label indices, ``IGNORE_ID`` for labels outside the inventory; or (B, 1) values,
+                NaN if unknown.
             target_lengths: (B,) for units, else None. Units and lengths are on the CPU.
 
         Returns:
-            The scalar loss, part of the graph whatever the targets are, and statistics, among
-            them ``skipped``: the share of the batch that adds no loss. A head of labels also
-            gives ``correct``, the share that is decided right, one of values MOMENTS / B.
+            The scalar loss, part of the graph for any targets, and statistics, including
+            ``skipped``, the fraction of the batch that adds no loss. A label head also returns
+            ``correct``, the fraction classified correctly, and a value head MOMENTS / B.
         """
 
 
@@ -193,7 +193,7 @@ class LabelHead(AuxHead):
             None, the default, reverses nothing.
 
     Raises:
-        UserError: the factor is no finite number of 0 or more.
+        UserError: the factor is not a finite number of 0 or more.
     """
 
     targets = LABELS
@@ -287,7 +287,7 @@ class ValueHead(AuxHead):
 
 
 class _ReverseGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by ``-factor``."""
+    """Identity whose gradient is multiplied by ``-factor``."""
 
     @staticmethod
     def forward(ctx, values: torch.Tensor, factor: float) -> torch.Tensor:
@@ -300,27 +300,27 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 def aux_heads() -> dict[str, type[AuxHead]]:
-    """The classes that ``type`` chooses from, those of other files of ser/models included."""
+    """Head classes by ``type``, including those in other files of ser/models."""
     return find_classes(AuxHead, "Head")
 
 
 @dataclass(frozen=True)
 class HeadConf:
-    """One entry of ``aux_conf``, checked."""
+    """A validated entry of ``aux_conf``."""
 
     cls: type[AuxHead]
-    entry: str  # of the batch, with the targets
+    entry: str  # batch entry with the targets
     weight: float
-    table: Targets | None  # of a head of labels or values
-    options: dict[str, Any]  # of the class
+    table: Targets | None  # of a label or value head
+    options: dict[str, Any]  # constructor arguments of the class
 
 
 def read_heads(aux_conf: Mapping[str, Any]) -> dict[str, HeadConf]:
-    """The heads of ``aux_conf`` by name.
+    """Read the heads of ``aux_conf``, by name.
 
     Raises:
-        UserError: naming ``aux_conf.<name>.<key>``, for a name that cannot be one, an unknown
-            type or option, a value out of range, or a second head of units.
+        UserError: naming ``aux_conf.<name>.<key>``, for an invalid name, an unknown type or
+            option, a value out of range, or a second unit head.
     """
     heads = {name: _read_head(name, entry) for name, entry in aux_conf.items()}
     of_units = [name for name, head in heads.items() if head.cls.targets == UNITS]
@@ -333,7 +333,7 @@ def read_heads(aux_conf: Mapping[str, Any]) -> dict[str, HeadConf]:
 
 
 def label_tables(aux_conf: Mapping[str, Any], raters: str | None = None) -> dict[str, Targets]:
-    """The table of each head of labels or values, as its entry names it, and that of RATERS."""
+    """Target table of each label or value head, by name, and that of RATERS if any."""
     tables = {name: head.table for name, head in read_heads(aux_conf).items() if head.table}
     if raters:
         tables[RATERS] = Targets(raters if "/" in raters else f"utt2{raters}")
@@ -343,7 +343,7 @@ def label_tables(aux_conf: Mapping[str, Any], raters: str | None = None) -> dict
 def _read_head(name: Any, entry: Any) -> HeadConf:
     where = f"aux_conf.{name}"
     fits = isinstance(name, str) and NAME.fullmatch(name) and name not in RESERVED
-    if not fits or hasattr(torch.nn.ModuleDict(), name):  # its attributes cannot be keys
+    if not fits or hasattr(torch.nn.ModuleDict(), name):  # attributes cannot be keys
         raise UserError(
             f"{where}: not a name for a head, which is made of letters, digits and underscores, "
             f"begins with a letter, and is none of {', '.join(RESERVED)} or Python's own such as "
@@ -361,9 +361,9 @@ def _read_head(name: Any, entry: Any) -> HeadConf:
             "utt2gender, or the path of one"
         )
     try:
-        with torch.device("meta"):  # draws no random numbers, which training would then lack
+        with torch.device("meta"):  # leaves the random state of training alone
             inventory = [] if cls.targets == VALUES else ["", ""]
-            cls(1, 1, inventory, **options)  # knows the range of its options
+            cls(1, 1, inventory, **options)  # checks the range of its options
     except UserError as err:
         raise UserError(f"{where}.{err}") from None
     limits = tuple(options.get("range") or ()) if cls.targets == VALUES else None
@@ -371,7 +371,7 @@ def _read_head(name: Any, entry: Any) -> HeadConf:
 
 
 def _options(cls: type[AuxHead]) -> list[str]:
-    """The keys of a head of this class in the YAML."""
+    """YAML keys of a head of this class."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     return ["type", "weight", *(["table"] if cls.targets != UNITS else []), *known]

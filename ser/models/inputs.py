@@ -1,4 +1,4 @@
-"""How utterances become a batch: read, sorted by length, padded."""
+"""Batching of utterances: reading, sorting by length, padding."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ INT16_SCALE = 32768.0  # a 16-bit sample divided by this is in [-1, 1)
 
 
 def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[str]]:
-    """Group utterances of similar length so that padding is little and memory bounded.
+    """Group utterances of similar length to limit padding and bound memory.
 
-    The longest come first: what does not fit into memory fails in the first seconds. The padded
-    size of a batch (its longest utterance times its count) stays within ``max_samples``, except
-    for one utterance that is longer by itself.
+    The longest come first, so that running out of memory shows within seconds. The padded size
+    of a batch (its longest utterance times its count) stays within ``max_samples``, except for
+    a single utterance that is longer by itself.
     """
     batches: list[list[str]] = []
     longest = 0
@@ -36,7 +36,7 @@ def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[st
 
 
 def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
-    """One utterance as float32: samples in [-1, 1) of shape (L,), or features (T, D).
+    """Load one utterance as float32: samples in [-1, 1) of shape (L,), or features (T, D).
 
     Args:
         entry: the utterance's value in wav.scp or feats.scp.
@@ -45,7 +45,7 @@ def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
     import kaldiio
 
     loaded = kaldiio.load_mat(entry)
-    # A waveform comes as (rate, samples) from a WAV file, reversed from an ark of sound files.
+    # kaldiio returns (rate, samples) for a WAV file, (samples, rate) for an ark of sound files.
     parts = loaded if isinstance(loaded, tuple) else (loaded,)
     array = next(part for part in parts if isinstance(part, np.ndarray))
     if feats_type != "raw":
@@ -59,7 +59,7 @@ def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
 
 
 def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.ndarray:
-    """(L,) int16 -> what a model reads: (L,) in [-1, 1), or (T, F) features of ``feats_type``.
+    """Convert (L,) int16 samples to model input: (L,) in [-1, 1) or (T, F) features.
 
     ``more`` is a line of utt2video for ``audio_video``.
     """
@@ -69,7 +69,7 @@ def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.nda
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack inputs of different lengths, zero-padded: (B, L) or (B, T, D), and lengths (B,)."""
+    """Zero-pad and stack inputs of different lengths: (B, L) or (B, T, D), and lengths (B,)."""
     import torch
 
     tensors = [torch.from_numpy(array) for array in arrays]

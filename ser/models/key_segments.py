@@ -1,4 +1,4 @@
-"""Key segments of an utterance by clustering, a ResNet on each, a BLSTM over them (S15)."""
+"""Key segments chosen by clustering, a ResNet on each and a BLSTM over them (S15)."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.resnet import ResNet
 from ser.models.weights import start_from
 
-BANDS = 40  # of a segment's description
-ROUNDS = 20  # of clustering
-GREY_MEAN, GREY_STD = 0.449, 0.226  # of ImageNet's pictures, which weights were trained on
+BANDS = 40  # frequency bands of a segment's descriptor
+ROUNDS = 20  # clustering iterations
+GREY_MEAN, GREY_STD = 0.449, 0.226  # of ImageNet, which the weights were trained on
 
 
 class KeySegmentsEncoder(AbsEncoder):
@@ -35,10 +35,10 @@ class KeySegmentsEncoder(AbsEncoder):
         hidden_size, num_layers, dropout: Of the BLSTM.
 
     Raises:
-        UserError: an option out of range, unfit weights, ``freeze`` without any.
+        UserError: an option out of range, incompatible weights, ``freeze`` without weights.
     """
 
-    one_frame = True  # for a segment, so that CTC is refused
+    one_frame = True  # per segment, so CTC is rejected
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class KeySegmentsEncoder(AbsEncoder):
         return self.recurrent.output_size()
 
     def train(self, mode: bool = True) -> "KeySegmentsEncoder":
-        """A frozen network stays in evaluation mode."""
+        """Set the mode; a frozen ResNet stays in evaluation mode."""
         super().train(mode)
         self.network.train(mode and not self.freeze)
         return self
@@ -105,7 +105,7 @@ class KeySegmentsEncoder(AbsEncoder):
         picture = ((picture - GREY_MEAN) / GREY_STD).expand(-1, 3, -1, -1)
         sizes = torch.full((len(picture),), self.shape[0])
         vectors = self.network(picture, sizes)[0].mean(dim=(2, 3))
-        self.norm.train(self.training and len(vectors) > 1)  # one has no deviation
+        self.norm.train(self.training and len(vectors) > 1)  # one vector has no deviation
         return self.norm(vectors)
 
 
@@ -119,7 +119,7 @@ def cut(spectrogram: torch.Tensor, segment: int) -> torch.Tensor:
 
 
 def describe(segments: torch.Tensor) -> torch.Tensor:
-    """Mean and deviation over time of 40 bands, normalised over the N segments: (N, 80)."""
+    """Mean and standard deviation over time of 40 bands, normalised over segments: (N, 80)."""
     bands = F.adaptive_avg_pool1d(segments.detach(), BANDS)  # (N, segment, 40)
     values = torch.cat([bands.mean(dim=1), bands.std(dim=1, correction=0)], dim=-1)
     deviation = values.std(dim=0, correction=0)
@@ -128,11 +128,11 @@ def describe(segments: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def choose(values: torch.Tensor, wanted: int) -> torch.Tensor:
-    """The members next to the centres of up to ``wanted`` clusters, in order: (N, D) -> (K,).
+    """Sorted members nearest to the centres of up to ``wanted`` clusters: (N, D) -> (K,).
 
-    Kernel k-means with k(x, y) = exp(-||x - y||^2 / 2 s^2), s the median distance, from the first
-    value and those farthest from all before, without random numbers. The distance of x from the
-    centre of a cluster C is k(x, x) - 2 mean_{y in C} k(x, y) + mean_{y, z in C} k(y, z).
+    Kernel k-means with k(x, y) = exp(-||x - y||^2 / 2 s^2), s the median distance, deterministic:
+    it starts from the first value, then the one farthest from all before. The distance of x from
+    the centre of a cluster C is k(x, x) - 2 mean_{y in C} k(x, y) + mean_{y, z in C} k(y, z).
     """
     values = values.double()
     distances = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")

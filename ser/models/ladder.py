@@ -1,4 +1,4 @@
-"""A ladder network over one vector for an utterance, which learns without labels too (S10)."""
+"""Semi-supervised ladder network over one vector per utterance (S10)."""
 
 from collections.abc import Sequence
 
@@ -30,10 +30,10 @@ class LadderEncoder(AbsEncoder):
         clip: Standard deviations beyond which a value of z_0 is cut.
 
     Raises:
-        UserError: another number of factors than layers and one.
+        UserError: the number of factors is not the number of layers plus one.
     """
 
-    one_frame = True  # for an utterance, so that CTC is refused
+    one_frame = True  # per utterance, so CTC is rejected
     semi_supervised = True
 
     def __init__(
@@ -62,7 +62,7 @@ class LadderEncoder(AbsEncoder):
         self.denoisers = torch.nn.ModuleList(Denoiser(width) for width in widths)
         self.noise, self.denoising, self.clip = noise, tuple(denoising), clip
         self._output_size = widths[-1]
-        self.own_loss: torch.Tensor | None = None  # of the last batch in training
+        self.own_loss: torch.Tensor | None = None  # of the last training batch
 
     def output_size(self) -> int:
         return self._output_size
@@ -77,7 +77,7 @@ class LadderEncoder(AbsEncoder):
         return hidden.unsqueeze(1), torch.ones_like(ilens), None
 
     def _rise(self, values: torch.Tensor, noise: float | None = None):
-        """h of the last layer, each z_l, and (m_l, s_l); without ``noise`` as BN has learnt it."""
+        """Return the last layer's h, each z_l and (m_l, s_l); clean, by ``norms``, if no noise."""
         hidden = values + (noise or 0.0) * torch.randn_like(values)
         layers, moments = [hidden], [(0.0, 1.0)]
         for up, norm, gamma, beta in zip(self.up, self.norms, self.gamma, self.beta, strict=True):
@@ -102,10 +102,10 @@ class LadderEncoder(AbsEncoder):
 
 
 class Denoiser(torch.nn.Module):
-    """g(z, u) = (z - m(u)) v(u) + m(u), value by value.
+    """g(z, u) = (z - m(u)) v(u) + m(u), element-wise.
 
     m(u) = a_1 sigmoid(a_2 u + a_3) + a_4 u + a_5, and v(u) likewise with a_6 .. a_10. a_2 and a_7
-    begin as 1, the others as 0.
+    are initialised to 1, the others to 0.
     """
 
     def __init__(self, width: int):
@@ -124,5 +124,5 @@ class Denoiser(torch.nn.Module):
 
 
 def normalise(values: torch.Tensor) -> torch.Tensor:
-    """Mean 0, variance 1 over the batch (B, D)."""
+    """Normalise to mean 0 and variance 1 over the batch (B, D)."""
     return F.batch_norm(values, None, None, training=True, eps=EPSILON)

@@ -1,4 +1,4 @@
-"""Outputs of a frozen encoder on disk, so that it runs once and not in every epoch and fold."""
+"""Disk cache of a frozen encoder's outputs, shared by all epochs and folds."""
 
 import hashlib
 import logging
@@ -11,19 +11,19 @@ import torch
 
 from ser.files import atomic_write
 
-LEAST_FREE = 5_000_000_000  # bytes of the disk that are left to others
-DIGEST_SIZE = 16  # bytes; two of 10^9 utterances share a key with a probability of 10^-21
+LEAST_FREE = 5_000_000_000  # bytes to leave free on the disk
+DIGEST_SIZE = 16  # bytes; among 10^9 utterances a collision has probability 10^-21
 
 Compute = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class FrameCache:
-    """Frames of utterances, each in a file that is named after the utterance's samples.
+    """Feature cache with one file per utterance, named by a hash of its samples.
 
     Args:
-        directory: Of one network, see ``fingerprint``. Any number of processes may use it at
-            once; deleting it costs only time.
-        dtype: What frames are kept in: float32, float16 or bfloat16.
+        directory: Cache of one network, see ``fingerprint``. Any number of processes may use it
+            at once; deleting it costs only time.
+        dtype: Storage precision: float32, float16 or bfloat16.
     """
 
     def __init__(self, directory: Path, dtype: torch.dtype):
@@ -37,17 +37,17 @@ class FrameCache:
         compute: Compute,
         keys: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What ``compute`` gives for a batch, computed only for utterances that are new.
+        """Return the output of ``compute`` for a batch, calling it only for new utterances.
 
         Args:
             speech: (B, L) samples.
             lengths: (B,) samples.
-            compute: (B', L), (B',) -> (B', K, T, D) and the true frames (B',), of some of the
-                utterances; what it gives for one must not depend on the others.
-            keys: ``digests`` of the batch, if they are known.
+            compute: (B', L), (B',) -> (B', K, T, D) and true frame counts (B',) for a subset of
+                the batch; the output for an utterance must not depend on the others.
+            keys: ``digests`` of the batch, if already known.
 
         Returns:
-            (B, K, T, D) in ``dtype``, zeros beyond an utterance's frames, and those (B,).
+            Zero-padded (B, K, T, D) in ``dtype``, and frame counts (B,).
         """
         keys = keys or digests(speech, lengths)
         outputs = [self._read(key) for key in keys]
@@ -69,9 +69,9 @@ class FrameCache:
 
     def _read(self, key: str) -> torch.Tensor | None:
         try:
-            # copied at once: the arrays of an epoch would stay mapped
+            # not memory-mapped: the arrays of an epoch would stay mapped
             frames = torch.from_numpy(np.load(self._path(key)))
-        except (OSError, ValueError, EOFError):  # not there, or damaged: computed and written anew
+        except (OSError, ValueError, EOFError):  # missing or damaged: compute and write it again
             return None
         return frames.view(self.dtype)
 
@@ -88,7 +88,7 @@ class FrameCache:
                 # NumPy has no bfloat16
                 np.save(stream, output.contiguous().view(_INTEGERS[self.dtype]).numpy())
         except FileNotFoundError:
-            pass  # somebody deletes the folder, as they may at any time
+            pass  # the folder was deleted, which is allowed at any time
         except OSError as err:
             self.full = True
             logging.warning(f"{self.directory}: {err}; the rest is computed every time")
@@ -102,7 +102,7 @@ _INTEGERS = {
 
 
 def fingerprint(module: torch.nn.Module, *facts: object) -> str:
-    """A name for what ``module`` computes: of its weights and of ``facts`` about their use."""
+    """Hash of what ``module`` computes: of its weights and of ``facts`` about their use."""
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=DIGEST_SIZE)
     for name, value in module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -111,7 +111,7 @@ def fingerprint(module: torch.nn.Module, *facts: object) -> str:
 
 
 def digests(speech: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-    """Names of utterances by their samples: (B, L), (B,) -> B of them."""
+    """Hash the samples of each utterance: (B, L), (B,) -> B hex digests."""
     rows = zip(speech.detach().cpu(), lengths.tolist(), strict=True)
     data = [wave[:n].contiguous().numpy() for wave, n in rows]
     return [hashlib.blake2b(each, digest_size=DIGEST_SIZE).hexdigest() for each in data]

@@ -1,4 +1,4 @@
-"""Low-rank adapters of a frozen speech encoder (LoRA; Hu et al., ICLR 2022), by the library peft.
+"""Low-rank adapters of a frozen speech encoder (LoRA; Hu et al., ICLR 2022), using peft.
 
     frontend_conf:
       lora:
@@ -7,12 +7,12 @@
         targets: [q_proj, v_proj]   # linear layers of every transformer layer
         dropout: 0.0                # on the input of the update, in training
 
-A target W of shape (out, in) computes W x + b + (alpha / r) B A x, A (r, in) random and B (out, r)
-zero at the start. Only A and B are trained, beside the fusion and the heads, and a model file holds
-nothing of the encoder but a digest, by which the adapters of another encoder are recognised. To
-predict, adapters are added to the weights that they adapt, which needs no peft.
+A target W of shape (out, in) computes W x + b + (alpha / r) B A x, with A (r, in) initialised
+randomly and B (out, r) to zero. Besides the fusion and the heads only A and B are trained; a model
+file holds a digest of the encoder instead of its weights, to detect adapters of a different one.
+For prediction adapters are merged into the weights, which does not need peft.
 
-Nothing here imports torch or peft by itself: a YAML is checked before either is.
+torch and peft are imported lazily: a YAML is checked before either is loaded.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     import torch
 
 OPTION = "frontend_conf.lora"
-# Of the tensors of a model file, in peft's words.
+# Parts of the tensor names in a model file, as peft names them.
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 ENCODER, DIGEST, WRAPPED = "encoder.", "encoder_digest", ".base_layer."
-# A checkpoint may lack them; then they are random, and not used.
+# May be missing from a checkpoint; then they are random and unused.
 NOT_DIGESTED = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
 class Lora:
-    """``frontend_conf.lora``."""
+    """Options of ``frontend_conf.lora``."""
 
     r: int = 8
     alpha: float = 16
@@ -53,10 +53,10 @@ class Lora:
 
 
 def read_lora(given: Any) -> Lora | None:
-    """``frontend_conf.lora``, checked; None where there is none.
+    """Read and check ``frontend_conf.lora``; None if not given.
 
     Raises:
-        UserError: no mapping, an unknown key, a value out of range.
+        UserError: not a mapping, an unknown key, a value out of range.
     """
     if given is None:
         return None
@@ -86,12 +86,12 @@ def _is_name(value: Any) -> bool:
 
 
 def check_lora(conf: Mapping[str, Any]) -> None:
-    """Refuse a ``frontend_conf`` whose adapters could not be trained, before any job starts.
+    """Reject a ``frontend_conf`` whose adapters could not be trained, before any job starts.
 
     Raises:
-        UserError: as ``read_lora``; peft is not installed; an encoder without weights of its own
-            (``init: random``), which no model file would hold; ``freeze: all`` or
-            ``unfreeze_after``, which contradict adapters.
+        UserError: as ``read_lora``; peft is not installed; a random encoder (``init: random``),
+            whose weights no model file would hold; ``freeze: all`` or ``unfreeze_after``, which
+            contradict adapters.
     """
     if read_lora(conf.get("lora")) is None:
         return
@@ -114,7 +114,7 @@ def check_lora(conf: Mapping[str, Any]) -> None:
 
 
 def require_peft() -> None:
-    """UserError unless peft is installed."""
+    """Raise UserError unless peft is installed."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(
             f"{OPTION}: the package peft is not installed; make install APPS=1, or pip install -r "
@@ -123,10 +123,10 @@ def require_peft() -> None:
 
 
 def add_adapters(frontend: torch.nn.Module, lora: Lora, first: int) -> None:
-    """Put adapters into the transformer layers from number ``first`` on, counted from 0.
+    """Add adapters to the transformer layers from index ``first`` on, counted from 0.
 
-    From then on state dicts of ``frontend``, an HFFrontend, leave the encoder out, but for the
-    adapters, and such state dicts can be loaded.
+    Afterwards state dicts of ``frontend``, an HFFrontend, hold only the adapters of the encoder,
+    and such state dicts can be loaded.
 
     Raises:
         UserError: a target that the transformer layers do not have, or no layer to adapt.
@@ -134,7 +134,7 @@ def add_adapters(frontend: torch.nn.Module, lora: Lora, first: int) -> None:
     import torch
 
     encoder, layers = frontend.encoder, frontend.stages.layers
-    # 32 bytes as floats, which the mean over several models leaves as they are
+    # 32 bytes as floats, which averaging several models does not change
     frontend.register_buffer(DIGEST, torch.zeros(32))
     frontend.register_state_dict_post_hook(_leave_out)
     frontend.register_load_state_dict_pre_hook(_complete)
@@ -150,7 +150,7 @@ def add_adapters(frontend: torch.nn.Module, lora: Lora, first: int) -> None:
             f"{OPTION}.targets: {unknown[0]}: no linear layer of {encoder.config.model_type}; "
             f"choose from {', '.join(linear[0])}"
         )
-    if first == len(layers):  # the heads come first, on the encoder as it is
+    if first == len(layers):  # the heads are trained first, on the encoder as it is
         return
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -160,7 +160,7 @@ def add_adapters(frontend: torch.nn.Module, lora: Lora, first: int) -> None:
     options = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     inject_adapter_in_model(LoraConfig(target_modules=chosen, **options), encoder)
     for module in encoder.modules():
-        if isinstance(module, LoraLayer):  # autocast itself decides what precision it takes
+        if isinstance(module, LoraLayer):  # autocast chooses the input precision
             module.cast_input_dtype_enabled = False
     if encoder.config.model_type == "wavlm":
         _attend_by_modules(layers)
@@ -178,17 +178,17 @@ def merge(
     conf: Mapping[str, Any],
     where: str,
 ) -> dict[str, torch.Tensor]:
-    """The state dict of a model without adapters that computes what one with them does.
+    """Merge adapters into an equivalent state dict of a model without adapters.
 
     Args:
-        weights: Of a fold; W' = W + (alpha / r) B A for every adapter in it. None of the tensors
-            given is changed, and those without an adapter are shared.
-        encoder: The frozen weights, by the names that they have in such a model.
+        weights: State dict of a fold; W' = W + (alpha / r) B A for every adapter in it. Its
+            tensors are not modified, and those without an adapter are shared.
+        encoder: Frozen weights, named as in a model without adapters.
         frontend, conf: ``frontend`` and ``frontend_conf``.
-        where: For errors.
+        where: Prefix of error messages.
 
     Raises:
-        UserError: the adapters of another encoder, or ones that do not fit.
+        UserError: the adapters belong to a different encoder, or do not fit.
     """
     check_encoder(weights, encoder, frontend, conf, where)
     merged = {name: value for name, value in weights.items() if not is_adapter(name)} | encoder
@@ -211,7 +211,7 @@ def check_encoder(
     conf: Mapping[str, Any],
     where: str,
 ) -> None:
-    """UserError where ``weights`` hold adapters of another encoder; arguments as of ``merge``."""
+    """Raise UserError if ``weights`` adapt a different encoder; arguments as for ``merge``."""
     for prefix in adapted(frontend, conf):
         start = prefix + ENCODER
         own = {n.removeprefix(start): v for n, v in encoder.items() if n.startswith(start)}
@@ -219,7 +219,7 @@ def check_encoder(
 
 
 def without_adapters(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """``frontend_conf`` of the model that ``merge`` makes weights for."""
+    """``frontend_conf`` for the weights that ``merge`` returns."""
     conf = {key: value for key, value in conf.items() if key != "lora"}
     if isinstance(conf.get("upstreams"), list):
         conf["upstreams"] = [without_adapters(each) for each in conf["upstreams"]]
@@ -227,13 +227,13 @@ def without_adapters(conf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapted(frontend: str, conf: Mapping[str, Any]) -> dict[str, Lora]:
-    """The adapters of each speech encoder that has some, by what its tensors' names begin with."""
+    """Options of the adapters of each speech encoder that has any, by tensor name prefix."""
     read = ((prefix, read_lora(own.get("lora"))) for prefix, own in _encoders(frontend, conf))
     return {prefix: lora for prefix, lora in read if lora is not None}
 
 
 def _encoders(frontend: str, conf: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each speech encoder: what its tensors' names begin with, and its options."""
+    """Tensor name prefix and options of each speech encoder."""
     return [
         ("frontend." if frontend == "hf" else f"frontend.upstreams.{number}.", options)
         for number, options in enumerate(encoder_confs(frontend, dict(conf)))
@@ -241,10 +241,10 @@ def _encoders(frontend: str, conf: Mapping[str, Any]) -> list[tuple[str, Mapping
 
 
 def frozen_weights(frontend: str, conf: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The encoders that adapters were trained on, from their hub ids or folders, for ``merge``.
+    """Load the encoders that adapters were trained on from hub ids or folders, for ``merge``.
 
     Raises:
-        UserError: one is not to be had any more.
+        UserError: an encoder is no longer available.
     """
     from ser.models.pretrained import load_encoder, load_encoder_config
     from ser.models.registry import from_recipe
@@ -261,7 +261,7 @@ def frozen_weights(frontend: str, conf: Mapping[str, Any]) -> dict[str, torch.Te
 
 
 def digest(encoder: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """SHA-256 of an encoder's weights and their names as 32 numbers, each a byte of it."""
+    """SHA-256 of an encoder's weights and their names, as a tensor of 32 byte values."""
     import torch
 
     found = hashlib.sha256()
@@ -274,7 +274,7 @@ def digest(encoder: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _frozen(frontend: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The encoder's own weights by the names that they have without adapters."""
+    """The encoder's own weights, named as in an encoder without adapters."""
     state = frontend.encoder.state_dict()
     return {n.replace(WRAPPED, "."): value for n, value in state.items() if not is_adapter(n)}
 
@@ -287,7 +287,7 @@ def _own_digest(frontend: torch.nn.Module) -> torch.Tensor:
 
 
 def _leave_out(frontend: torch.nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """A hook of state_dict: the encoder's own weights are left out."""
+    """state_dict hook that drops the encoder's own weights."""
     for name in [n for n in state if n.startswith(prefix + ENCODER) and not is_adapter(n)]:
         del state[name]
     state[prefix + DIGEST] = _own_digest(frontend).clone()
@@ -296,7 +296,7 @@ def _leave_out(frontend: torch.nn.Module, state: dict[str, Any], prefix: str, _:
 def _complete(
     frontend: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
 ) -> None:
-    """A hook of load_state_dict: the encoder's own weights stay as they are."""
+    """load_state_dict hook that keeps the encoder's own weights."""
     _same_encoder(state.get(prefix + DIGEST), _own_digest(frontend), "the weights of this model")
     for name, value in frontend.encoder.state_dict().items():
         if not is_adapter(name):
@@ -318,7 +318,7 @@ def _short(value: torch.Tensor | None) -> str:
 
 
 def _attend_by_modules(layers: Sequence[Any]) -> None:
-    """Have WavLM's attention call its projections, whose weights it otherwise reads itself."""
+    """Make WavLM's attention call its projection modules instead of reading their weights."""
     from functools import partial
 
     for layer in layers:
@@ -333,7 +333,7 @@ def _wavlm_attention(
 
     Args:
         attention: A WavLMAttention of transformers.
-        mask: None or (B, T), true where a frame is no padding.
+        mask: None or (B, T), True for real frames.
         bias: (B H, T, T), added to the scaled scores.
     """
     import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Which frames of a padded batch are real, and norms over those alone."""
+"""Padding masks, and group norm over real frames only."""
 
 import torch
 import torch.nn.functional as F
@@ -10,26 +10,26 @@ def frame_mask(
     """Boolean mask (B, T), True where frame t < lengths[b]; T is ``max_length``.
 
     Args:
-        device: Of the mask; that of ``lengths`` if None.
+        device: Device of the mask; that of ``lengths`` if None.
     """
     lengths = beside(lengths, device or lengths.device)
     return torch.arange(max_length, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def beside(lengths: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``lengths``, which are kept on the CPU, on ``device``, for which nobody waits."""
+    """Copy ``lengths``, which are kept on the CPU, to ``device`` without blocking."""
     return lengths.to(device, non_blocking=True)
 
 
 def none_padded(lengths: torch.Tensor, max_length: int) -> bool:
-    """Whether all ``lengths`` (B,) are ``max_length``, as they are of an exported model."""
+    """Whether all ``lengths`` (B,) are ``max_length``, as in an exported model."""
     return torch.compiler.is_exporting() or bool((lengths >= max_length).all())
 
 
 def positions(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Where ``mask`` (B, T), of the CPU, is True among its B T values: indices on ``device``.
+    """Flat indices, on ``device``, of the True values in ``mask`` (B, T), which is on the CPU.
 
-    A GPU would have to be waited for to learn how many there are. All, of an exported model.
+    On a GPU, their number would be known only after a synchronisation. All in an exported model.
     """
     if torch.compiler.is_exporting():
         return torch.arange(mask.numel())
@@ -37,19 +37,18 @@ def positions(mask: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def attention_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(B, T), True for real frames -> (B, 1, T, T), True = attend; None where nothing is padded."""
+    """(B, T), True for real frames -> (B, 1, T, T), True = attend; None without padding."""
     return None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.size(1), -1)
 
 
 class MaskedGroupNorm(torch.nn.GroupNorm):
-    """Group norm whose statistics leave out the padding of a batch.
+    """Group norm whose statistics exclude the padding of a batch.
 
     wav2vec 2.0 base (and HuBERT, WavLM base) normalises its first convolution over time. Plain
-    group norm takes the zero padding into the statistics, so that an utterance's features
-    depend on how long its batch mates are. Here each utterance is normalised over its own
-    frames, which gives exactly what it would get alone; padded frames come out as zeros. The
-    output has the precision of the input, where CUDA's autocast would double this largest of all
-    maps from here on.
+    group norm includes the zero padding in the statistics, so that an utterance's features
+    depend on the length of the others in its batch. Here each utterance is normalised over its
+    own frames, exactly as if it were alone; padded frames become zeros. The output has the
+    precision of the input: CUDA's autocast would double the size of this largest activation.
 
     Set ``lengths`` ((B,) frame counts) before the call; None means no padding.
     """
@@ -58,7 +57,7 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
 
     @classmethod
     def from_group_norm(cls, norm: torch.nn.GroupNorm) -> "MaskedGroupNorm":
-        """A drop-in replacement that shares ``norm``'s parameters (and their names)."""
+        """Create a drop-in replacement that shares ``norm``'s parameters (and their names)."""
         masked = cls(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
         masked.weight, masked.bias = norm.weight, norm.bias
         return masked

@@ -1,4 +1,4 @@
-"""The model: frontend, encoder, pooling, emotion head and auxiliary heads, put together."""
+"""The complete model: frontend, encoder, pooling, emotion head and auxiliary heads."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.heads import IGNORE_ID, LABELS, TINY, UNITS, VALUES, AuxHead, Encoded
 from ser.models.pooling import AbsPooling
 
-# Of a batch's entries these stay on the CPU, as all lengths do.
+# Batch entries that stay on the CPU, as all lengths do.
 ON_CPU = ("text",)
 AMP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,11 +22,11 @@ class SERModel(torch.nn.Module):
     """Speech emotion recognition with auxiliary tasks.
 
     L = L_ER + sum_k lambda_k L_k (eq. 1), where L_ER is the cross-entropy of one linear layer on
-    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames or on what the
-    pooling makes of them.
+    the pooled frames (eq. 7) and L_k the loss of an auxiliary head on the frames or the pooled
+    vector.
 
     Args:
-        emotions: The classes in index order.
+        emotions: Class names in index order.
         frontend, encoder, pooling: (B, L) -> (B, T, D) -> (B, T', D') -> (B, P).
         aux_heads: By name (ser/models/heads.py).
         aux_weights: lambda_k by the same names.
@@ -38,7 +38,7 @@ class SERModel(torch.nn.Module):
             to C (Cui et al., 2019).
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
         dropout: Of the pooled vector before the emotion head, in training.
-        class_counts: n_c, for ``balanced``.
+        class_counts: n_c, for ``class_weighting``.
         emotion_weight: Factor on L_ER; with 0 auxiliary heads alone are learnt.
         beta: Of ``effective_number``; 0 weights all classes alike, towards 1 by 1 / n_c.
         focal_gamma: In training -log p_c is multiplied by (1 - p_c)^gamma (Lin et al., 2017).
@@ -70,7 +70,7 @@ class SERModel(torch.nn.Module):
         self.emotion_head = torch.nn.Linear(pooling.output_size(), len(emotions))
         self.aux_heads = torch.nn.ModuleDict(aux_heads)
         self.aux_weights = aux_weights
-        # What the outputs of each head mean, by name: units with the blank first, or values.
+        # Outputs of each head by name: units with the blank first, or labels.
         self.aux_units = {n: h.inventory for n, h in aux_heads.items() if h.targets == UNITS}
         self.aux_labels = {n: h.inventory for n, h in aux_heads.items() if h.targets == LABELS}
         self.aux_values = [n for n, h in aux_heads.items() if h.targets == VALUES]
@@ -96,12 +96,12 @@ class SERModel(torch.nn.Module):
             weights = (1 - beta) / (1 - beta ** counts.double())
             weights = (weights * len(emotions) / weights.sum()).float()
         self.register_buffer("class_weights", weights, persistent=False)
-        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. No
-        # buffer, since distributed training would set it to the first process's at every batch.
+        # counts[reference, hypothesis] since begin_epoch(), for WA and UA over a whole epoch. Not a
+        # buffer: distributed training would overwrite it with the first process's at every batch.
         self.counts = torch.zeros(len(emotions), len(emotions))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget the counts of the last pass; freeze or release layers as due in ``epoch``.
+        """Reset the confusion counts; freeze or unfreeze layers as scheduled for ``epoch``.
 
         Call it when the model is on its device: the counts are kept there.
         """
@@ -124,22 +124,22 @@ class SERModel(torch.nn.Module):
         speech_keys: Sequence[str] | None = None,
         **targets: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """One batch, the ESPnet way.
+        """Compute the loss of a batch, with ESPnet's interface.
 
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,), on the CPU.
-            emotion: (B, 1) class indices, IGNORE_ID where the label is not known; such utterances
-                add nothing to L_ER and still count in the batch size.
-            speech_keys: Of ``keys``, where the frontend keeps something of an utterance.
-            targets: ``text`` (B, U) and ``text_lengths`` (B,) for heads of units, on the CPU,
-                ``<name>_label`` (B, 1) for a head of labels, ``<name>_value`` (B, 1) for one of
-                values; ``raters`` (B, C), the shares of each emotion among an utterance's raters,
-                which L_ER in training takes in place of its label; zeros for those without.
+            emotion: (B, 1) class indices, IGNORE_ID if the label is unknown; such utterances add
+                nothing to L_ER and still count in the batch size.
+            speech_keys: Output of the frontend's ``keys``, if it has a feature cache.
+            targets: ``text`` (B, U) and ``text_lengths`` (B,) for unit heads, on the CPU,
+                ``<name>_label`` (B, 1) for a label head, ``<name>_value`` (B, 1) for a value
+                head; ``raters`` (B, C), the share of an utterance's raters for each emotion,
+                which replaces its label in L_ER in training; zeros if it has none.
 
         Returns:
             The loss, statistics (losses, WA of the batch) and the batch size as their weight,
-            each (1,), so that those of several devices can be gathered.
+            each (1,), so that several devices can be gathered.
         """
         batch_size = speech.size(0)
         emotion = emotion.view(batch_size)
@@ -151,7 +151,7 @@ class SERModel(torch.nn.Module):
         self._count(emotion, hypothesis)
         stats = {"loss_er": loss_er.detach(), "WA": (hypothesis == emotion).float().mean()}
         loss = self.emotion_weight * loss_er
-        own_loss = getattr(self.encoder, "own_loss", None)  # of an encoder that learns by itself
+        own_loss = getattr(self.encoder, "own_loss", None)  # of a semi-supervised encoder
         if self.training and own_loss is not None:
             loss, stats["loss_encoder"] = loss + own_loss, own_loss.detach()
         for name, head in self.aux_heads.items():
@@ -173,8 +173,7 @@ class SERModel(torch.nn.Module):
     ) -> Encoded:
         """(B, L), (B,) -> frames (B, T, D), true lengths (B,) and pooled vectors (B, P).
 
-        Lengths are kept on the CPU, so that nothing has to wait for a GPU to tell them; those that
-        come from one are fetched.
+        Lengths are kept on the CPU to avoid GPU synchronisation; lengths on a GPU are copied back.
         """
         if not torch.compiler.is_exporting():
             speech_lengths = speech_lengths.cpu()
@@ -193,16 +192,16 @@ class SERModel(torch.nn.Module):
         speech_lengths: torch.Tensor,
         dtype: torch.dtype = torch.float32,
     ) -> dict:
-        """Decisions for a batch; call it in evaluation mode.
+        """Predict a batch; call it in evaluation mode.
 
         Args:
             speech: (B, L) samples in [-1, 1], or (B, L, F) features.
             speech_lengths: (B,).
-            dtype: Of frontend and encoder; other than float32 by autocast.
+            dtype: Precision of frontend and encoder; autocast is used unless float32.
 
         Returns:
-            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, what each
-            auxiliary head gives: log-probabilities (B, T, V) over units, (B, V) over labels,
+            ``emotion_logp`` (B, C) log-probabilities; ``lengths`` (B,) frames; ``aux``, the output
+            of each auxiliary head: log-probabilities (B, T, V) over units, (B, V) over labels,
             values (B,).
         """
         encoded = self.encode(speech, speech_lengths, dtype)
@@ -213,17 +212,17 @@ class SERModel(torch.nn.Module):
         }
 
     def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_) -> dict:
-        """ESPnet's statistics pass sees the input itself; this recipe has no use for it."""
+        """Return the input itself to ESPnet's statistics pass, which this recipe does not use."""
         return {"feats": speech, "feats_lengths": speech_lengths}
 
     def _cross_entropy(
         self, logits: torch.Tensor, emotion: torch.Tensor, raters: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """L_ER: plain where it measures, weighted, smoothed and focal where it trains."""
+        """L_ER: plain in evaluation; weighted, smoothed and focal in training."""
         if not self.training:
             return F.cross_entropy(logits, emotion)
         classes = torch.arange(len(self.emotions), device=emotion.device)
-        target = (emotion[:, None] == classes).to(logits.dtype)  # (B, C), zeros if not known
+        target = (emotion[:, None] == classes).to(logits.dtype)  # (B, C), zeros if unknown
         if raters is not None:
             target = torch.where(raters.sum(dim=1, keepdim=True) > 0, raters, target)
         weights = target @ self.class_weights  # (B,)
@@ -241,7 +240,7 @@ class SERModel(torch.nn.Module):
 
 
 def to_device(batch: Mapping[str, torch.Tensor], model: SERModel) -> dict[str, Any]:
-    """The arguments of ``SERModel.forward`` for a batch of the CPU."""
+    """Move a batch from the CPU to the model's device, as arguments of ``SERModel.forward``."""
     device = model.class_weights.device
     find_keys = getattr(model.frontend, "keys", lambda *_: None)
     keys = find_keys(batch["speech"], batch["speech_lengths"])

@@ -1,4 +1,4 @@
-"""Convolutions and a recurrent network side by side, with attention in each of them (S8)."""
+"""Parallel convolutional and recurrent branches, each with attention (S8)."""
 
 import math
 
@@ -34,10 +34,10 @@ class ParallelEncoder(AbsEncoder):
         dimension_attention: DimensionAttention before the BLSTM.
 
     Raises:
-        UserError: sizes that do not fit.
+        UserError: incompatible sizes.
     """
 
-    one_frame = True  # for an utterance, so that CTC is refused
+    one_frame = True  # per utterance, so CTC is rejected
 
     def __init__(
         self,
@@ -124,10 +124,10 @@ class ParallelEncoder(AbsEncoder):
 
 
 class DimensionAttention(torch.nn.Module):
-    """Attention over time for every dimension of a frame by itself.
+    """Attention over time, separately for each dimension of a frame.
 
     a = softmax over the T real frames of W_2 relu(W_1 x_t + b_1) + b_2, one distribution for each
-    dimension; x'_t = T a_t * x_t, so that equal weights change nothing.
+    dimension; x'_t = T a_t * x_t, so that uniform weights change nothing.
     """
 
     def __init__(self, size: int):
@@ -144,7 +144,7 @@ class DimensionAttention(torch.nn.Module):
 
 
 def differences(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """(x_{t+1} - x_{t-1}) / 2, the first and the last real frame repeated: (B, T, F) -> same."""
+    """(x_{t+1} - x_{t-1}) / 2 with the first and last real frames repeated: (B, T, F) -> same."""
     places = torch.arange(frames.size(1), device=frames.device)
     last = (beside(lengths, frames.device) - 1).unsqueeze(1)  # (B, 1)
     after = torch.minimum(places + 1, last)

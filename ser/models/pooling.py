@@ -1,4 +1,4 @@
-"""From frames to one vector per utterance."""
+"""Pool frames into one vector per utterance."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ class AbsPooling(torch.nn.Module, ABC):
 
     @abstractmethod
     def output_size(self) -> int:
-        """P, the size of the pooled vector."""
+        """Size P of the pooled vector."""
 
     @abstractmethod
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class LastPooling(AbsPooling):
             backward state, which is complete at the first.
 
     Raises:
-        UserError: two directions of an odd frame size.
+        UserError: ``bidirectional`` with an odd frame size.
     """
 
     def __init__(self, input_size: int, bidirectional: bool = False):
@@ -165,12 +165,12 @@ class SelfAttentionPooling(AbsPooling):
 
 
 def _without_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """(B, T, D) with zeros for padding, whatever it held."""
+    """Set padding to zero: (B, T, D), (B,) -> (B, T, D)."""
     padding = ~frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
     return frames.masked_fill(padding, 0.0)
 
 
 def _softmax(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """(B, T, R) -> (B, T, R), each of R columns a distribution over the real frames."""
+    """Softmax of each of R columns over the real frames: (B, T, R) -> (B, T, R)."""
     padding = ~frame_mask(lengths, scores.size(1), scores.device).unsqueeze(-1)
     return scores.masked_fill(padding, -math.inf).softmax(dim=1)

@@ -1,4 +1,4 @@
-"""Loading speech encoders of Hugging Face: from the hub, a folder, or untrained."""
+"""Load Hugging Face speech encoders from the hub or a folder, or build them untrained."""
 
 import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
 
@@ -18,11 +18,11 @@ from ser.models.registry import check_folder, from_recipe
 
 # convolutions over samples, a projection, a transformer: wav2vec 2.0 and its relatives
 WAV2VEC2_FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")  # XLS-R is a wav2vec2
-# The masks and dropped layers of pre-training.
+# Masking and LayerDrop of pre-training.
 OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
-# Weights that only pre-training uses; a checkpoint may lack them.
+# Weights that only pre-training uses; they may be missing from a checkpoint.
 UNUSED_WEIGHTS = ("masked_spec_embed",)
-# Keys of a model's configuration that say what it was made for, by what and where.
+# Keys of a model's configuration that do not describe its architecture.
 NOT_ARCHITECTURE = ("architectures", "dtype", "id2label", "label2id", "model_type") + (
     "transformers_version",
 )
@@ -31,7 +31,7 @@ transformers_logging.disable_progress_bar()
 
 
 def wants_normalized(model: str | None) -> bool:
-    """``do_normalize`` of the model's preprocessor_config.json; True where there is none."""
+    """``do_normalize`` of the model's preprocessor_config.json; True without one."""
     if model is None:
         return True
     try:
@@ -66,7 +66,7 @@ def load_encoder_config(
     if default.model_type not in (*WAV2VEC2_FAMILY, "whisper"):
         raise _unsupported(default.model_type)
     for key in overrides:
-        # such as _attn_implementation, which may name code of the hub
+        # such as _attn_implementation, which may name code on the hub
         if key.startswith("_") or not hasattr(default, key):
             raise UserError(f"frontend_conf.config: {default.model_type} has no setting {key!r}")
     settings = {key: value for key, value in OFF.items() if hasattr(default, key)}
@@ -74,7 +74,7 @@ def load_encoder_config(
         config = load(**{**settings, **overrides})
     except (TypeError, ValueError) as err:
         raise UserError(f"frontend_conf.config: {str(err).splitlines()[0]}") from err
-    for key in ("conv_kernel", "conv_stride"):  # PyTorch would notice at the first utterance
+    for key in ("conv_kernel", "conv_stride"):  # PyTorch would fail at the first utterance
         if min(getattr(config, key, [1]), default=1) < 1:
             raise UserError(f"frontend_conf.config: {key}: {getattr(config, key)}; 1 is the least")
     return config
@@ -88,10 +88,10 @@ def embedded_conf(
     normalize: bool | str = "auto",
     **options: Any,
 ) -> dict[str, Any]:
-    """The ``frontend_conf`` that builds the same encoder, untrained, without other files.
+    """``frontend_conf`` that builds the same encoder, untrained, without other files.
 
-    What the hub or the folder of ``model`` says about the architecture and its input is written
-    into ``config`` and ``normalize``. The arguments are those of HFFrontend.
+    Settings of the architecture and its input in the hub or folder of ``model`` are copied into
+    ``config`` and ``normalize``. Arguments as in HFFrontend.
 
     Raises:
         UserError: no such model, or an unsupported architecture.
@@ -111,10 +111,10 @@ def embedded_conf(
 
 
 def embedded_frontend(frontend: str, conf: dict[str, Any]) -> dict[str, Any]:
-    """``frontend_conf`` with each of its speech encoders as ``embedded_conf`` makes it.
+    """Apply ``embedded_conf`` to each speech encoder of a ``frontend_conf``.
 
     Raises:
-        UserError: as there.
+        UserError: as in ``embedded_conf``.
     """
     embedded = [embedded_conf(**options) for options in encoder_confs(frontend, conf)]
     if frontend == "hf":
@@ -138,7 +138,7 @@ def _not_found(model: str, err: Exception) -> UserError:
 
 def load_encoder(model: str | None, init: str, config: PretrainedConfig) -> torch.nn.Module:
     whisper = config.model_type == "whisper"
-    if whisper:  # the import takes a while
+    if whisper:  # a slow import
         from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
     if init == "random":
         return WhisperEncoder(config) if whisper else AutoModel.from_config(config)

@@ -8,8 +8,8 @@ from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import beside, frame_mask
 
-BLOCK = 16384  # points of a Fourier transform
-DIRECT = 64  # taps up to which a convolution is computed directly
+BLOCK = 16384  # FFT size
+DIRECT = 64  # taps; longer kernels are applied by FFT
 
 
 class RawFrontend(AbsFrontend):
@@ -36,19 +36,19 @@ class RawConv(torch.nn.Module):
     """Two convolutions over samples, as in Trigeorgis et al. (2016).
 
     The first is followed by ReLU and max pooling over ``pool`` steps in time, the second by max
-    pooling over groups of ``channel_pool`` channels. What is left of ``step`` samples is one frame.
-    Zeros beyond an utterance stay zeros throughout.
+    pooling over groups of ``channel_pool`` channels. Every ``step`` samples become one frame.
+    Padding stays zero throughout.
 
     Args:
-        channels: Of both convolutions.
+        channels: Output channels of both convolutions.
         kernel1: Taps of the first convolution, at the input's sampling rate.
-        pool: Steps of which the maximum is kept.
-        kernel2: Taps of the second, at 1 / ``pool`` of that rate.
-        channel_pool: Channels of which the maximum is kept.
-        step: Samples of a frame, a multiple of ``pool``.
+        pool: Size and stride of max pooling in time.
+        kernel2: Taps of the second convolution, at 1 / ``pool`` of that rate.
+        channel_pool: Size of the groups of channels in max pooling.
+        step: Samples per frame, a multiple of ``pool``.
 
     Raises:
-        UserError: sizes that do not fit each other.
+        UserError: incompatible sizes.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RawConv(torch.nn.Module):
     def forward(
         self, samples: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L), (B,) -> (B, T, D), (B,), T being L / ``step``, rounded up."""
+        """(B, L), (B,) -> (B, T, D), (B,) with T = ceil(L / ``step``)."""
         steps = (samples.size(1) + self.step - 1) // self.step
         samples = F.pad(samples, (0, steps * self.step - samples.size(1))).unsqueeze(1)
         real = frame_mask(lengths, samples.size(2), samples.device).unsqueeze(1)
@@ -99,7 +99,7 @@ class RawConvEncoder(AbsEncoder):
         dropout: On the way into each layer of the BLSTM.
 
     Raises:
-        UserError: sizes that do not fit each other.
+        UserError: incompatible sizes.
     """
 
     def __init__(
@@ -142,10 +142,10 @@ class RawConvEncoder(AbsEncoder):
 
 
 def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
-    """``conv`` with zeros around that keep the length: (B, C, L) -> (B, C', L).
+    """Apply ``conv`` with zero padding that preserves the length: (B, C, L) -> (B, C', L).
 
-    Long kernels are multiplied in the frequency domain, in blocks of BLOCK points that overlap by
-    the length of the kernel, which is the same up to rounding.
+    Long kernels are applied in the frequency domain, in blocks of BLOCK points that overlap by
+    the length of the kernel; the result is the same up to rounding.
     """
     taps = conv.kernel_size[0]
     maps = F.pad(maps, ((taps - 1) // 2, taps // 2))
@@ -156,7 +156,7 @@ def convolve(maps: torch.Tensor, conv: torch.nn.Conv1d) -> torch.Tensor:
     count = -(-length // hop)
     blocks = F.pad(maps, (0, count * hop + taps - 1 - maps.size(2))).unfold(2, BLOCK, hop)
     spectrum = torch.fft.rfft(blocks.float())  # (B, C, count, BLOCK / 2 + 1)
-    kernel = torch.fft.rfft(conv.weight.float(), BLOCK).conj()  # correlation, as convolutions are
+    kernel = torch.fft.rfft(conv.weight.float(), BLOCK).conj()  # cross-correlation, as in Conv1d
     product = torch.einsum("bcnf,ocf->bonf", spectrum, kernel)
     parts = torch.fft.irfft(product, BLOCK)[..., :hop]
     return parts.flatten(2)[..., :length].to(maps.dtype) + conv.bias.unsqueeze(-1)

@@ -1,6 +1,6 @@
-"""The classes that a system's YAML chooses from, found in the files of this folder.
+"""Registry of the classes that a system's YAML can choose, found in the files of this folder.
 
-Nothing here imports torch by itself.
+This module does not import torch itself.
 """
 
 import functools
@@ -24,9 +24,8 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 def find_classes(parent: type, suffix: str) -> dict[str, type]:
     """Collect the subclasses of ``parent`` in ser/models by name, file by file.
 
-    The name is that of the class without ``suffix``, in lower case: ``SelfAttentionPooling`` is
-    ``self_attention``. Abstract classes, and those whose name begins with an underscore, are left
-    out.
+    Names are class names without ``suffix``, in snake case: ``SelfAttentionPooling`` is
+    ``self_attention``. Abstract classes and names with a leading underscore are excluded.
     """
     found: dict[str, type] = {}
     for module in pkgutil.iter_modules(ser.models.__path__, "ser.models."):
@@ -38,17 +37,17 @@ def find_classes(parent: type, suffix: str) -> dict[str, type]:
 
 
 def registered_name(cls: str, suffix: str) -> str:
-    """What a system's YAML calls a class: ``SelfAttentionPooling`` is ``self_attention``."""
+    """Name of a class in a system's YAML: ``SelfAttentionPooling`` is ``self_attention``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.removesuffix(suffix)).lower()
 
 
 def check_head(where: str, entry: Any, options: Mapping[str, Sequence[str]]) -> None:
-    """Refuse an entry of ``aux_conf`` whose type or keys do not exist.
+    """Reject an entry of ``aux_conf`` with an unknown type or key.
 
     Args:
-        where: ``aux_conf.<name>``, for errors.
+        where: ``aux_conf.<name>``, for error messages.
         entry: The head's mapping.
-        options: type -> the keys that it takes.
+        options: Accepted keys of each type.
     """
     if not isinstance(entry, Mapping):
         raise UserError(
@@ -75,14 +74,14 @@ def _hint(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def from_recipe(model: str | None) -> str | None:
-    """A relative path that is no folder here but is one in the recipe, such as those of conf/."""
+    """Resolve a relative path that is a folder only in the recipe, such as those in conf/."""
     if model is not None and not Path(model).is_dir() and (ROOT / model).is_dir():
         return str(ROOT / model)
     return model
 
 
 def check_folder(model: str, weights: bool = False) -> None:
-    """Refuse a folder that is none or holds no encoder; hub ids have the form [owner/]name."""
+    """Reject a folder that is missing or holds no encoder; hub ids have the form [owner/]name."""
     path = expand_home(from_recipe(model))
     if path.is_dir():
         lacks = [] if (path / "config.json").is_file() else ["config.json"]

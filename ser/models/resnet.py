@@ -1,4 +1,4 @@
-"""Residual networks over pictures and over log-mels, and the x-vector on top of one (S15, S18)."""
+"""Residual networks over pictures or log-mels, and an x-vector encoder (S15, S18)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from ser.models.masks import frame_mask
 from ser.models.pooling import StatisticsPooling
 from ser.models.weights import start_from
 
-# Blocks of each of the four stages, and whether they have a bottleneck.
+# Blocks in each of the four stages, and whether they are bottleneck blocks.
 DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
@@ -19,19 +19,19 @@ DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
 
 
 class ResNet(torch.nn.Module):
-    """A residual network (He et al., 2016) that never sees padding; names are torchvision's.
+    """Residual network (He et al., 2016) that masks padding; parameters named as in torchvision.
 
     Every stage but the first halves time and frequency; a length L becomes ceil(L / 2).
 
     Args:
-        in_channels: Of the maps.
+        in_channels: Channels of the input maps.
         depth: 18, 34, 50 or 101.
-        width: Channels of the first stage, doubled in each that follows.
+        width: Channels of the first stage, doubled in each following stage.
         picture: Begin with a 7 x 7 convolution of stride 2 and max pooling, as for pictures;
             otherwise with a 3 x 3 convolution that keeps the size.
 
     Raises:
-        UserError: another depth.
+        UserError: an unsupported depth.
     """
 
     def __init__(self, in_channels: int, depth: int, width: int, picture: bool):
@@ -53,7 +53,7 @@ class ResNet(torch.nn.Module):
                 blocks.append(_Block(size, width << stage, stride, bottleneck))
                 size = blocks[-1].size
             setattr(self, f"layer{stage + 1}", torch.nn.ModuleList(blocks))
-        self.size = size  # channels of what comes out
+        self.size = size  # output channels
 
     def forward(
         self, maps: torch.Tensor, lengths: torch.Tensor
@@ -76,7 +76,7 @@ class _Block(torch.nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, bottleneck: bool):
         super().__init__()
         self.size = channels * (4 if bottleneck else 1)
-        if bottleneck:  # the stride is that of the 3 x 3 convolution
+        if bottleneck:  # the 3 x 3 convolution has the stride
             layers = [(channels, 1, 1), (channels, 3, stride), (self.size, 1, 1)]
         else:
             layers = [(channels, 3, stride), (channels, 3, 1)]
@@ -112,7 +112,7 @@ def _normalised(
     norm: MaskedBatchNorm,
     relu: bool = True,
 ) -> torch.Tensor:
-    """Convolution and batch norm over the ``lengths`` frames that it leaves real, and ReLU."""
+    """Convolution, batch norm over its ``lengths`` real output frames, and ReLU."""
     if quick(maps):
         return conv_norm(maps, lengths.tolist(), conv, norm, conv.padding, relu=relu)
     maps = conv(maps)
@@ -136,10 +136,10 @@ class XVectorEncoder(AbsEncoder):
         freeze: Leave the network as it is and train the head alone.
 
     Raises:
-        UserError: another depth, unfit weights, ``freeze`` without any.
+        UserError: an unsupported depth, incompatible weights, ``freeze`` without weights.
     """
 
-    one_frame = True  # for an utterance, so that CTC is refused
+    one_frame = True  # per utterance, so CTC is rejected
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class XVectorEncoder(AbsEncoder):
         return self._output_size
 
     def train(self, mode: bool = True) -> "XVectorEncoder":
-        """A frozen network stays in evaluation mode, statistics of batch norm included."""
+        """Set the mode; a frozen network stays in evaluation mode, with fixed batch norm."""
         return super().train(mode and not self.freeze)
 
     def forward(self, xs_pad, ilens, prev_states=None):

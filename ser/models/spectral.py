@@ -8,8 +8,8 @@ from ser.errors import UserError
 from ser.models.base import AbsFrontend
 from ser.models.masks import beside, frame_mask
 
-DECIBEL = 10.0 / math.log(10.0)  # of one unit of the natural logarithm of a power
-STD_FLOOR = 1e-20  # of a dimension that does not change at all, which stays 0
+DECIBEL = 10.0 / math.log(10.0)  # dB per unit of natural log power
+STD_FLOOR = 1e-20  # for constant dimensions, which stay 0
 
 
 class FeatsFrontend(AbsFrontend):
@@ -32,7 +32,7 @@ class FeatsFrontend(AbsFrontend):
         return self._output_size
 
     def is_plain(self) -> bool:
-        """Whether features pass unchanged."""
+        """Whether features are passed through unchanged."""
         return not self.norm_means and not self.norm_vars
 
     def forward(

@@ -26,11 +26,11 @@ from ser.models.registry import from_recipe
 from ser.models.wav2vec import Wav2Vec
 from ser.models.whisper import LogMel, Whisper
 
-# Never tuned: those, and Whisper's sinusoids, which are constant in its own training as well.
+# Never tuned: unused weights, and Whisper's sinusoids, which its own training keeps constant too.
 CONSTANTS = (*UNUSED_WEIGHTS, "embed_positions")
-# What is computed by other means on a CPU, where that is quicker: frontend_conf.fast.
+# Computations with a faster implementation on a CPU: frontend_conf.fast.
 FAST = ("convolutions", "dropout", "attention")
-# Of what a cache holds: raised with every change of what a frontend computes, but for rounding.
+# Increment it when the output of a frontend changes by more than rounding.
 CACHE_VERSION = 2
 
 
@@ -76,14 +76,14 @@ class HFFrontend(AbsFrontend):
             compute the rest again in the backward pass: a third more time, a fraction of the
             memory. On a CPU long batches of wav2vec 2.0 do so in any case.
 
-    The masks and LayerDrop of pre-training are off: the paper fine-tunes without masks
-    (``time_mask`` brings some back), and a dropped layer has no place in a weighted sum. Outputs
-    never depend on padding: the group norm of the first convolution sees real frames only
-    (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
+    Masking and LayerDrop of pre-training are off: the paper fine-tunes without masking
+    (``time_mask`` enables it), and a weighted sum needs all layers. Outputs never depend on
+    padding: the group norm of the first convolution sees real frames only (MaskedGroupNorm),
+    attention is masked, and convolutional position embeddings see zeros beyond the end.
 
-    With ``cache_dir`` set, what the frozen layers, or the frozen convolutions, make of an utterance
-    is kept there and not computed again (models/layer_cache.py): of a partly frozen encoder what
-    enters layer N + 1, and what the fusion reads below.
+    With ``cache_dir`` set, outputs of the frozen layers, or of the frozen convolutions, are cached
+    there (models/layer_cache.py): for a partly frozen encoder the output of layer N and those of
+    lower layers that the fusion reads.
 
     Raises:
         UserError: no such model, an unsupported architecture, weights that do not fit, or an
@@ -146,7 +146,7 @@ class HFFrontend(AbsFrontend):
             self._adapt()
         self.cache_dir: Path | None = None
         self._caches: dict[tuple, FrameCache] = {}
-        self._keys: Sequence[str] | None = None  # of the batch at hand
+        self._keys: Sequence[str] | None = None  # of the current batch
         self._frozen: list[torch.nn.Module] = []
         self.set_epoch(1)
 
@@ -158,7 +158,7 @@ class HFFrontend(AbsFrontend):
         config: dict[str, Any],
         normalize: bool | str,
     ) -> None:
-        """Make the encoder, and ``stages``, which computes it piece by piece."""
+        """Create the encoder, and ``stages``, which runs it stage by stage."""
         hf_config = load_encoder_config(model, init, model_type, config)
         self.encoder = load_encoder(model, init, hf_config)
         if hf_config.model_type == "whisper":
@@ -169,7 +169,7 @@ class HFFrontend(AbsFrontend):
             self.stages = Wav2Vec(self.encoder, normalize, "convolutions" in self.fast)
             if "dropout" in self.fast:
                 replace_dropout(self.encoder)
-        if "attention" in self.fast and hf_config.model_type != "wavlm":  # which has its own
+        if "attention" in self.fast and hf_config.model_type != "wavlm":  # WavLM has its own
             self.encoder.config._attn_implementation = FAST_ATTENTION
 
     def _adapt(self) -> None:
@@ -193,15 +193,15 @@ class HFFrontend(AbsFrontend):
         return self.stages.output_size * (1 if self.layers == "weighted_sum" else len(self.used))
 
     def output_lengths(self, speech_lengths: torch.Tensor) -> torch.Tensor:
-        """Samples -> frames, by the encoder's own arithmetic: (B,) -> (B,)."""
+        """Convert numbers of samples to numbers of the encoder's frames: (B,) -> (B,)."""
         return self.stages.output_lengths(speech_lengths)
 
     def layer_weights(self) -> torch.Tensor | None:
-        """Softmax weights of eq. 4, low level first when it takes part; None if not fused."""
+        """Softmax weights of eq. 4, H_l first if included; None without a weighted sum."""
         return self.fusion.weights().detach() if self.layers == "weighted_sum" else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Freeze or release parameters as ``freeze`` and ``unfreeze_after`` say for ``epoch``."""
+        """Apply ``freeze`` and ``unfreeze_after`` to the parameters for ``epoch``."""
         thawed = self.unfreeze_after > 0 and epoch > self.unfreeze_after
         self._frozen = [] if thawed else self._modules_to_freeze()
         frozen = {id(p) for module in self._frozen for p in module.parameters()}
@@ -212,23 +212,23 @@ class HFFrontend(AbsFrontend):
         self.train(self.training)
 
     def keep_layers(self, directory: Path | str | None) -> None:
-        """Keep what layers that are frozen for good make of utterances in ``directory``, if any.
+        """Cache the outputs of permanently frozen layers in ``directory``, if given.
 
-        Call it again when other weights have been loaded.
+        Call it again after loading other weights.
         """
         for_good = self._frozen_depth() is not None and self.unfreeze_after == 0
         self.cache_dir = Path(directory) if directory and for_good else None
         self._caches.clear()
 
     def train(self, mode: bool = True) -> "HFFrontend":
-        """Frozen parts stay in evaluation mode, so that their dropout is off."""
+        """Set the mode; frozen parts stay in evaluation mode, so that their dropout is off."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
     def keys(self, speech: torch.Tensor, lengths: torch.Tensor) -> list[str] | None:
-        """What ``forward`` finds utterances by in what is kept; None where nothing is."""
+        """Cache keys of a batch, to be passed to ``forward``; None without a cache."""
         return None if self.cache_dir is None else digests(speech, lengths)
 
     def forward(
@@ -240,11 +240,11 @@ class HFFrontend(AbsFrontend):
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,).
 
         Args:
-            keys: Of ``keys``, which would otherwise have to fetch the samples from a GPU.
-            input_lengths: On the CPU, as those that are returned.
+            keys: Output of ``keys``; without it, samples on a GPU are copied back to hash them.
+            input_lengths: On the CPU, like the returned lengths.
         """
         self._keys = keys
-        if self.training:  # of layers above kept ones as well
+        if self.training:  # also for layers above cached ones
             self.stages.save_memory(input, self.gradient_checkpointing)
         depth = self._frozen_depth()
         if depth is None:
@@ -259,15 +259,15 @@ class HFFrontend(AbsFrontend):
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The inputs of eq. 4: H_l and H_{h,1} .. H_{h,N}, each (B, T, D), and lengths (B,).
 
-        They are those of transformers' ``output_hidden_states``, but for index 0: there it is the
-        sum with the convolutional positions, here H_l itself.
+        They equal transformers' ``output_hidden_states`` except at index 0, which there includes
+        the convolutional position embeddings and here is H_l itself.
         """
         hidden, lengths = self._lower(speech, speech_lengths, 0)
         hidden |= self._upper(hidden[0], lengths, 0, self.num_layers)
         return [hidden[i] for i in range(self.num_layers + 1)], lengths
 
     def _fuse(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        """The layers ``used``, each (B, T, D), as one sequence of frames."""
+        """Fuse the layers ``used``, each (B, T, D), into one sequence of frames."""
         if self.layers == "weighted_sum":
             layers = [self.fusion(layers)]
         if self.layer_norm:
@@ -275,7 +275,7 @@ class HFFrontend(AbsFrontend):
         return layers[0] if len(layers) == 1 else torch.cat(layers, dim=-1)
 
     def _frozen_depth(self) -> int | None:
-        """How many layers that are used are frozen with all below; None if the entry is not."""
+        """Number of frozen layers up to the last used one; None if the layer input is trained."""
         if not self._frozen or self.freeze == "cnn":
             return None
         return min(self.num_layers if self.freeze == "all" else int(self.freeze), max(self.used))
@@ -283,7 +283,7 @@ class HFFrontend(AbsFrontend):
     def _frozen_layers(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """``_lower`` without gradients, of layer ``depth`` and those below that are used."""
+        """``_lower`` without gradients, or cached, for layer ``depth`` and used ones below it."""
         needed = sorted({i for i in self.used if i < depth} | {depth})
 
         def compute(
@@ -293,7 +293,7 @@ class HFFrontend(AbsFrontend):
                 hidden, frames = self._lower(speech, lengths, depth)
             return torch.stack([hidden[i].float() for i in needed], dim=1), frames
 
-        masked = self.time_mask is not None and self.training  # other frames in every epoch
+        masked = self.time_mask is not None and self.training  # different in every epoch
         if self.cache_dir is not None and not masked:
             frozen = torch.nn.ModuleList(self._frozen)
             cache = self._cache("layers", frozen, speech.device, depth, needed)
@@ -305,12 +305,12 @@ class HFFrontend(AbsFrontend):
     def _cache(
         self, kind: str, module: torch.nn.Module, device: torch.device, *facts: Any
     ) -> FrameCache:
-        """What is remembered of a frozen module, in the precision that it is computed in."""
+        """Cache of a frozen module, in the precision in which it is computed."""
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
         if (kind, dtype) not in self._caches:
             facts = (kind, self.normalize, self.encoder.config.to_dict(), CACHE_VERSION, *facts)
-            facts += (device.type, self.fast)  # on which rounding depends
+            facts += (device.type, self.fast)  # which affect rounding
             name = f"{fingerprint(module, *facts)}-{str(dtype).removeprefix('torch.')}"
             self._caches[kind, dtype] = FrameCache(self.cache_dir / name, dtype)
         return self._caches[kind, dtype]
@@ -318,7 +318,7 @@ class HFFrontend(AbsFrontend):
     def _lower(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, depth: int
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """H_l as number 0 and the first ``depth`` layers' outputs, each (B, T, D); lengths (B,)."""
+        """H_l as layer 0 and outputs of the first ``depth`` layers, (B, T, D); lengths (B,)."""
         if not torch.compiler.is_exporting():
             speech = speech[:, : int(speech_lengths.max())]
         stages = self.stages
@@ -333,10 +333,10 @@ class HFFrontend(AbsFrontend):
     def _upper(
         self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int, top: int
     ) -> dict[int, torch.Tensor]:
-        """The outputs of layers ``depth`` + 1 to ``top``, from that of ``depth``.
+        """Outputs of layers ``depth`` + 1 to ``top``, given the output of layer ``depth``.
 
-        What follows the last layer, in Whisper and models with ``do_stable_layer_norm``, is part
-        of H_{h,N}.
+        The final layer norm, in Whisper and models with ``do_stable_layer_norm``, is part of
+        H_{h,N}.
         """
         outputs = self._run_layers(hidden, lengths, depth, top)
         if top < self.num_layers:
@@ -346,7 +346,7 @@ class HFFrontend(AbsFrontend):
     def _run_layers(
         self, hidden: torch.Tensor, lengths: torch.Tensor, first: int, last: int
     ) -> dict[int, torch.Tensor]:
-        """The outputs of layers ``first`` + 1 .. ``last`` by number, from that of ``first``."""
+        """Outputs of layers ``first`` + 1 to ``last``, given the output of layer ``first``."""
         if first == last:
             return {}
         mask = None
@@ -363,17 +363,17 @@ class HFFrontend(AbsFrontend):
         return outputs
 
     def _mask_time(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) with stretches of time set to 0, in training and where it is asked for."""
+        """Set random spans of frames in (B, T, D) to 0, in training and with ``time_mask``."""
         if self.time_mask is None or not self.training:
             return features
-        # drawn on the CPU, since ESPnet asks for the widest of the masks
+        # drawn on the CPU, since ESPnet reads back the widest mask
         masks = self.time_mask(torch.ones(*features.shape[:2], 1), lengths)[0] == 0.0
         return features.masked_fill(beside(masks, features.device), 0.0)
 
     def _features(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the stages make of samples first, (B, L), (B,) -> (B, T, C), (B,)."""
+        """Features before ``project``, cached if frozen alone: (B, L), (B,) -> (B, T, C), (B,)."""
         alone = self.freeze == "cnn" and bool(self._frozen)
         if not alone or self.cache_dir is None or isinstance(self.stages, Whisper):
             return self.stages.features(speech, speech_lengths)

@@ -1,7 +1,7 @@
 """Import this before transformers.
 
-Where SciPy is installed, transformers imports its optimisers for losses of object detection, which
-takes nearly a second and nothing here uses.
+If SciPy is installed, transformers imports its optimisers for object detection losses, which takes
+nearly a second and is not needed here.
 """
 
 import transformers.utils

@@ -73,12 +73,12 @@ class UpstreamsFrontend(AbsFrontend):
         return self._output_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Freeze or release each encoder as its options say for ``epoch``."""
+        """Freeze or unfreeze each encoder for ``epoch`` according to its options."""
         for upstream in self.upstreams:
             upstream.set_epoch(epoch)
 
     def keep_layers(self, directory: Any) -> None:
-        """As HFFrontend does, for each encoder."""
+        """Call ``HFFrontend.keep_layers`` for each encoder."""
         for upstream in self.upstreams:
             upstream.keep_layers(directory)
 
@@ -104,7 +104,7 @@ def interpolate(
 ) -> torch.Tensor:
     """Resample the ``lengths`` real frames of each utterance to ``wanted``, linearly in time.
 
-    (B, T, D), (B,), (B,) -> (B, size, D). Frame t of W lies at (t + 1/2) N / W - 1/2 of N.
+    (B, T, D), (B,), (B,) -> (B, size, D). Output frame t of W is at (t + 1/2) N / W - 1/2 of N.
     """
     if not torch.compiler.is_exporting() and torch.equal(lengths, wanted):
         return frames[:, :size]
@@ -135,7 +135,7 @@ class EcapaEncoder(AbsEncoder):
         output_size: D'.
 
     Raises:
-        UserError: ``channels`` that ``scale`` does not divide.
+        UserError: ``channels`` is not a multiple of ``scale``.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class _Res2Block(torch.nn.Module):
 
     def forward(self, maps: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         first, *others = self.before(maps, real).chunk(self.scale, dim=1)
-        done, last = [first], torch.zeros_like(first)  # the first group passes as it is
+        done, last = [first], torch.zeros_like(first)  # the first group passes unchanged
         for group, conv in zip(others, self.groups, strict=True):
             last = conv(group + last, real)
             done.append(last)
@@ -253,7 +253,7 @@ class AttentiveStatisticsPooling(AbsPooling):
 
 
 def _moments(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """[m; s] for weights over time that add up to 1; s^2 is at least 1e-5."""
+    """[m; s] for weights over time that sum to 1; s^2 is at least 1e-5."""
     mean = (weights * frames).sum(dim=1)
     centred = frames - mean.unsqueeze(1)
     variance = (weights * centred.square()).sum(dim=1)

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and its relatives (HuBERT, WavLM, data2vec), computed free of padding."""
+"""wav2vec 2.0 and its relatives (HuBERT, WavLM, data2vec), unaffected by padding."""
 
 from functools import partial
 from typing import Any
@@ -12,36 +12,36 @@ from ser.models.cpu.conv_stack import conv_features
 from ser.models.cpu.malloc import return_freed_memory
 from ser.models.masks import MaskedGroupNorm, attention_mask, beside, frame_mask
 
-# On a CPU a longer batch, padding included, keeps only what enters each transformer layer, and
-# computes the rest again in the backward pass. Four times 16 s, which few batches are.
+# On a CPU, batches with more samples, padding included, use gradient checkpointing of the
+# transformer layers. Four times 16 s, which few batches exceed.
 KEPT_SAMPLES = 64 * SAMPLE_RATE
 
 
 class Wav2Vec:
-    """The stages of such an encoder, one by one; it owns no parameters.
+    """Stages of such an encoder, without parameters of its own.
 
     Outputs never depend on padding: the group norm of the first convolution sees real frames only
-    (MaskedGroupNorm), attention is masked, and convolutional positions see zeros beyond the end.
+    (MaskedGroupNorm), attention is masked, and positional convolutions see zeros beyond the end.
 
     Args:
-        encoder: Of transformers; parts of it are replaced or get hooks.
+        encoder: A transformers model; some of its modules are replaced or get hooks.
         normalize: Scale each utterance to zero mean and unit variance first.
-        fast: Compute the convolutions by ser/models/cpu/conv_stack.py on a CPU.
+        fast: Compute the convolutions with ser/models/cpu/conv_stack.py on a CPU.
     """
 
-    masks_features = False  # time masks are for the projected features
+    masks_features = False  # time masks apply to the projected features
 
     def __init__(self, encoder: torch.nn.Module, normalize: bool, fast: bool):
         self.encoder, self.normalize, self.fast = encoder, normalize, fast
         self.output_size = encoder.config.hidden_size
-        # Whether the transformer's layer norm follows its layers, and does not precede them.
+        # Whether the transformer's layer norm comes after its layers rather than before them.
         self.norm_is_last = getattr(encoder.config, "do_stable_layer_norm", False)
         self.masked_norm: MaskedGroupNorm | None = None
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
             first.layer_norm = self.masked_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
         self._lengths: torch.Tensor | None = None
-        # data2vec stacks positional convolutions: the padding is zero for the first of them only
+        # data2vec stacks positional convolutions: only the first would see zero padding
         for layer in getattr(encoder.encoder.pos_conv_embed, "layers", []):
             layer.register_forward_hook(self._zero_padding)
 
@@ -51,17 +51,17 @@ class Wav2Vec:
         return self.encoder.encoder.layers
 
     def output_lengths(self, samples: torch.Tensor) -> torch.Tensor:
-        """Samples -> frames, (B,) -> (B,)."""
+        """Convert numbers of samples to numbers of frames, (B,) -> (B,)."""
         for kernel, stride in self._geometry():
             samples = (samples - kernel) // stride + 1
         return samples
 
     def convolutions(self) -> list[torch.nn.Module]:
-        """What ``features`` uses."""
+        """Modules that ``features`` uses."""
         return [self.encoder.feature_extractor]
 
     def below_layers(self) -> list[torch.nn.Module]:
-        """The part between the convolutions and the transformer layers."""
+        """Modules between the convolutions and the transformer layers."""
         transformer = self.encoder.encoder
         entry = [self.encoder.feature_projection, transformer.pos_conv_embed, transformer.dropout]
         return entry if self.norm_is_last else [*entry, transformer.layer_norm]
@@ -106,7 +106,7 @@ class Wav2Vec:
     def enter(
         self, low_level: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """What enters the first transformer layer: H_l with its convolutional positions."""
+        """Input of the first transformer layer: H_l plus convolutional position embeddings."""
         encoder = self.encoder.encoder
         if mask is not None:
             low_level = low_level * mask.unsqueeze(-1)
@@ -120,7 +120,7 @@ class Wav2Vec:
         return encoder.dropout(hidden)
 
     def layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
-        """What transformers passes to each layer."""
+        """Keyword arguments that transformers passes to each layer."""
         if self.encoder.config.model_type != "wavlm":
             return {"attention_mask": attention_mask(mask)}
         batch, frames, _ = hidden.shape
@@ -132,11 +132,11 @@ class Wav2Vec:
         return self.encoder.encoder.layer_norm(hidden) if self.norm_is_last else hidden
 
     def save_memory(self, speech: torch.Tensor, always: bool = False) -> None:
-        """While training, trade time for memory.
+        """Trade time for memory in training, by gradient checkpointing.
 
         Args:
-            speech: (B, L); on a CPU a long batch is reason enough: KEPT_SAMPLES.
-            always: For every batch.
+            speech: (B, L); on a CPU, batches above KEPT_SAMPLES are checkpointed.
+            always: Checkpoint every batch.
         """
         on_cpu = speech.device.type == "cpu"
         wanted = always or (speech.numel() > KEPT_SAMPLES and on_cpu)
@@ -156,7 +156,7 @@ class Wav2Vec:
 
 
 def checkpoint_layers(layers: torch.nn.ModuleList, wanted: bool) -> bool:
-    """Switch gradient checkpointing of layers on or off; whether that changed anything."""
+    """Switch gradient checkpointing of layers on or off; return whether that changed anything."""
     if wanted == layers[0].gradient_checkpointing:
         return False
     for layer in layers:

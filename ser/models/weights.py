@@ -1,4 +1,4 @@
-"""Weights of a part of an encoder from a file: ``encoder_conf.weights``."""
+"""Load weights of part of an encoder from a file: ``encoder_conf.weights``."""
 
 import torch
 
@@ -11,16 +11,16 @@ OPTION = "encoder_conf.weights"
 def start_from(
     module: torch.nn.Module, weights: str | None, within: str = "", freeze: bool = False
 ) -> None:
-    """Load all weights of ``module`` from a file, if one is named, and freeze them if asked to.
+    """Load all weights of ``module`` from a file, if given, and freeze them if requested.
 
     Args:
-        module: The names of its state are those of the file.
-        weights: A state dict that torch.save wrote, or a safetensors file.
-        within: What the names begin with in the file; others are left alone.
-        freeze: Nothing in ``module`` is to be trained.
+        module: Its state names match those in the file.
+        weights: A state dict written by torch.save, or a safetensors file.
+        within: Prefix of the names in the file; other names are ignored.
+        freeze: Exclude all parameters of ``module`` from training.
 
     Raises:
-        UserError: no such file, not a state dict, a missing name or another size; ``freeze``
+        UserError: no such file, not a state dict, a missing name or a different shape; ``freeze``
             without ``weights``.
     """
     if freeze and weights is None:
@@ -44,7 +44,7 @@ def _fitting(module: torch.nn.Module, path: str, within: str) -> dict[str, torch
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         found = {name[len(within) :]: v for name, v in state.items() if name.startswith(within)}
-    except Exception as err:  # of pickle, zip, safetensors, and whatever else may be in the file
+    except Exception as err:  # from pickle, zip, safetensors or any other content
         raise UserError(
             f"{OPTION}: {file.name}: not a file of weights ({str(err).splitlines()[0]}); "
             "give a state dict of torch.save or a safetensors file"

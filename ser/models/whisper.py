@@ -47,7 +47,7 @@ class LogMel(torch.nn.Module):
     def _utterances(self, waves: torch.Tensor) -> torch.Tensor:
         """(L,) or (B, L) samples without padding -> (mels, T) or (B, mels, T)."""
         stft = torch.stft(waves, N_FFT, HOP, window=self.window, return_complex=True)
-        frames = waves.size(-1) // HOP  # without the one that is centred at the end
+        frames = waves.size(-1) // HOP  # without the one centred at the end
         power = stft.narrow(waves.dim(), 0, frames).abs().square()  # (n_fft // 2 + 1, T)
         log_mel = (self.mel_filters.T @ power).clamp(min=1e-10).log10()  # (mels, T)
         log_mel = torch.maximum(log_mel, log_mel.amax(dim=(-2, -1), keepdim=True) - 8.0)
@@ -55,14 +55,14 @@ class LogMel(torch.nn.Module):
 
 
 class Whisper:
-    """The stages of Whisper's encoder, one by one, as those of Wav2Vec; it owns no parameters.
+    """Stages of Whisper's encoder, with the interface of Wav2Vec and no parameters of its own.
 
     Args:
-        encoder: Of transformers.
-        log_mel: Of the encoder's number of mel bands.
+        encoder: A transformers WhisperEncoder.
+        log_mel: With the encoder's number of mel bands.
     """
 
-    masks_features = True  # time masks are for the log-mels
+    masks_features = True  # time masks apply to the log-mels
     normalize = False
 
     def __init__(self, encoder: torch.nn.Module, log_mel: LogMel):
@@ -75,7 +75,7 @@ class Whisper:
         return self.encoder.layers
 
     def output_lengths(self, samples: torch.Tensor) -> torch.Tensor:
-        """Samples -> frames, (B,) -> (B,)."""
+        """Convert numbers of samples to numbers of frames, (B,) -> (B,)."""
         return (samples // HOP + 1) // 2
 
     def convolutions(self) -> list[torch.nn.Module]:
@@ -83,7 +83,7 @@ class Whisper:
         return [self.encoder.conv1, self.encoder.conv2]
 
     def below_layers(self) -> list[torch.nn.Module]:
-        """There are no parameters between the convolutions and the transformer layers."""
+        """Empty: no parameters between the convolutions and the transformer layers."""
         return []
 
     def features(
@@ -98,8 +98,8 @@ class Whisper:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """H_l of eq. 4, convolutions and positions: (B, T, mels), (B,) -> (B, T', D), (B,).
 
-        T' = ceil(T / 2). transformers' own forward insists on 30 s; here the positional table is
-        cut to the frames there are. Audio beyond the table's 30 s starts the table again.
+        T' = ceil(T / 2). transformers' own forward requires 30 s; here the position embeddings are
+        cut to the actual frames. For audio beyond their 30 s, they repeat from the start.
         """
         encoder = self.encoder
         stem = F.gelu(encoder.conv1(mels.transpose(1, 2)))  # (B, D, T)
@@ -115,11 +115,11 @@ class Whisper:
     def enter(
         self, low_level: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """What enters the first transformer layer: H_l."""
+        """Input of the first transformer layer: H_l."""
         return low_level
 
     def layer_options(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
-        """What transformers passes to each layer."""
+        """Keyword arguments that transformers passes to each layer."""
         return {"attention_mask": attention_mask(mask)}
 
     def leave(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -127,5 +127,5 @@ class Whisper:
         return self.encoder.layer_norm(hidden)
 
     def save_memory(self, speech: torch.Tensor, always: bool = False) -> None:
-        """Keep everything unless asked not to: Whisper's maps are half as long."""
+        """Use gradient checkpointing only if ``always``: Whisper's maps are half as long."""
         checkpoint_layers(self.layers, always)

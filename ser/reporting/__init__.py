@@ -1,1 +1,1 @@
-"""Results tables, figures and pages, from what was scored (stage 6)."""
+"""Results tables, figures and pages from scores (stage 6)."""

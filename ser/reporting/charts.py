@@ -1,9 +1,9 @@
-"""What all figures share: sizes, colours, and one Matplotlib figure as PNG file or as inline SVG.
+"""Common parts of all figures: sizes, colours, and output as PNG file or inline SVG.
 
 A chart is as wide as the narrowest phone's column, so that its text is never scaled down; sizes
-are CSS pixels. On a page its colours are the variables of style.css, light or dark. Whatever
-colour says is also said by shape, position or text, and ``<title>`` and ``<desc>`` say what is
-drawn to those who do not see it.
+are CSS pixels. On a page its colours are the variables of style.css, light or dark. Colour never
+carries information alone, but with shape, position or text, and ``<title>`` and ``<desc>``
+describe the chart to those who cannot see it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ser.files import atomic_write
 WIDTH = 336  # px
 INCH = 72  # px in Matplotlib's SVG
 DPI = 200  # of PNG files
-# Blue and vermilion after Okabe and Ito stay apart for colour-blind readers, and in grey.
+# Blue and vermilion after Okabe and Ito are distinguishable for colour-blind readers and in grey.
 INK, QUIET, LINE, PAPER = "#1b1f24", "#59636e", "#d4d9df", "#fefefe"
 BLUE, RED, FAINT, SHADE = "#0072b2", "#c2410c", "#9db9cd", "#08519c"
 OVER, TURNED = "#010101", "#ffffff"  # text on light and on dark cells
@@ -65,7 +65,7 @@ STYLE = {
     "image.composite_image": False,
 }
 _SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-# What browsers show as nothing or, worse, as a change of direction of what follows.
+# Characters that browsers do not show or, worse, that change the direction of what follows.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
@@ -73,7 +73,7 @@ _INVISIBLE = re.compile(
 
 @dataclass
 class Chart:
-    """A figure, what it is called, and what it shows in words."""
+    """A figure with its title and a description in words."""
 
     title: str
     figure: Figure
@@ -83,7 +83,7 @@ class Chart:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it is wider than a phone, where it then scrolls."""
+        """Whether it is wider than a phone's screen, where it scrolls."""
         return self.figure.get_figwidth() * INCH > WIDTH + 1
 
     def mark(self, artist: Artist, name: str, value: Any, tip: str) -> None:
@@ -98,7 +98,7 @@ class Chart:
             self.mark(tick.gridline, "grid", f"{value:g}", f"{value:g}")
 
     def save_png(self, path: Path, heading: str) -> Path:
-        """Write the figure below ``heading`` to ``path``; equal figures are equal files."""
+        """Write the figure below ``heading`` to ``path``; equal figures give equal files."""
         width, height = self.figure.get_size_inches()
         lines = fill(clean(heading), round(width * 11))
         with styled():
@@ -110,7 +110,7 @@ class Chart:
         return path
 
     def save_svg(self, path: Path) -> Path:
-        """Write the figure to ``path``, text as outlines; equal figures are equal files."""
+        """Write the figure to ``path``, text as outlines; equal figures give equal files."""
         with (
             styled({"svg.hashsalt": self.title, "svg.fonttype": "path"}),
             atomic_write(path, "wb") as stream,
@@ -121,7 +121,7 @@ class Chart:
         return path
 
     def svg(self, class_: str = "chart") -> Markup:
-        """The figure as an ``<svg>`` element for a page whose style sheet has the colours."""
+        """Return an ``<svg>`` element for a page whose style sheet has the colours."""
         stream = io.BytesIO()
         with styled({"svg.hashsalt": self.title}):
             self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -140,7 +140,7 @@ class Chart:
         return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
     def _restyle(self, root: ElementTree.Element, key: str) -> None:
-        """Drop what a page's policy or its other charts would not allow: styles, fixed names."""
+        """Remove styles, which the page's policy forbids, and ids that other charts may use."""
         for defs in root.findall(f"{_SVG}defs"):
             for style in defs.findall(f"{_SVG}style"):
                 defs.remove(style)
@@ -179,7 +179,7 @@ class Chart:
 def new_chart(
     title: str, height: float, width: float = WIDTH, rows: int = 1, columns: int = 1, **layout: Any
 ) -> Chart:
-    """An empty chart of ``rows`` by ``columns`` axes; ``layout`` is for ``Figure.subplots``."""
+    """Make a chart of ``rows`` by ``columns`` empty axes; ``layout`` is for ``Figure.subplots``."""
     with styled():
         figure = Figure(figsize=(width / INCH, height / INCH), layout="constrained")
         figure.get_layout_engine().set(w_pad=2 / INCH, h_pad=2 / INCH)
@@ -188,19 +188,19 @@ def new_chart(
 
 
 def clean(text: Any) -> str:
-    """``text`` with its invisible characters shown."""
+    """Make invisible characters of ``text`` visible."""
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
 def shorten(name: str, most: int = 14) -> str:
-    """``name`` cut to ``most`` letters."""
+    """Cut ``name`` to ``most`` characters."""
     name = clean(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 @contextmanager
 def styled(more: dict[str, Any] | None = None) -> Iterator[None]:
-    """Matplotlib's settings for whatever makes or writes a chart."""
+    """Use Matplotlib's settings for making and writing charts."""
     with matplotlib.rc_context({**STYLE, **(more or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has it
         yield

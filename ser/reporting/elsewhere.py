@@ -1,4 +1,4 @@
-"""Tables and charts of tests on other corpora and on worse recordings, and of abstention."""
+"""Tables and charts of tests on other corpora and degraded recordings, and of abstention."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ ROBUST = ["condition", "WA [95%]", "UA [95%]", "change of UA", "95%", "p"]
 
 
 def cross_rows(records: Sequence[Record]) -> list[list[str]]:
-    """A row for each system and corpus that it was tested on, in percent."""
+    """A row for each system and each corpus it was tested on, in percent."""
     rows = []
     for record in records:
         for corpus, test in record["tests"].items():
@@ -65,7 +65,7 @@ def robust_rows(record: Record) -> list[list[str]]:
 
 
 def read_tests(runs: Sequence[Run]) -> dict[str, list[Record]]:
-    """What experiments, or their records, have of other corpora and of worse recordings."""
+    """Read tests on other corpora and degraded recordings from experiments or their records."""
     return {
         name.removesuffix(".json"): [
             json.loads((directory / name).read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def _scored(test: Record, name: str) -> str:
 
 
 def show(path: Path, rows: Sequence[Sequence[str]], chart: Chart, heading: str) -> None:
-    """Print a table, and write it and its chart beside ``path`` as .tsv and .png."""
+    """Print a table, and write it and its chart next to ``path`` as .tsv and .png."""
     with atomic_write(path.with_suffix(".tsv")) as stream:
         stream.writelines("\t".join(row) + "\n" for row in rows)
     chart.save_png(path.with_suffix(".png"), heading)
@@ -91,7 +91,7 @@ def show(path: Path, rows: Sequence[Sequence[str]], chart: Chart, heading: str) 
 
 @styled()
 def matrix_chart(records: Sequence[Record]) -> Chart:
-    """UA of each system on each corpus; its shade is how far it is from chance to 100%."""
+    """UA of each system on each corpus, shaded by its position between chance and 100%."""
     corpora = list(dict.fromkeys(c for record in records for c in record["tests"]))
     side, high = max(62, (WIDTH - 120) / len(corpora)), 46
     chart = new_chart("", 40 + high * len(records), 130 + side * len(corpora))
@@ -119,7 +119,7 @@ def matrix_chart(records: Sequence[Record]) -> Chart:
 
 @styled()
 def robustness_chart(record: Record) -> Chart:
-    """UA under each condition with its interval, and as recorded."""
+    """UA with its interval under each condition, and for the original recordings."""
     tests = {c: test for c, test in record["tests"].items() if c != CLEAN}
     clean, chart = record["tests"][CLEAN]["ua"], new_chart("", 56 + 16 * len(tests))
     ax = chart.axes[0]
@@ -138,7 +138,7 @@ def robustness_chart(record: Record) -> Chart:
 
 @styled()
 def risk_chart(scores: Mapping[str, Any], title: str) -> Chart | None:
-    """Errors among the most confident decisions, over the share of them; None if not noted."""
+    """Error rate of the most confident decisions over coverage; None if not recorded."""
     found = scores["calibration"]
     if not found["risk"]:
         return None

@@ -1,4 +1,4 @@
-"""The charts of an experiment, of a sweep and of the paper, for files and pages alike."""
+"""Charts of an experiment, of a sweep and of the paper, for files and pages."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ from ser.training.experiment import PHASES
 COLOURS = {"train": BLUE, "valid": RED}
 LINES, MARKERS = {"train": "-", "valid": "--"}, {"train": "o", "valid": "s"}
 LETTER = 6.6  # px; about the width of a letter
-CELL = 37  # px; the least that holds "100.0"
-DARK = 0.775  # share of a row from which light text reads better on its cell
-MARKED_EPOCHS = 15  # of a curve that has a mark at every epoch, at most
+CELL = 37  # px; minimum for "100.0"
+DARK = 0.775  # share of a row above which light text is easier to read on its cell
+MARKED_EPOCHS = 15  # longest curve with a marker at every epoch
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 Panel = tuple[str, str, float]  # key in history.json, name with unit, scale
 Interval = tuple[float, float, float]  # mean, low, high in percent
 
 
 def draw_figures(experiment: ReportInput) -> list[Path]:
-    """Draw the figures that there are data for into ``figures/`` of the experiment.
+    """Draw the figures for which there are data into ``figures/`` of the experiment.
 
-    A figure without data is not drawn, and an older one is removed. Nothing is drawn where
-    figures of the same data are there.
+    A figure without data is not drawn, and an older one is removed. Nothing is drawn if figures
+    of the same data exist.
 
     Returns:
-        Their PNG files.
+        The PNG files.
     """
     directory = experiment.exp_dir / "figures"
     directory.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ def draw_figures(experiment: ReportInput) -> list[Path]:
 
 @styled()
 def confusion_chart(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> Chart:
-    """Recall in percent and counts: a row is a reference, its shade the share of the row."""
+    """Confusion matrix in percent and counts: rows are references, shades shares of the row."""
     table = np.array(counts)  # (C, C)
     total = table.sum(axis=1, keepdims=True)
     share = table / np.maximum(total, 1)
@@ -141,7 +141,7 @@ def confusion_chart(labels: Sequence[str], counts: Sequence[Sequence[int]], titl
 
 @styled()
 def speakers_chart(scores: Mapping[str, Any], title: str) -> Chart:
-    """A bar for each speaker's accuracy with its Wilson interval, and where the mean is."""
+    """A bar for each speaker's accuracy with its Wilson interval, and a line at the mean."""
     found = speaker_accuracy(scores)
     chart = new_chart(title, 56 + 22 * len(found))
     ax = chart.axes[0]
@@ -175,9 +175,9 @@ def speakers_chart(scores: Mapping[str, Any], title: str) -> Chart:
 
 @styled()
 def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
-    """Accuracy in each bin of confidence, above how many decisions are in it.
+    """Reliability diagram: accuracy in each confidence bin, above the bin counts.
 
-    Bars below the diagonal are decisions that were less often right than they were sure.
+    Bars below the diagonal are overconfident decisions.
     """
     found = scores["calibration"]
     bins = [b for b in found["bins"] if b["n"]]
@@ -216,7 +216,7 @@ def reliability_chart(scores: Mapping[str, Any], title: str) -> Chart:
 
 
 def learning_panels(histories: Mapping[str, History]) -> list[Panel]:
-    """What the folds' histories have curves of: losses of the heads, WA and UA."""
+    """Panels for which the folds' histories have curves: losses of the heads, WA and UA."""
     noted = {key for history in histories.values() for entry in history for key in entry["train"]}
     heads = sorted(key for key in noted if key.startswith("loss_"))
     heads = [key for key in heads if key not in ("loss_er", "loss_scale")]
@@ -228,9 +228,9 @@ def learning_panels(histories: Mapping[str, History]) -> list[Panel]:
 
 @styled()
 def learning_chart(histories: Mapping[str, History], panels: Sequence[Panel], title: str) -> Chart:
-    """Values over epochs: the mean over folds as a thick line, every fold as a thin one.
+    """Learning curves: the mean over folds as a thick line, every fold as a thin one.
 
-    Epochs of the phases before the training itself are on shaded ground and count back from 0.
+    Epochs of the phases before the main training are shaded and count back from 0.
     """
     chart = new_chart(title, 236, WIDTH * len(panels), columns=len(panels))
     said = []
@@ -259,7 +259,7 @@ def learning_chart(histories: Mapping[str, History], panels: Sequence[Panel], ti
 def _draw_curves(
     chart: Chart, ax: Axes, histories: Mapping[str, History], panel: Panel, split: str, phase: str
 ) -> list[str]:
-    """The curves of one split in one phase; what they show in words, nothing if there are none."""
+    """Draw the curves of one split in one phase; return their description, empty if none."""
     key, name, scale = panel
     curves = {f: curve(h, split, key, scale, phase) for f, h in histories.items()}
     curves = {fold: found for fold, found in curves.items() if found}
@@ -282,7 +282,7 @@ def _draw_curves(
 
 @styled()
 def spark_chart(history: History, best_epoch: int | None, title: str) -> Chart | None:
-    """UA over the epochs of one fold, small enough for a table; None where nobody noted it."""
+    """UA over the epochs of one fold, small enough for a table; None if not recorded."""
     split = "valid" if any("UA" in entry["valid"] for entry in history) else "train"
     found = curve(history, split, "UA", 100)
     if not found:
@@ -305,8 +305,8 @@ def spark_chart(history: History, best_epoch: int | None, title: str) -> Chart |
 def layers_chart(weights: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Chart:
     """Fusion weights (eq. 4) of each layer: mean over folds, a dot for every fold.
 
-    Drawn against the equal shares that training starts with, since small learning rates move
-    them little.
+    Drawn relative to the uniform weights at the start of training, since small learning rates
+    change them little.
     """
     table = np.array(list(weights.values()))  # (folds, layers)
     start, mean = 1 / len(names), table.mean(axis=0)
@@ -340,7 +340,7 @@ def layers_chart(weights: Mapping[str, Sequence[float]], names: Sequence[str], t
 def probabilities_chart(
     labels: Sequence[str], probs: Sequence[float], ref: str | None, title: str
 ) -> Chart:
-    """The probability of every emotion; the reference is marked if known."""
+    """Probability of every emotion; the reference is marked if known."""
     chart = new_chart(title, 8 + 22 * len(labels))
     ax = chart.axes[0]
     for i, (name, p) in enumerate(zip(labels, probs, strict=True)):
@@ -363,14 +363,14 @@ def points_chart(
     xlabel: str,
     scores: Sequence[str],
 ) -> Chart:
-    """The points of a sweep: means with 95% intervals, each seed as a dot.
+    """Points of a sweep: means with 95% intervals, each seed as a dot.
 
     Args:
-        lines: by label, of each point its place among ``ticks``, for each of ``scores`` mean, low
-            and high, and for each the seeds' values; all in percent.
-        ticks: labels of the places.
-        xlabel: of the axis.
-        scores: names of the panels.
+        lines: Points by label: index into ``ticks``, (mean, low, high) for each of ``scores``, and
+            the seeds' values for each; all in percent.
+        ticks: Tick labels.
+        xlabel: Label of the axis.
+        scores: Names of the panels.
     """
     chart = new_chart("", 260, 2 * WIDTH, columns=len(scores), sharey=True)
     for column, (ax, score) in enumerate(zip(chart.axes, scores, strict=True)):
@@ -402,7 +402,7 @@ def points_chart(
 def lambda_chart(
     values: Sequence[str], stated: Sequence[float], ours: Sequence[Interval | None], title: str
 ) -> Chart:
-    """Scores over the values of lambda: what the paper states, and ours where it has been run."""
+    """Scores over lambda: as stated in the paper, and ours where they have been run."""
     chart = new_chart(title, 250)
     ax = chart.axes[0]
     ax.plot(range(len(values)), stated, color=RED, linestyle="--", marker="s", label="stated")
@@ -423,13 +423,13 @@ def lambda_chart(
 
 
 def mean_curve(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean over the folds that reached an epoch."""
+    """Mean over the folds that reached an epoch, by epoch."""
     epochs = sorted(set().union(*curves))
     return {e: float(np.mean([c[e] for c in curves if e in c])) for e in epochs}
 
 
 def speaker_accuracy(scores: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Right decisions and utterances of every speaker, over all folds that tested on them."""
+    """Correct decisions and utterances of every speaker, over all folds that tested on them."""
     found: dict[str, tuple[int, int]] = {}
     for entry in scores["speakers"]:
         right, n = found.get(entry["speaker"], (0, 0))
@@ -439,7 +439,7 @@ def speaker_accuracy(scores: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a proportion (Wilson, 1927), as fractions."""
+    """95% score interval of a proportion (Wilson, 1927), as fractions."""
     p, z = right / n, Z95
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -1,7 +1,7 @@
-"""``ser report``: one experiment, or two side by side, as one HTML file that needs no other.
+"""``ser report``: one experiment, or two side by side, as a self-contained HTML file.
 
-The page is a function of what stages 4 and 5 left in the experiments: the same input gives the
-same bytes. It loads nothing and runs nothing: charts are inline SVG, recordings are inside it.
+The page depends only on what stages 4 and 5 wrote to the experiments: the same input gives the
+same bytes. It loads nothing and runs nothing: charts are inline SVG, recordings are embedded.
 """
 
 from collections.abc import Sequence
@@ -35,19 +35,19 @@ def make_html_report(
 
     Args:
         exp_dirs: exp/<corpus>/<tag> of each.
-        output: the file; in the first experiment, ``report.html`` or ``report_<second tag>.html``.
-        errors: how many wrong decisions of each to show.
-        audio: put their recordings and words into the page.
-        utterance: the utterance to draw over time; the most confident error when None.
-        dump_dir, data_dir: dump/<corpus> and data/<corpus>; beside exp/ when None.
-        load_model: what gives the model of (experiment, fold).
+        output: The file; in the first experiment, ``report.html`` or ``report_<second tag>.html``.
+        errors: Number of wrong decisions of each to show.
+        audio: Embed their recordings and words in the page.
+        utterance: The utterance to draw over time; the most confident error if None.
+        dump_dir, data_dir: dump/<corpus> and data/<corpus>; next to exp/ if None.
+        load_model: Loads the model of (experiment, fold).
 
     Returns:
         The file written.
 
     Raises:
         UserError: an experiment without scores or named twice, an utterance that was not tested,
-            a ``dump_dir`` or ``data_dir`` that is none, or an ``output`` that is a folder.
+            an invalid ``dump_dir`` or ``data_dir``, or an ``output`` that is a folder.
     """
     paths = [Path(directory) for directory in exp_dirs]
     if not 1 <= len(paths) <= MOST_EXPERIMENTS:
@@ -89,7 +89,7 @@ def build_page(
     utterance: str | None = None,
     load_model: LoadModel = load_trained,
 ) -> str:
-    """The text of the page; the arguments are those of ``make_html_report``."""
+    """Build the text of the page; arguments as in ``make_html_report``."""
     found = [wrong for m in inputs if isinstance(wrong := errors_of(m), list)]
     recordings = None
     if audio:
@@ -132,7 +132,7 @@ def build_page(
 
 
 def errors_of(m: ReportInput) -> list[WrongDecision] | str:
-    """The wrong decisions of an experiment, or why they are not known."""
+    """Wrong decisions of an experiment, or the reason why they are unknown."""
     try:
         return m.errors
     except UserError as err:
@@ -140,7 +140,7 @@ def errors_of(m: ReportInput) -> list[WrongDecision] | str:
 
 
 def _given(option: str, place: Path | str | None, form: str, inside: str) -> Path | None:
-    """A folder that was named, which must not be taken for one without data."""
+    """Check a folder given as an option, so that a wrong one is not taken for missing data."""
     if not place:
         return None
     if not Path(place, inside).is_dir():

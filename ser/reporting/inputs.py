@@ -1,4 +1,4 @@
-"""What stages 4 and 5 left in one experiment: the input of figures and pages."""
+"""Input of figures and pages: the results of stages 4 and 5 in one experiment."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.scoring.text import mark
 from ser.training.experiment import PHASES, Experiment, open_experiment, read_run
 
-# One fold's epochs: epoch (up to 0 before the training itself), phase, train, valid.
+# One fold's epochs: epoch (up to 0 before the main training), phase, train, valid.
 History = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class WrongDecision:
-    """A line of errors.tsv; ``sure`` and ``missed`` are what hypothesis and reference got."""
+    """A line of errors.tsv; ``sure`` and ``missed``: probability of hypothesis and reference."""
 
     utt_id: str
     ref: str
@@ -37,7 +37,7 @@ class WrongDecision:
 
 @dataclass
 class ReportInput:
-    """One experiment with its scores; what else there is of it is read when asked for."""
+    """One experiment with its scores; everything else is read lazily."""
 
     exp_dir: Path
     dump_dir: Path
@@ -51,7 +51,7 @@ class ReportInput:
 
     @property
     def title(self) -> str:
-        """The tag with its marks, for whatever is shown of the experiment."""
+        """The tag with its marks, for everything shown of the experiment."""
         marks = [mark(self.scores), "PARTIAL" if self.scores["partial"] else ""]
         return self.name + "".join(f" ({text})" for text in marks if text)
 
@@ -69,7 +69,7 @@ class ReportInput:
 
     @property
     def kind(self) -> str | None:
-        """Single or multi-task, in words; None where nothing tells, as in copied scores."""
+        """Single or multi-task, in words; None if unknown, as with copied scores."""
         run = read_run(self.exp_dir) if (self.exp_dir / "run.yaml").is_file() else {}
         settings = run.get("settings") or {}
         if "data" not in settings and "aux_conf" not in settings:
@@ -80,7 +80,7 @@ class ReportInput:
 
     @cached_property
     def histories(self) -> dict[str, History]:
-        """The epochs of the scored folds that have a history.json."""
+        """Epochs of the scored folds that have a history.json."""
         return read_histories(self.exp_dir, self.scores["folds"]["scored"])
 
     def layer_weights(self) -> dict[str, list[float]]:
@@ -90,7 +90,7 @@ class ReportInput:
         return found if len({len(w) for w in found.values()}) == 1 else {}
 
     def layer_names(self) -> list[str]:
-        """What the weights of the fusion belong to, from the input up."""
+        """Names of the fused layers, from the input up."""
         weights = self.layer_weights()
         path = self.exp_dir / next(iter(weights), "") / "config.yaml"
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -129,12 +129,12 @@ class ReportInput:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """The experiment with its data; UserError where these are not, or not the same ones."""
+        """The experiment with its data; UserError if these are missing or have changed."""
         return open_experiment(self.exp_dir, self.dump_dir)
 
     @cached_property
     def own_ids(self) -> dict[str, str]:
-        """The ids that the corpus itself has; empty where its dump is not at hand."""
+        """The corpus's own ids; empty if its dump is not available."""
         table = self.dump_dir / "utt2orig"
         return read_table(table) if table.is_file() else {}
 
@@ -147,10 +147,10 @@ class ReportInput:
 def read_input(
     exp_dir: Path, dump_dir: Path | None = None, data_dir: Path | None = None
 ) -> ReportInput:
-    """The experiment in ``exp_dir``; its data are looked for beside ``exp/`` unless named.
+    """Open the experiment in ``exp_dir``; its data are looked up next to ``exp/`` unless given.
 
     Raises:
-        UserError: it has no scores.json, or one that cannot be believed.
+        UserError: it has no scores.json, or an inconsistent one.
     """
     path = exp_dir / "scores.json"
     if not path.is_file():
@@ -163,10 +163,10 @@ def read_input(
 
 
 def read_histories(exp_dir: Path, folds: Sequence[str]) -> dict[str, History]:
-    """history.json of every fold that has one, after those of the phases before its training.
+    """Read history.json of every fold that has one, preceded by those of its earlier phases.
 
     Raises:
-        UserError: one of the files is not readable as a list of epochs.
+        UserError: one of the files is not a readable list of epochs.
     """
     histories = {}
     for fold in folds:
@@ -205,7 +205,7 @@ def _read_epochs(path: Path, fold: str, phase: str = "") -> list[dict[str, Any]]
 def curve(
     history: History, split: str, key: str, scale: float = 1, phase: str = ""
 ) -> dict[int, float]:
-    """Epoch -> value of one fold in one phase; a loss that is no finite number is left out."""
+    """Epoch -> value of one fold in one phase, without values that are not finite."""
     return {
         entry["epoch"]: scale * float(entry[split][key])
         for entry in history
@@ -225,7 +225,7 @@ def final_layer_weights(history: History) -> list[float]:
 
 
 def is_synthetic(corpus: str) -> bool:
-    """Whether a maker of the recipe speaks the corpus, by its corpus.yaml or that it builds on."""
+    """Whether the corpus is synthesised by the recipe, by its corpus.yaml or the one it extends."""
     path = EGS / corpus / "corpus.yaml"
     if not path.is_file():
         return False
@@ -234,7 +234,7 @@ def is_synthetic(corpus: str) -> bool:
 
 
 def same_tests(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two scores.json are of the same utterances in the same folds."""
+    """Whether two scores.json cover the same utterances in the same folds."""
     if first["test_sha256"] != second["test_sha256"] or first["labels"] != second["labels"]:
         return False
     layouts = [

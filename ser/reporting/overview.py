@@ -1,4 +1,4 @@
-"""The results at a glance, from the records alone: README's table and figure, systems by year."""
+"""Results at a glance, from the records alone: README's table and figure, systems by year."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OVERVIEW, DECADE = "docs/results.svg", "docs/decade.svg"
 DECADE_TITLE = "A decade of speech emotion recognition on one protocol"
 PROTOCOL = "strict"
 CORPORA = {"nemo": "nEMO", "emodb": "EmoDB"}  # recorded speech, one panel each
-# System, or sweep and point -> its name here. Of two with one name on a corpus, that of more seeds
-# is shown, else the first.
+# System, or sweep and point -> its name here. If two have the same name on a corpus, the one with
+# more seeds is shown, else the first.
 NAMES = {
     "s14_egemaps_svm": "S14, eGeMAPS + SVM",
     "s14_compare_svm": "S14, ComParE + SVM",
@@ -52,7 +52,7 @@ IN_TABLE = {
 
 @dataclass(frozen=True)
 class Dated:
-    """A row with its system's paper: year, authors, how the paper found what it states."""
+    """A row with its system's paper: year, authors, how the paper's numbers were obtained."""
 
     year: int
     by: str
@@ -61,7 +61,7 @@ class Dated:
 
 
 def named_rows(rows: Sequence[Row], corpus: str) -> dict[str, Row]:
-    """The rows of ``corpus`` under PROTOCOL by their names here, in the order of NAMES."""
+    """Rows of ``corpus`` under PROTOCOL by their names here, in the order of NAMES."""
     found: dict[str, Row] = {}
     for system, name in NAMES.items():
         for row in rows:
@@ -75,10 +75,10 @@ def named_rows(rows: Sequence[Row], corpus: str) -> dict[str, Row]:
 
 
 def dated_rows(rows: Sequence[Row], conf_dir: Path) -> dict[str, list[Dated]]:
-    """The rows under PROTOCOL of recorded speech by corpus, each by the year of its paper.
+    """Rows under PROTOCOL for recorded speech by corpus, sorted by the year of the paper.
 
-    A configuration's ``paper`` has the year; rows of one without it, and points of sweeps, are
-    left out. So is a corpus with fewer than two systems.
+    The year comes from a configuration's ``paper``; rows without it, points of sweeps, and corpora
+    with fewer than two systems are left out.
     """
     found: dict[str, list[Dated]] = {}
     for row in rows:
@@ -116,7 +116,7 @@ def draw_decade(dated: Mapping[str, Sequence[Dated]]) -> Chart:
             label = f"{d.year}  {NAMES.get(system) or _short(system)}"
             if label in panel:
                 label += f", {system}"
-            epochs = d.row.first["max_epoch"]  # where not its configuration's
+            epochs = d.row.first["max_epoch"]  # if not as in its configuration
             panel[label] = (d.row, _parameters(d.row) + (f", {epochs} epochs" if epochs else ""))
         panels[CORPORA.get(corpus, corpus)] = panel
     return forest_chart(panels, DECADE_TITLE, "parameters, training")
@@ -129,7 +129,7 @@ def _short(system: str) -> str:
 
 
 def draw_overview(rows: Sequence[Row]) -> Chart:
-    """WA of every named system; the floor's is a line through its panel."""
+    """WA of every named system, with a line at the floor in each panel."""
     panels = {
         title: {name: (row, "") for name, row in named_rows(rows, corpus).items()}
         for corpus, title in CORPORA.items()
@@ -141,12 +141,12 @@ def draw_overview(rows: Sequence[Row]) -> Chart:
 def forest_chart(
     panels: Mapping[str, Mapping[str, tuple[Row, str]]], title: str, noted: str
 ) -> Chart:
-    """WA with its 95% interval over speakers, a panel for each corpus.
+    """Forest plot of WA with its 95% interval over speakers, a panel for each corpus.
 
     Args:
-        panels: by the corpus's name, rows with a text at the right, by label.
-        title: of the chart.
-        noted: what the texts at the right are.
+        panels: By corpus name, rows with a text at the right, by label.
+        title: Title of the chart.
+        noted: Heading of the texts at the right.
     """
     counts = [len(panel) for panel in panels.values()] or [1]
     height = 20 * sum(counts) + 46 * len(counts) + 30
@@ -177,7 +177,7 @@ def forest_chart(
 
 
 def overview_table(rows: Sequence[Row]) -> str:
-    """README's table: the systems of IN_TABLE, as Markdown."""
+    """Format README's table of the systems in IN_TABLE, as Markdown."""
     lines = ["| corpus | system | WA [95%] | UA [95%] |", "| --- | --- | --- | --- |"]
     for corpus, names in IN_TABLE.items():
         named = named_rows(rows, corpus)
@@ -189,9 +189,9 @@ def overview_table(rows: Sequence[Row]) -> str:
 
 
 def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path]:
-    """Put the table between the marks of ``root``/README.md, and draw the figures in docs/.
+    """Put the table between the markers in ``root``/README.md, and draw the figures in docs/.
 
-    A README without the marks is left as it is; without docs/ nothing is drawn.
+    A README without markers is left unchanged; without docs/ nothing is drawn.
 
     Returns:
         The files written.
@@ -212,7 +212,7 @@ def write_overview(rows: Sequence[Row], conf_dir: Path, root: Path) -> list[Path
 
 
 def _parameters(row: Row) -> str:
-    """How large and how long, short: 20.6 M, 0:24:38."""
+    """Format size and training time briefly: 20.6 M, 0:24:38."""
     counts = row.first["parameters"]
     if not counts:
         return row.training()

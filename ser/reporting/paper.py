@@ -1,8 +1,8 @@
 """The whole paper on one page: its tables and figures beside ours (``./run.sh --paper``).
 
 The experiments are the points of a sweep under two protocols; the paper's numbers are in the
-sweep's file under ``stated`` and ``published``. A table is text cells, which templates/paper.html
-and paper.md set. What has no scores yet is "not run".
+sweep's file under ``stated`` and ``published``. Tables consist of text cells, which
+templates/paper.html and paper.md lay out. Points without scores are "not run".
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """What a page is made of."""
+    """Contents of a page."""
 
     sweep: Sweep
     corpus: str
@@ -51,12 +51,12 @@ class Paper:
 
     @property
     def published(self) -> dict[str, Any]:
-        """What the paper says beside the points' scores."""
+        """The paper's other results besides the points' scores."""
         return self.sweep.published
 
 
 def read_paper(sweep: Sweep, directory: Path, corpus: str, seeds: Sequence[int]) -> Paper:
-    """The scores in ``directory`` (exp/<corpus>) of all points under both protocols."""
+    """Read the scores in ``directory`` (exp/<corpus>) of all points under both protocols."""
     rows = {
         protocol: {f.point.name: f.row for f in find_points(sweep, directory, protocol, seeds)}
         for protocol in PROTOCOLS
@@ -65,9 +65,9 @@ def read_paper(sweep: Sweep, directory: Path, corpus: str, seeds: Sequence[int])
 
 
 def write_page(sweep: Sweep, exp_root: Path, corpus: str, seeds: Sequence[int]) -> Path:
-    """Write ``<exp_root>/<corpus>/paper/paper.html`` and ``paper.md`` from what has scores.
+    """Write ``<exp_root>/<corpus>/paper/paper.html`` and ``paper.md`` from the scored points.
 
-    Figure 5 is in the Markdown as its differences, Figure 6 as Table 3.
+    In the Markdown, Figure 5 is given as differences and Figure 6 as Table 3.
 
     Returns:
         The HTML file.
@@ -96,7 +96,7 @@ def write_page(sweep: Sweep, exp_root: Path, corpus: str, seeds: Sequence[int]) 
 
 
 def tables(paper: Paper) -> list[Table]:
-    """The paper's Table 2, its Table 3, the fine-tuning strategies, and the tests."""
+    """The paper's Tables 2 and 3, the fine-tuning strategies, and the tests."""
     return [_systems(paper), _lambdas(paper), _strategies(paper), *_tests(paper)]
 
 
@@ -126,7 +126,7 @@ def recalls(paper: Paper) -> Table:
 
 
 def compared(first: Row | None, second: Row | None) -> Trials | None:
-    """Two systems as one, over the seeds that both have; None if they cannot be paired yet."""
+    """Pair two systems over the seeds that both have; None if they cannot be paired yet."""
     if first is None or second is None:
         return None
     runs = [{scores["seed"]: scores for _, scores in row.runs} for row in (first, second)]
@@ -143,7 +143,7 @@ def compared(first: Row | None, second: Row | None) -> Trials | None:
 
 
 def notes(paper: Paper) -> list[str]:
-    """What is partial, and in which experiments."""
+    """Notes on partial results, with their experiments."""
     found: dict[str, list[str]] = {}
     for rows in paper.rows.values():
         for row in filter(None, rows.values()):
@@ -217,7 +217,7 @@ def _head(paper: Paper, first: str) -> list[str]:
 
 
 def _stated(entry: dict[str, Any]) -> str:
-    """WA and UA with the digits that they are stated with, one at least."""
+    """WA and UA with as many decimals as stated, at least one."""
     told = [entry[score] for score in SCORES if score in entry]
     return " / ".join(f"{v:.1f}" if round(v, 1) == v else f"{v:g}" for v in told)
 
@@ -258,7 +258,7 @@ def _runs(paper: Paper) -> Table:
 
 
 def _matrices(paper: Paper) -> list[tuple[str, Chart | None]]:
-    """Figure 5 under each protocol, counts over all folds and seeds; None where nothing was run."""
+    """Figure 5 under each protocol, counts over all folds and seeds; None if not run."""
     drawn = []
     for protocol, rows in paper.rows.items():
         for value in MATRICES:

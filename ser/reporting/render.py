@@ -1,4 +1,4 @@
-"""Text from the templates in templates/: HTML pages, RESULTS.md, tables of sweeps."""
+"""Render the templates in templates/: HTML pages, RESULTS.md, tables of sweeps."""
 
 import base64
 import functools
@@ -23,19 +23,19 @@ from ser.scoring.text import (
 
 
 def render(template: str, **context: Any) -> str:
-    """The text of a template; in HTML whatever is no markup yet is escaped."""
+    """Render a template; in HTML everything that is not markup is escaped."""
     style = Markup(css("charts.css") + css("style.css"))
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     return _environment().get_template(template).render(style=style, digest=digest, **context)
 
 
 def macro(template: str, name: str, *args: Any) -> Markup:
-    """What the macro ``name`` of a template makes of ``args``: a part of a page."""
+    """Call the macro ``name`` of a template, which returns part of a page."""
     return getattr(_environment().get_template(template).module, name)(*args).strip()
 
 
 def css(name: str) -> str:
-    """A style sheet among the templates."""
+    """Read a style sheet among the templates."""
     return Path(__file__).with_name("templates").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 """Write RESULTS.md from scores.json files, with figures; measure leaks.
 
-The file is a function of the scores.json files (or of their records in results/) and of the
-``stated`` entries in conf/: the same input gives the same bytes. Rows that differ only in their
-seed become one row, mean ± standard deviation over the seeds.
+The file depends only on the scores.json files (or their records in results/) and on the ``stated``
+entries in conf/: the same input gives the same bytes. Rows that differ only in their seed become
+one row, mean ± standard deviation over the seeds.
 """
 
 import os
@@ -58,34 +58,33 @@ def make_report(
     """Write RESULTS.md and draw figures.
 
     Args:
-        exp_root: directory of <corpus>/<tag>/scores.json.
-        results: the Markdown file to write.
-        exp_dir: draw the figures of this experiment, or of these, only; of all when None.
-        conf_dir: directory of the configurations, for what the papers state.
-        records: directory of <corpus>/<tag>.json. The scores below ``exp_root``, of which there
-            need not be any, are kept there first; the report is then made of what is there, and
-            not of ``exp_root``.
+        exp_root: Directory of <corpus>/<tag>/scores.json.
+        results: The Markdown file to write.
+        exp_dir: Draw figures only for this experiment, or these; for all if None.
+        conf_dir: Directory of the configurations, for the numbers stated in papers.
+        records: Directory of <corpus>/<tag>.json. The scores below ``exp_root``, if any, are
+            copied there first; the report is then made from this directory, not from
+            ``exp_root``.
 
     Returns:
         The text of RESULTS.md.
 
     Raises:
-        UserError: no scores at all, none in ``exp_dir``, or a file that cannot be read as what
-            it should be, by name.
+        UserError: no scores at all, none in ``exp_dir``, or an invalid file, by name.
     """
     from ser.reporting.figures import draw_figures
 
     exp_root, results = Path(exp_root), Path(results)
     chosen = [exp_dir] if isinstance(exp_dir, str | Path) else exp_dir
     chosen = None if chosen is None else [Path(directory) for directory in chosen]
-    # what is kept must be whole; one experiment's report must not fail for an old one of another
+    # records must be complete; but old scores must not break the report of another experiment
     asked_for = chosen if records is None else None
     runs = read_all_scores(exp_root, needed=records is None, asked_for=asked_for)
     drawn = [path for path, _ in runs] if chosen is None else chosen
     inputs = [read_input(path) for path in drawn]
     if records is not None:
         records = Path(records)
-        read_all_records(records)  # a damaged record is found before another is written
+        read_all_records(records)  # detect a damaged record before writing another
         keep_records(runs, records)
         runs = read_all_records(records)
         if not runs:
@@ -110,9 +109,9 @@ def make_report(
 def build_results(
     runs: Sequence[Run], conf_dir: Path, directory: Path, records: Path | None = None
 ) -> tuple[list[Row], str]:
-    """The rows over ``runs`` and the text of a RESULTS.md to be written to ``directory``.
+    """Build the rows of ``runs`` and the text of a RESULTS.md in ``directory``.
 
-    ``records`` is where ``runs`` come from, if they are records; their figures are elsewhere.
+    ``records`` is the directory of ``runs`` if they are records; their figures are elsewhere.
     """
     rows = group_seeds(runs)
     numbered = list(enumerate((row for row in rows if not row.first["sweep"]), start=1))
@@ -148,10 +147,10 @@ def build_results(
 
 
 def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
-    """What the papers state: each configuration's ``stated`` entry, with the file as ``config``.
+    """Read each configuration's ``stated`` entry, with the file as ``config``.
 
-    An entry has ``corpus``, ``wa`` and ``ua`` (percent; null where the paper says nothing) and
-    optionally ``source``, and ``protocol``, that of the paper if it is not ``paper``.
+    An entry has ``corpus``, ``wa`` and ``ua`` (percent; null if not stated in the paper) and
+    optionally ``source`` and ``protocol``, the paper's protocol if it is not ``paper``.
     """
     found = []
     for path in sorted(conf_dir.glob("*.yaml")):
@@ -169,16 +168,15 @@ def read_stated(conf_dir: Path) -> list[dict[str, Any]]:
 
 
 def report_leakage(exp_dirs: Sequence[Path]) -> str:
-    """Compare one system under sound and leaky protocols; also as ``leakage_<system>.txt``.
+    """Compare one system under sound and leaky protocols; also write ``leakage_<system>.txt``.
 
-    The only table in which leaky rows are beside sound ones, since their difference is what it
-    shows. A gap is a difference in points, for a leaky row to the sound one of the same protocol
-    if there is one, else to the first sound row. The models differ, so it carries the chance of a
-    training.
+    The only table that shows leaky rows next to sound ones, since it is about their difference. A
+    gap is a difference in points: for a leaky row from the sound row of the same protocol if any,
+    else from the first sound row. The models differ, so it includes the randomness of training.
 
     Raises:
         UserError: an experiment without scores, experiments of different systems or corpora, or
-            none that is sound.
+            no sound one.
     """
     runs = []
     for directory in exp_dirs:
@@ -248,7 +246,7 @@ def _cells(number: int, row: Row) -> list[str]:
 
 
 def _sweeps(points: Sequence[Row], directory: Path) -> list[dict[str, Any]]:
-    """What the sections of the sweeps that ``points`` belong to are made of."""
+    """Contents of the sections on the sweeps that ``points`` belong to."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in points:
         s = row.first
@@ -280,7 +278,7 @@ def _sweeps(points: Sequence[Row], directory: Path) -> list[dict[str, Any]]:
 
 
 def _not_run(stated: Mapping[str, Any]) -> list[str]:
-    """A row of what the papers state and nobody has run here."""
+    """A row of numbers stated in a paper that have not been reproduced here."""
     command = (
         f"./run.sh --corpus {stated['corpus']} --corpus-dir PATH/TO/{stated['corpus'].upper()} "
         f"--config {stated['config']} --protocol {stated.get('protocol', 'paper')}"
@@ -291,7 +289,7 @@ def _not_run(stated: Mapping[str, Any]) -> list[str]:
 
 
 def _stated(scores: Mapping[str, Any]) -> str:
-    """What the paper states, where it was found in the same way: with or without known speakers."""
+    """Numbers stated in the paper, if speaker-dependent or -independent like these scores."""
     stated = scores.get("stated")
     if not stated or stated.get("corpus") != scores["corpus"]:
         return ""

@@ -28,12 +28,12 @@ class Row:
 
     @property
     def first(self) -> dict[str, Any]:
-        """The scores of the lowest seed; what does not depend on the seed is read from here."""
+        """Scores of the lowest seed, used for everything that does not depend on the seed."""
         return self.runs[0][1]
 
     @property
     def name(self) -> str:
-        """The system, and in code what differs from its configuration."""
+        """The system, and as code its differences from the configuration."""
         changed = differing(self.first)
         return system_name(self.first) + (f" `{changed}`" if changed else "")
 
@@ -43,7 +43,7 @@ class Row:
         return bool(FLOOR.search(self.first["system"]))
 
     def cell(self, *keys: str) -> str:
-        """A number of scores.json in percent, over the seeds."""
+        """Format a number of scores.json in percent, over the seeds."""
         values = []
         for _, value in self.runs:
             for key in keys:
@@ -78,7 +78,7 @@ class Row:
         return 100 * mean, 100 * low, 100 * high
 
     def mean(self, name: str) -> float:
-        """``wa`` or ``ua`` over the seeds, as a fraction."""
+        """Mean ``wa`` or ``ua`` over the seeds, as a fraction."""
         return float(np.mean([scores["summary"][name] for _, scores in self.runs]))
 
     def fold_spread(self, name: str) -> str:
@@ -93,37 +93,37 @@ class Row:
         return percent(mean_sd([scores["summary"][name] for _, scores in self.runs])[1])
 
     def decisions(self) -> list[list[str]]:
-        """The decisions besides the emotion head's, of which all seeds have the same."""
+        """Rows of decisions other than the emotion head's, if all seeds have the same ones."""
         found = [scores["decisions"] for _, scores in self.runs]
         if not all(own and own.keys() == found[0].keys() for own in found):
             return []
         return decision_rows([scores for _, scores in self.runs])[2:]
 
     def joined(self, *keys: str) -> str:
-        """The seeds' values of an entry of scores.json, each once."""
+        """Distinct values of an entry of scores.json over the seeds."""
         found = [scores for _, scores in self.runs]
         for key in keys:
             found = [value[key] for value in found]
         return ", ".join(dict.fromkeys(map(str, found)))
 
     def parameters(self) -> str:
-        """How many a model has, and in brackets how many were trained if not all."""
+        """Number of parameters, and in brackets the number of trained ones if fewer."""
         counts = [parameter_count(scores["parameters"]) for _, scores in self.runs]
         return ", ".join(dict.fromkeys(counts))
 
     def training(self) -> str:
-        """The mean over seeds of the time of all folds."""
+        """Training time of all folds, averaged over seeds."""
         return duration([scores["train_seconds"] for _, scores in self.runs])
 
     def epochs(self) -> str:
-        """From the fewest to the most that a fold trained."""
+        """Range of the number of epochs over folds."""
         found = [v.get("epochs") for _, s in self.runs for v in s["per_fold"].values()]
         found = sorted({epochs for epochs in found if epochs})
         return "-".join(map(str, dict.fromkeys((found[0], found[-1])))) if found else "-"
 
 
 def group_seeds(runs: Sequence[Run]) -> list[Row]:
-    """Rows of runs that differ in nothing but the seed, by corpus, protocol and tag.
+    """Group runs that differ only in the seed into rows, by corpus, protocol and tag.
 
     Within a corpus and protocol the floor comes first.
     """
@@ -153,6 +153,6 @@ def group_seeds(runs: Sequence[Run]) -> list[Row]:
 
 
 def system_name(scores: Mapping[str, Any]) -> str:
-    """The configuration's name, with that of the encoder."""
+    """The name of the configuration, with that of the encoder."""
     ssl = scores.get("ssl")
     return scores["system"] + (f" ({Path(ssl.rstrip('/')).name})" if ssl else "")

@@ -1,4 +1,4 @@
-"""The tables of the HTML report, as rows of text."""
+"""Tables of the HTML report, as rows of text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ PROTOCOLS = {
     "official_shared": "the split that comes with the corpus, whose sets share speakers",
     "prefix": "folds by the name of the dialog, in which both speakers speak",
 }
-SLICES = {"text": "words"}  # a kind that needs another name to be understood
+SLICES = {"text": "words"}  # kinds with a clearer name
 SYNTHETIC = (
     "no person speaks in this corpus: the recipe makes it with a speech synthesiser, to be tried "
     "without data. Its scores show that training works, and nothing about real emotion."
@@ -42,7 +42,7 @@ Rows = list[list[Any]]
 
 
 def headline(inputs: Sequence[ReportInput]) -> dict[str, Any]:
-    """Title, marks, what the intervals mean, and the difference of two experiments."""
+    """Title, marks, meaning of the intervals, and the difference of two experiments."""
     several = len(inputs) > 1
     corpora = dict.fromkeys(m.scores["corpus"] for m in inputs)
     notes = [("Synthetic speech:", SYNTHETIC)] if any(map(is_synthetic, corpora)) else []
@@ -68,7 +68,7 @@ def marks(m: ReportInput, several: bool) -> list[tuple[str, str]]:
 
 
 def facts(m: ReportInput) -> list[tuple[str, Any]]:
-    """What an experiment's card says below WA and UA."""
+    """Entries of an experiment's card below WA and UA."""
     s, summary, stated = m.scores, m.scores["summary"], m.scores["stated"] or {}
     protocol, parts = s["protocol"], num_parts(s["protocol"])
     about = PROTOCOLS.get(protocol) or (parts and f"{parts} parts; every part tests once")
@@ -102,7 +102,7 @@ def facts(m: ReportInput) -> list[tuple[str, Any]]:
 
 
 def system_difference(first: ReportInput, second: ReportInput) -> dict[str, Any] | None:
-    """The second minus the first; None where they were not tested on the same utterances."""
+    """The second minus the first; None if they were not tested on the same utterances."""
     a, b = first.scores, second.scores
     if not same_tests(a, b):
         return None
@@ -128,7 +128,7 @@ def system_difference(first: ReportInput, second: ReportInput) -> dict[str, Any]
 
 
 def fold_rows(m: ReportInput) -> Rows:
-    """A row for each fold, with UA over epochs in small, and for the means over them."""
+    """A row for each fold, with a sparkline of UA over epochs, and rows of means."""
     summary = m.scores["summary"]
     rows: Rows = []
     for fold, v in m.scores["per_fold"].items():
@@ -159,7 +159,7 @@ def class_rows(m: ReportInput) -> Rows:
 
 
 def slice_rows(m: ReportInput) -> Rows:
-    """Scores of parts of the test set, WA as a small bar too."""
+    """Scores of parts of the test set, with WA also as a small bar."""
     meter = Markup(
         '<svg class="spark meter" width="90" height="14" aria-hidden="true">'
         '<rect y="3" width="90" height="8"></rect><rect y="3" width="{:.1f}" height="8"></rect>'
@@ -176,7 +176,7 @@ def slice_rows(m: ReportInput) -> Rows:
 
 
 def origin_rows(m: ReportInput) -> Rows:
-    """What an experiment's numbers were made with."""
+    """Provenance of an experiment's numbers."""
     s, parameters = m.scores, m.scores["parameters"]
     versions = ", ".join(f"{k} {v}" for k, v in sorted(s["versions"].items()))
     config, data = s["config"]["sha256"] or "-", s["data_sha256"] or "-"

@@ -1,7 +1,7 @@
-"""How far the folds of an experiment have come, from the files in its directory.
+"""Progress of an experiment's folds, from the files in its directory.
 
-Only small files are read and nothing of torch is imported, so that looking costs nothing while the
-folds are training.
+Only small files are read and torch is not imported, so that checking costs nothing while the folds
+are training.
 """
 
 import contextlib
@@ -40,16 +40,16 @@ NO_ANSWER = "squeue does not answer; what it has in its queue is not known"
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """One line of the table."""
+    """A line of the table."""
 
     fold: str
     state: str  # one word, and in brackets where or what exactly
     epoch: int  # epochs begun
-    max_epoch: int | None  # None before the training has begun
-    best_ua: float | None  # on the validation speaker, from 0 to 1; None where nobody validates
+    max_epoch: int | None  # None before training has started
+    best_ua: float | None  # on the validation speaker, from 0 to 1; None without one
     since: float | None  # seconds since 1970
     log: Path
-    phase: str = ""  # which of those before the training itself; see PHASES
+    phase: str = ""  # phase before the main training, if in one; see PHASES
 
     @property
     def word(self) -> str:
@@ -66,10 +66,10 @@ class FoldStatus:
 
 
 def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
-    """What ``./run.sh --status`` prints about one experiment.
+    """Format what ``./run.sh --status`` prints about one experiment.
 
     Raises:
-        UserError: there is no such experiment; names those that there are.
+        UserError: there is no such experiment; names the existing ones.
     """
     if not exp_dir.is_dir():
         known = sorted(path.name for path in exp_dir.parent.glob("*/") if path.is_dir())
@@ -86,12 +86,12 @@ def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
 
 
 def _describe_job(job: StageJob) -> str:
-    """A line about a job that is queued, or that did not do its stage; empty if all is well."""
+    """A line about a job that is queued or did not complete its stage; else empty."""
     log = Path(job.submission.log)
     queue = describe_queue(job)
     if queue:
         return f"{job.title}: {queue}"
-    if job.submission.word:  # an array; the table says what became of its folds
+    if job.submission.word:  # an array, whose folds are in the table
         return ""
     if not log.is_file():
         return f"{job.title}: was not run, since a job before it failed or it was cancelled"
@@ -105,11 +105,11 @@ def _describe_job(job: StageJob) -> str:
 def experiment_status(
     exp_dir: Path, dump_dir: Path, protocol: str, jobs: Sequence[StageJob] = ()
 ) -> list[FoldStatus]:
-    """The status of every fold of ``exp_dir``; an empty list if stage 3 has made no folds yet.
+    """Status of every fold of ``exp_dir``; an empty list if stage 3 has made no folds yet.
 
     Args:
-        protocol: Whose folds, where stage 4 has not begun.
-        jobs: What has been submitted for it; an array of stage 4 says which folds are queued.
+        protocol: Protocol of the folds if stage 4 has not begun.
+        jobs: Jobs submitted for it; an array of stage 4 shows which folds are queued.
     """
     with contextlib.suppress(UserError):  # stage 4 has not begun
         protocol = str(read_run(exp_dir)["protocol"])
@@ -129,7 +129,7 @@ def experiment_status(
                 fold: (_describe_task(entry), since)
                 for fold, entry in fold_jobs(job, exp_dir, folds).items()
             }
-    with ThreadPoolExecutor() as pool:  # asking for a lock that is held takes a moment
+    with ThreadPoolExecutor() as pool:  # testing a held lock takes a moment
         states = pool.map(
             lambda fold: fold_status(exp_dir, fold, experiment, queued.get(fold)), folds
         )
@@ -148,11 +148,11 @@ def fold_status(
     experiment: Experiment | None,
     queued: tuple[str, float | None] | None = None,
 ) -> FoldStatus:
-    """The status of one fold.
+    """Status of one fold.
 
     Args:
-        experiment: None where it cannot be opened (yet).
-        queued: What Slurm will do with it and since when, if nobody is at work on it.
+        experiment: None if it cannot be opened (yet).
+        queued: Its state in Slurm's queue and since when, used if no process is working on it.
     """
     fold_dir, log = exp_dir / fold, exp_dir / f"log/stage4.{fold}.log"
     state, since = _state(exp_dir, fold, experiment, queued, log)
@@ -179,7 +179,7 @@ def _state(
     queued: tuple[str, float | None] | None,
     log: Path,
 ) -> tuple[str, float | None]:
-    """The state and since when."""
+    """The state and its start time."""
     fold_dir = exp_dir / fold
     holder = locks.holder(exp_dir / f".{fold}.lock")
     if holder:
@@ -209,7 +209,7 @@ def _trained_state(
 
 
 def format_status(title: str, folds: Sequence[FoldStatus]) -> str:
-    """The table of one experiment below a line that counts its states."""
+    """Format the table of one experiment below a line with counts of states."""
     words = [fold.word for fold in folds]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     rows = [HEADER, *(fold.cells for fold in folds)]
@@ -244,7 +244,7 @@ def _mtime(path: Path) -> float | None:
 
 
 def _exit_status(log: Path) -> int | None:
-    """The exit status in the last line of a log; None if it has none, because of a kill."""
+    """The exit status in the last line of a log; None if it has none, after a kill."""
     with open(log, "rb") as stream:
         stream.seek(0, 2)
         stream.seek(max(0, stream.tell() - LOG_END))
@@ -261,7 +261,7 @@ def _read_history(path: Path) -> list[dict]:
 
 
 def _max_epoch(config: Path) -> int | None:
-    """``max_epoch`` of the file that ESPnet writes; found without reading all of it as YAML."""
+    """``max_epoch`` in ESPnet's config file, found without parsing all of it as YAML."""
     try:
         found = re.search(r"^max_epoch: (\d+)$", config.read_text(encoding="utf-8"), re.M)
     except OSError:

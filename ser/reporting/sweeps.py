@@ -1,4 +1,4 @@
-"""The results of a sweep: one table and one figure over its points."""
+"""Results of a sweep: one table and one figure over its points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCORES = ("wa", "ua")
 
 @dataclass(frozen=True)
 class Found:
-    """A point with the experiments that have scores; ``row`` is None without any."""
+    """A point with its scored experiments; ``row`` is None without any."""
 
     point: Point
     row: Row | None
@@ -32,18 +32,18 @@ class Found:
 
 @dataclass(frozen=True)
 class PointsTable:
-    """What the table of a sweep shows: name, row if it has been run, what the paper states."""
+    """Table of a sweep: for each point its name, row if it has been run, and stated scores."""
 
     points: Sequence[tuple[str, Row | None, dict[str, Any] | None]]
 
     @property
     def stated(self) -> bool:
-        """Whether the paper states anything."""
+        """Whether the paper states any scores."""
         return any(stated for *_, stated in self.points)
 
     @property
     def notes(self) -> list[str]:
-        """What is partial."""
+        """Notes on partial results."""
         return [
             f"{name}, seed {scores['seed']}: PARTIAL: {note}"
             for name, row, _ in self.points
@@ -53,7 +53,7 @@ class PointsTable:
 
     @staticmethod
     def valid_ua(row: Row) -> str:
-        """The mean over folds and seeds on validation speakers; ``-`` without any."""
+        """Mean UA of validation speakers over folds and seeds; ``-`` without any."""
         values = [f["valid_ua"] for _, scores in row.runs for f in scores["per_fold"].values()]
         return "-" if None in values else percent(float(np.mean(values)))
 
@@ -61,15 +61,15 @@ class PointsTable:
 def report_sweep(
     sweep: Sweep, base: Path, exp_root: Path, corpus: str, protocol: str, seeds: Sequence[int]
 ) -> Path:
-    """Write ``<exp_root>/<corpus>/<sweep>_<protocol>.md``, and the figure beside it.
+    """Write ``<exp_root>/<corpus>/<sweep>_<protocol>.md``, and the figure next to it.
 
     Args:
-        sweep, base: The sweep and the configuration that it is around.
+        sweep, base: The sweep and the configuration that it varies.
         exp_root: Holds <corpus>/<tag>/scores.json.
-        seeds: Those of every point.
+        seeds: Seeds of every point.
 
     Returns:
-        The Markdown file. Its rows have the points' order; a point that has not been run says so.
+        The Markdown file. Its rows are in the points' order, including points not run yet.
     """
     found = find_points(sweep, exp_root / corpus, protocol, seeds)
     target = exp_root / corpus / f"{sweep.name}_{protocol}.md"
@@ -96,15 +96,15 @@ def report_sweep(
 
 
 def marked_protocol(protocol: str) -> str:
-    """The protocol's name, with what makes it incomparable if anything does."""
+    """The protocol's name, with a caveat if it is not comparable."""
     return f"{protocol} ({caveat(protocol)})" if caveat(protocol) else protocol
 
 
 def find_points(sweep: Sweep, directory: Path, protocol: str, seeds: Sequence[int]) -> list[Found]:
-    """Every point with its scored experiments in ``directory``, exp/<corpus>.
+    """Find the scored experiments of every point in ``directory``, exp/<corpus>.
 
-    Seeds of which other folds are scored than of most cannot be averaged with these: they are left
-    out until the rest of their folds is there.
+    Seeds with different scored folds cannot be averaged: only the group with the most folds, and
+    then the most seeds, is used until the others are complete.
     """
     found = []
     for point in sweep.points:
@@ -120,7 +120,7 @@ def find_points(sweep: Sweep, directory: Path, protocol: str, seeds: Sequence[in
 
 
 def _draw(sweep: Sweep, found: Sequence[Found], path: Path, title: str) -> None:
-    """Draw the points; those that differ in nothing but ``x`` are joined."""
+    """Draw the points, joining those that differ only in ``x``."""
     lines, ticks = _lines(sweep, found)
     drawn = {
         label: [
@@ -141,7 +141,7 @@ def _draw(sweep: Sweep, found: Sequence[Found], path: Path, title: str) -> None:
 def _lines(
     sweep: Sweep, found: Sequence[Found]
 ) -> tuple[dict[str, list[tuple[int, Found]]], list[str]]:
-    """For each line its points with their places on the axis, and the names of these places."""
+    """Points of each line with their positions on the axis, and the tick labels."""
     lines: dict[str, list[tuple[int, Found]]] = {}
     values = list(dict.fromkeys(str(f.point.changes.get(sweep.x)) for f in found))
     for entry in found:

@@ -1,4 +1,4 @@
-"""Charts over time: waveform, spectrogram, posteriors, emotions and units, one time axis."""
+"""Charts over time: waveform, spectrogram, posteriors, emotions and units on one time axis."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ser.reporting.charts import BLUE, LINE, PAPER, SMALL, WIDTH, Chart, clean, 
 from ser.scoring.decisions import unit_tags
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms, 10 ms
-DYNAMICS = 70.0  # dB below the loudest that are told apart
-FAINTEST = 1e-3  # the posterior that is drawn as nothing
-MOST_UNITS = 40  # rows; of a larger inventory the units that are most certain anywhere
+DYNAMICS = 70.0  # dB, dynamic range of the spectrogram
+FAINTEST = 1e-3  # lowest posterior that is visible
+MOST_UNITS = 40  # rows; of a larger inventory the units with the highest posteriors
 UNIT_ROW, EMOTION_ROW = 14, 20  # px
-# cividis has an order that the colour-blind see as well
+# cividis is perceptually ordered for colour-blind readers as well
 PICTURE = {"aspect": "auto", "interpolation": "none", "cmap": "cividis"}
 
 
@@ -35,15 +35,15 @@ def tracks_chart(
     title: str,
     width: float = WIDTH,
 ) -> Chart:
-    """Waveform, spectrogram, posteriors of units and the emotions they speak for.
+    """Waveform, spectrogram, unit posteriors and the emotions of their tags.
 
     Args:
         speech: (L,) samples at 16 kHz in [-1, 1].
-        posteriors: (T, V) probabilities of the CTC head in every frame, or None.
-        units: its inventory, the blank first.
-        emotions: in class order, which the tags of units refer to.
-        title: of the chart.
-        width: in pixels.
+        posteriors: (T, V) posteriors of the CTC head, or None.
+        units: Its inventory, blank first.
+        emotions: Emotions in class order, which the tags of units refer to.
+        title: Title of the chart.
+        width: Width in pixels.
     """
     seconds = len(speech) / SAMPLE_RATE
     shares = None if posteriors is None else emotion_shares(posteriors, units, len(emotions))
@@ -90,19 +90,19 @@ def timeline_chart(
     seconds: float,
     width: float = WIDTH,
 ) -> Chart:
-    """When the emotion changes, and which unit is the most probable when.
+    """Emotion probabilities over time, and the most probable units.
 
     Args:
-        segments: their probabilities are the shades; where there is none, nothing is drawn.
-        track: the units of the best path.
-        units: the inventory they come from, the blank first; empty without a CTC head.
-        emotions: in class order, which the tags of units refer to.
-        seconds: the length of the recording.
-        width: in pixels.
+        segments: Their probabilities determine the shades; gaps are left blank.
+        track: Units of the best path.
+        units: Their inventory, blank first; empty without a CTC head.
+        emotions: Emotions in class order, which the tags of units refer to.
+        seconds: Length of the recording.
+        width: Width in pixels.
     """
     counts = np.array([[sum(u.unit == unit for u in track) for unit in units]])  # (1, V)
     order, tags = unit_rows(counts, units, len(emotions)) if track else ([], None)
-    order = [unit for unit in order if unit]  # the blank is where there is none
+    order = [unit for unit in order if unit]  # without the blank
     heights = [EMOTION_ROW * len(emotions), *([UNIT_ROW * len(order)] if order else [])]
     chart = new_chart("Emotions and units over time", sum(heights) + 50, width,
                       rows=len(heights), height_ratios=heights, sharex=True)  # fmt: skip
@@ -135,7 +135,7 @@ def timeline_chart(
 def emotion_shares(
     posteriors: np.ndarray, units: Sequence[str], num_emotions: int
 ) -> np.ndarray | None:
-    """Of what is not blank in a frame, the share that carries each emotion's tag: (C, T).
+    """Share of each emotion's tag in a frame's non-blank posterior: (C, T).
 
     None for units without tags.
     """
@@ -149,7 +149,7 @@ def emotion_shares(
 def unit_rows(
     posteriors: np.ndarray, units: Sequence[str], num_emotions: int
 ) -> tuple[list[int], np.ndarray | None]:
-    """The order in which units are drawn, and their tags (V,) or None: by emotion, blank last."""
+    """Order of drawing units, by emotion with the blank last, and their tags (V,) or None."""
     tags = unit_tags(units, num_emotions)
     order = list(range(1, len(units)))
     if len(order) > MOST_UNITS:
@@ -161,7 +161,7 @@ def unit_rows(
 
 
 def spectrogram(speech: np.ndarray) -> np.ndarray:
-    """(L,) samples -> (F, T) loudness from 0 (``DYNAMICS`` dB below the maximum, or less) to 1."""
+    """(L,) samples -> (F, T) levels, from 0 (``DYNAMICS`` or more dB below the maximum) to 1."""
     padded = np.pad(speech, (WINDOW // 2, WINDOW // 2))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]  # (T, WINDOW)
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), FFT)) ** 2  # (T, F)
@@ -186,10 +186,10 @@ def _waveform(ax: Axes, speech: np.ndarray, width: float) -> str:
 
 def _spectrogram(chart: Chart, ax: Axes, speech: np.ndarray, width: float) -> None:
     loud = spectrogram(speech)  # (F, T)
-    while loud.shape[1] > 2 * width:  # long utterances: a column is then the louder of two
+    while loud.shape[1] > 2 * width:  # long utterances: keep the louder of two columns
         even = loud[:, : loud.shape[1] // 2 * 2]
         loud = np.maximum(even[:, ::2], even[:, 1::2])
-    loud = np.maximum(loud[0:256:2], loud[1:256:2])[::-1]  # (128, T), high notes above
+    loud = np.maximum(loud[0:256:2], loud[1:256:2])[::-1]  # (128, T), high frequencies on top
     _picture(chart, ax, loud, ["spectrogram"], len(speech) / SAMPLE_RATE, "spectrogram")
     ax.set_yticks([0, 64, 127], ["8 kHz", "spectrogram", "0"])
 
@@ -198,7 +198,7 @@ def _picture(
     chart: Chart, ax: Axes, levels: np.ndarray, names: Sequence[str], seconds: float, track: str,
     **colours: Any,
 ) -> Any:  # fmt: skip
-    """Draw ``levels`` (rows, T) over the whole time; the image, for a colour bar."""
+    """Draw ``levels`` (rows, T) over the whole time axis; return the image, for a colour bar."""
     count = len(levels)
     image = ax.imshow(levels, extent=(0, seconds, count - 0.5, -0.5), **PICTURE, **colours)
     chart.mark(image, "track", track, track)
@@ -216,7 +216,7 @@ def _rows(ax: Axes, names: Sequence[str], count: int | None = None) -> None:
 def _unit_names(
     order: Sequence[int], tags: np.ndarray | None, units: Sequence[str], emotions: Sequence[str]
 ) -> tuple[list[str], list[int]]:
-    """Names of the rows of units, an emotion with its first unit, and where its rows begin."""
+    """Row labels of units, with the emotion at its first unit, and the first row of each group."""
     names, cuts, previous = [], [], None
     for i, unit in enumerate(order):
         name = "blank" if unit == 0 else units[unit]

@@ -1,4 +1,4 @@
-"""Recordings in the page, and a fold's outputs for one utterance, frame by frame."""
+"""Recordings embedded in the page, and a fold's frame-level outputs for one utterance."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ LoadModel = Callable[[Path, str], Any]  # (exp/<corpus>/<tag>, fold) -> a model 
 
 @dataclass(frozen=True)
 class Player:
-    """A recording as the address of an audio element, or why there is none."""
+    """A recording as the source of an audio element, or why there is none."""
 
     src: str = ""
     problem: str = ""
@@ -33,15 +33,15 @@ class Player:
 
 @dataclass
 class Recordings:
-    """Where the utterances' recordings are, and how many bytes of them may go into the page."""
+    """Locations of the utterances' recordings, and the bytes left for them on the page."""
 
     dumped: Mapping[str, str]  # dump/<corpus>/wav.scp: the model's input
-    original: Mapping[str, str]  # the corpus's files, for what is not in there
+    original: Mapping[str, str]  # the corpus's files, for utterances not in the dump
     left: int = MOST_BYTES
     cache: dict[str, bytes] = field(default_factory=dict)
 
     def flac(self, utt_id: str) -> bytes:
-        """The recording as FLAC at 16 kHz; UserError or OSError without one."""
+        """Encode the recording as FLAC at 16 kHz; UserError or OSError without one."""
         if utt_id not in self.cache:
             if utt_id in self.dumped:
                 samples = 32768 * load_input(self.dumped[utt_id])
@@ -56,7 +56,7 @@ class Recordings:
         return self.cache[utt_id]
 
     def player(self, utt_id: str) -> Player:
-        """What the page's audio element gets, as long as the page stays small enough."""
+        """Content of the page's audio element, as long as the page stays small enough."""
         try:
             content = self.flac(utt_id)
         except (UserError, OSError) as err:
@@ -71,7 +71,7 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the model of a fold says of one utterance; without a CTC head no posteriors."""
+    """Outputs of a fold's model for one utterance; no posteriors without a CTC head."""
 
     fold: str
     ref: str
@@ -85,18 +85,18 @@ class Analysis:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """``content`` of the media type ``kind`` as a URI that needs no other file."""
+    """Encode ``content`` of the media type ``kind`` as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def find_recordings(dump_dir: Path, original: Mapping[str, str]) -> Recordings:
-    """The recordings of ``dump_dir``, or else those whose files ``original`` names."""
+    """Find the recordings in ``dump_dir``, or else the files in ``original``."""
     scp = dump_dir / "wav.scp"
     return Recordings(read_table(scp) if scp.is_file() else {}, original)
 
 
 def load_trained(exp_dir: Path, fold: str) -> Any:
-    """The model that stage 5 tests a fold with, on the CPU."""
+    """Load the model that stage 5 tests a fold with, on the CPU."""
     from ser.predict.package import open_model
 
     return open_model(exp_dir).load(fold)

@@ -1,1 +1,1 @@
-"""From held-out speakers to scores.json (stage 5)."""
+"""Inference and scoring of held-out speakers (stage 5)."""

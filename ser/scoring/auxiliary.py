@@ -1,12 +1,12 @@
-"""auxiliary.tsv: what the heads of labels and values predict for a fold's test utterances.
+"""auxiliary.tsv: predictions of the label and value heads for a fold's test utterances.
 
 Tab separated, with the header ``utt_id head ref hyp p_hyp``: a row for every test utterance and
-head, with the word or number in the head's table, that of the head, and the probability of a word.
-``ref`` is empty where the value is unknown: the table lacks the utterance, or no training utterance
-of the fold had that word (a test speaker). Such a row is counted, but cannot be right or wrong.
+head, with the label or number in the head's table, the head's prediction, and the probability of a
+predicted label. ``ref`` is empty if unknown: the table lacks the utterance, or no training
+utterance of the fold had that label (a test speaker). Such a row is counted, but not scored.
 
-Heads of values are scored by CCC (ser/models/concordance.py) over all these utterances and over
-those of each speaker, and by the root of the mean squared error in the table's own units.
+Value heads are scored by CCC (ser/models/concordance.py) over all these utterances and over those
+of each speaker, and by the root mean squared error in the table's own units.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ COLUMNS = ("utt_id", "head", "ref", "hyp", "p_hyp")
 
 @dataclass(frozen=True)
 class LabelDecision:
-    """One row; ``ref`` is empty for an unknown value, and numbers have no ``p_hyp``."""
+    """A row; ``ref`` is empty if unknown, and numbers have no ``p_hyp``."""
 
     utt_id: str
     head: str
@@ -40,7 +40,7 @@ class LabelDecision:
 
 
 def write_label_decisions(path: Path | str, rows: Iterable[LabelDecision]) -> None:
-    """Write ``rows`` to ``path``, whole or not at all."""
+    """Write ``rows`` to ``path`` atomically."""
     with atomic_write(path) as stream:
         print(*COLUMNS, sep="\t", file=stream)
         for r in rows:
@@ -54,7 +54,7 @@ def read_label_decisions(
     """Read back and check a fold's decisions.
 
     Raises:
-        UserError: no such file, a malformed row, or rows that are not one for each of
+        UserError: no such file, a malformed row, or not exactly one row for each of
             ``utterances`` and ``heads``.
     """
     path = Path(path)
@@ -85,9 +85,9 @@ def read_label_decisions(
 
 
 def score_labels(rows: Sequence[LabelDecision]) -> dict[str, Any]:
-    """The ``accuracy`` of one head of labels over the ``n`` known values, and the ``unknown``.
+    """Score a label head: ``accuracy`` over the ``n`` known labels, and the ``unknown`` count.
 
-    The accuracy is None where no value is known.
+    The accuracy is None if no label is known.
     """
     known = [row.hyp == row.ref for row in rows if row.ref]
     accuracy = sum(known) / len(known) if known else None
@@ -97,7 +97,7 @@ def score_labels(rows: Sequence[LabelDecision]) -> dict[str, Any]:
 def score_values(
     rows: Sequence[LabelDecision], utt2spk: Mapping[str, str], known: bool = False
 ) -> dict[str, Any]:
-    """What scores.json says of one head of values; no interval for ``known`` speakers."""
+    """Score a value head for scores.json; no interval for ``known`` speakers."""
     told = [row for row in rows if row.ref]
     names, speaker = np.unique([utt2spk[row.utt_id] for row in told], return_inverse=True)
     x, y = (np.array([float(getattr(row, key)) for row in told]) for key in ("ref", "hyp"))
@@ -115,7 +115,7 @@ def score_values(
 
 
 def ccc(sums: np.ndarray) -> np.ndarray:
-    """(..., 6) sums of 1, x, y, x x, y y and x y -> CCC (...); NaN where all values are equal."""
+    """(..., 6) sums of 1, x, y, x x, y y and x y -> CCC (...); NaN if all values are equal."""
     with np.errstate(invalid="ignore", divide="ignore"):
         above, below = concordance(*np.moveaxis(sums, -1, 0))
         return np.where(below > TINY, np.clip(above / below, -1, 1), np.nan)
@@ -128,10 +128,10 @@ def _defined(value: Any) -> float | None:
 def score_auxiliary(
     experiment: Experiment, folds: Mapping[str, Sequence[Prediction]], utt2spk: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """The scores of each head over the test utterances of all ``folds``.
+    """Score each head over the test utterances of all ``folds``.
 
     Raises:
-        UserError: auxiliary.tsv is not of these utterances and heads.
+        UserError: auxiliary.tsv does not match these utterances and heads.
     """
     heads = experiment.label_tables
     rows: list[LabelDecision] = []

@@ -1,21 +1,21 @@
 """Calibration: how often decisions of a given confidence are right.
 
-The confidence of a decision is the probability of the emotion decided for. Expected calibration
-error (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3): decisions are put into
-bins of equal width by confidence; ECE is the mean over all decisions of the distance between
+The confidence of a decision is the probability of the predicted emotion. Expected calibration error
+(Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3): decisions are grouped by
+confidence into bins of equal width; ECE is the mean over all decisions of the distance between
 their bin's accuracy and mean confidence. With few decisions in a bin, chance alone keeps it above
-0: a number from 300 utterances is to be compared only with others from as many.
+0: a value from 300 utterances is only comparable with others from as many.
 
-Beside it are two proper scores, the negative log-likelihood and the Brier score (1950), and how
-well confidence tells right from wrong: where the least confident decisions are left out, *coverage*
-is the share of those that remain, *risk* the share of these that are wrong. AURC is the mean risk
+Two proper scores are added, the negative log-likelihood and the Brier score (1950), and how well
+confidence separates right from wrong: when the least confident decisions are rejected, *coverage*
+is the fraction that remains, *risk* the fraction of these that are wrong. AURC is the mean risk
 over all coverages k / N (Geifman and El-Yaniv 2017, Selective Classification for Deep Neural
 Networks); if abstention is random, it is the error rate.
 
 Temperature scaling (Guo et al.) divides the logits of a fold's model by T, which is fitted to the
-fold's validation speakers. Decisions do not change. What is minimised is their negative
-log-likelihood, summed, plus (ln T)^2 / (2 s^2) with s = ln 2, a normal prior of ln T around 0: for
-few utterances that are all recognised the likelihood alone would make T zero.
+fold's validation speakers. Decisions do not change. The objective is their summed negative
+log-likelihood plus (ln T)^2 / (2 s^2) with s = ln 2, a normal prior of ln T around 0: with few
+utterances that are all recognised the likelihood alone would drive T to zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ import numpy as np
 from ser.scoring.predictions import Prediction, confidence
 
 BINS = 10
-COVERAGES = 20  # at which the risk is noted
-LEAST = 5e-7  # what predictions.tsv rounds to 0
+COVERAGES = 20  # at which the risk is recorded
+LEAST = 5e-7  # smaller probabilities are rounded to 0 in predictions.tsv
 TEMPERATURES = (0.01, 100.0)
 PRIOR = np.log(2)  # standard deviation of ln T
 
@@ -36,12 +36,12 @@ PRIOR = np.log(2)  # standard deviation of ln T
 def calibration(
     predictions: Sequence[Prediction], labels: Sequence[str], bins: int = BINS
 ) -> dict[str, Any]:
-    """ECE, mean confidence and accuracy, as fractions, and each bin's share in them.
+    """Compute ECE, mean confidence and accuracy, as fractions, overall and per bin.
 
     Args:
-        predictions: of all folds together; not empty.
-        labels: the emotions, in the order of the probabilities.
-        bins: how many, of equal width. A bin holds its upper edge, not its lower one.
+        predictions: Those of all folds together; not empty.
+        labels: The emotions, in the order of the probabilities.
+        bins: Number of bins, of equal width. A bin includes its upper edge, not its lower one.
 
     Returns:
         ``ece``, ``confidence``, ``accuracy`` and ``bins``: a list of ``low``, ``high``, ``n``,
@@ -50,7 +50,7 @@ def calibration(
     """
     sure = np.array([confidence(p, labels) for p in predictions])  # (N,)
     right = np.array([p.ref == p.hyp for p in predictions], dtype=float)  # (N,)
-    # Six decimals are what predictions.tsv holds: 0.3 must not land above 3 / 10.
+    # Rounded to the six decimals of predictions.tsv: 0.3 must not land above 3 / 10.
     where = np.clip(np.ceil(np.round(sure * bins, 6)).astype(int) - 1, 0, bins - 1)
     table, ece = [], 0.0
     for i in range(bins):
@@ -74,7 +74,7 @@ def calibration(
 
 
 def proper_scores(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, float]:
-    """``nll``, the mean of -ln p(reference), and ``brier``, that of sum_c (p_c - [c = ref])^2."""
+    """``nll``, mean of -ln p(reference), and ``brier``, mean of sum_c (p_c - [c = ref])^2."""
     probs = np.array([p.probs for p in predictions])  # (N, C)
     refs = np.array([labels.index(p.ref) for p in predictions])  # (N,)
     own = probs[np.arange(len(refs)), refs]
@@ -86,7 +86,7 @@ def proper_scores(predictions: Sequence[Prediction], labels: Sequence[str]) -> d
 
 
 def _selective(sure: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """``aurc`` and ``risk``; of equally confident decisions the order is random: their mean."""
+    """``aurc`` and ``risk``; ties in confidence are averaged, as over random orders."""
     _, group = np.unique(-np.round(sure, 6), return_inverse=True)  # the most confident first
     wrong = np.bincount(group, weights=1 - right) / np.bincount(group)
     risk = np.cumsum(wrong[np.sort(group)]) / np.arange(1, len(sure) + 1)  # (N,)
@@ -96,7 +96,7 @@ def _selective(sure: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def fit_temperature(predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
-    """T for these predictions of a fold's validation utterances."""
+    """Fit T to predictions of a fold's validation utterances."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
@@ -115,10 +115,10 @@ def scaled(
     labels: Sequence[str],
     temperatures: Mapping[str, float | None],
 ) -> dict[str, Any] | None:
-    """The scores of ``calibration`` with each fold's probabilities at its temperature.
+    """Scores of ``calibration`` with each fold's probabilities at its temperature.
 
     Returns:
-        Also ``temperature`` by fold; None where a fold has none.
+        The scores and ``temperature`` by fold; None if a fold has no temperature.
     """
     if not all(temperatures.get(fold) for fold in folds):
         return None

@@ -1,10 +1,10 @@
 """Compare two systems on the same test utterances: differences, intervals, p-values.
 
 Differences, their intervals and p-values come from the paired bootstrap over speakers, McNemar's
-exact test from the pooled decisions; see scoring/uncertainty.py for both and for what each of them
-takes for granted. A system may have been trained with several seeds. One that was trained on the
-speakers it is tested on (kfold) is compared only with another such: speakers strange to one system
-and known to the other would make a difference of the protocols look like one of the systems.
+exact test from the pooled decisions; see scoring/uncertainty.py for both and their assumptions. A
+system may have been trained with several seeds. A speaker-dependent system (kfold) is compared only
+with another such system: speakers that are unseen by one system and known to the other would make a
+difference between protocols look like one between systems.
 """
 
 import json
@@ -54,7 +54,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A run (one seed) and what it decided."""
+    """A run (one seed) and its decisions."""
 
     exp_dir: Path
     scores: dict[str, Any]
@@ -64,13 +64,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class System:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
     runs: list[Scored]
 
     @property
     def name(self) -> str:
-        """The tag, without its seed where there are several."""
+        """The tag, without the seed if there are several."""
         scores = self.runs[0].scores
         return scores["tag"] if len(self.runs) == 1 else _stem(scores)
 
@@ -88,20 +88,20 @@ def compare(
     """Compare two systems, print the table, and write compare.json and compare.txt.
 
     Args:
-        exp_dirs: exp/<corpus>/<tag> of the first and the second system. Of more than two, those
-            that differ in nothing but the seed are taken together, and two systems must result.
+        exp_dirs: exp/<corpus>/<tag> of the first and the second system. If there are more than
+            two, those that differ only in the seed are grouped, which must give two systems.
             Or records, results/<corpus>/<tag>.json, of all of them.
-        dump_dir: dump/<corpus>; records need none.
-        out_dir: where to write; when None, exp/<corpus>/compare/<first>_vs_<second>, and nowhere
-            for records.
+        dump_dir: dump/<corpus>; not needed for records.
+        out_dir: Where to write; if None, exp/<corpus>/compare/<first>_vs_<second>, or nowhere for
+            records.
 
     Returns:
         The contents of compare.json; scores are fractions, differences second minus first.
 
     Raises:
-        UserError: an experiment that is not scored, other than two systems, or systems that were
-            not tested on the same utterances with the same emotions, or of which only one was
-            trained on the speakers tested, naming what differs.
+        UserError: an experiment that is not scored, not two systems, or, naming the difference,
+            systems that were not tested on the same utterances with the same emotions, or only
+            one of which was trained on the test speakers.
     """
     exp_dirs = [Path(directory) for directory in exp_dirs]
     of_records = _are_records(exp_dirs, dump_dir)
@@ -136,7 +136,7 @@ def compare(
 
 
 def load(exp_dir: Path, scores: dict[str, Any], dump_dir: Path) -> Scored:
-    """The predictions of the folds that were scored, checked against the corpus."""
+    """Load the predictions of the scored folds, checked against the corpus."""
     experiment = open_experiment(exp_dir, dump_dir)
     fold, decided = {}, {}
     for name in experiment.require_folds(scores["folds"]["scored"]):
@@ -147,7 +147,7 @@ def load(exp_dir: Path, scores: dict[str, Any], dump_dir: Path) -> Scored:
 
 
 def load_record(path: Path, scores: dict[str, Any]) -> Scored:
-    """The decisions in a record, whose utterances have no names: speaker and number within it."""
+    """Load the decisions in a record; utterances are named by speaker and number within it."""
     labels, count = scores["labels"], Counter()
     fold, decided = {}, {}
     for entry in scores["speakers"]:
@@ -160,7 +160,7 @@ def load_record(path: Path, scores: dict[str, Any]) -> Scored:
 
 
 def group_systems(runs: Sequence[Scored]) -> tuple[System, System]:
-    """The two systems that ``runs`` are of, in the order of their first run."""
+    """Group ``runs`` into two systems, in the order of their first run."""
     if len(runs) == 2:
         return System([runs[0]]), System([runs[1]])
     groups: dict[tuple, list[Scored]] = {}
@@ -231,13 +231,13 @@ def compare_systems(
 
 
 def _parts(system: System, utt2spk: Mapping[str, str]) -> Mapping[str, str]:
-    """What WA and UA of a system are means over: each utterance's fold, or speaker."""
+    """The unit that WA and UA of a system are averaged over: each utterance's fold, or speaker."""
     run = system.runs[0]
     return run.fold if mean_over(run.scores["protocol"]) == "folds" else utt2spk
 
 
 def format_comparison(result: Mapping[str, Any]) -> str:
-    """The readable table, in percent and percentage points."""
+    """Format a readable table, in percent and percentage points."""
     first, second = result["systems"]
     lines = [
         f"{result['corpus']}: {result['utterances']} utterances of {result['speakers']} speakers, "
@@ -298,7 +298,7 @@ def _read(exp_dir: Path) -> dict[str, Any]:
 
 
 def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
-    """Corpora and emotions, before anything else is read."""
+    """Reject different corpora, emotions or kinds of protocol, before anything else is read."""
     if len(exp_dirs) < 2:
         raise UserError("--exp-dir: one experiment; a comparison is of two")
     repeated = [str(d) for i, d in enumerate(exp_dirs) if d.resolve() in _resolved(exp_dirs[:i])]
@@ -373,7 +373,7 @@ def _numbers(names: Sequence[str]) -> np.ndarray:
 
 
 def _right(system: System, utts: Sequence[str]) -> np.ndarray:
-    """Whether each run was right about each utterance, (seeds, N)."""
+    """Correctness of each run on each utterance, (seeds, N)."""
     rows = [[run.decided[u].hyp == run.decided[u].ref for u in utts] for run in system.runs]
     return np.array(rows, dtype=float)
 
@@ -389,12 +389,12 @@ def _notes(system: System) -> list[str]:
 
 
 def _entry(values: np.ndarray, change: Difference) -> dict[str, Any]:
-    """Both systems' score (2,) and their difference."""
+    """The two systems' scores (2,) and their difference."""
     return {"first": float(values[0]), "second": float(values[1]), "difference": asdict(change)}
 
 
 def _mcnemars(first: System, second: System, right: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """One test for each pair of runs: of equal seeds, or the only two there are."""
+    """One test for each pair of runs with the same seed, or for the only pair."""
     if len(first.runs) == len(second.runs) == 1:
         pairs = [(0, 0)]
     else:

@@ -1,7 +1,7 @@
-"""Scores of the decisions that the CTC head makes, alone and with the emotion head.
+"""Scores of the CTC head's decisions, alone and fused with the emotion head.
 
-What they are is in decisions.py; here each is scored like the emotion head's own, on the same
-utterances, and compared with it.
+decisions.py defines them; here each is scored like the emotion head's own, on the same utterances,
+and compared with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from ser.scoring.predictions import Prediction
 from ser.scoring.uncertainty import Difference, Trials, differences, from_decisions, measure, paired
 from ser.training.experiment import Experiment
 
-# The emotion head's own decision is left out: it is what predictions.tsv holds.
+# The emotion head's own decision is not listed: it is in predictions.tsv.
 NAMES = {
     "mass": "unit tags, mass",
     "transcript": "unit tags, transcript",
@@ -29,21 +29,20 @@ def score_decisions(
     speakers: Sequence[Mapping[str, str]],
     own_ids: Mapping[str, str],
 ) -> dict[str, dict[str, Any]] | None:
-    """``wa``, ``ua``, pooled scores, ``hyp`` and ``weights`` of each decision, by name.
+    """Compute ``wa``, ``ua``, pooled scores, ``hyp`` and ``weights`` of each decision, by name.
 
     Args:
-        experiment: whose folds hold decisions.jsonl.
-        folds: the emotion head's predictions by fold.
-        utt2spk: whose each utterance is.
-        speakers: as in scores.json. ``hyp`` runs parallel to it and is written the same way.
-        own_ids: utt2orig, which decides the order.
+        experiment: The experiment, with decisions.jsonl in its folds.
+        folds: The emotion head's predictions by fold.
+        utt2spk: The speaker of each utterance.
+        speakers: As in scores.json. ``hyp`` is parallel to it and in the same format.
+        own_ids: utt2orig, which defines the order.
 
     Returns:
-        None unless every fold has such decisions. ``weights`` is by fold, None where nothing is
-        fused.
+        None unless every fold has such decisions. ``weights`` is by fold, None without fusion.
 
     Raises:
-        UserError: decisions.jsonl is not of these utterances and emotions.
+        UserError: decisions.jsonl does not match these utterances and emotions.
     """
     if not all((experiment.exp_dir / fold / FILE_NAME).is_file() for fold in folds):
         return None
@@ -73,9 +72,9 @@ def score_decisions(
 
 
 def against_own(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Difference]:
-    """``wa`` and ``ua`` of a decision minus those of the emotion head, over the seeds ``runs``.
+    """``wa`` and ``ua`` of a decision minus those of the emotion head, over the seeds in ``runs``.
 
-    ``runs`` are scores.json of the same test set.
+    ``runs`` are the contents of scores.json for the same test set.
     """
     classes, protocol = len(runs[0]["labels"]), runs[0]["protocol"]
     own = from_decisions([run["speakers"] for run in runs], classes, protocol)
@@ -92,7 +91,7 @@ def _trials(
     classes: int,
     protocol: str,
 ) -> Trials:
-    """Trials of ``hyps`` (seeds of strings) in the place of the speakers' own."""
+    """Trials with ``hyps`` (strings per seed) in place of the speakers' own."""
     runs = [
         [{**entry, "hyp": hyp} for entry, hyp in zip(run, strings, strict=True)]
         for run, strings in zip(speakers, hyps, strict=True)

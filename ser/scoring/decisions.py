@@ -1,18 +1,18 @@
 """Three decisions from one model: its emotion head, its CTC head, and both together.
 
-Every unit of an emotion-tagged inventory carries the emotion, so the phoneme head, trained as a
-help, can itself be asked for it, in two ways:
+Every unit of an emotion-tagged inventory carries the emotion, so the auxiliary phoneme head can
+predict it as well, in two ways:
 
 - *mass*: the posterior of all units with an emotion's tag, summed over frames and normalised over
   the emotions, q(e) = sum_t sum_{u tagged e} p(u | t) / sum_t sum_{u not blank} p(u | t);
-- *transcript*: where a transcript is given, the CTC likelihood of its phoneme classes under each
-  tag, q(e) = p(units tagged e | frames) / sum_e' p(units tagged e' | frames): all alignments are
-  summed, and the emotions have equal priors. It knows the words, which a user's recording does
-  not come with; without words, or with more units than frames allow, it is the mass.
+- *transcript*: with a transcript, the CTC likelihood of its phoneme classes under each tag,
+  q(e) = p(units tagged e | frames) / sum_e' p(units tagged e' | frames): all alignments are summed,
+  and the emotions have equal priors. It uses the words, which are not available for a user's
+  recording; without words, or with more units than frames allow, it is the mass.
 
 Fusion with the emotion head is log-linear, log q = (1 - w) log p_head + w log q_ctc, normalised.
-A fold's w is the one of 0, 0.05, ..., 1 with the least cross-entropy on that fold's validation
-speakers; a protocol without them has no fusion.
+A fold's w is the value among 0, 0.05, ..., 1 with the lowest cross-entropy on that fold's
+validation speakers; a protocol without them has no fusion.
 """
 
 import json
@@ -29,12 +29,12 @@ from ser.lang.units import ctc_min_frames
 FILE_NAME = "decisions.jsonl"
 SOURCES = ("head", "mass", "transcript")
 WEIGHTS = tuple(i / 20 for i in range(21))
-FLOOR = 1e-30  # of a probability whose logarithm is taken
+FLOOR = 1e-30  # added to probabilities before taking the logarithm
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model says of one utterance: log-probabilities of the C emotions by source."""
+    """Log-probabilities of the C emotions for one utterance, by source."""
 
     utt_id: str
     split: str  # valid or test
@@ -59,7 +59,7 @@ def tag_mass(log_probs: np.ndarray, tags: np.ndarray, num_emotions: int) -> np.n
 
 
 def transcript_targets(text: Sequence[str], units: Sequence[str], num_emotions: int) -> np.ndarray:
-    """The ids of an utterance's units under each tag, (C, U); the tags of ``text`` are ignored."""
+    """Ids of an utterance's units under each tag, (C, U); the tags in ``text`` are ignored."""
     index = {unit: i for i, unit in enumerate(units)}
     return np.array([[index[f"{unit[:-1]}{e}"] for unit in text] for e in range(num_emotions)])
 
@@ -67,8 +67,8 @@ def transcript_targets(text: Sequence[str], units: Sequence[str], num_emotions: 
 def transcript_logp(log_probs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
     """CTC log-likelihood of the rows of ``targets`` (C, U), normalised over them: (C,).
 
-    ``log_probs`` is (T, V) with the blank at 0. None where the targets are empty or longer than
-    the frames can align.
+    ``log_probs`` is (T, V) with the blank at 0. None if the targets are empty or too long to be
+    aligned with the frames.
     """
     import torch
 
@@ -96,13 +96,13 @@ def gather(
     units: Sequence[str],
     text: Sequence[str],
 ) -> Evidence:
-    """All evidence on one utterance.
+    """Collect all evidence on one utterance.
 
     Args:
         head: (C,) log-probabilities of the emotion head.
-        log_probs: (T, V) of the CTC head, true frames only.
-        units: its inventory, which carries tags (see unit_tags).
-        text: the utterance's reference units; their tags are not looked at.
+        log_probs: (T, V) log-probabilities of the CTC head, true frames only.
+        units: Its inventory, with tags (see unit_tags).
+        text: The utterance's reference units; their tags are ignored.
     """
     tags = unit_tags(units, len(head))
     mass = tag_mass(log_probs, tags, len(head))
@@ -114,13 +114,13 @@ def gather(
 
 
 def fuse(head: np.ndarray, ctc: np.ndarray, weight: float) -> np.ndarray:
-    """(N, C) log-probabilities of both, log-linearly combined and normalised: (N, C)."""
+    """Combine (N, C) log-probabilities of both log-linearly and normalise: (N, C)."""
     mixed = (1 - weight) * head + weight * ctc
     return mixed - np.logaddexp.reduce(mixed, axis=1, keepdims=True)
 
 
 def choose_weight(head: np.ndarray, ctc: np.ndarray, refs: np.ndarray) -> float:
-    """The weight of ``ctc`` with the least cross-entropy on ``refs`` (N,); of equals the least."""
+    """Weight of ``ctc`` with the lowest cross-entropy on ``refs`` (N,); the smallest on ties."""
 
     def cross_entropy(weight: float) -> float:
         return -fuse(head, ctc, weight)[np.arange(len(refs)), refs].mean()
@@ -131,12 +131,12 @@ def choose_weight(head: np.ndarray, ctc: np.ndarray, refs: np.ndarray) -> float:
 def decide(
     evidence: Sequence[Evidence],
 ) -> tuple[dict[str, dict[str, int]], dict[str, float | None]]:
-    """Decisions of one fold, and the weights of its fusions.
+    """Compute the decisions of one fold, and the weights of its fusions.
 
     Returns:
-        By name (``head``, ``mass``, ``transcript`` and, with validation evidence,
-        ``head+mass``, ``head+transcript``) the class index of every test utterance; and the
-        weight of each fusion.
+        The class index of every test utterance by name of the decision (``head``, ``mass``,
+        ``transcript`` and, with validation evidence, ``head+mass``, ``head+transcript``); and
+        the weight of each fusion.
     """
     test = [e for e in evidence if e.split == "test"]
     valid = [e for e in evidence if e.split == "valid"]
@@ -161,7 +161,7 @@ def _stack(evidence: Sequence[Evidence], source: str) -> np.ndarray:
 
 
 def write_evidence(path: Path | str, labels: Sequence[str], evidence: Sequence[Evidence]) -> None:
-    """One JSON object a line, the first naming the emotions; whole or not at all."""
+    """Write JSON lines, the first naming the emotions, atomically."""
     with atomic_write(path) as stream:
         print(json.dumps({"emotions": list(labels)}), file=stream)
         for e in evidence:
@@ -176,11 +176,11 @@ def read_evidence(
     """Read back and check a fold's evidence.
 
     Args:
-        labels: the corpus's emotions, in order.
-        expected: the fold's test utterances and their reference emotions.
+        labels: The corpus's emotions, in order.
+        expected: The fold's test utterances and their reference emotions.
 
     Raises:
-        UserError: naming the file and line, when it is not what ``write_evidence`` wrote for
+        UserError: naming the file and line, if it is not what ``write_evidence`` wrote for
             these emotions and test utterances.
     """
     path = Path(path)

@@ -1,21 +1,21 @@
-"""Recordings as a worse channel would have them: noise, reverberation, telephone, codecs.
+"""Degraded recordings: noise, reverberation, telephone channel, codecs.
 
 A condition is ``kind`` or ``kind:value``, such as ``babble:10``. Each is a function of the speech x
-(N,), in [-1, 1) at 16 kHz, that returns as many samples; KINDS lists them. What is random is drawn
-anew for every utterance from a seed made of its id and the kind of noise: two runs agree in every
-sample, and a noise at 20 and at 10 dB is the same noise.
+(N,), in [-1, 1) at 16 kHz, that returns as many samples; KINDS lists them. Random numbers are drawn
+for every utterance from a seed made of its id and the kind of noise: two runs agree in every
+sample, and the noise at 20 and at 10 dB is the same.
 
 - ``white``, ``pink``, ``babble``: x + g n, where g makes 10 log10(P_x / (g^2 P_n)) the SNR in dB.
   P_x is the mean power of the frames that are not silent (at most SILENCE dB below the mean), P_n
-  that of all the noise. Pink noise has a power density of 1 / f; babble is the sum of TALKERS
-  utterances of other speakers of the corpus, of equal power and repeated as needed.
+  the mean power of all the noise. Pink noise has a power density of 1 / f; babble is the sum of
+  TALKERS utterances of other speakers of the corpus, of equal power and repeated as needed.
 - ``reverb``: convolution with h(t) = d(t) + g w(t) exp(-t ln(10^3) / T60), w white noise, which
-  decays by 60 dB in T60 seconds (Polack 1988); g makes the reverberation as strong as the direct
+  decays by 60 dB in T60 seconds (Polack 1988); g gives the reverberation the energy of the direct
   sound. The level of x is kept.
-- ``telephone``: 8 kHz, Butterworth band-pass from 300 to 3400 Hz; ``mulaw`` then passes through
-  G.711 in 8 bits.
-- ``gain``: by so many dB, then rounded to 16 bits. ``clip``: the share of samples (%) that is cut
-  off. ``mp3``, ``opus``: there and back, at about so many kbit/s.
+- ``telephone``: 8 kHz, Butterworth band-pass from 300 to 3400 Hz; ``mulaw`` adds 8-bit G.711
+  coding.
+- ``gain``: the value in dB, then rounding to 16 bits. ``clip``: percentage of clipped samples.
+  ``mp3``, ``opus``: encoding and decoding at about the given kbit/s.
 """
 
 import io
@@ -42,18 +42,18 @@ Read = Callable[[str], np.ndarray]
 
 
 class Degrader:
-    """Conditions over the utterances of a corpus.
+    """Apply conditions to the utterances of a corpus.
 
     Args:
-        speaker: Whose each utterance is.
-        read: The samples (N,) of an utterance, for babble.
+        speaker: The speaker of each utterance.
+        read: Returns the samples (N,) of an utterance, for babble.
     """
 
     def __init__(self, speaker: Mapping[str, str], read: Read):
         self.speaker, self.read = speaker, read
 
     def __call__(self, condition: str, utt_id: str, speech: np.ndarray) -> np.ndarray:
-        """``speech`` (N,) in [-1, 1) under ``condition``, (N,); it may leave full scale."""
+        """Apply ``condition`` to ``speech`` (N,) in [-1, 1); the result (N,) may exceed it."""
         kind, value = parse(condition)
         random = np.random.RandomState(zlib.crc32(f"{kind} {utt_id}".encode()))
         if kind == "babble":
@@ -62,7 +62,7 @@ class Degrader:
         return KINDS[kind][0](speech, value, random)
 
     def babble(self, utt_id: str, count: int, random: np.random.RandomState) -> np.ndarray:
-        """``count`` samples of other speakers than that of ``utt_id``."""
+        """``count`` samples of babble by speakers other than that of ``utt_id``."""
         others = sorted(u for u, s in self.speaker.items() if s != self.speaker[utt_id])
         if not others:
             raise UserError("--conditions babble: the corpus has one speaker; leave it out")
@@ -75,7 +75,7 @@ class Degrader:
 
 
 def parse(condition: str) -> tuple[str, float]:
-    """Kind and value of a condition; UserError for one that there is not."""
+    """Parse the kind and value of a condition; UserError if it is invalid."""
     kind, _, text = condition.partition(":")
     low, high = KINDS[kind][1] if kind in KINDS else (1, 0)
     try:
@@ -98,7 +98,7 @@ def power(speech: np.ndarray) -> float:
 
 
 def add_noise(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """``speech`` with ``noise`` of as many samples at ``snr`` dB."""
+    """Add ``noise`` of the same length to ``speech`` at ``snr`` dB."""
     scale = np.sqrt(power(speech) / (np.square(noise).mean() * 10 ** (snr / 10)))
     return speech + scale * noise
 
@@ -129,7 +129,7 @@ def _reverb(speech: np.ndarray, t60: float, random: np.random.RandomState) -> np
 
 
 def _narrow(speech: np.ndarray) -> np.ndarray:
-    """The telephone band at its own rate."""
+    """Telephone band of ``speech`` at TELEPHONE_RATE."""
     from scipy.signal import butter, sosfilt
 
     low = soxr.resample(speech, SAMPLE_RATE, TELEPHONE_RATE, quality="VHQ")
@@ -142,12 +142,12 @@ def _wide(narrow: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _fit(speech: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """``speech`` cut or padded to the length of ``like``."""
+    """Cut or pad ``speech`` to the length of ``like``."""
     return np.pad(speech, (0, max(0, len(like) - len(speech))))[: len(like)]
 
 
 def coded(speech: np.ndarray, rate: int = SAMPLE_RATE, **options: object) -> np.ndarray:
-    """``speech`` written to memory and read again by libsndfile; ``options`` as in soundfile."""
+    """Encode and decode ``speech`` in memory with libsndfile; ``options`` as in soundfile."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(speech, -1, 1 - 2**-15), rate, **options)
     file.seek(0)
@@ -162,7 +162,7 @@ def _clip(speech: np.ndarray, share: float) -> np.ndarray:
 G711 = {"format": "AU", "subtype": "ULAW"}
 MP3 = {"format": "MP3", "bitrate_mode": "CONSTANT"}
 OPUS = {"format": "OGG", "subtype": "OPUS"}
-# Kind -> (function of speech, value and random numbers; the values that there are, from and to).
+# Kind -> (function of speech, value and random numbers; lowest and highest value).
 # libsndfile's compression level is 0 for the highest bit rate and 1 for the lowest.
 KINDS: dict[str, tuple[Callable[..., np.ndarray], tuple[float, float]]] = {
     CLEAN: (lambda x, *_: x, (0, 0)),

@@ -1,16 +1,16 @@
-"""Trained models on what they were not meant for: other corpora, and worse recordings.
+"""Test trained models out of domain: on other corpora, and on degraded recordings.
 
-**Other corpora.** Each fold's model classifies the utterances of the other corpus with an emotion
-that both have; probabilities are averaged over the folds, restricted to the shared emotions and
+**Other corpora.** Each fold's model classifies the other corpus's utterances whose emotion both
+corpora have; probabilities are averaged over the folds, restricted to the shared emotions and
 renormalised. Nothing is trained. WA and UA are means over the test speakers, as in
 leave-one-speaker-out, with the same intervals.
 
-**Worse recordings.** The experiment's own test sets, each fold's model on its held-out speaker,
-under the conditions of ser/scoring/degrade.py. ``clean`` is the same without a change.
+**Degraded recordings.** The experiment's own test sets, each fold's model on its held-out speaker,
+under the conditions of ser/scoring/degrade.py. ``clean`` is the unmodified recording.
 
-Probabilities are at each fold's temperature, where it has one. Results are added one by one to
-crosscorpus.json and robustness.json of the experiment; those that the present models have made from
-the present data are kept.
+Probabilities are at each fold's temperature, if it has one. Results are added one by one to
+crosscorpus.json and robustness.json of the experiment; those made by the current models from the
+current data are kept.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from ser.training.experiment import Experiment, model_state, open_experiment
 if TYPE_CHECKING:
     import torch
 
-BATCH_SECONDS = 60.0  # padded
-STRICT = "strict"  # how scores are averaged: over speakers
+BATCH_SECONDS = 60.0  # padding included
+STRICT = "strict"  # scores are averaged over speakers
 Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
 
 
 def own_dump(exp_dir: Path | str, dump_root: Path | None = None) -> Path:
-    """dump/<corpus> of an experiment's corpus; ``dump_root`` is beside exp/ if it is not given."""
+    """dump/<corpus> of an experiment's corpus; ``dump_root`` is next to exp/ by default."""
     corpus = Path(exp_dir).resolve().parent
     return (dump_root or corpus.parents[1] / "dump") / corpus.name
 
@@ -60,10 +60,10 @@ def crosscorpus(
     build_model: BuildModel | None = None,
     dump_root: Path | None = None,
 ) -> Record:
-    """Test an experiment on the corpora in ``dump_dirs``; on its own it keeps its scores.
+    """Test an experiment on the corpora in ``dump_dirs``; its own scores are copied.
 
     Returns:
-        The contents of crosscorpus.json: ``tests`` by the name of the corpus.
+        The contents of crosscorpus.json: ``tests`` by corpus name.
 
     Raises:
         UserError: not scored, no such dump, or fewer than two shared emotions.
@@ -92,13 +92,13 @@ def robustness(
     build_model: BuildModel | None = None,
     dump_root: Path | None = None,
 ) -> Record:
-    """Test an experiment's folds on their own test sets under ``conditions``; all when empty.
+    """Test an experiment's folds on their own test sets under ``conditions``; all if empty.
 
     Returns:
-        The contents of robustness.json: ``tests`` by condition, ``clean`` among them.
+        The contents of robustness.json: ``tests`` by condition, including ``clean``.
 
     Raises:
-        UserError: no scored fold, or a condition that there is not.
+        UserError: no scored fold, or an invalid condition.
     """
     wanted = dict.fromkeys((CLEAN, *(conditions or CONDITIONS)))
     for condition in wanted:
@@ -133,9 +133,9 @@ def _classify(
     labels: Sequence[str],
     models: FoldModels,
 ) -> list[Prediction]:
-    """The mean of the folds' models on the utterances of a corpus with one of ``labels``.
+    """Average the folds' models over the utterances of a corpus with one of ``labels``.
 
-    Folds that differ in nothing but the emotion head (S0, S14) encode an utterance once.
+    Folds that differ only in the emotion head (S0, S14) encode an utterance once.
     """
     import torch
 
@@ -165,7 +165,7 @@ def pooled(
     where: str,
     change: Callable[[str, np.ndarray], np.ndarray] | None = None,
 ) -> torch.Tensor:
-    """What the emotion head reads of each utterance of ``lengths``, (N, P) on the CPU."""
+    """Pooled vectors of the utterances in ``lengths``, (N, P) on the CPU."""
     import torch
 
     def load(utt: str) -> np.ndarray:
@@ -183,7 +183,7 @@ def pooled(
 
 
 def _probabilities(model: Any, vectors: torch.Tensor, temperature: float | None) -> np.ndarray:
-    """(N, P) -> (N, C)."""
+    """Posteriors of pooled vectors: (N, P) -> (N, C)."""
     import torch
 
     with torch.inference_mode():
@@ -194,7 +194,7 @@ def _probabilities(model: Any, vectors: torch.Tensor, temperature: float | None)
 def _decide(
     names: Mapping[str, str], probs: np.ndarray, emotions: Sequence[str], labels: Sequence[str]
 ) -> list[Prediction]:
-    """(N, C) probabilities of ``emotions`` as predictions among ``labels``."""
+    """Convert (N, C) probabilities of ``emotions`` to predictions among ``labels``."""
     probs = probs[:, [emotions.index(label) for label in labels]] + 1e-30
     probs = probs / probs.sum(axis=1, keepdims=True)
     return [
@@ -204,7 +204,7 @@ def _decide(
 
 
 def _shared(experiment: Experiment, dump_dir: Path) -> list[str]:
-    """The emotions of the experiment that a corpus has too, in class order."""
+    """Emotions that the experiment and a corpus share, in class order."""
     for name in ("emotions", "utt2emo", "utt2spk", "utt2hash", "wav.scp", "utt2num_samples"):
         if not (dump_dir / name).is_file():
             raise UserError(
@@ -231,7 +231,7 @@ def _files(experiment: Experiment, fold: str) -> tuple[Path, Path]:
 def _open(
     exp_dir: Path | str, name: str, dump_root: Path | None
 ) -> tuple[Experiment, dict[str, Any], Record]:
-    """An experiment, its scores, and what there is of its record."""
+    """Open an experiment, its scores, and its record so far."""
     experiment = open_experiment(exp_dir, own_dump(exp_dir, dump_root))
     path = experiment.exp_dir / "scores.json"
     if not path.is_file():
@@ -266,7 +266,7 @@ def _add(
     rows: Sequence[Prediction],
     dump_dir: Path,
 ) -> None:
-    """Put a test into a record and its file: all decisions by speaker, WA and UA."""
+    """Add a test to a record and its file: all decisions by speaker, WA and UA."""
     utt2spk, speakers = read_table(dump_dir / "utt2spk"), {}
     for row in sorted(rows, key=lambda row: utt2spk[row.utt_id]):
         speakers.setdefault(utt2spk[row.utt_id], []).append(row)

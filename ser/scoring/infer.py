@@ -1,10 +1,10 @@
-"""Inference over the held-out utterances of every fold that is ready, in one process.
+"""Inference over the held-out utterances of every trained fold, in one process.
 
 Importing ESPnet and transformers takes longer than inferring a small fold, so the process does it
-once, and only when there is something to infer; folds that share a configuration share one model
+once, and only if there is something to infer; folds that share a configuration share one model
 object, into which each fold's weights are loaded. Inference is in 32-bit floats, whatever
-training used. What layers that stayed frozen make of an utterance is kept on disk as in training,
-but in these floats, so that experiments with the same frozen layers compute it once.
+training used. Outputs of frozen layers are cached on disk as in training, but in 32 bits, so that
+experiments with the same frozen layers compute them once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLE_RATE = 16000
-# Keys of ESPnet's config.yaml that say where training read and wrote, not what the model is.
+# Keys of ESPnet's config.yaml about training inputs and outputs, not about the model.
 NOT_THE_MODEL = (
     "output_dir",
     "run_label",
@@ -64,25 +64,25 @@ def infer_folds(
     batch_seconds: float = 60.0,
     build_model: BuildModel | None = None,
 ) -> list[str]:
-    """Write predictions.tsv for each trained fold that has none made from its present model.
+    """Write predictions.tsv for each trained fold that has none from its current model.
 
     Args:
         exp_dir: exp/<corpus>/<tag>.
         dump_dir: dump/<corpus>.
-        folds: infer these only; all of the protocol's when empty.
-        ngpu: use the GPU when above 0.
+        folds: Folds to infer; all of the protocol if empty.
+        ngpu: Use the GPU if above 0.
         nj: CPU threads; 0 leaves torch's default.
-        batch_seconds: padded audio in a batch, in seconds. Predictions do not depend on it, but
-            for a pooling that takes in the padding (``mask: false``).
-        build_model: makes a model without trained weights from (config.yaml, device); the
-            recipe's own when None.
+        batch_seconds: Padded audio per batch, in seconds. Predictions do not depend on it, except
+            for a pooling that includes the padding (``mask: false``).
+        build_model: Makes a model without trained weights from (config.yaml, device); the
+            recipe's own if None.
 
     Returns:
         The folds inferred by this call.
 
     Raises:
         UserError: unknown fold names, no GPU, damaged model files, a model of other emotions,
-            an utterance without input, or probabilities that are not numbers.
+            an utterance without input, or non-finite probabilities.
     """
     experiment = open_experiment(exp_dir, dump_dir)
     wanted = experiment.require_folds(list(folds)) if folds else experiment.folds
@@ -94,7 +94,7 @@ def infer_folds(
     if not todo:
         return []
     inputs = read_table(experiment.input_scp)
-    for fold in todo:  # every complaint about tables before any computing
+    for fold in todo:  # check all tables before computing
         for split in splits(experiment, fold):
             _lengths(experiment, fold, split, inputs)
     models = FoldModels(build_model, open_device(ngpu, nj))
@@ -118,7 +118,7 @@ def infer_folds(
 
 
 def _write_fold(experiment: Experiment, fold_dir: Path, parts: Mapping[str, tuple]) -> None:
-    """Write what ``infer_split`` gave for each split; only tests have rows and labels."""
+    """Write the results of ``infer_split``; only the test split has rows and labels."""
     rows, _, labels = parts["test"]
     evidence = [item for _, items, _ in parts.values() for item in items]
     if evidence:
@@ -150,9 +150,9 @@ def infer_split(
 ) -> tuple[list[Prediction], list[Evidence], list[LabelDecision]]:
     """Predict a fold's test or validation utterances, in the order of their list.
 
-    The evidence for other decisions than the emotion head's (scoring/decisions.py) is empty for a
-    model without a tagged CTC head, and the decisions of label heads (scoring/auxiliary.py) for one
-    without these.
+    The evidence for decisions other than the emotion head's (scoring/decisions.py) is empty for a
+    model without a tagged CTC head, as are the decisions of label heads (scoring/auxiliary.py)
+    without such heads.
     """
     import torch
 
@@ -222,7 +222,7 @@ def _check_finite(fold_dir: Path, batch: Sequence[str], logp: np.ndarray) -> Non
 def _decision(
     utt_id: str, head: str, said: torch.Tensor, words: Sequence[str] | None, known: Mapping
 ) -> LabelDecision:
-    """From a value, or (V,) log-probabilities over ``words``; the reference is in ``known``."""
+    """Decide from a value, or from (V,) log-probabilities of ``words``; references in ``known``."""
     ref = known.get(utt_id, "")
     if words is None:
         return LabelDecision(utt_id, head, str(ref), f"{float(said):.4f}")
@@ -241,7 +241,7 @@ def tagged_head(experiment: Experiment, model: Any) -> bool:
 def _lengths(
     experiment: Experiment, fold: str, split: str, inputs: Mapping[str, str]
 ) -> dict[str, int]:
-    """Samples of each utterance of a split; UserError if one has no length or no input."""
+    """Length of each utterance of a split; UserError if one has no length or no input."""
     shape = experiment.fold_list(fold, f"{split}.shape")
     samples = read_table(shape)
     cure = "run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
@@ -253,7 +253,7 @@ def _lengths(
 
 
 def open_device(ngpu: int, nj: int = 0) -> str:
-    """The device to infer on, with ``nj`` threads; 0 leaves torch's default."""
+    """Set up the device for inference, with ``nj`` threads; 0 leaves torch's default."""
     import torch
 
     if nj > 0:
@@ -270,21 +270,21 @@ def _build_untrained(config: Path, device: str) -> Any:
         from ser.training.task import SERTask
 
     config, here = config.resolve(), Path.cwd()
-    os.chdir(ROOT)  # where run.sh trains, and relative paths of units and encoders begin
+    os.chdir(ROOT)  # relative paths of units and encoders start here, where run.sh trains
     try:
-        # Without a model file: ESPnet's own loading passes over missing weights in silence.
+        # Without a model file: ESPnet's own loading silently ignores missing weights.
         return SERTask.build_model_from_file(config, None, device)[0]
     finally:
         os.chdir(here)
 
 
 class FoldModels:
-    """Gives each fold's model; builds anew only when the configuration differs.
+    """Load each fold's model; rebuild it only if the configuration differs.
 
     Args:
         build_model: As in ``infer_folds``.
-        device: Where models are to be.
-        keep: Keep what frozen layers make of an utterance where training kept it.
+        device: Device of the models.
+        keep: Cache outputs of frozen layers where training cached them.
     """
 
     def __init__(self, build_model: BuildModel | None, device: str, keep: bool = True):
@@ -315,6 +315,6 @@ class FoldModels:
 
 
 def model_config(config_file: Path) -> dict[str, Any]:
-    """The part of ESPnet's config.yaml that decides the model, the same in all folds."""
+    """Read the part of ESPnet's config.yaml that defines the model, shared by all folds."""
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     return {key: value for key, value in config.items() if not key.startswith(NOT_THE_MODEL)}

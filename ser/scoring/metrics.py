@@ -1,21 +1,21 @@
-"""Formulae: confusion matrix, accuracy, precision, recall, F1, unit error rate; fractions.
+"""Metrics: confusion matrix, accuracy, precision, recall, F1; fractions.
 
-What would divide by nothing is undefined, None: recall of a class that nobody expressed, precision
-of one that is never decided for, F1 of one that is neither. (That is scikit-learn with
-``zero_division=np.nan``.) Means leave it out, but for the precision of a class that is expressed
-and never decided for: it counts as 0, as in scikit-learn's default, or whoever decides for fewer
-classes would gain by it. F1 of such a class is 0 anyway: it is 2 TP / (2 TP + FP + FN).
+A division by zero is undefined, None: recall of a class without reference utterances, precision of
+a class that is never predicted, F1 of one that is neither. (This is scikit-learn with
+``zero_division=np.nan``.) Means exclude undefined values, except for the precision of a class with
+utterances that is never predicted: it counts as 0, as in scikit-learn's default, since predicting
+fewer classes would otherwise pay. F1 of such a class is 0 anyway: it is 2 TP / (2 TP + FP + FN).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # a class, where decisions are written as strings
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # classes in decision strings
 
 
 def confusion_matrix(refs: Sequence[str], hyps: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Counts (C, C): row the reference, column the decision, in the order of ``labels``."""
+    """Counts (C, C): rows are references, columns decisions, in the order of ``labels``."""
     index = {label: i for i, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for ref, hyp in zip(refs, hyps, strict=True):
@@ -37,7 +37,7 @@ def recalls(counts: np.ndarray) -> list[float | None]:
 
 
 def precisions(counts: np.ndarray) -> list[float | None]:
-    """Each class's precision from a confusion matrix (C, C); None for one never decided for."""
+    """Each class's precision from a confusion matrix (C, C); None for one never predicted."""
     return recalls(counts.T)
 
 
@@ -55,7 +55,7 @@ def f1_scores(counts: np.ndarray) -> list[float | None]:
 
 
 def mean_defined(values: Sequence[float | None]) -> float:
-    """Mean of the values that are not None, of which there is one at least."""
+    """Mean of the values that are not None, at least one."""
     return float(np.mean([value for value in values if value is not None]))
 
 

@@ -1,9 +1,9 @@
-"""predictions.tsv: what a model predicts for every utterance of one fold's test set.
+"""predictions.tsv: a model's predictions for every utterance of one fold's test set.
 
-Tab separated, with the header ``utt_id ref hyp p_<emotion>... units``: the reference and the
-decided emotion, one probability per emotion in the order of the corpus's ``emotions`` file, and
-the greedily decoded units of the auxiliary CTC head, separated by blanks (empty when the model
-has no such head or decoded nothing).
+Tab separated, with the header ``utt_id ref hyp p_<emotion>... units orig_id``: the reference and
+the predicted emotion, one probability per emotion in the order of the corpus's ``emotions`` file,
+the greedily decoded units of the auxiliary CTC head, separated by blanks (empty if the model has no
+such head or decoded nothing), and the corpus's own id.
 """
 
 import math
@@ -16,15 +16,15 @@ from ser.files import atomic_write
 from ser.training.experiment import PREDICTIONS
 
 FILE_NAME = PREDICTIONS
-SUM_TOLERANCE = 1e-4  # six decimals per emotion round away far less than this
+SUM_TOLERANCE = 1e-4  # far above the rounding error of six decimals
 TIE = 2e-6  # rounding may put the second of two equal probabilities first
 ERROR_COLUMNS = ["utt_id", "ref", "hyp", "confidence", "p_ref", "wav", "orig_id"]
-MAX_NAMED = 5  # rows named per kind of problem; the message stays readable
+MAX_NAMED = 5  # rows named per kind of problem, for a readable message
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row: ``probs`` in the order of the emotions, ``units`` as decoded."""
+    """A row: ``probs`` in the order of the emotions, ``units`` as decoded."""
 
     utt_id: str
     ref: str
@@ -44,9 +44,9 @@ def write_predictions(
     predictions: Iterable[Prediction],
     own_ids: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``predictions`` to ``path``, whole or not at all.
+    """Write ``predictions`` to ``path`` atomically.
 
-    ``own_ids`` is utt2orig, the ids that the corpus itself has; None where they are the same.
+    ``own_ids`` is utt2orig, the corpus's own ids; None if they are the same.
     """
     with atomic_write(path) as stream:
         print(*header(labels), sep="\t", file=stream)
@@ -57,7 +57,7 @@ def write_predictions(
 
 
 def confidence(prediction: Prediction, labels: Sequence[str]) -> float:
-    """The probability of the emotion that was decided for."""
+    """Probability of the predicted emotion."""
     return prediction.probs[labels.index(prediction.hyp)]
 
 
@@ -68,10 +68,10 @@ def write_errors(
     wavs: Mapping[str, str],
     own_ids: Mapping[str, str],
 ) -> None:
-    """Write the wrong decisions, the most confident first, each with its audio file.
+    """Write the wrong decisions, most confident first, each with its audio file.
 
     Tab separated, ``ERROR_COLUMNS``: ``p_ref`` is the probability of the reference, ``orig_id``
-    the id that the corpus itself has.
+    the corpus's own id.
     """
     wrong = [p for p in predictions if p.hyp != p.ref]
     wrong.sort(key=lambda p: (-confidence(p, labels), p.utt_id))
@@ -84,13 +84,13 @@ def write_errors(
 
 
 def some(items: Sequence[str], most: int = MAX_NAMED) -> str:
-    """The first few of ``items``, and how many more there are."""
+    """Format the first few of ``items`` and the number of further ones."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def read_rows(path: Path, cure: str) -> list[str]:
-    """The lines of a fold's table; UserError with ``cure`` if it is missing or not UTF-8."""
+    """Read the lines of a fold's table; UserError with ``cure`` if missing or not UTF-8."""
     try:
         # Only LF ends a row: str.splitlines would also cut at U+2028 inside a unit.
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -106,15 +106,15 @@ def read_predictions(
     """Read and check a fold's predictions.
 
     Args:
-        path: the predictions.tsv.
-        labels: the corpus's emotions, in order.
-        expected: the fold's test utterances and their reference emotions.
+        path: The predictions.tsv.
+        labels: The corpus's emotions, in order.
+        expected: The fold's test utterances and their reference emotions.
 
     Returns:
         One ``Prediction`` per expected utterance, in the order of ``expected``.
 
     Raises:
-        UserError: naming the file and its rows, when an utterance is missing, repeated or not
+        UserError: naming the file and its rows, if an utterance is missing, repeated or not
             of this fold, an emotion is unknown or differs from the corpus's, a probability is
             not a number, the probabilities do not sum to 1, or the decision is not the most
             probable emotion. The denominator of a score never shrinks silently.
@@ -157,7 +157,7 @@ def read_predictions(
 def _parse_row(
     fields: Sequence[str], labels: Sequence[str], expected: Mapping[str, str]
 ) -> tuple[Prediction, list[tuple[str, str]]]:
-    """One row and what is wrong with it, as (kind, detail) pairs."""
+    """Parse a row and list its faults as (kind, detail) pairs."""
     utt_id, ref, hyp, *values, units, _ = fields
     faults = []
     if utt_id not in expected:

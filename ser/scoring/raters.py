@@ -1,4 +1,4 @@
-"""Probabilities and decisions against what each rater said, where raters disagree."""
+"""Probabilities and decisions compared with the individual raters' labels."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from ser.scoring.predictions import Prediction
 
-LEAST = 5e-7  # of a probability, which predictions.tsv rounds to six decimals
+LEAST = 5e-7  # probability floor, since predictions.tsv has six decimals
 
 
 def kl(q: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def jsd(q: np.ndarray, p: np.ndarray) -> np.ndarray:
 def score_raters(
     rows: Iterable[Prediction], raters: Mapping[str, np.ndarray], labels: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The entry ``raters`` of scores.json; ``raters`` is what ``read_raters`` gives."""
+    """Compute the entry ``raters`` of scores.json; ``raters`` comes from ``read_raters``."""
     if not (told := [row for row in rows if row.utt_id in raters]):
         return None
     q = np.stack([raters[row.utt_id] for row in told])  # (N, C)

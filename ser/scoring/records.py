@@ -1,7 +1,7 @@
 """scores.json files: read and verify them, and keep them under version control.
 
 ``results/<corpus>/<tag>.json`` are copies of the scores.json of experiments, whose directories are
-too large to keep. RESULTS.md is made from them alone, so a fresh clone can make it again.
+too large to keep. RESULTS.md is made from them alone, so a fresh clone can reproduce it.
 """
 
 import json
@@ -20,7 +20,7 @@ from ser.scoring.scores import CURE, Scores
 
 Run = tuple[Path, dict[str, Any]]  # the folder of the figures, and the scores
 
-CROSSCORPUS, ROBUSTNESS = "crosscorpus.json", "robustness.json"  # of an experiment, or its record
+CROSSCORPUS, ROBUSTNESS = "crosscorpus.json", "robustness.json"  # in an experiment or its record
 SCORE_FIRST = "score first: ./run.sh --stage 5 --stop-stage 5 with the same options"
 TOLERANCE = 1e-9
 
@@ -28,13 +28,12 @@ TOLERANCE = 1e-9
 def read_all_scores(
     exp_root: Path, needed: bool = True, asked_for: Collection[Path] | None = None
 ) -> list[Run]:
-    """Every <corpus>/<tag>/scores.json below ``exp_root``, in the order of their paths.
+    """Read every <corpus>/<tag>/scores.json below ``exp_root``, in the order of their paths.
 
-    Where some experiments are ``asked_for``, those of others that cannot be read are named and
-    left out.
+    If some experiments are ``asked_for``, unreadable scores of others are named and left out.
 
     Raises:
-        UserError: a file that ``read_scores`` refuses, or none although one is ``needed``.
+        UserError: a file that ``read_scores`` rejects, or no file although one is ``needed``.
     """
     files = sorted(exp_root.glob("*/*/scores.json"))
     if needed and not files:
@@ -51,15 +50,15 @@ def read_all_scores(
 
 
 def read_all_records(records: Path) -> list[Run]:
-    """Every <corpus>/<tag>.json below ``records``, in the order of their paths."""
+    """Read every <corpus>/<tag>.json below ``records``, in the order of their paths."""
     return [(path.with_suffix(""), read_scores(path)) for path in sorted(records.glob("*/*.json"))]
 
 
 def keep_records(runs: list[Run], records: Path) -> list[Path]:
-    """Write the scores of ``runs`` as records; those that are there already stay unless rewritten.
+    """Write the scores of ``runs`` as records; other existing records are kept.
 
-    The figure of a sweep, which stage 6 left beside its experiments, is kept with them, and so are
-    tests on other corpora and worse recordings.
+    The figure of a sweep, which stage 6 writes next to its experiments, is kept with them, and so
+    are tests on other corpora and degraded recordings.
 
     Returns:
         The records whose contents changed.
@@ -83,7 +82,7 @@ def keep_records(runs: list[Run], records: Path) -> list[Path]:
 
 
 def sweep_figure(scores: Mapping[str, Any]) -> str:
-    """The name of the figure of the sweep that an experiment is a point of."""
+    """File name of the figure of an experiment's sweep."""
     return f"{scores['sweep']['name']}_{scores['protocol']}.png"
 
 
@@ -93,14 +92,15 @@ def _keep_file(file: Path, directory: Path) -> None:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """A scores.json or a record of one.
+    """Read a scores.json or a record of one.
 
-    Those of earlier versions lack precision and F1, which follow from the decisions, and what was
-    not noted: ``parameters``, ``sweep`` and the folds' ``valid_ua`` are null, ``auxiliary`` empty.
+    Those of earlier versions lack precision and F1, which are recomputed from the decisions, and
+    what was not recorded: ``parameters``, ``sweep`` and the folds' ``valid_ua`` are null,
+    ``auxiliary`` is empty.
 
     Raises:
-        UserError: it is damaged, of another schema, holds a value of the wrong type, or a number
-            that does not follow from the decisions in it.
+        UserError: it is damaged, has another schema, a value of the wrong type, or a number that
+            contradicts its decisions.
     """
     scores = Scores.read(path)
     found, problems = scores.plain(), _wrong_decisions(scores)
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 
 def _wrong_decisions(scores: Scores) -> list[str]:
-    """Entries of ``speakers`` that cannot be decisions over the labels, and folds without one."""
+    """Describe entries of ``speakers`` that are not decisions over the labels, and other folds."""
     known, problems = set(DIGITS[: len(scores.labels)]), []
     for i, entry in enumerate(scores.speakers):
         where = f"speakers[{i}] ({entry.fold}, {entry.speaker})"
@@ -140,7 +140,7 @@ def _wrong_decisions(scores: Scores) -> list[str]:
 
 
 def _recomputed(scores: Scores) -> dict[str, Any]:
-    """What follows from the decisions, which an edit by hand would contradict."""
+    """Recompute what follows from the decisions, to detect edits by hand."""
     folds: dict[str, list[Prediction]] = defaultdict(list)
     for entry in scores.speakers:
         for digits in zip(entry.ref, entry.hyp, strict=True):
@@ -158,7 +158,7 @@ def _add_precision(scores: dict[str, Any], expected: Mapping[str, Any]) -> None:
 
 
 def _differing(found: Any, expected: Any, where: str) -> list[str]:
-    """Places where ``found`` lacks or contradicts what is in ``expected``."""
+    """Describe where ``found`` lacks or contradicts what is in ``expected``."""
     if isinstance(expected, dict):
         dot = f"{where}." if where else ""
         lacking = [f"{dot}{key} not found in it" for key in expected if key not in found]

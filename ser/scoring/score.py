@@ -4,18 +4,18 @@ All scores are fractions from 0 to 1 here and in scores.json, and percentages in
 
 - A fold's WA is its accuracy; WA is the mean over the folds (Li et al. 2024, eq. 8 and 9).
 - A fold's UA is the mean of its per-class recalls; UA is the mean over the folds (eq. 10). The
-  mean runs over the classes that the fold's reference contains: the recall of a class that nobody
-  expressed is undefined. Folds with such a class are listed as ``absent``.
-- Pooled WA and UA count all utterances as one test set, and so do precision, recall and F1 of a
-  class and their means over the classes (``macro``; ser/scoring/metrics.py says what is undefined).
+  mean runs over the classes in the fold's reference: the recall of a class without utterances is
+  undefined. Such classes are listed as ``absent``.
+- Pooled WA and UA treat all utterances as one test set, and so do precision, recall and F1 of a
+  class and their means over the classes (``macro``; see ser/scoring/metrics.py for undefined ones).
 - UER: edits from the reference units to the decoded ones (insertions, deletions, substitutions)
-  over the count of reference units, all utterances together; the units as trained, with their
-  emotion tag where they carry one. PER: the same with the tag taken off both sides, which asks
-  for the phoneme classes only. An utterance without words has no reference units: it is left out
-  of both, as it was of the CTC loss, and counted as ``empty``.
+  over the number of reference units, for all utterances together; units as trained, with their
+  emotion tag if any. PER: the same without tags on both sides, which measures the phoneme classes
+  only. An utterance without words has no reference units: it is excluded from both, as from the
+  CTC loss, and counted as ``empty``.
 
-scores.json holds every decision (``speakers``), so that whatever is computed from decisions can be
-computed from it again: RESULTS.md, the intervals of ser/scoring/uncertainty.py, any other score.
+scores.json holds every decision (``speakers``), so that everything that follows from decisions can
+be recomputed: RESULTS.md, the intervals of ser/scoring/uncertainty.py, any other score.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,13 +71,13 @@ def score_folds(
     labels: Sequence[str],
     owner: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything about the emotion decisions: summary, folds, classes, confusion matrix.
+    """Score the emotion decisions: summary, folds, classes, confusion matrix.
 
     Args:
-        folds: predictions by fold, in the protocol's order; none of them empty.
-        labels: the emotions, in class order.
-        owner: Where WA and UA are means over speakers (``mean_over``), whom each fold tests; the
-            utterances of all folds of one are then scored together. None: means over folds.
+        folds: Predictions by fold, in the protocol's order; none of them empty.
+        labels: The emotions, in class order.
+        owner: If WA and UA are means over speakers (``mean_over``), the test speaker of each fold;
+            all folds of a speaker are then scored together. None: means over folds.
 
     Returns:
         The keys ``summary``, ``per_fold``, ``per_class``, ``macro`` and ``confusion`` of
@@ -140,12 +140,12 @@ def score_units(
     references: Mapping[str, Sequence[str]],
     strip_tag: Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
-    """UER and PER over all folds together, and what they were counted on.
+    """Compute UER and PER over all folds together, with the counts they are based on.
 
     Args:
-        folds: predictions by fold.
-        references: reference units by utterance; empty for an utterance without words.
-        strip_tag: unit -> phoneme class, or None where the units are not phonemes (then PER is).
+        folds: Predictions by fold.
+        references: Reference units by utterance; empty for an utterance without words.
+        strip_tag: Unit -> phoneme class, or None if the units are not phonemes (then PER is None).
 
     Returns:
         The entry ``units`` of scores.json. Its ``sample`` is the utterance of median error rate.
@@ -173,9 +173,9 @@ def _median_utterance(
     hyps: Mapping[str, Sequence[str]],
     strip_tag: Callable[[str], str],
 ) -> dict[str, Any] | None:
-    """The utterance in the middle when all with words are ordered by error rate, tags off.
+    """The utterance of median error rate without tags, among those with words.
 
-    Its ``pairs`` are a reference and a decoded unit each, aligned with tags off; None is a gap.
+    Its ``pairs`` are a reference and a decoded unit each, aligned without tags; None is a gap.
     """
     bare = {
         utt_id: ([strip_tag(u) for u in references[utt_id]], [strip_tag(u) for u in hyp])
@@ -202,14 +202,14 @@ def score_experiment(
         exp_dir: exp/<corpus>/<tag>.
         dump_dir: dump/<corpus>.
         data_dir: data/<corpus>.
-        ngpu: above 0 if a GPU was used, for the note about the machine.
+        ngpu: Above 0 if a GPU was used, to describe the hardware.
 
     Returns:
         The contents of scores.json.
 
     Raises:
-        UserError: no fold to score, predictions that do not match their fold, utterances that
-            a table lacks, or no reference units for the units that were decoded.
+        UserError: no fold to score, predictions that do not match their fold, utterances missing
+            from a table, or no reference units for the decoded units.
     """
     experiment, data_dir = open_experiment(exp_dir, dump_dir), Path(data_dir)
     states = {fold: experiment.state(fold) for fold in experiment.folds}
@@ -260,7 +260,7 @@ def _score_decisions(
     folds: Mapping[str, Sequence[Prediction]],
     data_dir: Path,
 ) -> dict[str, Any]:
-    """``scores`` with everything about the decisions of ``folds``."""
+    """Add everything about the decisions of ``folds`` to ``scores``."""
     rows = [p for predictions in folds.values() for p in predictions]
     utts = [p.utt_id for p in rows]
     utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
@@ -288,7 +288,7 @@ def _score_decisions(
 
 
 def _add_training(scores: dict[str, Any], experiment: Experiment) -> None:
-    """What the trainings of the scored folds took and found."""
+    """Add cost and validation UA of the scored folds' trainings."""
     runs = {fold: experiment.fold_run(fold) for fold in scores["per_fold"]}
     for fold, values in scores["per_fold"].items():
         run = runs[fold]
@@ -302,10 +302,10 @@ def _add_training(scores: dict[str, Any], experiment: Experiment) -> None:
 
 
 def largest_parameters(folds: Sequence[Mapping[str, int] | None]) -> dict[str, int] | None:
-    """How many parameters the folds' models have and train, from ``parameters`` of run.json.
+    """Total and trained parameters of the folds' models, from ``parameters`` of run.json.
 
-    A head may be larger in one fold than in another; the largest numbers are given. None where a
-    fold does not say, as those trained by earlier versions.
+    A head may be larger in one fold than in another; the largest numbers are returned. None if a
+    fold has no such entry, as with earlier versions.
     """
     known = [parameters for parameters in folds if parameters]
     if len(known) < len(folds):
@@ -319,10 +319,10 @@ def decisions_by_speaker(
     labels: Sequence[str],
     own_ids: Mapping[str, str] | None = None,
 ) -> list[dict[str, str]]:
-    """Every decision, for scores.json: one entry for each fold and each speaker tested in it.
+    """All decisions for scores.json: one entry for each fold and each speaker tested in it.
 
-    ``ref`` and ``hyp`` are strings with a character for each utterance, in the order of the
-    ids that the corpus itself has: the class as a digit, or as a letter from the eleventh class on.
+    ``ref`` and ``hyp`` are strings with one character per utterance, in the order of the corpus's
+    own ids: the class as a digit, or as a letter from the eleventh class on.
     """
     if len(labels) > len(DIGITS):
         raise UserError(f"{len(labels)} emotions; at most {len(DIGITS)} can be recorded")
@@ -340,14 +340,14 @@ def decisions_by_speaker(
 
 
 def owners(speakers: Sequence[Mapping[str, str]], protocol: str) -> dict[str, str] | None:
-    """``owner`` for ``score_folds``, from the entries of ``decisions_by_speaker``."""
+    """The argument ``owner`` of ``score_folds``, from entries of ``decisions_by_speaker``."""
     if mean_over(protocol) == "folds":
         return None
     return {entry["fold"]: entry["speaker"] for entry in speakers}
 
 
 def add_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """``scores`` with 95% intervals in ``summary``, and ``interval``, which says what they are."""
+    """Add 95% intervals to the ``summary`` of ``scores``, and their description, ``interval``."""
     trials = from_decisions([scores["speakers"]], len(scores["labels"]), scores["protocol"])
     summary = dict(scores["summary"])
     for name, bounds in score_intervals(trials).items():
@@ -359,14 +359,14 @@ def add_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _audio_paths(original: Path, dumped: Path, utts: Sequence[str]) -> dict[str, str]:
-    """Where to listen to an utterance: the corpus's file, or else what stage 3 made of it."""
+    """Audio file of each utterance: the corpus's own, or else the one written by stage 3."""
     return read_utterance_table(original if original.is_file() else dumped, utts, stage=1)
 
 
 def read_reference_units(
     path: Path, folds: Mapping[str, Sequence[Prediction]]
 ) -> dict[str, list[str]]:
-    """Reference units of every predicted utterance; UserError if the table lacks one."""
+    """Read the reference units of every predicted utterance; UserError if one is missing."""
     cure = "run stages 2 and 3 again with the --config (and its token_type) of this experiment"
     if not path.is_file():
         raise UserError(f"{path}: no such file, so the decoded units have no reference; {cure}")
@@ -380,7 +380,7 @@ def read_reference_units(
 def _describe(
     experiment: Experiment, data_dir: Path, ngpu: int, folds: Sequence[str]
 ) -> dict[str, Any]:
-    """What was scored: the part of scores.json that does not depend on predictions."""
+    """Describe the experiment: the part of scores.json that does not depend on predictions."""
     run = experiment.run
     config = Path(str(run["config"]))
     system = experiment.exp_dir / "system.yaml"  # with its bases, as stage 4 wrote it
@@ -425,7 +425,7 @@ def _public_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _corpus_shortages(*directories: Path) -> list[str]:
-    """What the corpus lacked when it was read, from the ``partial`` files."""
+    """What was missing from the corpus when it was read, from the ``partial`` files."""
     lines: dict[str, None] = {}  # the same line may be in both files
     for directory in directories:
         path = directory / "partial"

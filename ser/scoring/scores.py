@@ -1,6 +1,6 @@
-"""The contents of scores.json, schema 2, as models.
+"""The contents of scores.json, schema 2, as pydantic models.
 
-All scores are fractions from 0 to 1; class scores are None where there is nothing to divide by.
+All scores are fractions from 0 to 1; class scores are None where the denominator is zero.
 """
 
 import json
@@ -41,7 +41,7 @@ Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]  # from,
 
 
 class Part(BaseModel):
-    """A part of scores.json; values are never converted, unknown keys are kept, in their order."""
+    """Part of scores.json; values are not converted, unknown keys and key order are kept."""
 
     model_config = ConfigDict(
         strict=True,
@@ -51,7 +51,7 @@ class Part(BaseModel):
         validate_by_alias=True,
     )
 
-    _keys: list[str] = PrivateAttr(default_factory=list)  # of the file, in its order
+    _keys: list[str] = PrivateAttr(default_factory=list)  # in file order
 
     @model_validator(mode="wrap")
     @classmethod
@@ -74,7 +74,7 @@ class ConfigFile(Part):
 
 
 class Sweep(Part):
-    """The sweep that the experiment is a point of."""
+    """The sweep that the experiment belongs to, and its point."""
 
     file: str | None = None
     name: str
@@ -86,7 +86,7 @@ class Sweep(Part):
 
 
 class Folds(Part):
-    """The protocol's folds, those that are scored, and why the others are not."""
+    """The protocol's folds, the scored ones, and why others are missing."""
 
     expected: list[str]
     scored: list[str]
@@ -110,7 +110,7 @@ class Summary(Part):
 
 
 class FoldScores(Part):
-    """One fold: ``absent`` are the emotions without utterances, ``valid_ua`` the validation UA."""
+    """One fold: ``absent`` lists emotions without utterances, ``valid_ua`` is the validation UA."""
 
     wa: Fraction
     ua: Fraction
@@ -147,7 +147,7 @@ class Confusion(Part):
 
 
 class SpeakerDecisions(Part):
-    """All decisions on one speaker in one fold, one character for each utterance."""
+    """All decisions on one speaker in one fold, one character per utterance."""
 
     fold: str
     speaker: str
@@ -207,7 +207,7 @@ class Scaled(Part):
 
 
 class Calibration(Part):
-    """Expected calibration error and what it is computed from; proper scores; risk by coverage."""
+    """Expected calibration error and its bins; proper scores; risk by coverage."""
 
     ece: Fraction
     confidence: Fraction
@@ -228,7 +228,7 @@ class Parameters(Part):
 
 
 class Auxiliary(Part):
-    """Accuracy of an auxiliary head over the ``n`` utterances whose value is known."""
+    """Accuracy of an auxiliary label head over the ``n`` utterances with a known label."""
 
     accuracy: Fraction | None
     n: int
@@ -236,7 +236,7 @@ class Auxiliary(Part):
 
 
 class Values(Part):
-    """CCC and RMSE of a head of values; CCC is None where it is undefined."""
+    """CCC and RMSE of a value head; CCC is None where it is undefined."""
 
     ccc: Concordance | None
     ccc_ci: list[Concordance] | None
@@ -247,7 +247,7 @@ class Values(Part):
 
 
 class Raters(Part):
-    """Divergence (nats) from the raters' shares, decisions that a rater shares, divided raters."""
+    """Divergence (nats) from raters' shares; fractions any rater agrees with, raters divided on."""
 
     n: int
     divided: Fraction
@@ -323,7 +323,7 @@ class Scores(Part):
 
     @classmethod
     def read(cls, path: Path) -> "Scores":
-        """A scores.json.
+        """Read a scores.json.
 
         Raises:
             UserError: not JSON, another schema, or values of the wrong type.
@@ -342,16 +342,16 @@ class Scores(Part):
             raise UserError(f"{path}: {problems}; it was not written by stage 5; {CURE}") from None
 
     def plain(self) -> dict[str, Any]:
-        """The entries as in the file, those that it lacks with their defaults."""
+        """Entries as in the file, with defaults for missing ones."""
         return self.model_dump(by_alias=True)
 
     def text(self) -> str:
-        """The file's contents: of scores that were read, the same bytes."""
+        """Contents of the file; scores that were read give the same bytes."""
         found = self.model_dump(by_alias=True, exclude_unset=True)
         return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write a scores.json, whole or not at all."""
+        """Write a scores.json atomically."""
         with atomic_write(path) as stream:
             stream.write(self.text())
 

@@ -1,8 +1,8 @@
 """Scores of parts of the test set: by gender, style, duration, session, and known text.
 
 Every slice is scored on all its held-out utterances together (pooled), since a fold seldom has
-enough of each. What belongs together is called a kind: ``style``, ``text``, ``gender``,
-``duration`` and ``session``.
+enough of each. Slices are grouped by kind: ``style``, ``text``, ``gender``, ``duration`` and
+``session``.
 """
 
 import re
@@ -31,20 +31,20 @@ Slices = dict[str, dict[str, list[str]]]  # kind -> value -> utterances
 def find_slices(
     experiment: Experiment, folds: Mapping[str, Sequence[Prediction]], data_dir: Path
 ) -> Slices:
-    """The predicted utterances of every slice; kinds and values in the order to show them.
+    """Find the predicted utterances of every slice; kinds and values in display order.
 
-    A kind that the corpus does not have is left out: ``style`` where ids do not tell, ``text``
-    where stage 2 left no ``lang/text.words`` below ``data_dir``, or no words in it.
+    A kind that does not apply to the corpus is left out: ``style`` if ids do not encode it,
+    ``text`` if stage 2 wrote no ``lang/text.words`` below ``data_dir``, or no words in it.
 
     Raises:
-        UserError: a table of the dump or the transcripts lack an utterance.
+        UserError: an utterance is missing from a table of the dump or the transcripts.
     """
     utts = [p.utt_id for rows in folds.values() for p in rows]
     genders, num_samples, sessions = (
         read_utterance_table(experiment.dump_dir / name, utts)
         for name in ("utt2gender", "utt2num_samples", "utt2session")
     )
-    known = set(genders.values()) != {UNKNOWN_GENDER}  # of somebody
+    known = set(genders.values()) != {UNKNOWN_GENDER}  # of at least one speaker
     slices = {
         "style": _group(utts, _styles(utts), tuple(STYLES.values())),
         "text": _group(utts, _texts(experiment, folds, data_dir / "lang" / "text.words"), TEXTS),
@@ -78,7 +78,7 @@ def score_slices(
 def read_utterance_table(
     path: Path, utts: Sequence[str], stage: int = 3, allow_empty: bool = False
 ) -> dict[str, str]:
-    """A table that must hold all of ``utts``; UserError names those that it lacks."""
+    """Read a table that must hold all of ``utts``; UserError names missing ones."""
     cure = f"make it again: ./run.sh --stage {stage} --stop-stage {stage} with the same options"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {cure}")
@@ -94,7 +94,7 @@ def read_utterance_table(
 def _group(
     utts: Sequence[str], of: Mapping[str, str], order: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """Utterances by value, in ``order`` or else sorted; values that nobody has are left out."""
+    """Group utterances by value, in ``order`` or else sorted; empty groups are left out."""
     groups: dict[str, list[str]] = {v: [] for v in order or sorted(set(of.values()))}
     for utt in utts if of else ():
         groups[of[utt]].append(utt)
@@ -127,7 +127,7 @@ def _texts(
 
 
 def _durations(num_samples: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Thirds of the corpus, whose bounds do not depend on which folds are scored."""
+    """Split the corpus into thirds by duration, independently of which folds are scored."""
     seconds = {u: int(n) / SAMPLE_RATE for u, n in num_samples.items()}
     low, high = (round(float(q), 1) for q in np.quantile(list(seconds.values()), [1 / 3, 2 / 3]))
     names = (f"up to {low} s", f"{low} to {high} s", f"over {high} s")

@@ -11,7 +11,7 @@ from ser.scoring.decision_scores import NAMES, against_own
 from ser.scoring.metrics import mean_sd
 from ser.scoring.uncertainty import Difference
 
-# Options of a command that a table has columns for; the others are what a row must say.
+# Options of a command that have table columns; a row must state the others.
 IN_COLUMNS = (
     *("--corpus", "--corpus-dir", "--config", "--ssl", "--sweep", "--protocol", "--seed"),
     *("--folds", "--tag"),
@@ -31,7 +31,7 @@ KNOWN_SPEAKERS = (
 
 
 def partial_notes(scores: Mapping[str, Any]) -> list[str]:
-    """Sentences that say what is missing from ``scores``; empty when nothing is."""
+    """Sentences about what is missing from ``scores``; empty if nothing is."""
     notes = []
     folds = scores["folds"]
     if folds["missing"]:
@@ -47,7 +47,7 @@ def partial_notes(scores: Mapping[str, Any]) -> list[str]:
 
 
 def mark(scores: Mapping[str, Any]) -> str:
-    """LEAKY, speaker-dependent, or "": the mark of ``scores`` wherever they are shown."""
+    """LEAKY, speaker-dependent, or "": the mark shown with ``scores`` everywhere."""
     return "LEAKY" if scores["leaky"] else caveat(scores["protocol"])
 
 
@@ -59,9 +59,9 @@ def marked(scores: Mapping[str, Any], bold: bool = False) -> str:
 
 
 def others_like(protocol: str, count: str = "") -> str:
-    """Whom intervals under ``protocol`` are for; ``count`` stands where the number of speakers may.
+    """Population that intervals under ``protocol`` refer to; ``count`` is the number of speakers.
 
-    What trained on the speakers that it was tested on knows nothing of others.
+    A model tested on its training speakers says nothing about others.
     """
     if caveat(protocol):
         return f"other utterances of these{count} speakers"
@@ -69,12 +69,12 @@ def others_like(protocol: str, count: str = "") -> str:
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """An interval of fractions in percent, such as ``80.1 to 92.9``; ``-`` where there is none."""
+    """Format an interval of fractions in percent, such as ``80.1 to 92.9``; ``-`` if None."""
     return "-" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
 def parameter_count(found: Mapping[str, int] | None) -> str:
-    """All, and in brackets those that are trained if not all; ``-`` if not known."""
+    """All parameters, and in brackets the trained ones if fewer; ``-`` if unknown."""
     if found is None:
         return "-"
     trained = f" ({found['trained']:,})" if found["trained"] != found["total"] else ""
@@ -82,7 +82,7 @@ def parameter_count(found: Mapping[str, int] | None) -> str:
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """The readable table of scores.txt, in percent."""
+    """Format the readable table of scores.txt, in percent."""
     summary, labels = scores["summary"], scores["labels"]
     lines = [f"{scores['tag']}: {scores['corpus']}, protocol {scores['protocol']}"]
     lines += [f"LEAKY, not comparable: {why}" for why in scores["leaky"]]
@@ -100,7 +100,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     rows.append(["sd", "", percent(summary["wa_sd"]), percent(summary["ua_sd"])])
     if summary["wa_ci"]:
         for name, end in (("95% from", 0), ("95% to", 1)):
-            # UA has none where all decisions are for one class, whose share WA still depends on
+            # no interval of UA if all decisions are for one class; WA still varies with its share
             bounds = [summary[key] for key in ("wa_ci", "ua_ci")]
             rows.append([name, "", *("-" if b is None else percent(b[end]) for b in bounds)])
     pooled = [percent(summary["wa_pooled"]), percent(summary["ua_pooled"])]
@@ -155,7 +155,7 @@ def _sample_lines(sample: Mapping[str, Any] | None) -> list[str]:
 
 
 def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:
-    """A line for each auxiliary head of labels or values; empty without such heads."""
+    """A line for each auxiliary label or value head; empty without such heads."""
     lines = []
     for name, v in heads.items():
         if "ccc" in v:
@@ -170,31 +170,31 @@ def auxiliary_lines(heads: Mapping[str, Any]) -> list[str]:
 
 
 def raters_line(found: Mapping[str, Any]) -> str:
-    """Divergence from what raters said, and how many decisions one of them shares."""
+    """Divergence from the raters' labels, and the share of decisions that match any rater."""
     kl, jsd, right, differ = (found[key] for key in ("kl", "jsd", "any_rater", "divided"))
     said = f"{percent(right)} % decided as a rater did; {found['n']} utterances"
     return f"KL {kl:.3f}, JSD {jsd:.3f} nats; {said}, on {percent(differ)} % of which raters differ"
 
 
 def concordance(found: Mapping[str, Any]) -> str:
-    """CCC of a head of values and its interval, such as ``CCC 0.621 [0.55 to 0.69]``."""
+    """CCC of a value head and its interval, such as ``CCC 0.621 [0.550 to 0.690]``."""
     bounds = " to ".join(decimal(bound) for bound in found["ccc_ci"] or [None])
     return f"CCC {decimal(found['ccc'])} [{bounds}]"
 
 
 def decimal(value: float | None) -> str:
-    """Three decimals; ``-`` where there is no number."""
+    """Three decimals; ``-`` for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def paired_over(runs: Sequence[Mapping[str, Any]]) -> str:
-    """What the bootstrap behind a difference between ``runs`` draws."""
+    """Resampling unit of the bootstrap of a difference between ``runs``, in words."""
     known = any(caveat(scores["protocol"]) for scores in runs)
     return "paired over utterances of these speakers" if known else "paired over speakers"
 
 
 def decision_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A head and a row for each decision, as means over ``runs``, the seeds of a system."""
+    """A header and a row for each decision, as means over ``runs``, the seeds of a system."""
     rows = [["decision", "WA %", "UA %", "WA - head's", "95%", "p"]]
     own = [percent(mean_sd([run["summary"][name] for run in runs])[0]) for name in ("wa", "ua")]
     rows.append(["emotion head", *own, "", "", ""])
@@ -206,7 +206,7 @@ def decision_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def difference(found: Difference) -> list[str]:
-    """Value, interval and p of a difference, the former two in percentage points."""
+    """Value and interval of a difference in percentage points, and its p-value."""
     bounds = "-"
     if found.low is not None and found.high is not None:
         bounds = f"{signed(found.low)} to {signed(found.high)}"
@@ -214,13 +214,13 @@ def difference(found: Difference) -> list[str]:
 
 
 def signed(fraction: float) -> str:
-    """A difference in percentage points, with its sign."""
+    """Format a difference in percentage points, with its sign."""
     text = "0.0" if abs(fraction) < 0.0005 else percent(fraction)
     return text if text.startswith("-") else f"+{text}"
 
 
 def p_value(p: float | None) -> str:
-    """Three digits; ``-`` where there is no test."""
+    """Three digits; ``-`` without a test."""
     if p is None:
         return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -262,7 +262,7 @@ def calibration_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as aligned lines: the first column to the left, the others to the right."""
+    """Align rows as lines: the first column to the left, the others to the right."""
     count = max(map(len, rows))
     full = [[*row, *[""] * (count - len(row))] for row in rows]
     widths = [max(len(row[i]) for row in full) for i in range(count)]
@@ -273,7 +273,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def differing(scores: Mapping[str, Any]) -> str:
-    """What tells an experiment from its configuration as it is: tag, options of its command."""
+    """How an experiment differs from its plain configuration: tag, options of its command."""
     command, _, espnet = scores["command"].partition(" -- ")
     try:
         options = shlex.split(command)[1:]

@@ -1,15 +1,15 @@
-"""How far a score may be from that of other speakers: bootstrap over speakers, McNemar's test.
+"""Uncertainty of scores over speakers: bootstrap over speakers, McNemar's test.
 
-Utterances of one speaker succeed and fail together, so a number from 5,531 utterances of 10
-speakers is known about as well as a mean of 10. Speakers are what is drawn here.
+Utterances of one speaker are correlated, so a score of 5,531 utterances of 10 speakers is known
+about as well as a mean of 10 values. Therefore speakers are resampled.
 
 **Interval of a score.** Draw as many speakers as there are, with replacement, then each drawn
 speaker's utterances, with replacement; the standard deviation of a score over such replicates is
 its standard error, and the interval is the score plus and minus Student's t quantile (speakers
-minus 1 degrees of freedom) times it, cut off at 0 and 1. Folds keep their utterances, so WA and
-UA stay means over folds. Coverage of the 95% interval of WA in 1,500 simulated corpora each, whose
-speakers differ by a logit-normal effect, beside that of the 2.5 and 97.5 percentiles of the same
-replicates (simulation error 0.6; UA and the pooled scores agree within 0.2; tests repeat the
+minus 1 degrees of freedom) times it, clipped to 0 and 1. Folds keep their utterances, so WA and UA
+remain means over folds. Coverage of the 95% interval of WA in 1,500 simulated corpora each, whose
+speakers differ by a logit-normal effect, compared with that of the 2.5 and 97.5 percentiles of the
+same replicates (simulation error 0.6; UA and the pooled scores agree within 0.2; tests repeat the
 first and the last row):
 
                                                                         here   percentiles
@@ -24,30 +24,30 @@ first and the last row):
     10 speakers who do not differ at all, 36 each, WA 90                 99.5   99.1
 
 Percentile, basic and BCa intervals are too short for few speakers. Hesterberg's expanded
-percentiles reach 91 with four speakers, the bootstrap-t interval holds its level but is three times
-as long there. What is used here is conservative where speakers hardly differ, since drawing
+percentiles reach 91 with four speakers; the bootstrap-t interval keeps its level but is three times
+as long there. The interval used here is conservative if speakers hardly differ, since drawing
 utterances counts their noise a second time; near 100% it errs on one side: the truth lies below
 the interval more often (6.3% for the fourth row) than above it.
 
-**Interval and p-value of a difference.** Both systems are taken over the same drawn speakers. Only
-speakers are drawn: two systems may differ alike for every speaker, and drawing utterances too
-would then double the variance (0.1% rejections at 5% under the null, simulated). The standard
-error is multiplied by sqrt(S / (S - 1)) for S speakers, which makes that of a mean over speakers
-unbiased, and the p-value is Student's with S - 1 degrees of freedom: 4.0 to 5.4% rejections at 5%
-under the null with 4 to 10 speakers. For a mean over speakers it is the paired t-test.
+**Interval and p-value of a difference.** Both systems use the same drawn speakers. Only speakers
+are drawn: if two systems differ equally for every speaker, drawing utterances as well would double
+the variance (0.1% rejections at 5% under the null, simulated). The standard error is multiplied by
+sqrt(S / (S - 1)) for S speakers, which makes that of a mean over speakers unbiased, and the
+p-value is Student's with S - 1 degrees of freedom: 4.0 to 5.4% rejections at 5% under the null
+with 4 to 10 speakers. For a mean over speakers it is the paired t-test.
 
-**Known speakers.** Under a protocol whose models are trained on the speakers that they are tested
-on (kfold), nothing that is drawn from these speakers can say how others would fare. There, each
-speaker's utterances are drawn and the speakers stay: the interval is for other utterances of these
-speakers. The standard error of a score, and of a difference, is multiplied by sqrt(N / (N - S)) for
-N utterances, with N - S degrees of freedom: for utterances of equally many of each speaker that is
-the t interval, or the paired t-test, of a stratified sample. In 2,000 simulated test
-sets of 36 utterances of each speaker, 95% intervals of WA held in 94.1% for 10 speakers (WA 89) and
-in 95.3% for 4 (WA 87); a test repeats the first. Utterances are taken for independent here, so an
-interval is too short where some are alike, such as a repeated sentence.
+**Known speakers.** Under a protocol whose models are tested on their training speakers (kfold), no
+resampling of these speakers shows how others would fare. There, each speaker's utterances are
+drawn and the speakers are fixed: the interval is for other utterances of these speakers. The
+standard error of a score, and of a difference, is multiplied by sqrt(N / (N - S)) for N utterances,
+with N - S degrees of freedom: with equally many utterances of each speaker this is the t interval,
+or the paired t-test, of a stratified sample. In 2,000 simulated test sets of 36 utterances of each
+speaker, 95% intervals of WA held in 94.1% for 10 speakers (WA 89) and in 95.3% for 4 (WA 87); a
+test repeats the first. Utterances are assumed to be independent here, so an interval is too short
+if some are alike, such as a repeated sentence.
 
-Seeds: where several were run, an utterance counts as right by the fraction of seeds that had it
-right. An interval then holds for the mean over these seeds; their spread is reported beside it.
+Seeds: with several, an utterance counts as right by the fraction of seeds that had it right. An
+interval then holds for the mean over these seeds; their spread is reported beside it.
 
 Davison and Hinkley (1997), Bootstrap Methods and their Application, 3.8: resampling of clusters;
 Hesterberg (2015), What Teachers Should Know about the Bootstrap, The American Statistician 69(4).
@@ -66,24 +66,24 @@ REPLICATES = 5000
 TINY = 1e-12  # a spread below it is rounding
 METHOD = "bootstrap of speakers, then their utterances; Student's t"
 METHOD_KNOWN = "bootstrap of each speaker's utterances; Student's t"
-# The stream of RandomState is frozen (NEP 19), that of Generator is not: equal scores shall give
-# equal intervals whatever the version of NumPy.
+# The stream of RandomState is frozen (NEP 19), that of Generator is not: equal scores must give
+# equal intervals with any version of NumPy.
 SEED = 20240319
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Decided utterances: N of them, by V systems (or one), C classes.
+    """Decisions of V systems (or one) on N utterances with C classes.
 
     Attributes:
-        speaker: whose it is, (N,), from 0.
-        label: the reference class, (N,), from 0 to C - 1.
-        fold: the fold in which each system was tested on it, (N, V), from 0: what WA and UA are
-            means over. Of crossed folds, the speaker.
-        right: 1 where the system decided for the reference, else 0, (N, V); between them the
-            fraction of its seeds that did.
-        classes: C; classes without utterances count as well.
-        known: the systems were trained on these speakers too, so that utterances are drawn and
+        speaker: Speaker of each utterance, (N,), from 0.
+        label: Reference class, (N,), from 0 to C - 1.
+        fold: Fold in which each system was tested on it, (N, V), from 0; WA and UA are means over
+            folds. With crossed folds, the speaker.
+        right: 1 if the system predicted the reference, else 0, (N, V); with several seeds the
+            fraction that did.
+        classes: C, including classes without utterances.
+        known: The systems were trained on these speakers too, so that utterances are drawn and
             speakers are not.
     """
 
@@ -96,12 +96,12 @@ class Trials:
 
     @property
     def speakers(self) -> int:
-        """How many speakers there are."""
+        """Number of speakers."""
         return len(np.unique(self.speaker))
 
     @property
     def degrees(self) -> int:
-        """Degrees of freedom of a standard error; below 1 there is none."""
+        """Degrees of freedom of a standard error, which is undefined below 1."""
         return len(self.speaker) - self.speakers if self.known else self.speakers - 1
 
 
@@ -109,7 +109,7 @@ Measured = dict[str, np.ndarray]  # wa, ua, wa_pooled, ua_pooled: (B, V); recall
 
 
 def measure(trials: Trials) -> Measured:
-    """The scores themselves, as one replicate (B = 1): what ``bootstrap`` scatters around."""
+    """Scores of the trials themselves, as one replicate (B = 1) in the format of ``bootstrap``."""
     table = _Table(trials)
     return table.scores(table.counts[None], np.ones((1, table.num_speakers), dtype=np.int64))
 
@@ -120,11 +120,11 @@ def bootstrap(
     """Scores of ``replicates`` samples of speakers, drawn with replacement.
 
     Args:
-        trials: what was decided. Speakers that are known are taken once each instead.
-        utterances: draw the utterances within each drawn speaker as well; a speaker drawn k
-            times gives k times as many utterances. Without, speakers are taken as they are.
+        trials: The decisions. Known speakers are taken once each instead of being drawn.
+        utterances: Draw the utterances within each drawn speaker as well; a speaker drawn k
+            times gives k times as many utterances. If False, speakers keep their utterances.
         replicates: B.
-        seed: of the random numbers; equal seeds give equal replicates.
+        seed: Random seed; equal seeds give equal replicates.
 
     Returns:
         ``wa``, ``ua``, ``wa_pooled``, ``ua_pooled`` (B, V) and ``recall`` (B, V, C), NaN for a
@@ -153,9 +153,9 @@ def bootstrap(
 def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, np.ndarray | None]:
     """95% intervals of WA and UA, mean over folds and pooled: (V, 2) each, as fractions.
 
-    None for all where there is a single speaker (or, of known speakers, a single utterance each),
-    for a score where every decision is right or every one wrong, and for UA where all decisions are
-    for one class: what others would do is then not known, which is not the same as certain.
+    None for all scores with a single speaker (or a single utterance of each known speaker), for a
+    score if all decisions are right or all wrong, and for UA if all decisions are for one class:
+    the uncertainty is then unknown, not zero.
     """
     names = ("wa", "ua", "wa_pooled", "ua_pooled")
     if trials.degrees < 1:
@@ -174,10 +174,10 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
 def interval_of_sums(
     sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray], replicates: int = REPLICATES
 ) -> list[float] | None:
-    """The 95% interval, cut off at -1 and 1, of a score of sums over utterances, such as CCC.
+    """95% interval, clipped to -1 and 1, of a score of sums over utterances, such as CCC.
 
-    As for a difference, speakers alone are drawn, and one speaker has none. ``sums`` (S, K) are
-    those of each speaker, ``score`` is a function (..., K) -> (...), NaN where it is undefined.
+    As for a difference, only speakers are drawn, and a single speaker has no interval. ``sums``
+    (S, K) are sums per speaker, ``score`` is a function (..., K) -> (...), NaN where undefined.
     """
     speakers, found = len(sums), float(score(sums.sum(axis=0)))
     if speakers < 2 or np.isnan(found):
@@ -194,16 +194,15 @@ class Difference:
     """The second system minus the first, as a fraction; ``low`` to ``high`` is the interval."""
 
     value: float
-    low: float | None  # None for a single speaker, or where all speakers differ by the same
+    low: float | None  # None for a single speaker, or if all speakers differ equally
     high: float | None
-    p: float | None  # None likewise, but 1 where the difference is 0 for every speaker
+    p: float | None  # None likewise, but 1 if the difference is 0 for every speaker
 
 
 def differences(trials: Trials, replicates: int = REPLICATES) -> dict[str, Any]:
     """Second system minus first: ``wa``, ``ua``, ``wa_pooled``, ``ua_pooled`` and ``recall``.
 
-    Each is a ``Difference``, ``recall`` a list of C of them (None for a class that nobody
-    expressed).
+    Each is a ``Difference``, ``recall`` a list of C of them (None for a class without utterances).
     """
     found = measure(trials)
     drawn = bootstrap(trials, utterances=trials.known, replicates=replicates)
@@ -221,10 +220,10 @@ def differences(trials: Trials, replicates: int = REPLICATES) -> dict[str, Any]:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    """McNemar's exact test on which of the same utterances (N,) two systems had right.
+    """McNemar's exact test of two systems' correctness on the same utterances (N,).
 
-    It takes utterances for independent of each other, which those of one speaker are not: its
-    p-value speaks for these speakers only.
+    It assumes independent utterances, which those of one speaker are not: its p-value holds for
+    these speakers only.
     """
     from scipy.special import bdtr
 
@@ -243,25 +242,25 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 
 def _student(trials: Trials) -> float:
-    """How many standard errors half an interval is long."""
+    """Half-width of an interval in standard errors."""
     return _quantile(trials.degrees)
 
 
 def _quantile(degrees: int) -> float:
-    """That of Student's t for a two-sided interval. (scipy.stats would take seconds to import.)"""
+    """Student's t quantile of a two-sided interval. (scipy.stats takes seconds to import.)"""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + LEVEL) / 2))
 
 
 def _unbiased(trials: Trials) -> float:
-    """What the spread of replicates is multiplied by, since n things drawn vary by n - 1 of n."""
+    """Factor that makes the spread of replicates unbiased: sqrt(n / degrees of freedom)."""
     drawn = len(trials.speaker) if trials.known else trials.speakers
     return float(np.sqrt(drawn / trials.degrees))
 
 
 def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Difference:
-    """From the scores (V,) and their replicates (B, V); a replicate without the class is left."""
+    """Difference of scores (V,) given replicates (B, V); those without the class are ignored."""
     from scipy.special import stdtr
 
     value = float(found[1] - found[0])
@@ -276,9 +275,9 @@ def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Differe
 
 
 class _Table:
-    """Utterances counted by kind: the same speaker, class, folds and outcomes.
+    """Utterance counts by kind: same speaker, class, folds and outcomes.
 
-    A kind is drawn as often as its utterances, so that a replicate is a draw of counts (T,).
+    A kind is drawn as often as its utterances, so a replicate is a draw of counts (T,).
     """
 
     def __init__(self, trials: Trials):
@@ -297,12 +296,12 @@ class _Table:
         self.speaker = speaker
 
     def scores(self, totals: np.ndarray, times: np.ndarray) -> Measured:
-        """From counts of kinds (B, T) and of speakers (B, S)."""
+        """Compute scores from counts of kinds (B, T) and of speakers (B, S)."""
         columns = [self._column(totals, times, v) for v in range(self.right.shape[1])]
         return {name: np.stack([c[name] for c in columns], axis=1) for name in columns[0]}
 
     def _column(self, totals: np.ndarray, times: np.ndarray, v: int) -> Measured:
-        """The scores of one system, (B,) and (B, C)."""
+        """Scores of one system, (B,) and (B, C)."""
         folds, fold = np.unique(self.fold[:, v], return_inverse=True)
         cell = np.zeros((len(fold), len(folds) * self.classes))  # (T, F C): where a kind counts
         cell[np.arange(len(fold)), fold * self.classes + self.label] = 1
@@ -324,21 +323,21 @@ class _Table:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``part / whole``, NaN where there is nothing."""
+    """``part / whole``, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted mean over the last axis; what weighs nothing may be NaN."""
+    """Weighted mean over the last axis; values of weight 0 may be NaN."""
     weight = weight.astype(float)
     return _ratio((np.where(weight > 0, values, 0) * weight).sum(-1), weight.sum(-1))
 
 
 def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int, protocol: str) -> Trials:
-    """Trials of one system from the ``speakers`` entries of its scores.json, one list a seed.
+    """Trials of one system from the ``speakers`` entries of its scores.json, one list per seed.
 
-    ``protocol`` says whether the system was trained on these speakers too, and whether its scores
-    are means over folds or over speakers.
+    ``protocol`` determines whether the system was trained on these speakers too, and whether its
+    scores are means over folds or over speakers.
 
     Raises:
         ValueError: the seeds were not tested on the same utterances.
@@ -363,7 +362,7 @@ def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int, protocol: 
 
 
 def paired(first: Trials, second: Trials) -> Trials:
-    """Both as one, to be compared; of the same utterances in the same order."""
+    """Join trials on the same utterances in the same order, for a paired comparison."""
     return replace(
         first,
         fold=np.concatenate([first.fold, second.fold], axis=1),

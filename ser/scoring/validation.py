@@ -1,4 +1,4 @@
-"""The tested model's score on its fold's validation speakers, on which choices may depend."""
+"""Validation UA of a fold's tested model, which choices may depend on."""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from ser.scoring.metrics import confusion_matrix, unweighted_accuracy
 def valid_ua(fold_dir: Path, labels: Sequence[str], best_epoch: int | None) -> float | None:
     """UA on the validation utterances of a fold, as a fraction.
 
-    It is that of the tested model's own decisions if stage 5 noted them (decisions.py), else
-    that of the chosen epoch in history.json; None where the protocol has no validation speakers.
+    Computed from the tested model's own decisions if stage 5 recorded them (decisions.py), else
+    taken from the chosen epoch in history.json; None without validation speakers.
     """
     evidence = fold_dir / decisions.FILE_NAME
     if evidence.is_file():

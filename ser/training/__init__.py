@@ -1,1 +1,1 @@
-"""ESPnet's task and trainer, and the training of the folds (stage 4)."""
+"""ESPnet task and trainer, and training of the folds (stage 4)."""

@@ -1,4 +1,4 @@
-"""Batches of utterances of similar length that are cut anew in every epoch."""
+"""Batches of utterances of similar length, drawn anew in every epoch."""
 
 from collections.abc import Mapping
 
@@ -7,20 +7,19 @@ from torch.utils.data import Sampler
 
 
 class JitteredSampler(Sampler):
-    """Batches of a fixed number of utterances, neighbours in a disturbed order of length.
+    """Batches of a fixed number of utterances, sorted by randomly perturbed length.
 
     ESPnet's ``sorted`` batches hold the same utterances in every epoch. Here each length is
-    multiplied by exp(jitter z), z standard normal, before utterances are sorted and cut. On
+    multiplied by exp(jitter z), z standard normal, before utterances are sorted and split. On
     durations like IEMOCAP's, in batches of four, a jitter of 0.02 pads 2% instead of 0.2%, and in
-    30 epochs an utterance meets 71 others instead of three (python -m bench.jitter prints that).
-    It is registered as one of ESPnet's samplers where it is used (task.py), so that the bench needs
-    no ESPnet.
+    30 epochs an utterance meets 71 others instead of three (python -m bench.jitter prints this).
+    It is registered as an ESPnet sampler in task.py, so that the bench does not need ESPnet.
 
     Args:
         lengths: Samples or frames of each utterance.
-        batch_size: Utterances of a batch; what is left over makes some batches larger by one.
+        batch_size: Utterances per batch; a remainder makes some batches larger by one.
         jitter: 0.0 or more.
-        shard: (rank, world size) of distributed training: every process takes its part of each
+        shard: (rank, world size) in distributed training; each process takes its part of every
             batch.
     """
 
@@ -43,7 +42,7 @@ class JitteredSampler(Sampler):
         return iter(self.generate(0))
 
     def generate(self, seed: int) -> list[tuple[str, ...]]:
-        """The batches of an epoch, in order of length; the same for the same ``seed``."""
+        """Batches of an epoch, in order of length; deterministic given ``seed``."""
         rng = np.random.default_rng(seed)
         order = np.argsort(
             self.lengths * np.exp(self.jitter * rng.standard_normal(len(self.lengths))),

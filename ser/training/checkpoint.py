@@ -1,6 +1,6 @@
-"""Checkpoints, whole or absent, from which a training resumes as if it had not been interrupted.
+"""Atomic checkpoints, from which training resumes as if it had not been interrupted.
 
-As ESPnet, a training writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its
+As in ESPnet, training writes ``checkpoint.pth`` at the end of an epoch and seeds every epoch by its
 number. Added here: checkpoints *within* an epoch, ``<N>epoch.step.pth``, written when the process
 is asked to stop and every few minutes; and the state of the random number generators.
 """
@@ -26,7 +26,7 @@ ESPNET_KEYS = ("model", "reporter", "optimizers", "schedulers", "scaler")
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random number generator of this process: Python, NumPy, torch, CUDA."""
+    """State of this process's random number generators: Python, NumPy, torch, CUDA."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -37,7 +37,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what ``random_state`` returned."""
+    """Restore the state that ``random_state`` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"].cpu())
@@ -46,28 +46,28 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def save(obj: Any, path: Path) -> None:
-    """Write ``obj`` by torch.save, whole or not at all.
+    """Write ``obj`` with torch.save, atomically.
 
     Raises:
-        OSError: the file cannot be written; one that was there is still as it was.
+        OSError: the file cannot be written; an existing one is left unchanged.
     """
     with atomic_write(path, "wb") as stream:
         try:
             torch.save(obj, stream)
         except RuntimeError as err:
-            if isinstance(err.__context__, OSError):  # which torch stumbles over once more
+            if isinstance(err.__context__, OSError):  # torch raises its own error on top
                 raise err.__context__ from None
             raise
 
 
 def read_checkpoint(path: Path, **options: Any) -> dict[str, Any]:
-    """What ``path`` holds, a checkpoint.pth.
+    """Read the checkpoint.pth at ``path``.
 
     Args:
-        options: Of torch.load.
+        options: Options of torch.load.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         state = torch.load(path, weights_only=False, **options)
@@ -85,15 +85,14 @@ class StepCheckpoints:
     """Checkpoints within an epoch of one training, and resuming from them.
 
     A checkpoint holds the model, optimizers, schedulers, gradient scaler, the statistics of the
-    epoch so far, and for every process of the training its random state and its confusion counts.
+    epoch so far, and the random state and confusion counts of every process of the training.
 
     Args:
         directory: The fold's directory.
         model: Not wrapped for distributed training; has the confusion ``counts`` of the epoch.
-        optimizers, schedulers: As ESPnet's trainer has them; a scheduler may be None.
-        options: Of the trainer: ``accum_grad``, within whose batches the gradients would be lost,
-            and ``checkpoint_seconds`` between two checkpoints of a training that nobody asks to
-            stop.
+        optimizers, schedulers: As in ESPnet's trainer; a scheduler may be None.
+        options: Trainer options: ``accum_grad``, since gradients within an accumulation group
+            would be lost, and ``checkpoint_seconds``, the interval between checkpoints.
 
     If torch.distributed is initialised, all processes call the same methods at the same batches.
     """
@@ -116,16 +115,16 @@ class StepCheckpoints:
         self.last = time.monotonic()
 
     def begin(self, statistics: Any, scaler: Any) -> dict[str, Any] | None:
-        """Start an epoch's training; where to resume, or None at its beginning.
+        """Start training an epoch; return where to resume, or None to start from its beginning.
 
         ``statistics`` are those of the pass (training/passes.py).
 
-        Everything but the random numbers is put back; those, ``random``, are for
-        ``set_random_state`` once the data loader has drawn its own. ``batches`` says how many
-        batches to leave out, ``trained`` that there is none left, only the validation.
+        Everything but the random state is restored; pass ``random`` to ``set_random_state`` after
+        the data loader has drawn its own numbers. ``batches`` is the number of batches to skip;
+        ``trained`` means that only validation is left.
 
         Raises:
-            Stopped: there is nothing new to keep since the checkpoint of the last epoch.
+            Stopped: asked to stop, with nothing new since the checkpoint of the last epoch.
         """
         asked, _ = self._agree(due=False)
         if asked:
@@ -137,7 +136,7 @@ class StepCheckpoints:
         self.last = time.monotonic()
         state = self._load(self._path(self.epoch))
         if self.distributed:
-            torch.distributed.barrier()  # before anybody removes what another still reads
+            torch.distributed.barrier()  # nobody removes what another process still reads
         if self.rank == 0:
             self.remove(keep=self.epoch)
         if state is None:
@@ -160,7 +159,7 @@ class StepCheckpoints:
         return {"random": mine["random"], **{key: state[key] for key in ("batches", "trained")}}
 
     def after_batch(self, batches: int) -> None:
-        """Call it when ``batches`` batches of the epoch are done: checkpoints if it is time to.
+        """Write a checkpoint if due; call it after ``batches`` batches of the epoch.
 
         Raises:
             Stopped: this process, or another of the same training, has been asked to stop.
@@ -169,11 +168,11 @@ class StepCheckpoints:
             self._act(batches, trained=False)
 
     def after_training(self, batches: int) -> None:
-        """Like after_batch, for the time between an epoch's training and its checkpoint."""
+        """Like ``after_batch``, between the end of an epoch's training and its checkpoint."""
         self._act(batches, trained=True)
 
     def remove(self, keep: int = 0) -> None:
-        """Delete the checkpoints within epochs, except that of epoch ``keep``."""
+        """Delete checkpoints within epochs, except for epoch ``keep``."""
         for path in set(self.directory.glob("*epoch.step.pth")) - {self._path(keep)}:
             path.unlink(missing_ok=True)
 
@@ -191,7 +190,7 @@ class StepCheckpoints:
             raise preemption.Stopped(signal.Signals(asked))
 
     def _agree(self, due: bool) -> tuple[int, bool]:
-        """One decision for all processes: the signal (or 0) of any, the clock of the first."""
+        """Agree across processes: the signal (or 0) of any, and the clock of the first."""
         asked = int(preemption.requested() or 0)
         if self.distributed:
             flags = torch.tensor([asked, int(due and self.rank == 0)], device=self.device)
@@ -228,7 +227,7 @@ class StepCheckpoints:
         logging.info(f"Checkpoint after batch {batches} of epoch {self.epoch}: {path}")
 
     def _load(self, path: Path) -> dict[str, Any] | None:
-        """The state in ``path``; None if there is none that fits."""
+        """Load the state in ``path``; None if there is no usable one."""
         if not path.exists():
             return None
         try:

@@ -1,9 +1,9 @@
-"""What a system's YAML may say, read from sources that are parsed, not imported.
+"""Fast check of a system's YAML against sources that are parsed, not imported.
 
-Importing ESPnet and torch takes ten seconds and more. Their command line, and the classes of
+Importing ESPnet and torch takes ten seconds or more. Their command line, and the classes of
 ser/models with their options, are literals in the sources, so a misspelt key, a value of the
-wrong type or a class that does not exist is told at once. Whatever is no literal passes here and is
-checked by ser/training/settings with the classes themselves.
+wrong type or an unknown class is reported at once. Anything that is not a literal passes here and
+is checked by ser/training/settings against the classes themselves.
 """
 
 import argparse
@@ -35,24 +35,24 @@ def check_system(
     fold_dir: Path | None = None,
     folds: Sequence[str] = (),
 ) -> None:
-    """Check a system's YAML and what is trained with it, without importing a network.
+    """Check a system's YAML and the folds to train, without importing a network.
 
     Args:
         config: The YAML.
-        extra_args: Options of ESPnet, as after ``--`` of run.sh.
+        extra_args: ESPnet options, as given after ``--`` to run.sh.
         ssl: Replaces ``frontend_conf.model``.
-        fold_dir: dump/<corpus>/folds/<protocol>, where stage 3 is done or should be.
-        folds: Those that are asked for.
+        fold_dir: dump/<corpus>/folds/<protocol>, which stage 3 must have written.
+        folds: Requested folds.
 
     Raises:
-        UserError: naming the file and key, or the option, with what fits.
+        UserError: naming the file and key, or the option, and valid alternatives.
     """
     content = load_config(config)
     parser = task_parser()
     check_config(config, content, parser)
     known = {option for action in parser._actions for option in action.option_strings}
     for option in (arg.partition("=")[0] for arg in extra_args if arg.startswith("--")):
-        if not any(name.startswith(option) for name in known):  # as argparse completes them
+        if not any(name.startswith(option) for name in known):  # argparse accepts prefixes
             raise UserError(f"-- {option}: no such option; {suggest(option, known)}")
     try:
         _check_classes(content)
@@ -73,7 +73,7 @@ def check_system(
 
 
 def check_folds(fold_dir: Path, folds: Sequence[str]) -> list[str]:
-    """Return ``folds``, or all of the protocol if there are none; UserError for one unknown."""
+    """Return ``folds``, or all of the protocol if empty; UserError for an unknown fold."""
     known = read_lines(fold_dir / "folds")
     unknown = [fold for fold in folds if fold not in known]
     if unknown:
@@ -85,7 +85,7 @@ def check_folds(fold_dir: Path, folds: Sequence[str]) -> list[str]:
 
 
 def task_parser() -> argparse.ArgumentParser:
-    """Build the task's command line from its sources, with the types that are known by name."""
+    """Build the task's command line from its sources, with types resolved by name."""
     parser = argparse.ArgumentParser()
     parser.error = _refuse
     parser.add_argument("--config")
@@ -106,7 +106,7 @@ def _refuse(message: str) -> None:
 
 
 def _declared(node: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, arguments of add_argument) of the options that ``node`` declares."""
+    """Yield (name, arguments of add_argument) for each option that ``node`` declares."""
     if isinstance(node, ast.Dict):  # name -> arguments
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(value, ast.Dict):
@@ -129,7 +129,7 @@ def _declared(node: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _arguments(given: Mapping[str, ast.expr]) -> dict[str, Any]:
-    """Those arguments of add_argument that ``check_config`` reads and that are literals."""
+    """Literal arguments of add_argument that ``check_config`` reads."""
     action, kind = given.get("action"), given.get("type")
     if getattr(action, "id", "") == "NestedDictAction":
         return {"action": NestedDictAction}
@@ -146,10 +146,10 @@ def _arguments(given: Mapping[str, ast.expr]) -> dict[str, Any]:
 
 
 class NestedDictAction(argparse.Action):
-    """An option that is a mapping, as ESPnet's class of this name."""
+    """Option with a mapping as its value, like ESPnet's class of this name."""
 
     def __call__(self, *args: Any) -> None:
-        """Leave the value to the class that it is for."""
+        """Do nothing: the class that takes the value checks it."""
 
 
 def _named(name: str) -> Any:
@@ -165,7 +165,7 @@ def _named(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Declared:
-    """A class of ser/models as its source declares it; ``signature`` is that of its constructor."""
+    """A class of ser/models as declared in its source, with its constructor's ``signature``."""
 
     name: str
     bases: tuple[str, ...]
@@ -226,7 +226,7 @@ def _signature(args: ast.arguments) -> inspect.Signature:
 
 
 def _subclasses(parent: str, suffix: str) -> dict[str, Declared]:
-    """Registered name -> class, as ``find_classes`` finds them."""
+    """Classes by registered name, as in ``find_classes``."""
     classes = _model_classes()
 
     def descends(name: str) -> bool:
@@ -248,7 +248,7 @@ def _inherited(declared: Declared) -> Iterator[Declared]:
 
 
 def _choices(call: ast.Call) -> Iterator[str]:
-    """The names that a ClassChoices chooses from: classes found, and those of a dict beside."""
+    """Names that a ClassChoices offers: registered classes, and keys of a dict added to them."""
     for node in ast.walk(call):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "find_classes":
             yield from _subclasses(node.args[0].id, node.args[1].value)
@@ -257,7 +257,7 @@ def _choices(call: ast.Call) -> Iterator[str]:
 
 
 def _check_classes(content: Mapping[str, Any]) -> None:
-    """Refuse options that no chosen class has, and heads of an unknown type."""
+    """Reject options that a chosen class does not have, and heads of unknown type."""
     for what in ("frontend", "encoder", "pooling"):
         found = _subclasses(f"Abs{what.title()}", what.title()).get(content.get(what, ""))
         if found is not None:
@@ -277,7 +277,7 @@ def _head_options(declared: Declared) -> list[str]:
 
 
 def _stand_in(declared: Declared) -> type:
-    """A class of the same name whose constructor has the same signature."""
+    """Make a class with the same name and the same constructor signature."""
 
     def start(*args: Any, **kwargs: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""GPUs: check that one works before anything is computed."""
+"""Device checks before anything is computed."""
 
 import sys
 
@@ -6,10 +6,10 @@ from ser.errors import UserError
 
 
 def require_gpu(ngpu: int) -> None:
-    """See to it that torch has a GPU if ``ngpu`` is not 0.
+    """Check that torch finds a GPU unless ``ngpu`` is 0.
 
     Raises:
-        UserError: it has none; whether the build of torch or the driver is why.
+        UserError: there is none; says whether the torch build or the driver is the reason.
     """
     import torch
 
@@ -26,9 +26,9 @@ def require_gpu(ngpu: int) -> None:
 
 
 def lacks_bfloat16(ngpu: int) -> str | None:
-    """The device that computes with bfloat16 only by emulation, in words; None if it is none.
+    """Name the device if it only emulates bfloat16; None if it supports it.
 
-    GPUs before Ampere do, and processors of Intel and AMD without AMX or AVX-512 BF16.
+    GPUs before Ampere emulate it, as do Intel and AMD processors without AMX or AVX-512 BF16.
     """
     import torch
 
@@ -42,13 +42,13 @@ def lacks_bfloat16(ngpu: int) -> str | None:
 
 
 def find_device(name: str | None) -> str:
-    """``name`` if it is a device of this machine that computes.
+    """Return ``name`` if it is a working device of this machine.
 
-    ``auto``, or None, is a GPU if there is one, and the CPU, with a warning, if that one is of no
-    use to this build of torch. On a GPU convolutions are then computed in 32 bits, as on the CPU.
+    ``auto``, or None, is a GPU if there is one, or the CPU, with a warning, if this build of torch
+    cannot use it. TF32 convolutions are disabled on a GPU, for 32 bits as on the CPU.
 
     Raises:
-        UserError: no such device, or it computes nothing.
+        UserError: no such device, or it does not work.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""One training on several nodes, started by Slurm: ESPnet's options, and each process's role."""
+"""Multi-node training started by Slurm: ESPnet's options, and each process's role."""
 
 import argparse
 import os
@@ -9,14 +9,14 @@ import torch
 
 from ser.errors import UserError
 
-FIRST_PORT, PORTS = 20000, 10000  # below the range that Linux hands out by itself (32768 on)
+FIRST_PORT, PORTS = 20000, 10000  # below Linux's ephemeral ports (32768 on)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The nodes' processes of one training, seen from one of them.
+    """Processes of one training, one on each node, seen from one of them.
 
-    ESPnet starts one process for each of a node's GPUs from the node's only one by itself.
+    ESPnet itself starts one process per GPU from the node's process.
     """
 
     num_nodes: int
@@ -29,7 +29,7 @@ class Processes:
 
     @property
     def suffix(self) -> str:
-        """Of the names of this process's logs."""
+        """Suffix of this process's log names."""
         return "" if self.first else f".node{self.node_rank + 1}"
 
     def say(self, line: str) -> None:
@@ -38,10 +38,10 @@ class Processes:
             print(line, flush=True)
 
     def set_arguments(self, args: argparse.Namespace) -> None:
-        """Set ESPnet's options for distributed training; nothing where one process is enough."""
+        """Set ESPnet's options for distributed training, if more than one process is needed."""
         if self.num_nodes == 1 and args.ngpu <= 1:
             return
-        args.multiprocessing_distributed = True  # one process a node, which starts one a GPU
+        args.multiprocessing_distributed = True  # one process per node starts one per GPU
         args.dist_backend = "nccl" if args.ngpu > 0 else "gloo"
         if self.num_nodes == 1:
             return
@@ -52,16 +52,16 @@ class Processes:
         args.dist_master_port = int(os.environ.get("MASTER_PORT", port))
 
     def leave(self) -> None:
-        """End the process group, so that the next training can make its own."""
+        """Destroy the process group, so that the next training can create its own."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
 def this_process(num_nodes: int) -> Processes:
-    """This process's place among ``num_nodes`` nodes.
+    """Find this process's place among ``num_nodes`` nodes.
 
     Raises:
-        UserError: several nodes are wanted, and srun has not started one process on each.
+        UserError: several nodes were requested, but srun did not start one process on each.
     """
     if num_nodes == 1:
         return Processes(num_nodes=1, node_rank=0)

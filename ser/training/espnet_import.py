@@ -1,14 +1,13 @@
 """Import this before ESPnet.
 
-ESPnet prints to standard output, where results may be, that it found no Flash Attention, which
-nothing here uses: its attention is imported once without a word.
+ESPnet prints to standard output, where results may go, that it found no Flash Attention, which is
+not used here: its attention is imported once with output suppressed.
 
-Most of the time of its import would go into things that nothing here needs. typeguard rewrites
-each function so that it checks the types of its arguments; here it leaves them as they are, as it
-does under ``python -O``. Some modules are empty while ESPnet is imported: g2p_en, with NLTK and
-pandas, which asks for a download where a cluster node may have no network (stage 2, which does use
-it, finds the real one), SciPy's filters, and a speech synthesiser's alignments, with Numba. wandb
-is imported when it is first used.
+Most of its import time would be spent on things that are not needed here. typeguard's runtime type
+checks are disabled, as under ``python -O``. Some modules are replaced by empty ones while ESPnet
+is imported: g2p_en, with NLTK and pandas, which tries to download data although a cluster node may
+have no network (stage 2, which uses it, imports the real one), SciPy's filters, and a speech
+synthesiser's alignments, with Numba. wandb is imported on first use.
 """
 
 import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
@@ -35,7 +34,7 @@ typeguard.typechecked = lambda target: target
 
 @contextlib.contextmanager
 def _replaced(name: str, **contents: object) -> Iterator[None]:
-    """Let a module be one that only has ``contents``."""
+    """Temporarily replace a module by one that only has ``contents``."""
     real = sys.modules.get(name)
     sys.modules[name] = module_from_spec(ModuleSpec(name, None))
     vars(sys.modules[name]).update(contents)

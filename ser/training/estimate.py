@@ -1,8 +1,8 @@
-"""Estimate what is left of any set of trainings, stage by stage: time, disk and memory.
+"""Estimate the remaining time, disk and memory of any set of trainings, stage by stage.
 
-The rate is that of the epochs that were trained so far; of what has none, that of a short training
-by the same code on this machine (ser/training/timing.py). All of it is an estimate: of this
-machine, as busy as it was.
+Rates come from the epochs trained so far, or, where there are none, from a short training with the
+same code on this machine (ser/training/timing.py). All figures are estimates, for this machine
+under the load that it had.
 """
 
 import argparse
@@ -28,36 +28,36 @@ class Work:
     """One phase of one fold of one experiment."""
 
     kind: str  # Kind.key
-    audio: float  # seconds in an epoch; validation counts as ``VALID_COST`` of training
+    audio: float  # seconds per epoch; validation counts as ``VALID_COST`` of training
     epochs: int  # of the whole training
-    trained: int  # epochs that are done; all of them once the training is finished
-    seconds: float  # that these took
+    trained: int  # finished epochs; all of them once the training is finished
+    seconds: float  # time that these took
     last: bool = True  # the phase whose model is tested
-    test: float = 0.0  # seconds of audio that stage 5 has still to infer
+    test: float = 0.0  # seconds of audio still to be inferred in stage 5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of training takes."""
+    """Cost of one kind of training."""
 
-    rate: float  # seconds for each second of audio in an epoch
-    at_once: int  # trainings that ran side by side when it was measured
+    rate: float  # seconds per second of audio in an epoch
+    at_once: int  # concurrent trainings when it was measured
     source: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, and what is known of its cost."""
+    """Remaining work, and what is known about its cost."""
 
     experiments: int
     work: Sequence[Work]
     kinds: Mapping[str, Kind]
-    costs: Mapping[str, Cost]  # of the kinds that are known
-    timings: Mapping[str, Mapping[str, Any]]  # what ``time_training`` found, by kind
-    corpus_seconds: float  # audio of the whole corpus, of which layers are kept
-    at_once: int  # trainings side by side
-    done: Mapping[str, float]  # bytes that stages 1 and 2, and 3, have written
-    free: float  # bytes of the disk
+    costs: Mapping[str, Cost]  # by kind, where known
+    timings: Mapping[str, Mapping[str, Any]]  # results of ``time_training``, by kind
+    corpus_seconds: float  # audio of the whole corpus, whose layer outputs are cached
+    at_once: int  # concurrent trainings
+    done: Mapping[str, float]  # bytes written by stages 1 and 2, and by stage 3
+    free: float  # free bytes on the disk
 
     @property
     def left(self) -> list[Work]:
@@ -74,14 +74,14 @@ def read_work(
     options: Mapping[str, Any],
     folds: Sequence[str] = (),
 ) -> tuple[list[Work], dict[str, Kind]]:
-    """Every phase of every fold, begun or not, and the kinds of training that there are.
+    """List every phase of every fold, started or not, and the kinds of training among them.
 
     Args:
         trainings: By protocol; each has ``exp_dir``, ``config`` and ``seed``.
-        options: Of TrainingOptions.
+        options: Fields of TrainingOptions.
 
     Raises:
-        UserError: the folds are missing, or a configuration does not fit.
+        UserError: the folds are missing, or a configuration is invalid.
     """
     from ser.training.declared import check_folds
     from ser.training.settings import TrainingOptions, resolve
@@ -109,7 +109,7 @@ def read_work(
 
 
 def work_of(kind: Kind, audio: float, last: bool, test: float) -> Work:
-    """A phase of a fold, by what is in its folder."""
+    """Describe a phase of a fold by the contents of its folder."""
     output = Path(kind.args.output_dir)
     epochs = kind.args.max_epoch if kind.args.fit == "gradient" else 1
     trained, seconds = _trained(output)
@@ -118,7 +118,7 @@ def work_of(kind: Kind, audio: float, last: bool, test: float) -> Work:
 
 
 def phases_of(args: argparse.Namespace, output: Path) -> list[argparse.Namespace]:
-    """The trainings of a fold, one after the other: heads first, if so, then the whole."""
+    """Trainings of a fold in order: heads first, if configured, then the whole model."""
     from ser.training.heads_first import phases
 
     args = argparse.Namespace(**{**vars(args), "output_dir": str(output), "run_label": output.name})
@@ -126,7 +126,7 @@ def phases_of(args: argparse.Namespace, output: Path) -> list[argparse.Namespace
 
 
 def audio_of(fold: Path, samples: Mapping[str, int]) -> dict[str, float]:
-    """Seconds of audio of a fold: of an ``epoch``, validation at its cost, and of its ``test``."""
+    """Seconds of audio of a fold's ``epoch``, with weighted validation, and of its ``test``."""
     seconds = {
         part: sum(samples[utt] for utt in read_lines(fold / part)) / SAMPLE_RATE
         for part in ("train", "valid", "test")
@@ -137,7 +137,7 @@ def audio_of(fold: Path, samples: Mapping[str, int]) -> dict[str, float]:
 
 
 def costs_so_far(work: Sequence[Work], at_once: int) -> dict[str, Cost]:
-    """The cost of each kind that has trained epochs."""
+    """Cost of each kind that has trained epochs."""
     found = {}
     for kind in dict.fromkeys(each.kind for each in work):
         mine = [each for each in work if each.kind == kind and each.trained]
@@ -150,7 +150,7 @@ def costs_so_far(work: Sequence[Work], at_once: int) -> dict[str, Cost]:
 
 
 def time_left(work: Sequence[Work], costs: Mapping[str, Cost]) -> float:
-    """Seconds: the sum over folds of audio x epochs left x rate / how many train side by side."""
+    """Seconds: the sum over folds of audio x epochs left x rate / concurrent trainings."""
     return sum(
         w.audio * (w.epochs - w.trained) * costs[w.kind].rate / costs[w.kind].at_once
         for w in work
@@ -159,10 +159,10 @@ def time_left(work: Sequence[Work], costs: Mapping[str, Cost]) -> float:
 
 
 def once(plan: Plan, of: str) -> float:
-    """What is spent once on outputs of frozen layers, for all folds that share them.
+    """One-off cost of caching outputs of frozen layers, for all folds that share them.
 
     Args:
-        of: ``seconds`` (how much longer the epoch takes in which they are computed) or ``bytes``.
+        of: ``seconds`` (extra time of the epoch in which they are computed) or ``bytes``.
     """
     found: dict[str, float] = {}
     for key in {w.kind for w in plan.left} & plan.timings.keys():
@@ -173,7 +173,7 @@ def once(plan: Plan, of: str) -> float:
 
 
 def stage_4(plan: Plan) -> list[str]:
-    """Time, disk and memory of the trainings that are left."""
+    """Time, disk and memory of the remaining trainings."""
     if not plan.left:
         return ["done", "-", "-"]
     time = "not known before the first epoch"
@@ -186,7 +186,7 @@ def stage_4(plan: Plan) -> list[str]:
 
 
 def disk_of(plan: Plan) -> float:
-    """Bytes: a model for each fold left, kept outputs, and checkpoints of those at work."""
+    """Bytes: a model for each fold left, cached outputs, and checkpoints of running trainings."""
     sizes = plan.timings.values()
     busy = plan.at_once * max((t["checkpoint"] + 2 * t["model"] for t in sizes), default=0.0)
     model = max((t["model"] for t in sizes), default=0.0)
@@ -205,13 +205,13 @@ def stage_5(plan: Plan) -> list[str]:
 
 
 def forward_rate(plan: Plan, kind: str) -> float:
-    """Seconds that inference takes for a second of audio."""
+    """Seconds of inference per second of audio."""
     timing = plan.timings.get(kind)
     return timing["forward"] if timing else VALID_COST * plan.costs[kind].rate
 
 
 def describe_plan(plan: Plan) -> str:
-    """The lines that ``--plan`` prints: what is left, at which rate, and a row for each stage."""
+    """Format the output of ``--plan``: remaining work, rates, and a row for each stage."""
     folds = sum(w.last for w in plan.work)
     audio = sum(w.audio for w in plan.work) / len(plan.work) / 3600
     lines = [
@@ -257,11 +257,11 @@ def make_plan(
     folds: Sequence[str] = (),
     **options: Any,
 ) -> Plan:
-    """Find out what is left and what it will take; see ``read_work`` for the arguments.
+    """Estimate the remaining work and its cost; see ``read_work`` for the arguments.
 
     Args:
-        at_once: Trainings that run side by side.
-        timed_here: Time a few batches on this machine where no epoch has been trained yet.
+        at_once: Concurrent trainings.
+        timed_here: Time a few batches on this machine if no epoch has been trained yet.
     """
     work, kinds = read_work(trainings, dump_dir, options, folds)
     at_once = min(at_once, sum(w.last for w in work))
@@ -287,7 +287,7 @@ def make_plan(
 
 
 def bytes_in(directory: Path) -> int:
-    """Of all files below, but for what is kept of layers; links count as nothing."""
+    """Total size of the files below ``directory``, without the feature cache and links."""
     files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     kept = directory / LAYER_CACHE
     return sum(path.stat().st_size for path in files if kept not in path.parents)
@@ -296,10 +296,10 @@ def bytes_in(directory: Path) -> int:
 def timings_of(
     kinds: Mapping[str, Kind], due: Sequence[str], dump_dir: Path, ngpu: int
 ) -> dict[str, dict[str, Any]]:
-    """What short trainings have found for each kind, from dump/<corpus>/plan or anew.
+    """Results of short trainings by kind, from dump/<corpus>/plan or measured now.
 
     Args:
-        due: The kinds to be timed unless they are known.
+        due: Kinds to time unless already known.
     """
     directory = dump_dir / "plan"
     directory.mkdir(parents=True, exist_ok=True)
@@ -318,7 +318,7 @@ def timings_of(
 
 
 def _trained(output: Path) -> tuple[int, float]:
-    """Epochs in a fold's history, and the seconds that they took."""
+    """Number of epochs in a fold's history, and their total seconds."""
     try:
         history = json.loads((output / "history.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -328,7 +328,7 @@ def _trained(output: Path) -> tuple[int, float]:
 
 
 def _size(count: float) -> str:
-    """Bytes in a unit in which they have one to three digits."""
+    """Format bytes in a unit that gives one to three digits."""
     for unit in ("MB", "GB"):
         count /= 1e6 if unit == "MB" else 1e3
         if count < 999.5:

@@ -1,9 +1,9 @@
-"""What stages 5 and 6 know about one experiment directory, exp/<corpus>/<tag>.
+"""Access of stages 5 and 6 to an experiment directory, exp/<corpus>/<tag>.
 
-Stage 4 leaves ``run.yaml`` (what was asked for) in the experiment, and in every finished fold
+Stage 4 writes ``run.yaml`` (the requested settings) to the experiment, and to every finished fold
 ``config.yaml``, the model files, ``run.json`` (which model file to use, epochs, seconds) and the
-done-marker. Stage 5 adds ``predictions.tsv`` and beside it ``.predictions.done``, which holds
-what the predictions were made from, so that a fold trained again is inferred again.
+done-marker. Stage 5 adds ``predictions.tsv`` and ``.predictions.done``, which records what the
+predictions were made from, so that a retrained fold is inferred again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 NETWORK, UNITS, PREDICTIONS = "config.yaml", "units.txt", "predictions.tsv"
-# Keys of ESPnet's config.yaml that build the model; the inventories of heads are elsewhere.
+# Keys of ESPnet's config.yaml that define the model; the inventories of heads are elsewhere.
 NETWORK_KEYS = (
     "emotions",
     "token_type",
@@ -42,10 +42,10 @@ NETWORK_KEYS = (
     "pooling",
     "pooling_conf",
 )
-# Folders in a fold's of the phases that may come before its training, see training/heads_first.py.
+# Subfolders of a fold for phases that may precede its training, see training/heads_first.py.
 PHASES = UNTAGGED, HEADS = "untagged", "heads"
 PREDICTIONS_MARKER = ".predictions.done"
-LAYER_CACHE = "layers"  # folder in dump/<corpus>: what is kept of frozen layers
+LAYER_CACHE = "layers"  # folder in dump/<corpus>: cached outputs of frozen layers
 
 SCORED = "scored"
 NOT_INFERRED = "trained, not inferred"
@@ -67,17 +67,17 @@ class Experiment:
 
     @property
     def feats_type(self) -> str:
-        """What the frontend reads: raw, spectrogram, fbank or mfcc."""
+        """Input of the frontend: raw, spectrogram, fbank or mfcc."""
         return str(self.run.get("feats_type") or "raw")
 
     @property
     def token_type(self) -> str:
-        """The units of the auxiliary CTC head."""
+        """Units of the auxiliary CTC head."""
         return str(self.run.get("token_type") or "tagged_class")
 
     @property
     def label_tables(self) -> dict[str, Targets]:
-        """The table of each auxiliary head of labels or values, by the head's name."""
+        """Table of each auxiliary label or value head, by the head's name."""
         return {head: table for head, table in self._tables.items() if head != RATERS}
 
     @property
@@ -94,7 +94,7 @@ class Experiment:
 
     @property
     def raters(self) -> Path:
-        """The table of what each rater said, which need not exist."""
+        """The table of each rater's labels, which need not exist."""
         return label_path(self._tables.get(RATERS, Targets("utt2raters")).table, self.dump_dir)
 
     @property
@@ -106,7 +106,7 @@ class Experiment:
         return self.dump_dir / "folds" / str(self.run["protocol"]) / fold / name
 
     def training_list(self, fold: str) -> Path:
-        """The file that lists what a fold was trained on."""
+        """The file that lists a fold's training utterances."""
         return training_list(self.fold_list(fold, ""), soft=RATERS in self._tables)
 
     def references(self, fold: str, split: str = "test") -> dict[str, str]:
@@ -120,11 +120,11 @@ class Experiment:
         return {utt_id: self.emotions[utt_id] for utt_id in utterances}
 
     def fold_run(self, fold: str) -> dict[str, Any]:
-        """What stage 4 noted about a finished fold; see ``read_fold_run``."""
+        """Record of stage 4 about a finished fold; see ``read_fold_run``."""
         return read_fold_run(self.exp_dir / fold)
 
     def made_from(self, fold: str) -> dict[str, Any]:
-        """What decides a fold's predictions: ``model_state`` and its input."""
+        """Everything that determines a fold's predictions: ``model_state`` and its input."""
         return {
             **model_state(self.exp_dir / fold),
             "input": file_digest(
@@ -136,13 +136,13 @@ class Experiment:
         }
 
     def state(self, fold: str) -> str:
-        """How far a fold has come: one of the five states above."""
+        """Progress of a fold: one of the five states above."""
         fold_dir = self.exp_dir / fold
         trained_with = read_marker(fold_dir)
         if trained_with is None:
             return NOT_FINISHED if fold_dir.is_dir() else NOT_TRAINED
         if trained_with != self.run.get("settings"):
-            return OTHER_SETTINGS  # than the folds that --overwrite trained anew
+            return OTHER_SETTINGS  # other folds were retrained with --overwrite
         if not (fold_dir / PREDICTIONS).is_file():
             return NOT_INFERRED
         fresh = read_inferred(self.exp_dir / fold).get("made_from") == self.made_from(fold)
@@ -153,7 +153,7 @@ class Experiment:
         return read_inferred(self.exp_dir / fold).get("units_head")
 
     def temperature(self, fold: str) -> float | None:
-        """By what the fold's logits are to be divided; None without validation speakers."""
+        """Temperature that divides the fold's logits; None without validation speakers."""
         return read_temperature(self.exp_dir / fold)
 
     def mark_inferred(
@@ -170,7 +170,7 @@ class Experiment:
             stream.write("\n")
 
     def require_folds(self, folds: list[str]) -> list[str]:
-        """``folds`` in the protocol's order; UserError names those that it does not have."""
+        """Return ``folds`` in the protocol's order; UserError names unknown ones."""
         unknown = [fold for fold in folds if fold not in self.folds]
         if unknown:
             raise UserError(
@@ -183,9 +183,9 @@ class Experiment:
 def data_state(
     dump_dir: Path, protocol: str, token_type: str, labels: Mapping[str, Targets] | None = None
 ) -> dict[str, Any]:
-    """What a training's settings say about its data, to recognise data that changed since.
+    """Digests of a training's data, stored in its settings to detect later changes.
 
-    ``labels`` is the table of each auxiliary head of labels or values, by the head's name.
+    ``labels`` is the table of each auxiliary label or value head, by the head's name.
     """
     names = ("emotions", "utt2emo", "utt2num_samples", *token_tables(token_type))
     state = {
@@ -212,11 +212,11 @@ def _label_tables(data: Mapping[str, Any]) -> dict[str, Targets]:
 
 
 def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
-    """The experiment in ``exp_dir`` on the corpus in ``dump_dir``.
+    """Open the experiment in ``exp_dir`` on the corpus in ``dump_dir``.
 
     Raises:
-        UserError: stage 4 left no run.yaml, or stage 3 no folds of its protocol, or the data
-            are not those that were trained on.
+        UserError: no run.yaml from stage 4, no folds of its protocol from stage 3, or the data
+            have changed since training.
     """
     exp_dir, dump_dir = Path(exp_dir), Path(dump_dir)
     run = read_run(exp_dir)
@@ -249,10 +249,10 @@ def open_experiment(exp_dir: Path | str, dump_dir: Path | str) -> Experiment:
 
 
 def read_fold_run(fold_dir: Path) -> dict[str, Any]:
-    """run.json of a finished fold.
+    """Read run.json of a finished fold.
 
     Raises:
-        UserError: run.json is absent, is not JSON or names no model file that exists.
+        UserError: run.json is absent, is not JSON or does not name an existing model file.
     """
     path = fold_dir / "run.json"
     cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold_dir.name}"
@@ -267,7 +267,7 @@ def read_fold_run(fold_dir: Path) -> dict[str, Any]:
 
 
 def read_inferred(fold_dir: Path) -> dict[str, Any]:
-    """What ``mark_inferred`` noted of a fold; empty where nothing can be read."""
+    """Read what ``mark_inferred`` wrote for a fold; empty if unreadable."""
     try:
         return json.loads((fold_dir / PREDICTIONS_MARKER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -275,7 +275,7 @@ def read_inferred(fold_dir: Path) -> dict[str, Any]:
 
 
 def read_temperature(fold_dir: Path) -> float | None:
-    """The temperature of a fold's present model, if stage 5 has fitted one."""
+    """Temperature of a fold's current model, if stage 5 has fitted one."""
     noted = read_inferred(fold_dir)
     tested = noted.get("made_from") or {}
     same = all(tested.get(key) == value for key, value in model_state(fold_dir).items())
@@ -283,10 +283,10 @@ def read_temperature(fold_dir: Path) -> float | None:
 
 
 def model_state(fold_dir: Path) -> dict[str, Any]:
-    """Which model stage 5 tests a fold with, to recognise one that was trained again since.
+    """Identify the model that stage 5 tests a fold with, to detect retraining.
 
-    Its digest is the one that stage 4 noted, since ten checkpoints of 400 MB would take longer to
-    digest than to infer with on a GPU. Times of files are no part of it: copies are as good.
+    The digest is the one recorded by stage 4, since hashing ten checkpoints of 400 MB would take
+    longer than inference on a GPU. File times are not included: copies are as good.
     """
     run = read_fold_run(fold_dir)
     return {
@@ -298,7 +298,7 @@ def model_state(fold_dir: Path) -> dict[str, Any]:
 
 
 def read_run(exp_dir: Path) -> dict[str, Any]:
-    """run.yaml of ``exp_dir``; UserError when it is absent or does not name its experiment."""
+    """Read run.yaml of ``exp_dir``; UserError if it is absent or incomplete."""
     path = exp_dir / "run.yaml"
     cure = "train first: ./run.sh --stage 4 --stop-stage 4 with the same options"
     try:
@@ -316,14 +316,14 @@ def read_run(exp_dir: Path) -> dict[str, Any]:
 
 
 def finished_folds(exp_dir: Path) -> list[str]:
-    """The folds of an experiment that are trained with the settings of its run.yaml, in C order."""
+    """Folds of an experiment that are trained with the settings of its run.yaml, in C order."""
     settings = read_run(exp_dir).get("settings")
     directories = sorted(path.parent for path in exp_dir.glob(f"*/{MARKER}"))
     return [path.name for path in directories if read_marker(path) == settings]
 
 
 def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
-    """config.yaml of a trained fold; UserError when it cannot be read."""
+    """Read config.yaml of a trained fold; UserError if it cannot be read."""
     path = exp_dir / fold / NETWORK
     cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 5 --folds {fold}"
     try:
@@ -338,7 +338,7 @@ def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a model file of a fold; UserError when it cannot be read."""
+    """Read the state dict in a fold's model file; UserError if it cannot be read."""
     import torch
 
     try:
@@ -358,7 +358,7 @@ def fold_model_file(fold_dir: Path) -> Path:
 
 
 def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
-    """units.txt of an experiment, whose path is relative to the recipe; UserError if it is gone."""
+    """Find units.txt of an experiment, whose path is relative to the recipe, or raise UserError."""
     path = Path(str(config.get("units") or UNITS))
     found = find_file(exp_dir, path)
     if found is not None:
@@ -370,6 +370,6 @@ def find_units(exp_dir: Path, config: Mapping[str, Any]) -> Path:
 
 
 def find_file(exp_dir: Path, path: Path) -> Path | None:
-    """The file at ``path`` in the recipe that ``exp_dir`` is in; None if it is gone."""
+    """Find the file at ``path`` in the recipe that contains ``exp_dir``; None if missing."""
     candidates = [path, *(parent / path for parent in exp_dir.resolve().parents)]
     return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -1,6 +1,6 @@
 """Stage 4: train the folds of experiments, each resumable, several in one process.
 
-Importing ESPnet takes seconds, so one process trains its folds in turn.
+Importing ESPnet takes seconds, so one process trains several folds in turn.
 """
 
 import argparse
@@ -52,7 +52,7 @@ from ser.training.task import GRADIENT, SERTask
 
 @dataclass(frozen=True)
 class Training:
-    """One training of all folds: where it goes, of which system, from which seed."""
+    """One training of all folds: output directory, system and seed."""
 
     exp_dir: Path  # exp/<corpus>/<tag>
     config: Path  # the system's YAML
@@ -75,16 +75,16 @@ def train_folds(
     output goes to exp_dir/log/stage4.<fold>.log.
 
     Args:
-        data_dir, dump_dir: data/<corpus> and dump/<corpus>, as stages 1 to 3 leave them.
+        data_dir, dump_dir: data/<corpus> and dump/<corpus>, as written by stages 1 to 3.
         share: (k, n) trains the k-th, (k + n)-th, ... pair of experiment and fold, from 1.
-        check_only: Settle the settings in every run.yaml, train nothing.
-        options: Of TrainingOptions.
+        check_only: Write the settings to every run.yaml without training.
+        options: Fields of TrainingOptions.
 
     Raises:
-        UserError: stage 3 is missing, an unknown fold, an unfit configuration, an experiment of
-            the same tag with other settings, a fold that another run is at work on, or folds that
+        UserError: stage 3 is missing, an unknown fold, an invalid configuration, an experiment of
+            the same tag with other settings, a fold that another run is training, or folds that
             failed (named with their logs).
-        Stopped: a signal asked for it; the fold's checkpoint has been written.
+        Stopped: on a signal, after writing the fold's checkpoint.
     """
     asked = TrainingOptions(protocol, **options)
     fold_dir = dump_dir / "folds" / protocol
@@ -93,7 +93,7 @@ def train_folds(
     folds = check_folds(fold_dir, folds)
     pairs = [(training, fold) for training in trainings for fold in folds]
     pairs = pairs[share[0] - 1 :: share[1]]
-    if not check_only:  # which may run where jobs are submitted
+    if not check_only:  # checks may run on a submit host
         require_gpu(asked.ngpu)
     processes = Processes(asked.num_nodes, 0) if check_only else this_process(asked.num_nodes)
     failed: list[Path] = []
@@ -119,7 +119,7 @@ def train_folds(
 
 @dataclass(frozen=True)
 class _Work:
-    """Folds of one training."""
+    """Training of folds with the same settings."""
 
     exp_dir: Path
     dump_dir: Path
@@ -129,7 +129,7 @@ class _Work:
     processes: Processes
 
     def train(self, args: argparse.Namespace, folds: Sequence[str]) -> list[Path]:
-        """Train ``folds`` in turn; the logs of those that failed."""
+        """Train ``folds`` in turn; return the logs of failed ones."""
         bfloat16 = args.model_conf.get("amp_dtype") == "bfloat16"
         if bfloat16 and (device := lacks_bfloat16(self.options.ngpu)):
             self.processes.say(
@@ -150,7 +150,7 @@ class _Work:
         return failed
 
     def train_fold(self, args: argparse.Namespace, log: Path) -> bool:
-        """Train one fold unless it is trained; False if that failed, which its log explains."""
+        """Train one fold unless already trained; return False if it failed (see its log)."""
         output_dir, fold, processes = Path(args.output_dir), args.run_label, self.processes
         if is_done(output_dir, self.settings) and (names_model(output_dir) or named_again(args)):
             if processes.first and not args.keep_checkpoints:
@@ -170,7 +170,7 @@ class _Work:
                 processes.say(f"[fold] {fold}: {stop}")
                 raise
             except Exception as err:  # one fold's failure must not cost the others
-                preemption.check()  # processes that ESPnet has started answer signals by failing
+                preemption.check()  # ESPnet's child processes fail on signals
                 print(f"[fold] {fold}: FAILED: {explain(err)}; see {log}", flush=True)
                 return False
         return True
@@ -184,18 +184,18 @@ def fold_arguments(
     output_dir: Path,
     select: str = "protocol",
 ) -> argparse.Namespace:
-    """The task's arguments for one fold.
+    """Build the task's arguments for one fold.
 
-    Set on the namespace, not on a command line: ESPnet splits those values at commas, and a path
-    may hold one.
+    They are set on the namespace, not on a command line, where ESPnet splits values at commas,
+    which a path may contain.
     """
     args = argparse.Namespace(**vars(args))
     args.output_dir, args.run_label, args.resume = str(output_dir), fold, True
-    if args.use_wandb and args.wandb_name is None:  # else a random one
+    if args.use_wandb and args.wandb_name is None:  # otherwise random
         args.wandb_name = f"{output_dir.parent.name}/{fold}"
     if args.layer_cache == "auto":
         args.layer_cache = str(dump_dir / LAYER_CACHE)
-    args.max_cache_fd = 0  # with cached descriptors kaldiio reads a wav file once only
+    args.max_cache_fd = 0  # with cached descriptors kaldiio reads a wav file only once
     args.emotions = " ".join(read_lines(dump_dir / "emotions"))
     speech = dump_dir / ("wav.scp" if args.feats_type == "raw" else f"{args.feats_type}/feats.scp")
     data = [(str(speech), "speech", "kaldi_ark"), (str(dump_dir / "utt2emo"), "emotion", "text")]
@@ -207,7 +207,7 @@ def fold_arguments(
     for targets in label_tables({}, args.soft_targets).values():
         args.soft_targets = str(label_path(targets.table, dump_dir))
     args.has_valid = (fold_dir / fold / valid).exists()
-    valid = valid if args.has_valid else "train"  # without one it is named but never read
+    valid = valid if args.has_valid else "train"  # never read if there is none
     args.train_data_path_and_name_and_type = data
     args.valid_data_path_and_name_and_type = data
     utt2emo, told = read_table(dump_dir / "utt2emo"), read_lines(fold_dir / fold / "train")
@@ -226,7 +226,7 @@ def fold_arguments(
     if args.scheduler_conf.get("max_steps") == "auto":
         args.scheduler_conf = {**args.scheduler_conf, "max_steps": count_steps(args)}
     if not args.has_valid:
-        # a fixed number of epochs, nothing selected: the test speaker is all there is to select on
+        # fixed number of epochs, no model selection: only the test speaker is held out
         args.best_model_criterion = [("train", "loss", "min")]
         args.val_scheduler_criterion = ("train", "loss")
         args.patience = None
@@ -234,7 +234,7 @@ def fold_arguments(
 
 
 def count_steps(args: argparse.Namespace) -> int:
-    """Optimizer steps of a whole training, for schedules that are given as shares of it."""
+    """Optimizer steps of a whole training, for schedules defined relative to it."""
     batches = build_batch_sampler(
         type=args.batch_type,
         shape_files=args.train_shape_file,
@@ -250,7 +250,7 @@ def count_steps(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
-    """One fold's training, phase by phase, and the record of how it ended."""
+    """Train one fold, phase by phase, and record the result."""
     output_dir = Path(args.output_dir)
     for phase in phases(args):
         phase.warm_start, args.warm_start = args.warm_start, f"{phase.output_dir}/latest.pth"
@@ -264,11 +264,11 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
 
 
 def _train_phase(args: argparse.Namespace, settings: dict[str, Any], processes: Processes) -> None:
-    """One training or fit, in ``args.output_dir``; done with its record and the marker."""
+    """Run one training or fit in ``args.output_dir``; write its record, then the done-marker."""
     output_dir = Path(args.output_dir)
     try:
         if args.fit == GRADIENT:
-            if not args.ngpu and args.frontend != "hf":  # which sets what suits its batches
+            if not args.ngpu and args.frontend != "hf":  # hf sets its own policy
                 keep_freed_memory()
             SERTask.main(args=args)
         else:

@@ -6,16 +6,15 @@
       lr: 1.0e-3          # of both
       batch_size: 16      # of both, in utterances
 
-New heads on a pretrained encoder start far from anything useful: at a rate that fits the encoder
-they hardly learn, at a rate that fits them they send it noise. So each fold is trained in phases
-that begin with each other's weights, every one a training of its own in a folder of the fold's:
-``untagged`` and ``heads``, in which the encoder is frozen and what it makes of an utterance is
-computed once for all epochs and folds (models/layer_cache.py); then the one that the rest of the
-configuration describes.
+New heads on a pretrained encoder start far from anything useful: at a learning rate that suits the
+encoder they hardly learn, at one that suits them they pass noise to the encoder. So each fold is
+trained in phases, each initialised with the weights of the previous one and run in a subfolder of
+the fold: ``untagged`` and ``heads``, with the encoder frozen and its outputs cached for all epochs
+and folds (models/layer_cache.py); then the training that the rest of the configuration describes.
 
-A unit such as Vs2 joins a phoneme class and an emotion, which are hard to tell at once. The
-``untagged`` phase learns the classes (Vs); what follows begins with each row of that head under
-every tag, so that at first the tags of a class share its probability equally.
+A unit such as Vs2 combines a phoneme class and an emotion, which are hard to learn at once. The
+``untagged`` phase learns the classes (Vs); the next one starts with each row of that head copied
+to every tag, so that initially the tags of a class share its probability equally.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from ser.training.experiment import HEADS, UNTAGGED
 
 @dataclass(frozen=True)
 class HeadsFirst:
-    """``heads_first_conf``. Both phases take the last epoch, even with validation speakers."""
+    """``heads_first_conf``. Both phases use the last epoch, even with validation speakers."""
 
     untagged_epoch: int = 0
     max_epoch: int = 0
@@ -45,7 +44,7 @@ class HeadsFirst:
 
 
 def read_heads_first(args: argparse.Namespace) -> HeadsFirst:
-    """``args.heads_first_conf``, checked.
+    """Read and check ``args.heads_first_conf``.
 
     Raises:
         UserError: an unknown key, a value out of range, a frontend without an encoder to freeze,
@@ -77,10 +76,10 @@ def read_heads_first(args: argparse.Namespace) -> HeadsFirst:
 
 
 def phases(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of the phases that come before the training of a fold that ``args`` describe.
+    """Arguments of the phases that precede the training of a fold described by ``args``.
 
-    Masks over time are left out in them, since they would make the frozen layers' outputs others
-    in every epoch.
+    Time masking is disabled in them, since it would change the frozen layers' outputs in every
+    epoch.
     """
     conf = read_heads_first(args)
     return [
@@ -118,18 +117,18 @@ def warm_start(
     state: Mapping[str, torch.Tensor],
     strip_tag: Callable[[str], str] | None = None,
 ) -> None:
-    """Give ``model`` the weights of the phase before.
+    """Initialise ``model`` with the weights of the previous phase.
 
     Args:
-        model: Of the phase that begins.
-        state: The weights of the one that ended. Where a head of units of ``model`` has tags that
-            ``state`` lacks, the row of a unit goes to the unit under each of n tags, and log n is
-            taken off the bias: the probability of the unit without its tag stays what it was.
+        model: Model of the new phase.
+        state: Weights of the previous phase. If a unit head of ``model`` has tags that ``state``
+            lacks, the row of a unit is copied to each of its n tagged units, and log n is
+            subtracted from the bias, which preserves the probability of the untagged unit.
         strip_tag: Unit -> unit without its tag; needed only for that.
     """
     state = dict(state)
     new = {name: value for name, value in model.state_dict().items() if is_adapter(name)}
-    state = {**new, **state}  # adapters, which come with the phase that begins, start as they are
+    state = {**new, **state}  # adapters are new in this phase and keep their initial values
     for name, units in model.aux_units.items():
         weight, bias = f"aux_heads.{name}.linear.weight", f"aux_heads.{name}.linear.bias"
         if len(state[bias]) == len(units):

@@ -1,7 +1,7 @@
-"""Stage 4 as jobs: which tasks train the folds of an experiment, here or on Slurm.
+"""Stage 4 as jobs: distribute the folds of an experiment, on this machine or on Slurm.
 
-Importing ESPnet costs as much as a small epoch, so that on this machine a few processes share the
-folds; on Slurm every fold is a task of one job array.
+Importing ESPnet costs as much as a small epoch, so on this machine a few processes share the folds;
+on Slurm every fold is a task of one job array.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Jobs:
     """Where and how the trainings of stage 4 run.
 
     Attributes:
-        ngpu: On this machine the GPUs, each of which trains one fold at a time; on Slurm those of
-            one fold on each of its nodes.
+        ngpu: On this machine, GPUs, each training one fold at a time; on Slurm, GPUs of one fold
+            on each of its nodes.
         folds_per_gpu: Folds that share each GPU of this machine at a time.
-        nj: Folds that are trained at a time; 0: two on this machine, no limit on Slurm.
+        nj: Folds trained at a time; 0: two on this machine, no limit on Slurm.
         after, id_file, detach: As for ``run_slurm``.
     """
 
@@ -49,14 +49,14 @@ def launch(
     folds: Sequence[str] = (),
     espnet_options: Sequence[str] = (),
 ) -> int:
-    """Train the folds of experiments in parallel; the exit status.
+    """Train the folds of experiments in parallel; return the exit status.
 
     Args:
-        trainer: The command of one worker, but for its share and the options of ESPnet.
+        trainer: The command of one worker, without its share and the options of ESPnet.
         folds: Names; empty means all of the protocol.
 
     Raises:
-        UserError: settings that do not fit, before a job is submitted.
+        UserError: invalid settings, before a job is submitted.
     """
     tasks = _count_folds(dump_dir, protocol, folds, jobs) * len(exp_dirs)
     local = jobs.backend == "local"
@@ -68,7 +68,7 @@ def launch(
     log = exp_dirs[0] / "log/stage4"
     trainer = [*trainer, f"--ngpu={gpu}", f"--num-nodes={jobs.num_nodes}"]
     espnet = ["--", *espnet_options]
-    if not local and not jobs.after:  # what cannot be trained should not wait in a queue to say so
+    if not local and not jobs.after:  # fail before waiting in a queue
         check = Tasks(
             log=f"{log}.check.log",
             command=[*trainer, "--check-only", *espnet],
@@ -97,14 +97,14 @@ def launch(
 
 
 def _count_folds(dump_dir: Path, protocol: str, folds: Sequence[str], jobs: Jobs) -> int:
-    """How many there are, also before stage 3 has made them."""
+    """Count the folds, even before stage 3 has created them."""
     listed = dump_dir / "folds" / protocol / "folds"
     if folds:
         return len(folds)
     if listed.is_file():
         return len(listed.read_text(encoding="utf-8").split())
     if not jobs.after:
-        return 1  # which says what is missing and how to make it
+        return 1  # this task reports what is missing
     from ser.corpora.prepare import load_spec
     from ser.data.shares import expected_folds
 
@@ -112,7 +112,7 @@ def _count_folds(dump_dir: Path, protocol: str, folds: Sequence[str], jobs: Jobs
 
 
 def read_experiments(file: Path) -> list[tuple[Path, int, Path]]:
-    """A sweep's list (``sweep.list_experiments``): the folder, seed and YAML of each experiment.
+    """Read a sweep's list (``sweep.list_experiments``): folder, seed and YAML per experiment.
 
     Raises:
         UserError: no such file.

@@ -1,10 +1,10 @@
 """Stage 4 without gradients: a linear classifier on the pooled vectors of a frozen network.
 
-``fit: logistic_regression`` or ``fit: linear_svm`` in the YAML replaces ESPnet's training by one
-that scikit-learn does in seconds. Every utterance of the fold's training and validation speakers
-goes through the frozen network once, C is chosen on speakers that the classifier was not fitted
-to, and the result is written into the emotion head. What comes after stage 4 sees a model like
-any other. Nothing here is random: the seed only decides an encoder with ``init: random``.
+``fit: logistic_regression`` or ``fit: linear_svm`` in the YAML replaces ESPnet's training by a fit
+with scikit-learn, which takes seconds. Every utterance of the fold's training and validation
+speakers is encoded once by the frozen network, C is chosen on held-out speakers, and the result is
+written into the emotion head. Later stages see a model like any other. Nothing here is random: the
+seed only matters for an encoder with ``init: random``.
 """
 
 import argparse
@@ -37,9 +37,9 @@ from ser.models.ssl import CACHE_VERSION
 from ser.training.task import GRADIENT, LINEAR_SVM, SERTask
 from ser.training.trainer import HISTORY, PARAMETERS, count_parameters, wa_ua
 
-BATCH_SAMPLES = 60 * 16000  # padded, through the network at once
-# A dimension whose standard deviation is a smaller share of its largest value is constant: what
-# varies in it is rounding.
+BATCH_SAMPLES = 60 * 16000  # per batch, padding included
+# A dimension whose standard deviation is a smaller fraction of its largest value is treated as
+# constant: it varies only by rounding.
 LEAST_SPREAD = 1e-5
 FACTORS = (1e-4, 1e4)  # bounds of the temperature's inverse
 
@@ -70,7 +70,7 @@ class Split:
     speakers: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Split":
-        """Those of which the mask (N,) is true."""
+        """Select the utterances where the mask (N,) is True."""
         return Split(self.vectors[chosen], self.labels[chosen], self.speakers[chosen])
 
 
@@ -87,7 +87,7 @@ class Linear:
 
 
 def check_fit(args: argparse.Namespace) -> None:
-    """Raise UserError unless all but the emotion head is fixed and ``fit_conf`` can be."""
+    """Raise UserError unless all but the emotion head is frozen and ``fit_conf`` is valid."""
     if args.fit == GRADIENT:
         if args.fit_conf:
             raise UserError(f"fit_conf: belongs to another fit than {GRADIENT}; remove it")
@@ -117,7 +117,7 @@ def check_fit(args: argparse.Namespace) -> None:
 
 
 def read_conf(conf: dict[str, Any]) -> FitConf:
-    """``fit_conf``; UserError for an unknown option or a value out of range."""
+    """Read ``fit_conf``; UserError for an unknown option or a value out of range."""
     check_arguments("fit_conf", FitConf, conf)
     found = FitConf(**conf)
     if not isinstance(found.C, list | tuple) or not found.C or not all(map(_is_positive, found.C)):
@@ -136,7 +136,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def fit_fold(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Fit one fold and write what a training leaves: model, configuration, history, parameters.
+    """Fit one fold and write the files of a training: model, configuration, history, parameters.
 
     Args:
         args: The task's arguments for the fold (ser.training.folds.fold_arguments).
@@ -147,7 +147,7 @@ def fit_fold(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         UserError: an emotion that no training speaker has, or only one training speaker where the
             protocol has no validation speaker.
-        Stopped: a signal asked for it.
+        Stopped: on a signal.
     """
     start = time.perf_counter()
     set_all_random_seed(args.seed)
@@ -176,7 +176,7 @@ def fit_fold(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def read_split(args: argparse.Namespace, model: SERModel, shape_file: str) -> Split:
-    """The utterances that a shape file lists, with their pooled vectors."""
+    """Read the utterances listed in a shape file, with their pooled vectors."""
     shapes = read_table(shape_file)
     lengths = {utt: int(shape.split(",")[0]) for utt, shape in shapes.items()}
     speech, emotion = (Path(entry[0]) for entry in args.train_data_path_and_name_and_type[:2])
@@ -193,14 +193,14 @@ def read_split(args: argparse.Namespace, model: SERModel, shape_file: str) -> Sp
 def pooled_vectors(
     args: argparse.Namespace, model: SERModel, lengths: dict[str, int], inputs: dict[str, str]
 ) -> dict[str, np.ndarray]:
-    """The pooled vector (P,) float64 of each utterance, in evaluation mode and 32-bit floats.
+    """Compute the pooled vector (P,) of each utterance, as float64, in 32-bit evaluation mode.
 
-    What a speech encoder makes of an utterance is kept in the folder of ``layer_cache``, so that
-    ten folds compute it once.
+    With a speech encoder they are cached in the folder of ``layer_cache``, so that ten folds
+    compute them once.
 
     Args:
         lengths: Samples of each utterance.
-        inputs: Their entries in wav.scp or feats.scp.
+        inputs: Entry of each utterance in wav.scp or feats.scp.
     """
 
     def compute(
@@ -225,10 +225,10 @@ def pooled_vectors(
 
 
 def _alone(args: argparse.Namespace, cache: FrameCache | None) -> AbstractContextManager:
-    """Let folds that run side by side find what one of them has encoded."""
+    """Lock the cache, so that concurrent folds reuse what one of them has encoded."""
     if cache is None:
         return nullcontext()
-    with suppress(OSError):  # where nothing can be kept, there is nothing to wait for
+    with suppress(OSError):  # without a cache there is nothing to wait for
         cache.directory.mkdir(parents=True, exist_ok=True)
     return locked(cache.directory, f"{args.run_label}: another fold is encoding; waiting")
 
@@ -243,19 +243,18 @@ def _cache(args: argparse.Namespace, model: SERModel, device: torch.device) -> F
 def choose(
     fit: str, conf: FitConf, train: Split, valid: Split | None, emotions: Sequence[str]
 ) -> tuple[Linear, float, float]:
-    """Fit with every C, and take the one that decides best for other speakers.
+    """Fit with every C, and choose the one with the best UA on held-out speakers.
 
     Args:
         fit: ``logistic_regression`` or ``linear_svm``.
         conf: Its options.
-        train: What the result is fitted to.
-        valid: Other speakers; None leaves out one training speaker at a time instead.
+        train: Data that the result is fitted to.
+        valid: Held-out speakers; None leaves out one training speaker at a time instead.
         emotions: The classes in index order.
 
     Returns:
-        The classifier fitted to all of ``train``, C, and the positive factor that its logits have
-        been multiplied by: 1 for a logistic regression, ``fit_factor`` for a support vector
-        machine.
+        The classifier fitted to all of ``train``, C, and the positive factor by which its logits
+        are multiplied: 1 for logistic regression, ``fit_factor`` for a support vector machine.
     """
     count = len(emotions)
     if valid is None and len(set(train.speakers)) < 2:
@@ -285,7 +284,7 @@ def _held_out(
     valid: Split | None,
     emotions: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and labels (N,) of speakers that the classifier was not fitted to."""
+    """Logits (N, C) and labels (N,) of held-out speakers."""
     if valid is not None:
         return fit_linear(fit, conf, c, train, emotions).logits(valid.vectors), valid.labels
     logits, labels = [], []
@@ -299,10 +298,10 @@ def _held_out(
 
 
 def fit_linear(fit: str, conf: FitConf, c: float, split: Split, emotions: Sequence[str]) -> Linear:
-    """A classifier of the vectors themselves, fitted to their z-scores.
+    """Fit a classifier to z-scores, and express it in terms of the vectors themselves.
 
-    With z = (x - m) / s, of means m and standard deviations s of ``split``, w z + b is
-    (w / s) x + b - (w / s) m. A constant dimension has no weight.
+    With z = (x - m) / s, for means m and standard deviations s of ``split``, w z + b equals
+    (w / s) x + b - (w / s) m. A constant dimension has weight 0.
     """
     lacking = [e for i, e in enumerate(emotions) if i not in split.labels]
     if lacking:
@@ -316,7 +315,7 @@ def fit_linear(fit: str, conf: FitConf, c: float, split: Split, emotions: Sequen
     scale = np.where(varies, std, np.inf)
     estimator = _estimator(fit, conf, c).fit((split.vectors - mean) / scale, split.labels)
     weight, bias = estimator.coef_, estimator.intercept_
-    if len(emotions) == 2:  # scikit-learn keeps the second class's alone
+    if len(emotions) == 2:  # scikit-learn has only the second class's
         weight, bias = (np.concatenate([-value, value]) / 2 for value in (weight, bias))
     weight = weight / scale
     return Linear(weight, bias - weight @ mean)
@@ -329,17 +328,17 @@ def _estimator(fit: str, conf: FitConf, c: float) -> Any:
     options = {"C": c, "max_iter": conf.max_iter}
     options["class_weight"] = None if conf.class_weight == "none" else conf.class_weight
     if fit == LINEAR_SVM:
-        # one against the rest; the solver of the dual problem visits utterances in random order
+        # one-vs-rest; the dual solver visits utterances in random order
         return LinearSVC(dual="auto", random_state=0, **options)
     return LogisticRegression(**options)
 
 
 def fit_factor(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The inverse temperature that makes probabilities of decision values.
+    """Fit the inverse temperature that turns decision values into probabilities.
 
     It minimises the cross-entropy of softmax(a f(x)) over a > 0. As in Platt (1999) the targets
-    are smoothed by one more utterance of every class, (N [c = y] + 1) / (N + C), or the factor
-    would grow without end where all decisions are right.
+    are smoothed by one more utterance of every class, (N [c = y] + 1) / (N + C); otherwise the
+    factor would grow without bound if all decisions are right.
 
     Args:
         logits: f(x), (N, C).

@@ -22,10 +22,10 @@ FACTORS = ("heads", "fusion", "layer_decay")
 
 
 def lr_factor(name: str, num_layers: int, conf: Mapping[str, float]) -> float:
-    """The factor on the learning rate of the parameter ``name`` of a SERModel.
+    """Learning rate factor of the parameter ``name`` of a SERModel.
 
     Layer-wise decay (Howard and Ruder, 2018; Clark et al., 2020): layer i of N, from 1, has
-    decay^(N - i); what comes before the first layer has decay^N, and a norm after the last 1.
+    decay^(N - i); parameters below the first layer have decay^N, a norm after the last has 1.
     """
     if name.startswith("frontend.fusion."):
         return conf.get("fusion", 1.0)
@@ -43,10 +43,10 @@ def lr_factor(name: str, num_layers: int, conf: Mapping[str, float]) -> float:
 def parameter_groups(
     model: torch.nn.Module, lr: float, conf: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer, one for each learning rate, every parameter in one of them.
+    """Assign every parameter to an optimizer group, one group per learning rate.
 
     Raises:
-        UserError: an unknown factor, or one that is no number above 0.
+        UserError: an unknown factor, or one that is not a number above 0.
     """
     for key, value in conf.items():
         if key not in FACTORS:

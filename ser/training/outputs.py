@@ -1,4 +1,4 @@
-"""What a training leaves at the end of an epoch: models, the checkpoint, plots and logs."""
+"""Outputs of a training at the end of an epoch: models, the checkpoint, plots and logs."""
 
 import logging
 from pathlib import Path
@@ -12,12 +12,12 @@ from ser.training.passes import Training
 
 
 class EpochOutputs:
-    """The files of ESPnet's trainer, by their names there, each written whole or not at all.
+    """Files of ESPnet's trainer, under the same names, each written atomically.
 
     Args:
-        directory: The fold's.
-        options: Of the trainer.
-        reporter: With the statistics of the epochs so far.
+        directory: The fold's directory.
+        options: Trainer options.
+        reporter: Statistics of the epochs so far.
     """
 
     def __init__(self, directory: Path, options: Any, reporter: Reporter):
@@ -32,12 +32,12 @@ class EpochOutputs:
             self.writers = {p: SummaryWriter(str(logs / p)) for p in ("train", "valid")}
 
     def write(self, training: Training) -> None:
-        """Log the epoch that has ended, and write its files in an order that a kill may cut.
+        """Log the finished epoch, and write its files in an order that tolerates a kill.
 
         The model, ``<N>epoch.pth``, and the links to the latest and best ones come before
-        ``checkpoint.pth``: killed in between, the epoch is trained again and writes them once
-        more. Models that are no longer among the best are removed last, when nobody goes back to
-        them.
+        ``checkpoint.pth``: if killed in between, the epoch is trained again and rewrites them.
+        Models that are no longer among the best are removed last, when they cannot be needed
+        for resuming.
         """
         self._log()
         epoch, best = self.reporter.get_epoch(), set()
@@ -63,7 +63,7 @@ class EpochOutputs:
                 (self.directory / f"{earlier}epoch.pth").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Average the best models, which is what inference uses."""
+        """Average the best models, for inference."""
         for writer in self.writers.values():
             writer.close()
         average_nbest_models(

@@ -1,11 +1,11 @@
-"""One pass over the training or validation batches, with as few waits for the GPU as possible.
+"""One pass over the training or validation batches, with as few GPU synchronisations as possible.
 
-Nothing here asks the device for a number while it computes: lengths and transcripts stay on the
-CPU, and statistics on the device until they are logged. A fused optimizer is told on the device
-whether the gradient is finite. Only of others, and where a scheduler counts the steps that were
-taken, the host waits for that, once in an update.
+Nothing is read back from the device while it computes: lengths and transcripts stay on the CPU, and
+statistics on the device until they are logged. A fused optimizer checks on the device whether the
+gradient is finite. Only for other optimizers, and if a scheduler counts actual steps, the host
+waits for that result, once per update.
 
-ESPnet is imported where something of it is asked for: the bench times this without it.
+ESPnet is imported only where it is needed: the bench times this module without it.
 """
 
 import itertools
@@ -27,55 +27,55 @@ if TYPE_CHECKING:
     from espnet2.train.reporter import SubReporter
 
 PROGRESS_SECONDS = 5.0  # between two lines within an epoch
-FIRST_LOG, LOGS = 10, 20  # batches between two lines of the log at least, and lines in an epoch
+FIRST_LOG, LOGS = 10, 20  # fewest batches between log lines, and log lines per epoch
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and what trains it."""
+    """The model and everything needed to train it."""
 
     model: SERModel
-    network: torch.nn.Module  # the model, wrapped where several processes train it
+    network: torch.nn.Module  # the model, wrapped if several processes train it
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[Any]
     scaler: torch.amp.GradScaler | None
-    options: Any  # of the trainer
+    options: Any  # trainer options
     distributed: bool
-    writer: Any = None  # of TensorBoard
+    writer: Any = None  # TensorBoard writer
 
 
 class Statistics:
-    """The statistics of a pass, fetched from the device for many batches at once.
+    """Statistics of a pass, fetched from the device for many batches at once.
 
     Args:
-        reporter: Of ESPnet, to which they go in the end.
+        reporter: ESPnet reporter, to which they are handed.
     """
 
     def __init__(self, reporter: "SubReporter"):
         self.reporter = reporter
-        self._batches: list[list[tuple[dict[str, Any], Any]]] = []  # that it has not seen yet
+        self._batches: list[list[tuple[dict[str, Any], Any]]] = []  # not yet reported
         self._batch: list[tuple[dict[str, Any], Any]] = []
 
     def register(self, stats: dict[str, Any], weight: Any = None) -> None:
-        """Note numbers or tensors of one value of the batch at hand."""
+        """Record numbers or one-element tensors of the current batch."""
         self._batch.append((stats, weight))
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Note the seconds that the block takes."""
+        """Record the seconds that the block takes."""
         start = time.perf_counter()
         yield
         self.register({name: time.perf_counter() - start})
 
     def next(self) -> None:
-        """End the batch at hand."""
+        """End the current batch."""
         self._batches.append(self._batch)
         self._batch = []
 
     def flush(self) -> "SubReporter":
-        """Hand everything to the reporter, which is returned; waits for the device.
+        """Hand everything to the reporter and return it; waits for the device.
 
-        A gradient that is not finite is told and left out, as its step was.
+        A non-finite gradient norm is logged and left out, as its step was.
         """
         batches, self._batches = self._batches, []
         values = [
@@ -104,17 +104,16 @@ class Statistics:
 
 
 def _fetch(values: list[torch.Tensor]) -> list[float]:
-    """The numbers in tensors of one value; those of a device come in one transfer."""
+    """Values of one-element tensors, copied from a device in one transfer."""
     if not values:
         return []
     return torch.stack([value.detach().reshape(()).double() for value in values]).tolist()
 
 
 def train_pass(training: Training, batches: "Batches", statistics: Statistics) -> None:
-    """Train on ``batches``; an incomplete last group of accumulated ones is a step of its own.
+    """Train on ``batches``; an incomplete last gradient accumulation group makes its own step.
 
-    ESPnet would carry the gradient of that group into the next epoch, where a resumed run no
-    longer has it.
+    ESPnet would carry its gradient over to the next epoch, where a resumed run no longer has it.
     """
     options = training.options
     interval = options.log_interval or max(len(batches) // LOGS, FIRST_LOG)
@@ -156,7 +155,7 @@ def _learning_rates(training: Training) -> dict[str, float]:
 
 @torch.no_grad()
 def valid_pass(training: Training, batches: "Batches", statistics: Statistics) -> None:
-    """Measure the losses on ``batches``."""
+    """Compute the losses on ``batches``."""
     training.network.eval()
     for batch in batches:
         _, stats, weight = _forward(training, batch)
@@ -166,7 +165,7 @@ def valid_pass(training: Training, batches: "Batches", statistics: Statistics) -
 
 
 def _forward(training: Training, batch: dict[str, Any]) -> tuple[torch.Tensor, dict, torch.Tensor]:
-    """Loss (1,), statistics and weight of a batch; the mean of all processes, where several train.
+    """Loss (1,), statistics and weight of a batch, averaged over all processes if several train.
 
     DistributedDataParallel divides gradients by the number of processes, so the loss is multiplied
     by it.
@@ -208,7 +207,7 @@ def _update(training: Training, statistics: Statistics) -> None:
     with statistics.measure("optim_step_time"):
         if scaler is None and not any(by_batch) and all(map(_is_fused, training.optimizers)):
             for optimizer in training.optimizers:
-                optimizer.found_inf = (~torch.isfinite(norm)).float()  # which leaves the step out
+                optimizer.found_inf = (~torch.isfinite(norm)).float()  # skips the step if True
                 optimizer.step()
         elif torch.isfinite(norm):  # waits for the device
             for optimizer in training.optimizers:
@@ -223,7 +222,7 @@ def _update(training: Training, statistics: Statistics) -> None:
 
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its step heeds ``found_inf``, as it does for torch's GradScaler."""
+    """Whether its step honours ``found_inf``, as set by torch's GradScaler."""
     return all(group.get("fused") for group in optimizer.param_groups)
 
 
@@ -236,7 +235,7 @@ def _steps_by_batch(scheduler: Any) -> bool:
 
 
 class Batches:
-    """An epoch's batches; reports its position now and then, and can begin in the middle."""
+    """Batches of an epoch, with progress lines; can start in the middle."""
 
     def __init__(self, batches, label: str):
         self.batches, self.label, self.served, self.total = batches, label, 0, len(batches)
@@ -244,11 +243,11 @@ class Batches:
         self.after_each: Callable[[int], None] = lambda served: None
 
     def __len__(self) -> int:
-        """Of the whole epoch."""
+        """Number of batches in the whole epoch."""
         return self.total
 
     def skip(self, count: int, random_state: dict[str, Any]) -> None:
-        """Leave out the first ``count`` batches, and resume with ``random_state``."""
+        """Skip the first ``count`` batches, and resume with ``random_state``."""
         self.served, self.random_state = count, random_state
 
     def __iter__(self):
@@ -258,7 +257,7 @@ class Batches:
             del self.batches.batch_sampler[:skipped]  # this epoch's own list; nothing is loaded
             skipped = 0
         batches = (batch for _, batch in itertools.islice(iter(self.batches), skipped, None))
-        if self.random_state is not None:  # only now: a DataLoader draws from torch's numbers
+        if self.random_state is not None:  # only now: a DataLoader draws from torch's generator
             set_random_state(self.random_state)
         for batch in batches:
             self.served += 1

@@ -1,4 +1,4 @@
-"""From what the tables hold to what the model takes."""
+"""Convert table entries to model inputs."""
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
@@ -20,9 +20,9 @@ class SERPreprocessor(AbsPreprocessor):
         emotions: The classes in index order.
         unit_id: The index of each CTC unit, None when no head needs them.
         waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
-        targets: For each entry of the batch, the numbers of the utterances that have some, and
-            what the others get, whose type decides. ESPnet's own tables may have no gaps.
-        unlabelled: Utterances whose emotion is not told.
+        targets: For each batch entry, the values of utterances that have any, and the default of
+            the others, whose dtype is used. ESPnet's own tables may not have gaps.
+        unlabelled: Utterances whose emotion is withheld.
     """
 
     def __init__(

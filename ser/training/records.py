@@ -19,22 +19,22 @@ FOLD_FILE = "run.json"
 
 @dataclass(frozen=True)
 class FoldRecord:
-    """run.json."""
+    """Contents of run.json."""
 
-    inference_model: str  # a file beside it
+    inference_model: str  # file name in the same folder
     model_sha256: str  # of that file
     epochs: int
-    best_epoch: int  # that of the model
-    train_seconds: float  # of the phases before as well
+    best_epoch: int  # epoch of the model
+    train_seconds: float  # including earlier phases
     phases_before: dict[str, int]  # name -> epochs
     parameters: dict[str, int]  # total, trained
 
 
 def write_record(args: argparse.Namespace) -> None:
-    """Write run.json of the training with ``args``, as its history tells.
+    """Write run.json of the training with ``args``, from its history.
 
     Raises:
-        OSError, ValueError: the history, or the record of a phase before, cannot be read.
+        OSError, ValueError: the history, or the record of an earlier phase, cannot be read.
     """
     output_dir = Path(args.output_dir)
     history = read_history(output_dir)
@@ -61,17 +61,17 @@ def write_record(args: argparse.Namespace) -> None:
 
 
 def read_record(output_dir: Path) -> FoldRecord:
-    """run.json of a fold; ValueError or TypeError if it is none."""
+    """Read run.json of a fold; ValueError or TypeError if it is invalid."""
     return FoldRecord(**json.loads((output_dir / FOLD_FILE).read_text(encoding="utf-8")))
 
 
 def read_history(output_dir: Path) -> list[dict[str, Any]]:
-    """The statistics of a fold's epochs, by phase."""
+    """Read the statistics of a fold's epochs, by phase."""
     return json.loads((output_dir / HISTORY).read_text(encoding="utf-8"))
 
 
 def names_model(output_dir: Path) -> bool:
-    """Whether run.json is what stage 5 asks for."""
+    """Whether run.json names an existing model, as stage 5 requires."""
     try:
         return (output_dir / read_record(output_dir).inference_model).is_file()
     except (OSError, ValueError, TypeError):
@@ -79,7 +79,7 @@ def names_model(output_dir: Path) -> bool:
 
 
 def named_again(args: argparse.Namespace) -> bool:
-    """Make a finished fold's lost run.json again; False if its model or history is lost too."""
+    """Rewrite a finished fold's lost run.json; False if its model or history is lost too."""
     try:
         write_record(args)
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def check_end(args: argparse.Namespace) -> None:
 
 
 def discard_checkpoints(output_dir: Path) -> None:
-    """Leave of a finished fold's models the one that run.json names: ten folds fill a disk."""
+    """Keep only the model that run.json names of a finished fold: ten folds fill a disk."""
     used = (output_dir / read_record(output_dir).inference_model).resolve()
     models = [*output_dir.glob("*.pth"), *output_dir.glob("*/*.pth")]
     for path in models:
@@ -116,7 +116,7 @@ def _seconds(entry: dict[str, Any]) -> float:
 
 
 def summary(output_dir: Path) -> str:
-    """One line about a finished fold."""
+    """Summarise a finished fold in one line."""
     record, history = read_record(output_dir), read_history(output_dir)
     entry = next(e for e in history if e["epoch"] == record.best_epoch)
     text = f"{record.epochs} epochs in {record.train_seconds:.0f} s"

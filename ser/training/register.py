@@ -23,7 +23,7 @@ SETTINGS_FILE = "settings.json"
 def register_run(exp_dir: Path, run: Run, overwrite: bool) -> None:
     """Write run.yaml and system.yaml of an experiment.
 
-    A training that resumes, or is finished, keeps the commit and the machine that began it.
+    A resumed or finished training keeps the commit and machine that started it.
 
     Raises:
         UserError: the experiment exists with other settings and ``overwrite`` is False.
@@ -47,9 +47,9 @@ def register_run(exp_dir: Path, run: Run, overwrite: bool) -> None:
 
 
 def claim(output_dir: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Note in a fold's directory what it is trained with, before the first checkpoint.
+    """Record a fold's settings in its directory, before the first checkpoint.
 
-    No training may resume from a checkpoint of other settings: ``overwrite`` removes it.
+    No training may resume from a checkpoint with other settings: ``overwrite`` removes it.
 
     Raises:
         UserError: there is a training with other settings and ``overwrite`` is False.
@@ -78,7 +78,7 @@ def _other_settings(what: str, changes: list[str]) -> str:
 
 
 def _holds_training(directory: Path, pattern: str = "") -> bool:
-    """False where every attempt failed before it had anything to resume from."""
+    """False if every attempt failed before it had anything to resume from."""
     return any(any(directory.glob(pattern + name)) for name in (CHECKPOINT, MARKER))
 
 

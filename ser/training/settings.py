@@ -1,4 +1,4 @@
-"""The settings of one training: from a YAML and options to ESPnet's arguments and run.yaml."""
+"""Settings of a training: from a YAML and options to ESPnet's arguments and run.yaml."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ from ser.training.linear_fit import check_fit
 from ser.training.task import GRADIENT, SERTask
 
 BEST_ON_TEST = "best-on-test"
-# Options without influence on the result.
+# Options that do not affect the result.
 NOT_SETTINGS = (
     "config",
     "ngpu",
@@ -78,26 +78,26 @@ OWN_OPTIONS = (
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a run of stage 4 is asked for, whatever the system and the seed."""
+    """Options of a run of stage 4, independent of system and seed."""
 
     protocol: str = "strict"
-    ngpu: int = 0  # GPUs of one training on each node
+    ngpu: int = 0  # GPUs per training on each node
     num_nodes: int = 1
     max_epoch: int | None = None  # replaces max_epoch of the YAML
     ssl: str | None = None  # replaces frontend_conf.model of the YAML
-    extra_args: Sequence[str] = ()  # of ESPnet
+    extra_args: Sequence[str] = ()  # ESPnet options
     select: str = "protocol"  # or BEST_ON_TEST
-    overwrite: bool = False  # train anew where an experiment has other settings
+    overwrite: bool = False  # retrain if an experiment has other settings
 
     @property
     def processes(self) -> int:
-        """Of one training, on all nodes."""
+        """Number of processes of one training, on all nodes."""
         return self.num_nodes * max(self.ngpu, 1)
 
 
 @dataclass
 class Run:
-    """run.yaml: what an experiment was asked for, and the settings that decide its result."""
+    """Contents of run.yaml: an experiment's options, and the settings that decide its result."""
 
     corpus: str
     protocol: str
@@ -114,15 +114,15 @@ class Run:
     stated: dict[str, Any]
     sweep: dict[str, Any] | None
     settings: dict[str, Any]
-    leaky: list[str] = field(default_factory=list)  # why its scores are too good
+    leaky: list[str] = field(default_factory=list)  # reasons why its scores are too good
     select: str | None = None
 
 
 def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.Namespace:
-    """The task's arguments from the YAML and the options.
+    """Build the task's arguments from the YAML and the options.
 
     Raises:
-        UserError: they do not fit the task, each other, or what is installed.
+        UserError: they are invalid for the task, contradictory, or need what is not installed.
     """
     parser = SERTask.get_parser()
     parser.error = _refuse
@@ -154,7 +154,7 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
 
 
 def _check_parts(args: argparse.Namespace, where: str) -> None:
-    """Refuse options that the chosen classes do not take, and what is not installed."""
+    """Reject options that the chosen classes do not accept, and what is not installed."""
     try:
         for conf in encoder_confs(args.frontend, args.frontend_conf):
             check_arguments("frontend_conf", HFFrontend, conf)
@@ -179,7 +179,7 @@ def _check_parts(args: argparse.Namespace, where: str) -> None:
 
 
 def _check_batches(args: argparse.Namespace, options: TrainingOptions) -> None:
-    """Refuse batches that there cannot be, or that the processes cannot divide."""
+    """Reject impossible batches, and batches that the processes cannot divide."""
     if args.batch_size < 1:
         raise UserError(f"{args.config}: batch_size: found {args.batch_size}; expected 1 or more")
     if args.length_jitter < 0 or (args.length_jitter and args.batch_type != "sorted"):
@@ -195,7 +195,7 @@ def _check_batches(args: argparse.Namespace, options: TrainingOptions) -> None:
             "encoders 1.0"
         )
     asked = f"--num-nodes {options.num_nodes} --ngpu {options.ngpu}"
-    if args.batch_size < options.processes:  # which divide every batch
+    if args.batch_size < options.processes:  # processes divide every batch
         raise UserError(
             f"{args.config}: batch_size: found {args.batch_size} for {options.processes} processes "
             f"({asked}), each of which takes a part of every batch; give {options.processes} or "
@@ -210,7 +210,7 @@ def _check_batches(args: argparse.Namespace, options: TrainingOptions) -> None:
 
 
 def _check_criterion(config: Path, criterion: Any, aux_conf: dict[str, Any]) -> None:
-    """Refuse what would fail only after the last epoch: the choice of the model to infer with."""
+    """Reject an invalid model selection criterion, which would only fail after the last epoch."""
     keys = ["loss", "loss_er", "WA", "UA", *(f"loss_{head}" for head in aux_conf)]
     keys += [f"ccc_{n}" for n, h in read_heads(aux_conf).items() if h.cls.targets == VALUES]
     expected = [("train", "valid"), keys, ("min", "max")]
@@ -227,10 +227,10 @@ def _refuse(message: str) -> None:
 
 
 def describe(args: argparse.Namespace, dump_dir: Path, options: TrainingOptions) -> Run:
-    """What run.yaml says of a training with ``args``, which come from ``resolve``.
+    """Build the contents of run.yaml for a training with ``args`` from ``resolve``.
 
     Raises:
-        UserError: a table of ``dump_dir`` is missing, or has no transcripts for a head of units.
+        UserError: a table of ``dump_dir`` is missing, or has no transcripts for a unit head.
     """
     defaults = SERTask.get_parser().parse_args([])
     settings = {
@@ -239,7 +239,7 @@ def describe(args: argparse.Namespace, dump_dir: Path, options: TrainingOptions)
         if value != getattr(defaults, key) and key not in NOT_SETTINGS
     }
     settings["seed"] = args.seed
-    if options.processes > 1:  # how a batch is divided decides additions and dropout
+    if options.processes > 1:  # the split of a batch affects sums and dropout
         settings["processes"] = options.processes
     settings = plain(settings)
     _check_tables(args, dump_dir)
@@ -271,7 +271,7 @@ def describe(args: argparse.Namespace, dump_dir: Path, options: TrainingOptions)
 
 
 def _check_tables(args: argparse.Namespace, dump_dir: Path) -> None:
-    """Refuse a corpus without the tables that this system reads."""
+    """Reject a corpus without the tables that this system reads."""
     tables = ["emotions", "utt2emo", "utt2num_samples", *token_tables(args.token_type)]
     inputs = [] if args.feats_type == "raw" else [f"{args.feats_type}/feats.scp"]
     for name in tables + inputs:
@@ -287,7 +287,7 @@ def _check_tables(args: argparse.Namespace, dump_dir: Path) -> None:
 
 
 def _check_transcripts(args: argparse.Namespace, dump_dir: Path) -> None:
-    """Refuse a head of units on a corpus without any: it would train on nothing, in silence."""
+    """Reject a unit head on a corpus without transcripts: it would silently learn nothing."""
     text = dump_dir / token_tables(args.token_type)[0]
     for name, head in read_heads(args.aux_conf).items():
         if head.cls.targets == UNITS and not any(read_table(text, allow_empty=True).values()):
@@ -300,5 +300,5 @@ def _check_transcripts(args: argparse.Namespace, dump_dir: Path) -> None:
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` as they come back from JSON, where tuples are lists."""
+    """Convert ``settings`` to JSON types, e.g. tuples to lists."""
     return json.loads(json.dumps(settings))

@@ -46,34 +46,34 @@ class Point:
     config: dict[str, Any]  # the whole YAML
 
     def experiment(self, sweep: str, protocol: str, seed: int | str) -> str:
-        """The tag of the experiment with ``seed``."""
+        """Tag of the experiment with ``seed``."""
         return f"{sweep}_{self.name}_{protocol}_seed{seed}"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says."""
+    """Contents of a sweep's file."""
 
     file: Path
-    base: Path  # the configuration that it is around
+    base: Path  # the configuration that it varies
     name: str
     about: str
     seeds: list[int]
     x: str | None
     points: list[Point]
-    stated: dict[str, dict[str, float]]  # point -> what the publication states
+    stated: dict[str, dict[str, float]]  # point -> scores stated in the publication
     published: dict[
         str, Any
-    ]  # what else it says, for the page of the whole paper (ser/reporting/paper.py)
+    ]  # its other results, for the page of the whole paper (ser/reporting/paper.py)
 
 
 def load_sweep(path: Path | str, base: Path | str) -> Sweep:
-    """The sweep in ``path`` around the configuration ``base``.
+    """Load the sweep in ``path`` over the configuration ``base``.
 
     Raises:
-        UserError: unknown keys, no points, two points of one name, a key whose parent is no mapping
-            in ``base``, a name that cannot be part of a tag, or a ``base`` that lacks what the
-            sweep requires.
+        UserError: unknown keys, no points, two points of one name, a key whose parent is not a
+            mapping in ``base``, a name that cannot be part of a tag, or a ``base`` that lacks a
+            key that the sweep requires.
     """
     path = Path(path)
     content, config = load_config(path), load_config(base)
@@ -121,7 +121,7 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
 
 
 def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
-    """Write every point's YAML to ``directory``/<point>.yaml; the files by point."""
+    """Write every point's YAML to ``directory``/<point>.yaml; return the files by point."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for number, point in enumerate(sweep.points, start=1):
@@ -147,10 +147,10 @@ def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
 def list_experiments(
     sweep: Sweep, protocol: str, seeds: list[int], directory: Path
 ) -> list[tuple[str, ...]]:
-    """Write the points' YAML to ``directory`` and list what is to be run.
+    """Write the points' YAML to ``directory`` and list the experiments to run.
 
     Returns:
-        For every point and seed: tag, seed, file of the configuration, token_type, bpe_size and
+        For every point and seed: tag, seed, configuration file, token_type, bpe_size and
         feats_type.
     """
     files = write_points(sweep, directory)
@@ -169,7 +169,7 @@ def list_experiments(
 
 
 def _require(base: Path | str, config: dict[str, Any], path: Path, key: str | None) -> None:
-    """Refuse a configuration without ``key``, dotted, which the points would only half define."""
+    """Reject a configuration without the dotted ``key``, which points would only half define."""
     place: Any = config
     for part in key.split(".") if key else ():
         place = place.get(part) if isinstance(place, dict) else None
@@ -181,7 +181,7 @@ def _require(base: Path | str, config: dict[str, Any], path: Path, key: str | No
 
 
 def _grid_name(changes: Mapping[str, Any]) -> str:
-    """``lr1.0e-04_adam``: the last part of each key with its value; a lone value by itself."""
+    """Name a point: ``lr1.0e-04_adam``, last part of each key and value; a lone value alone."""
     if len(changes) == 1:
         (value,) = changes.values()
         return _text(value)

@@ -1,4 +1,4 @@
-"""The ESPnet2 task: from arguments to objects."""
+"""ESPnet2 task: builds the objects of a training from its arguments."""
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
@@ -40,7 +40,7 @@ from ser.lang.units import read_units, read_untagged, tag_stripper
 GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM = "gradient", "logistic_regression", "linear_svm"
 FITS = (GRADIENT, LOGISTIC_REGRESSION, LINEAR_SVM)
 
-AbsESPnetModel.register(SERModel)  # whose interface it has, without needing ESPnet in prediction
+AbsESPnetModel.register(SERModel)  # same interface, but prediction needs no ESPnet
 AbsSampler.register(JitteredSampler)
 AbsEncoder.register(RNNEncoder)
 AbsEncoder.register(TransformerEncoder)
@@ -59,7 +59,7 @@ pooling_choices = ClassChoices(
 )
 
 
-# What SERTask adds to ESPnet's command line.
+# Options that SERTask adds to ESPnet's command line.
 _MAPPING = {"action": NestedDictAction, "default": {}}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "emotions": {"type": str_or_none, "help": "The classes in index order, blank separated"},
@@ -171,7 +171,7 @@ class SERTask(AbsTask):
         group = parser.add_argument_group(description="Task related")
         parser.get_default("required").append("emotions")
         for name, options in _OPTIONS.items():
-            group.add_argument(f"--{name}", **copy.deepcopy(options))  # with a mapping of its own
+            group.add_argument(f"--{name}", **copy.deepcopy(options))  # with its own mappings
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 
@@ -230,7 +230,7 @@ class SERTask(AbsTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SERModel:
-        """The model that ``args`` describe; UserError as for ``ser.models.build.build_model``."""
+        """Build the model; UserError as for ``ser.models.build.build_model``."""
         with_units = any(h.cls.targets == UNITS for h in read_heads(args.aux_conf).values())
         return build_model(
             args,
@@ -243,7 +243,7 @@ class SERTask(AbsTask):
     def build_sequence_iter_factory(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
     ) -> AbsIterFactory:
-        """ESPnet's, with batches that change from epoch to epoch if ``length_jitter`` says so."""
+        """As in ESPnet, with batches that change in every epoch if ``length_jitter`` is set."""
         factory = super().build_sequence_iter_factory(args, iter_options, mode)
         if iter_options.train and args.length_jitter:
             (shape_file,) = iter_options.shape_files
@@ -252,7 +252,7 @@ class SERTask(AbsTask):
             shard = (0, 1)
             if iter_options.distributed:
                 shard = torch.distributed.get_rank(), torch.distributed.get_world_size()
-                # a process needs every utterance by and by, not those of its first epoch only
+                # over the epochs a process needs all utterances, not only those of its first
                 factory.dataset = cls.build_dataset(args, iter_options, set(lengths))
             factory.sampler = JitteredSampler(
                 lengths, iter_options.batch_size, args.length_jitter, shard
@@ -272,7 +272,7 @@ class SERTask(AbsTask):
 
 
 def unit_inventory(args: argparse.Namespace) -> tuple[list[str], dict[str, int]]:
-    """The outputs of a CTC head, and the index of each unit of the transcripts among them."""
+    """Outputs of a CTC head, and the index of each transcript unit among them."""
     units = read_units(args.units)
     if args.untagged:
         return read_untagged(units, tag_stripper(args.token_type))

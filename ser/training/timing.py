@@ -1,7 +1,7 @@
-"""Time a few batches of a training, in a folder that is removed; only figures and a log stay.
+"""Time a few batches of a training in a temporary folder; only figures and a log are kept.
 
-Trainings and phases of trainings are of one kind, and cost the same, if nothing but learning rates,
-weights of losses and the like tells them apart.
+Trainings and phases of trainings are of the same kind, with the same cost, if they differ only in
+learning rates, loss weights and the like.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from ser.data.tables import read_lines, read_table
 from ser.training.experiment import LAYER_CACHE
 
 VALID_COST = 1 / 3  # of a training pass: forward without backward
-STEPS = 20  # batches of the timed epoch, or a few more to fill the last update
-# Arguments of a training that cost nothing; nor does the weight of an auxiliary head.
+STEPS = 20  # batches of the timed epoch, or a few more to complete the last update
+# Arguments that do not affect the cost; nor does the weight of an auxiliary head.
 FREE = (
     *("output_dir", "run_label", "config", "seed", "max_epoch", "patience", "stated", "paper"),
     *("sweep", "optim_conf", "lr_conf", "scheduler_conf", "heads_first_conf", "warm_start"),
@@ -36,7 +36,7 @@ FREE = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What trainings have in common that cost the same."""
+    """Trainings of equal cost."""
 
     label: str
     args: argparse.Namespace  # of one of them
@@ -44,7 +44,7 @@ class Kind:
 
     @property
     def key(self) -> str:
-        """Equal for equal kinds."""
+        """Hash that is equal for equal kinds."""
         settings = {k: v for k, v in vars(self.args).items() if k not in FREE}
         settings["amp_dtype"] = self.args.model_conf.get("amp_dtype")
         heads = self.args.aux_conf.items()
@@ -54,17 +54,17 @@ class Kind:
 
     @property
     def kept_as(self) -> str:
-        """Equal where the outputs of frozen layers are shared."""
+        """Key that is equal if the outputs of frozen layers are shared."""
         return json.dumps(self.args.frontend_conf, sort_keys=True, default=str)
 
 
 def time_training(kind: Kind, directory: Path, dump_dir: Path) -> dict[str, float]:
-    """Train two short epochs of the first fold in a folder that is removed; the second is timed.
+    """Train two short epochs of the first fold in a temporary folder, and time the second.
 
     Returns:
-        For each second of audio, ``rate`` and ``first`` (seconds of an epoch and of the first one,
-        in which outputs of frozen layers are computed), ``forward`` (seconds of inference) and
-        ``kept`` (bytes of these outputs); and in bytes ``memory`` (of the process, or of the GPU),
+        Per second of audio, ``rate`` and ``first`` (seconds of an epoch and of the first one, which
+        computes the outputs of frozen layers), ``forward`` (seconds of inference) and ``kept``
+        (bytes of these outputs); and in bytes ``memory`` (of the process, or of the GPU),
         ``model`` and ``checkpoint``.
     """
     from ser.cluster.runlog import fold_log
@@ -79,7 +79,7 @@ def time_training(kind: Kind, directory: Path, dump_dir: Path) -> dict[str, floa
         first, second = (entry["train"]["seconds"] / audio for entry in history)
         kept = sum(path.stat().st_size for path in (scratch / LAYER_CACHE).rglob("*.npy")) / audio
         forward = history[1].get("valid", {}).get("seconds", 0.0) / audio
-        if kept:  # what inference of other utterances cannot find there
+        if kept:  # inference of other utterances has no cache
             forward = max(first - second, forward)
         sizes = {path.name: path.stat().st_size for path in Path(args.output_dir).glob("*.pth")}
         checkpoint = sizes.pop("checkpoint.pth", 0)
@@ -95,7 +95,7 @@ def time_training(kind: Kind, directory: Path, dump_dir: Path) -> dict[str, floa
 
 
 def short_training(kind: Kind, dump_dir: Path, scratch: Path) -> tuple[argparse.Namespace, float]:
-    """The arguments of a training of ``STEPS`` batches and two epochs, and its seconds of audio."""
+    """Arguments of a training of ``STEPS`` batches and two epochs, and its seconds of audio."""
     from ser.data.labels import fold_labels
     from ser.models.heads import label_tables
     from ser.training.folds import fold_arguments
@@ -120,7 +120,7 @@ def short_training(kind: Kind, dump_dir: Path, scratch: Path) -> tuple[argparse.
 
 
 def sample_size(args: argparse.Namespace, shapes: Sequence[str]) -> int:
-    """Utterances of ``STEPS`` batches, or a few more."""
+    """Number of utterances in ``STEPS`` batches, or a few more."""
     size = args.batch_size
     if args.batch_type in ("numel", "length"):  # of batch_bins samples or values
         lengths = [math.prod(map(int, line.split()[1].split(","))) for line in shapes]
@@ -129,7 +129,7 @@ def sample_size(args: argparse.Namespace, shapes: Sequence[str]) -> int:
 
 
 def train_twice(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The history of two epochs, or of two linear fits."""
+    """Run two epochs, or two linear fits, and return the history."""
     from ser.training.linear_fit import fit_fold
     from ser.training.task import GRADIENT, SERTask
     from ser.training.trainer import HISTORY
@@ -142,14 +142,14 @@ def train_twice(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _forget_peak() -> None:
-    """Let ``_peak`` count from here on, where the kernel can."""
+    """Reset the peak that ``_peak`` reads, if the kernel supports it."""
     gc.collect()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak(ngpu: int) -> int:
-    """The most memory that was taken, in bytes: of the GPU, or of this process."""
+    """Peak memory in bytes: of the GPU, or of this process."""
     if ngpu:
         import torch
 

@@ -1,7 +1,7 @@
-"""ESPnet's Trainer, with what this recipe adds at the seams of an epoch.
+"""ESPnet's Trainer with this recipe's additions.
 
 Added: WA and UA over the whole epoch, fusion weights, a history that outlives the process,
-progress lines, a last optimizer step for a remainder of accumulated batches, fixed-epoch training
+progress lines, a last optimizer step for an incomplete accumulation group, fixed-epoch training
 without a validation set, and checkpoints within an epoch (ser/training/checkpoint.py).
 """
 
@@ -57,7 +57,7 @@ class SERTrainerOptions(TrainerOptions):
 
 
 class SERTrainer(Trainer):
-    """Trainer of SERModel; like its parent a namespace of class methods, never instantiated."""
+    """Trainer of SERModel; like its parent, a collection of class methods, never instantiated."""
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -105,13 +105,13 @@ class SERTrainer(Trainer):
         cls, model, optimizers, schedulers, train_iter_factory, valid_iter_factory,
         plot_attention_iter_factory, trainer_options, distributed_option,
     ) -> None:  # fmt: skip
-        """Train to ``max_epoch``, going on from a checkpoint in the output directory if any.
+        """Train to ``max_epoch``, resuming from a checkpoint in the output directory if any.
 
-        In place of ESPnet's, whose files a kill would leave half written. FairScale, plots of
-        attention and models sent to Weights & Biases are left out.
+        It replaces ESPnet's method, whose files a kill could leave half written. FairScale,
+        attention plots and uploading models to Weights & Biases are left out.
 
         Raises:
-            Stopped: asked to, after a checkpoint.
+            Stopped: on a signal, after writing a checkpoint.
         """
         options, reporter = trainer_options, Reporter()
         directory, distributed = Path(options.output_dir), distributed_option.distributed
@@ -159,12 +159,12 @@ class SERTrainer(Trainer):
 
     @classmethod
     def resume(cls, checkpoint, *, optimizers, **kwargs) -> None:
-        """Load ``checkpoint.pth``, its random state included (ESPnet seeds every epoch anew).
+        """Load ``checkpoint.pth`` including its random state (ESPnet reseeds every epoch).
 
         Raises:
             UserError: the file is damaged.
         """
-        # mapped, since of this file only the random state is read a second time
+        # memory-mapped, since only the random state is read a second time
         state = read_checkpoint(checkpoint, map_location="cpu", mmap=True)
         super().resume(checkpoint, optimizers=optimizers, **kwargs)
         for optimizer in optimizers:
@@ -173,7 +173,7 @@ class SERTrainer(Trainer):
 
     @classmethod
     def train_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> bool:
-        """One pass over the training set, or what is left of it; True if no step was valid."""
+        """Train on the (rest of the) training set; return True if no step was valid."""
         epoch, options, model = reporter.get_epoch(), training.options, training.model
         model.begin_epoch(epoch)
         batches = Batches(iterator, f"{options.run_label} epoch {epoch}/{options.max_epoch}")
@@ -186,12 +186,12 @@ class SERTrainer(Trainer):
             train_pass(training, batches, statistics)
             _announce("train", _finish(training, reporter), reporter, options)
         options.served = batches.served
-        norms = reporter.stats.get("grad_norm", ())  # of the steps before a restart as well
+        norms = reporter.stats.get("grad_norm", ())  # including steps before a restart
         return not any(math.isfinite(norm.value) for norm in norms)
 
     @classmethod
     def validate_one_epoch(cls, training: Training, iterator, reporter: SubReporter) -> None:
-        """One pass over the validation set; nothing where the protocol has none."""
+        """Validate one epoch; does nothing if the protocol has no validation set."""
         options = training.options
         if not options.has_valid:
             return
@@ -210,25 +210,25 @@ def _announce(phase: str, stats: dict[str, float], reporter: SubReporter, option
 
 
 def _prepare(model: SERModel, options: SERTrainerOptions, first: bool) -> None:
-    """Set the model up for the first epoch of this process; note its size."""
+    """Set up the model for the first epoch of this process, and record its size."""
     for module in model.modules() if options.layer_cache else ():
         if isinstance(module, HFFrontend):
             module.cache_dir = Path(options.layer_cache)
     if options.warm_start:
         state = torch.load(options.warm_start, map_location="cpu", weights_only=True)
         warm_start(model, state, tag_stripper(options.token_type))
-    model.begin_epoch(options.max_epoch)  # by then all that ever will be is trained
+    model.begin_epoch(options.max_epoch)  # everything that is ever trained
     if first:
         with atomic_write(Path(options.output_dir) / PARAMETERS) as stream:
             json.dump(count_parameters(model), stream)
 
 
 def _distributed(model: SERModel, options: SERTrainerOptions) -> torch.nn.Module:
-    """``model``, wrapped for one of several processes."""
+    """Wrap ``model`` for distributed training."""
     wrapped = torch.nn.parallel.DistributedDataParallel(
-        model,  # without device_ids, for which lengths would be moved to the device as well
-        # It wants to see all parameters that will ever be trained when it is made, and to be told
-        # that not all of them take part in every step.
+        model,  # without device_ids, which would move lengths to the device as well
+        # DDP must see all parameters that will ever be trained when it is created, and know that
+        # not all of them take part in every step.
         find_unused_parameters=True,
         gradient_as_bucket_view=options.gradient_as_bucket_view,
     )
@@ -239,7 +239,7 @@ def _distributed(model: SERModel, options: SERTrainerOptions) -> torch.nn.Module
 
 
 def _end_epoch(schedulers, reporter: Reporter, options: SERTrainerOptions) -> None:
-    """Step the schedulers that go by epochs."""
+    """Step the epoch-based schedulers."""
     for scheduler in schedulers:
         if isinstance(scheduler, AbsValEpochStepScheduler):
             scheduler.step(reporter.get_value(*options.val_scheduler_criterion))
@@ -255,10 +255,10 @@ def _stops_early(reporter: Reporter, options: SERTrainerOptions) -> bool:
 
 
 def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
-    """Put Adam's counts of steps where a training that was not resumed has them.
+    """Move Adam's step counts to the device that they are on without resuming.
 
-    Unless the optimizer is fused that is the CPU. ESPnet loads them to the GPU, which would then be
-    waited for at every step, once and again for each parameter.
+    Unless the optimizer is fused, this is the CPU. ESPnet loads them to the GPU, which would
+    synchronise at every step, once for each parameter.
     """
     for group in optimizer.param_groups:
         if group.get("fused") or group.get("capturable"):
@@ -270,7 +270,7 @@ def place_step_counts(optimizer: torch.optim.Optimizer) -> None:
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """How many numbers a model has in ``total``, and how many of them are ``trained`` now."""
+    """Count a model's parameters: in ``total``, and those currently ``trained``."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {"total": sum(n for n, _ in sizes), "trained": sum(n for n, grad in sizes if grad)}
 
@@ -288,7 +288,7 @@ def wa_ua(counts: torch.Tensor) -> tuple[float, float]:
 
 
 def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
-    """Put what is known of the whole epoch only into the reporter and the history.
+    """Add statistics of the whole epoch to the reporter and the history.
 
     WA, UA, accuracies of label heads and CCC of value heads over known values, fusion weights.
     """
@@ -306,7 +306,7 @@ def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
     for name in model.aux_labels:
         shares = [reporter.stats.get(f"{key}_{name}") for key in ("correct", "skipped")]
         correct, skipped = (float(aggregate(share)) if share else 1.0 for share in shares)
-        if skipped < 1:  # no accuracy where no value is known: a validation speaker's name
+        if skipped < 1:  # no accuracy without known values, e.g. a validation speaker's name
             epoch_stats[f"accuracy_{name}"] = correct / (1 - skipped)
     for name in (n for n in model.aux_values if f"skipped_{n}" in reporter.stats):
         keys = [f"{key}_{name}" for key in (*MOMENTS, "skipped")]
@@ -325,7 +325,7 @@ def _finish(training: Training, reporter: SubReporter) -> dict[str, float]:
 
 
 def _record(path: Path, epoch: int, phase: str, stats: dict[str, float]) -> None:
-    """Set the entry of ``epoch`` and ``phase`` in the history and drop any later epoch's."""
+    """Set the entry of ``epoch`` and ``phase`` in the history and drop later epochs."""
     history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     history = [entry for entry in history if entry["epoch"] <= epoch]
     if not history or history[-1]["epoch"] != epoch:

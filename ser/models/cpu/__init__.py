@@ -1,1 +1,1 @@
-"""Kernels that make training on a CPU faster; ``fast`` of the speech encoder switches them."""
+"""Kernels for faster training on a CPU; ``fast`` of the speech encoder switches them."""

@@ -1,16 +1,16 @@
-"""Attention on a CPU while training.
+"""Attention for training on a CPU.
 
-Where there is dropout, torch computes attention on a CPU step by step over padded batches, keeps
-every step and draws a Bernoulli variable for each weight. Here each utterance is attended to over
-its own frames, and of long ones only what the weights can be computed from is kept.
+With dropout, torch computes attention on a CPU unfused over padded batches, saves every
+intermediate and draws a Bernoulli variable for each weight. Here each utterance attends to its own
+frames only, and the weights of long ones are recomputed in the backward pass.
 
-Where there is none, torch's fused kernel has a backward pass without the processor's products of
-bfloat16 matrices: over 150 frames it takes a quarter of a training step. There the weights of short
-utterances are written out.
+Without dropout, the backward pass of torch's fused kernel does not use the processor's bfloat16
+matrix products: over 150 frames it takes a quarter of a training step. Here attention of short
+utterances is computed unfused instead.
 
-In bfloat16 either way rounds the scores before the softmax, as attention by single operations under
-autocast does; a fused kernel would not. For scores of standard deviation 1 the output is off by
-less than 1%, for 9, which are large, by less than 2% (tests/models/test_switches.py).
+In bfloat16 both round the scores before the softmax, as unfused attention under autocast does; a
+fused kernel would not. The output is off by less than 1% for scores of standard deviation 1, and
+by less than 2% for 9, which is large (tests/models/test_switches.py).
 """
 
 import ser.models.transformers_import  # noqa: F401, I001 (has to come first)
@@ -24,12 +24,12 @@ from transformers.masking_utils import sdpa_mask
 
 from ser.models.cpu.dropout import draw_seed, keep, keep_mask, keep_scale
 
-NAME = "ser"  # among transformers' implementations of attention
-# On recent GPUs torch would prefer cuDNN's attention, which prepares a plan, for tens of
-# milliseconds or more, for every new size and length of a batch; here most batches bring one.
+NAME = "ser"  # as registered with transformers
+# On recent GPUs torch would prefer cuDNN's attention, which takes tens of milliseconds or more to
+# plan for every new batch size and length; here most batches have a new one.
 torch.backends.cuda.enable_cudnn_sdp(False)
-# Weights of utterances up to so many frames are kept for the backward pass; of longer ones, where
-# they are most of the memory, they are computed again.
+# Attention weights of utterances up to this many frames are saved for the backward pass; for longer
+# ones, where they take most of the memory, they are recomputed.
 KEPT_FRAMES = 600
 
 
@@ -43,10 +43,10 @@ def transformers_attention(
     scaling: float | None = None,
     **options,
 ) -> tuple[torch.Tensor, None]:
-    """``attention`` as transformers calls it; scaled_dot_product_attention where that is quicker.
+    """``attention`` with transformers' interface, or scaled_dot_product_attention if faster.
 
-    ``attention_mask`` is None or (B, 1, T, T) booleans that hide the padding behind each
-    utterance. Without dropout, and on a GPU, torch has fused kernels.
+    ``attention_mask`` is None or (B, 1, T, T) booleans that mask the padding of each utterance.
+    Without dropout, and on a GPU, torch has fused kernels.
     """
     slow = query.dtype == torch.bfloat16 and query.requires_grad and query.device.type == "cpu"
     if dropout == 0.0 and slow and key.size(2) <= KEPT_FRAMES:
@@ -76,7 +76,7 @@ def written_out(
     mask: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    """Softmax attention step by step in the precision of its input, (B, H, T, D) -> (B, T, H, D).
+    """Unfused softmax attention in the precision of its input, (B, H, T, D) -> (B, T, H, D).
 
     ``mask`` is None or broadcasts to (B, H, T, T), True where a frame is attended to.
     """
@@ -116,7 +116,7 @@ def attention(
 
 
 class _Attention(torch.autograd.Function):
-    """One utterance, (H, T, D) three times -> (T, H, D)."""
+    """Attention of one utterance: query, key and value (H, T, D) -> (T, H, D)."""
 
     @staticmethod
     def forward(ctx, query, key, value, p, scale):
@@ -133,8 +133,8 @@ class _Attention(torch.autograd.Function):
         query, key, value, output = ctx.saved_tensors
         weights, mask = ctx.kept or _weights(query, key, ctx.p, ctx.scale, ctx.seed)
         grad = grad_output.transpose(0, 1)  # (H, T, D)
-        # What the softmax takes off, the weighted mean of the gradient over the keys, is the
-        # product of output and gradient.
+        # The weighted mean of the gradient over the keys, which the softmax backward subtracts,
+        # is the product of output and gradient.
         wide = torch.promote_types(grad.dtype, torch.float32)
         mean = (grad.to(wide) * output).sum(-1, keepdim=True).to(grad.dtype)
         grad = grad * keep_scale(ctx.p)

@@ -1,10 +1,10 @@
-"""Convolution, batch norm over real frames, ReLU and max pooling in one, for a CPU.
+"""Fused convolution, batch norm over real frames, ReLU and max pooling for a CPU.
 
-One after the other they pass ten times over maps that no cache holds, and PyTorch pools
-(B, C, T, F) more slowly than it convolves. Here channels are innermost (``channels_last``), and few
-utterances are convolved at a time, so that their maps are at hand for statistics and pooling.
-Neither scaling by |gamma| nor ReLU changes which value is the largest: with the sign of gamma in
-the filters the maximum is taken first, and [2, 2] pooling leaves a quarter to be normalised.
+Separately they make ten passes over maps that do not fit in cache, and PyTorch pools (B, C, T, F)
+more slowly than it convolves. Here channels are innermost (``channels_last``), and few utterances
+are convolved at a time, so that their maps are still cached for statistics and pooling. Neither
+scaling by |gamma| nor ReLU changes which value is the largest: with the sign of gamma folded into
+the filters, pooling comes first, and [2, 2] pooling leaves a quarter of the values to normalise.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-VALUES = 1 << 19  # of maps at hand; an utterance may have more
+VALUES = 1 << 19  # of maps per chunk; a single utterance may have more
 ROWS = 4096  # summed at a time
 _SHAPE = (1, -1, 1, 1)
 
@@ -29,17 +29,17 @@ def conv_norm(
     """(B, C, T, F) with zeros for padding -> (B, C', T', F') likewise, in ``channels_last``.
 
     Args:
-        lengths: B numbers of real frames after the convolution.
-        conv: Without a bias; its own padding is not looked at.
+        lengths: Real frames of each of B utterances after the convolution.
+        conv: Without a bias; its own padding is ignored.
         norm: Its running statistics are updated in training, and used otherwise.
-        padding: Zeros before and behind frames and bins.
-        pool: Frames and bins; what is left at an end makes one more.
-        relu: Before the pooling; without it there must be none.
+        padding: Zeros on each side of frames and bins.
+        pool: Frames and bins; a remainder at the end makes one more.
+        relu: Apply ReLU before the pooling; if False, there must be no pooling.
     """
     if torch.is_autocast_enabled("cpu"):
         maps = maps.to(torch.get_autocast_dtype("cpu"))
     stride = conv.stride
-    if conv.kernel_size == (1, 1):  # oneDNN's gradient for strides can crash, with 8 channels say
+    if conv.kernel_size == (1, 1):  # oneDNN's strided gradient can crash, e.g. with 8 channels
         maps, stride = maps[:, :, :: stride[0], :: stride[1]], (1, 1)
     maps = _channels_last(maps)
     if not norm.training:
@@ -58,7 +58,7 @@ def conv_norm(
 
 
 def quick(maps: torch.Tensor) -> bool:
-    """Whether ``conv_norm`` is for these maps: on a CPU, but for a graph to be exported."""
+    """Whether to use ``conv_norm`` for these maps: on a CPU, except when exporting."""
     return maps.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
@@ -101,7 +101,7 @@ class _ConvNorm(torch.autograd.Function):
         lengths, pooled, size, stride, padding, pool, relu = ctx.options
         # With z = gamma y^ + beta: d y = gamma / deviation (d z - mean d z - y^ mean (d z y^)).
         grad_out = _channels_last(grad_out)
-        if relu:  # which is 0 for padding
+        if relu:  # out is 0 for padding
             grad_top = torch.ops.aten.threshold_backward(grad_out, out, 0.0)
         else:
             grad_top = _fill(grad_out.clone(), pooled, 0.0)
@@ -136,13 +136,13 @@ class _ConvNorm(torch.autograd.Function):
 
 
 class _Moments:
-    """Mean and variance of channels, of differences from what the first rows have as their mean."""
+    """Channel means and variances, accumulated relative to the mean of the first rows."""
 
     def __init__(self):
         self.count, self.shift = 0, None
 
     def add(self, maps: torch.Tensor, lengths: Sequence[int]) -> None:
-        """(B, C, T, F) and how many of the T frames are real."""
+        """Add maps (B, C, T, F) with B numbers of real frames."""
         if min(lengths) == maps.size(2):
             self._add(maps)
             return
@@ -167,7 +167,7 @@ class _Moments:
 
 
 def _channels_last(maps: torch.Tensor) -> torch.Tensor:
-    """With strides that say so: PyTorch takes maps of one channel for contiguous ones."""
+    """Set channels-last strides explicitly: PyTorch treats one-channel maps as contiguous."""
     _, channels, height, width = maps.shape
     strides = (channels * height * width, 1, channels * width, channels)
     if maps.stride() == strides:
@@ -180,7 +180,7 @@ def _few(lengths: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def _fill(maps: torch.Tensor, lengths: Sequence[int], value: float) -> torch.Tensor:
-    """Set what follows the real frames, in place."""
+    """Set the padding to ``value``, in place."""
     for i, length in enumerate(lengths):
         if length < maps.size(2):
             maps[i, :, length:] = value

@@ -1,13 +1,13 @@
 """The convolutions of wav2vec 2.0-like encoders as matrix products over real samples only.
 
-PyTorch keeps the features of a Conv1d as (B, C, T) and rearranges them around every product.
-Here frames are rows, (N, C), and the utterances of a batch follow each other in one long signal,
-so that there is no padding to compute. Each begins at a multiple of the total stride S (320
-samples), so that every layer of stride s maps N rows to exactly N / s. A kernel of k taps is
-ceil(k / s) products on views: rows taken s at a time, the second product one group further on.
-The last rows of an utterance see the beginning of the next one; no real frame is computed from
-them, and they are cut off in the end. So is the silence behind the last one: batches are filled up
-to a few lengths, since oneDNN compiles a product anew for every number of rows.
+PyTorch keeps Conv1d features as (B, C, T) and rearranges them around every product. Here frames
+are rows, (N, C), and the utterances of a batch are concatenated into one long signal, so that no
+padding is computed. Each starts at a multiple of the total stride S (320 samples), so that every
+layer of stride s maps N rows to exactly N / s. A kernel of k taps is ceil(k / s) products on views
+of s rows at a time, each product shifted by one group. The last rows of an utterance see the start
+of the next one; no real frame depends on them, and they are cut off at the end. So is the silence
+after the last utterance: total lengths are rounded up to a few values, since oneDNN recompiles a
+product for every new number of rows.
 """
 
 import math
@@ -16,28 +16,28 @@ import os
 import torch
 import torch.nn.functional as F
 
-# Frames, 1.3 s: more would be computed for nothing, fewer would leave more lengths.
+# Frames (1.3 s): more would waste computation, fewer would leave more different lengths.
 FILLED_TO = 64
-# Of what oneDNN has compiled it would keep 1,024 kernels, which are those of a dozen batches. It
-# looks here when it compiles the first.
+# By default oneDNN keeps 1,024 compiled kernels, enough for a dozen batches. It reads the variable
+# when it compiles the first one.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
 
 def conv_features(
     extractor: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """What a feature extractor of transformers makes of each utterance alone.
+    """Compute the features of each utterance as a transformers feature extractor does it alone.
 
     Args:
         extractor: ``feature_extractor`` of a wav2vec 2.0, HuBERT, WavLM or data2vec model, with
             either kind of norm (``feat_extract_norm: group`` or ``layer``). A group norm has one
-            channel to a group, as in all of them.
+            channel per group, as in all of them.
         speech: (B, L) samples; anything beyond ``lengths`` is ignored.
         lengths: (B,) samples.
 
     Returns:
-        (B, T, C) frames, zeros beyond an utterance's own; T is that of the longest. Equal to
-        the extractor's output to rounding: 1e-5 of its range in float32, 2e-2 in bfloat16.
+        Zero-padded frames (B, T, C), equal to the extractor's output up to rounding: 1e-5 of its
+        range in float32, 2e-2 in bfloat16.
         Gradients reach the parameters, not ``speech``.
     """
     layers = extractor.conv_layers
@@ -70,7 +70,7 @@ def conv_features(
 
 
 def _frames(layers, samples: list[int]) -> list[int]:
-    """Frames after ``layers`` for utterances of so many samples."""
+    """Numbers of frames after ``layers`` for these numbers of samples."""
     for layer in layers:
         (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
         samples = [max((n - kernel) // stride + 1, 0) for n in samples]
@@ -134,10 +134,10 @@ def _normalised_kernel(
     norm: torch.nn.GroupNorm,
     windows: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kernel (C, k) and shift (C,) that convolve and normalise at once, over these windows (T, k).
+    """Kernel (C, k) and shift (C,) that convolve and normalise windows (T, k) in one step.
 
-    In float64: the windows of speech are nearly parallel, and a kernel that takes differences
-    leaves little of their variance.
+    In float64: windows of speech are nearly parallel, and a kernel that takes differences leaves
+    little of their variance.
     """
     windows, kernel = windows.double(), weight.double()
     centre = windows.mean(0)  # (k,)
@@ -155,7 +155,7 @@ def _normalised_kernel(
 class _ActivatedConv(torch.autograd.Function):
     """An activation and the convolution after it, on rows: (N, C_in) -> (N / s, C_out).
 
-    Kept for the backward pass is the input alone; the activation is computed again there.
+    Only the input is saved; the activation is recomputed in the backward pass.
     """
 
     @staticmethod
@@ -207,5 +207,5 @@ def _groups(hidden: torch.Tensor, stride: int) -> torch.Tensor:
 
 
 def _blocks(kernel: torch.Tensor, channels: int, stride: int) -> list[tuple[int, torch.Tensor]]:
-    """The taps of a kernel (C_out, k C_in), s at a time, and how many groups on they look."""
+    """Split the taps of a kernel (C_out, k C_in) into groups of s, each with its group offset."""
     return list(enumerate(kernel.split(stride * channels, dim=1)))

@@ -1,11 +1,11 @@
-"""Dropout whose random numbers cost little on a CPU.
+"""Dropout with cheap random numbers on a CPU.
 
-torch draws a Bernoulli variable for each element at 6 ns; in the transformer of wav2vec 2.0 that
-is a tenth of a training step. Here every call takes one seed from torch's generator, so that
-``torch.manual_seed`` and the random state of a checkpoint still decide everything, and makes its
-mask from the numbers of SFC64, 16 bits to an element: 1 ns with its application. The probability
-is the multiple of 2^-16 nearest to p, and what is kept is scaled for exactly that one. On a GPU
-torch's own dropout is used.
+torch draws a Bernoulli variable for each element in 6 ns; in the transformer of wav2vec 2.0 that
+is a tenth of a training step. Here every call draws one seed from torch's generator, so that
+``torch.manual_seed`` and the random state of a checkpoint still determine everything, and
+generates its mask with SFC64, 16 bits per element: 1 ns including its application. The probability
+is the multiple of 2^-16 nearest to p, and kept values are scaled accordingly. On a GPU torch's own
+dropout is used.
 """
 
 import functools
@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-CHUNK = 1 << 18  # elements of one generator, whatever the number of threads
-LEVELS = 1 << 16  # of a 16-bit number
-# A product with 0 or 1 on the bits of a number is quicker than one that converts the mask.
+CHUNK = 1 << 18  # elements per generator, regardless of the number of threads
+LEVELS = 1 << 16  # values of a 16-bit number
+# Multiplying the bits of a number by 0 or 1 is faster than converting the mask.
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
@@ -32,7 +32,7 @@ class Dropout(torch.nn.Dropout):
 
 
 def replace_dropout(module: torch.nn.Module) -> None:
-    """Put Dropout in the place of every torch.nn.Dropout within ``module``."""
+    """Replace every torch.nn.Dropout within ``module`` by Dropout."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is torch.nn.Dropout:
@@ -60,7 +60,7 @@ def keep_mask(size: int, p: float, seed: int) -> np.ndarray:
 
 
 def keep(values: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    """Set the elements of a contiguous tensor to 0, in place, where ``mask`` is False."""
+    """Set elements of a contiguous tensor to 0 where ``mask`` is False, in place."""
     flat = values.view(-1).view(getattr(torch, BITS[values.element_size()].__name__)).numpy()
 
     def clear(start: int) -> None:

@@ -7,10 +7,10 @@ MEBIBYTE = 1 << 20
 
 
 def return_freed_memory(at_once: bool) -> None:
-    """Give freed tensors back to the system at once, or keep those of up to 32 MiB for the next.
+    """Return freed tensors to the system at once, or keep those of up to 32 MiB for reuse.
 
-    Kept ones save a tenth of the time of a step, but leave holes that a long batch does not fit
-    into: a process may then have 2 GB more than it uses. Nothing is done without glibc.
+    Keeping them saves a tenth of a step's time, but leaves holes that a long batch does not fit
+    into: a process may then hold 2 GB more than it uses. Does nothing without glibc.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
@@ -22,10 +22,10 @@ def return_freed_memory(at_once: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed tensors of any size for the next ones; nothing is done without glibc.
+    """Keep freed tensors of any size for reuse; does nothing without glibc.
 
-    For networks whose maps are larger than 32 MiB, which are otherwise handed out page by page in
-    every step: S17's training takes a fifth less CPU time.
+    For networks whose maps are larger than 32 MiB, which are otherwise paged in anew in every
+    step: S17's training takes a fifth less CPU time.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

@@ -1,4 +1,4 @@
-"""Recurrent networks over padded batches, at the cost of ones without padding."""
+"""Recurrent networks over padded batches, at the cost of unpadded ones."""
 
 import torch
 
@@ -8,10 +8,10 @@ from ser.models.masks import frame_mask
 def read_padded(rnn: torch.nn.RNNBase, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Run a GRU or LSTM over the real frames: (B, T, F), (B,) -> (B, T, D) with zeros for padding.
 
-    On a CPU the backward pass of torch's packed sequences takes a time that grows with T squared,
-    since the slice of every time step has a gradient of the size of the whole batch. Here each
-    direction reads from its own end, for the backward one the real frames are turned round, and
-    what it reads of the padding comes last and is removed. The values are those of torch's.
+    On a CPU the backward pass of torch's packed sequences takes time proportional to T squared,
+    since the slice of every time step has a gradient of the size of the whole batch. Here the
+    padded batch is read as it is, with the real frames reversed for the backward direction, so
+    that padding comes last and its outputs are removed. The values equal torch's.
     """
     real = frame_mask(lengths, frames.size(1)).unsqueeze(-1)  # (B, T, 1)
     times = torch.arange(frames.size(1))
