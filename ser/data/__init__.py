@@ -1,1 +1,1 @@
-"""What is on disk between the stages: tables, audio, features and folds (stage 3)."""
+"""Data on disk between the stages: tables, audio, features and folds (stage 3)."""

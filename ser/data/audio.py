@@ -1,9 +1,9 @@
-"""One audio file -> 16-kHz mono 16-bit samples, or an error that says what is wrong.
+"""Read an audio file as 16-kHz mono 16-bit samples, or raise an error that says what is wrong.
 
-Whatever is merely different (rate, channels, sample width) is converted here; whatever cannot
-be a recording of speech (cut short, silent, not audio) is refused here. Nothing downstream
-checks a waveform again. Files are decoded in blocks, so that an hour takes no more memory than a
-minute where the caller keeps none of them.
+Other formats (sampling rate, channels, sample width) are converted here; files that cannot be a
+recording of speech (truncated, silent, not audio) are rejected here. Nothing downstream checks a
+waveform again. Files are decoded in blocks, so that an hour takes no more memory than a minute
+unless the caller keeps the blocks.
 """
 
 import os
@@ -21,24 +21,24 @@ from ser.data.containers import check_container, check_length, open_sound, trunc
 from ser.data.tables import join_problems
 from ser.errors import UserError
 
-SAMPLE_RATE = 16000  # Hz; what every frontend and feature of the recipe expects
-MIN_SAMPLE_RATE = 4000  # Hz; a header that says less is damaged, or its file holds no speech
+SAMPLE_RATE = 16000  # Hz; expected by every frontend and feature of the recipe
+MIN_SAMPLE_RATE = 4000  # Hz; a header with a lower rate is damaged, or its file holds no speech
 FRAME_SAMPLES = 400  # one 25-ms analysis frame at SAMPLE_RATE: the shortest usable input
 FULL_SCALE = 32768  # int16 units per 1.0
-BLOCK_SECONDS = 5  # decoded at once
-MAX_BLOCK_VALUES = 1 << 22  # of all channels, where rate or channels are out of the ordinary
+BLOCK_SECONDS = 5  # decoded at a time
+MAX_BLOCK_VALUES = 1 << 22  # over all channels, for unusual sampling rates or channel counts
 # A float file may overshoot 1.0 a little (it is clipped); far beyond that it was written in
 # int16 units by mistake, and clipping would turn it into a square wave.
 MAX_FLOAT_PEAK = 8.0
 
 
 class NotAudioError(UserError):
-    """The file is whole, but not in a format that libsndfile reads."""
+    """The file is complete, but not in a format that libsndfile reads."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says, for one channel: num_samples at sample_rate Hz."""
+    """Header of an audio file, per channel: num_samples at sample_rate Hz."""
 
     num_samples: int
     sample_rate: int
@@ -55,8 +55,8 @@ class AudioInfo:
 def probe(path: Path | str) -> AudioInfo:
     """Read the header of ``path`` and check the file against it, without decoding.
 
-    Raises UserError when the file is missing, a directory, empty, cut short, not audio, of a
-    sample rate too low for speech or shorter than one 25-ms frame.
+    Raises UserError if the file is missing, a directory, empty, truncated, not audio, has a
+    sampling rate too low for speech or is shorter than one 25-ms frame.
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; correct the path, or put the file back")
@@ -93,12 +93,12 @@ def probe(path: Path | str) -> AudioInfo:
 def read_16k_mono(path: Path | str) -> np.ndarray:
     """Decode ``path`` to int16 samples, shape (num_samples,), at 16 kHz.
 
-    Channels are averaged, other rates go through soxr at very high quality, other sample
+    Channels are averaged, other rates are resampled by soxr at very high quality, other sample
     formats are rounded to 16 bits; values outside full scale are clipped, never wrapped.
-    16-kHz mono 16-bit files come back bit by bit.
+    16-kHz mono 16-bit files are returned bit-exactly.
 
-    Raises UserError for everything ``probe`` and ``Converter`` refuse and for audio that is
-    silent or shorter than was promised.
+    Raises UserError for everything ``probe`` and ``Converter`` reject and for audio that is
+    silent or shorter than its header says.
     """
     speech = np.concatenate(list(read_blocks(path)))
     if len(speech) < FRAME_SAMPLES:
@@ -109,9 +109,9 @@ def read_16k_mono(path: Path | str) -> np.ndarray:
 
 
 def read_blocks(path: Path | str) -> Iterator[np.ndarray]:
-    """The samples of ``read_16k_mono`` piece by piece, some seconds each.
+    """Yield the samples of ``read_16k_mono`` in blocks of some seconds.
 
-    Raises UserError as it does, but for silence and shortness, which show at the end only.
+    Raises the same UserErrors, but silence and missing samples are detected only at the end.
     """
     info = probe(path)
     dtype = "int16" if info.subtype == "PCM_16" else "float64"
@@ -132,11 +132,11 @@ def read_blocks(path: Path | str) -> Iterator[np.ndarray]:
 
 
 class Converter:
-    """Blocks of samples of one recording -> 16-kHz mono int16, as if it had come in one piece.
+    """Convert blocks of one recording to 16-kHz mono int16, as if converted in one piece.
 
     Args:
-        name: What error messages call the recording.
-        sample_rate: Of the blocks, Hz.
+        name: Name of the recording in error messages.
+        sample_rate: Sampling rate of the blocks, Hz.
     """
 
     def __init__(self, name: Path | str, sample_rate: int):
@@ -169,24 +169,24 @@ class Converter:
                 f"{self.name}: float samples reach {peak:g}, but full scale is 1.0; if they are in "
                 "16-bit units, divide them by 32768"
             )
-        mono = samples.mean(axis=1)  # (N,); the mean of channels cannot leave full scale
+        mono = samples.mean(axis=1)  # (N,); the mean of the channels cannot exceed full scale
         return _to_int16(mono if self.resampler is None else self.resampler.resample_chunk(mono))
 
     def end(self) -> np.ndarray:
-        """What the resampler still holds after the last block, (M,) int16."""
+        """Flush the resampler after the last block: (M,) int16."""
         if self.resampler is None:
             return np.zeros(0, dtype=np.int16)
         return _to_int16(self.resampler.resample_chunk(np.zeros(0), last=True))
 
 
 def _to_int16(samples: np.ndarray) -> np.ndarray:
-    # A filter overshoots at steps, so a loud recording can leave full scale here.
+    # The resampling filter overshoots at steps, so a loud recording can exceed full scale here.
     scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     return scaled.astype(np.int16)
 
 
 def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError:
-    """What to say of a recording of less than one analysis frame."""
+    """Error for a recording shorter than one analysis frame."""
     return UserError(
         f"{path}: {num_samples} samples at {sample_rate} Hz is shorter than one 25-ms frame; "
         "leave it out, or copy it again if more should be in it"
@@ -194,7 +194,7 @@ def too_short(path: Path | str, num_samples: int, sample_rate: int) -> UserError
 
 
 def silent(path: Path | str, num_samples: int) -> UserError:
-    """What to say of a recording without sound."""
+    """Error for a recording without sound."""
     return UserError(
         f"{path}: silent (all {num_samples} samples of the mean of its channels are equal), so "
         "there is nothing to hear; replace it or leave it out"
@@ -202,9 +202,9 @@ def silent(path: Path | str, num_samples: int) -> UserError:
 
 
 def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
-    """What the headers of ``paths`` say, in their order.
+    """Read the headers of ``paths``, in their order.
 
-    They are read by ``nj`` threads, which hides the latency of a network disk.
+    ``nj`` threads read them, which hides the latency of a network disk.
     Raises UserError that lists the unreadable files.
     """
     headers = []

@@ -1,4 +1,4 @@
-"""Checks of folds that were written; ``data.folds.audit_folds`` chooses them by protocol."""
+"""Checks on folds as written; ``data.folds.audit_folds`` chooses them by protocol."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from ser.data.tables import join_problems, read_lines, read_table, read_undecide
 from ser.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-TRAIN_UNDECIDED = "train_undecided"  # the training split with what raters disagree on
+TRAIN_UNDECIDED = "train_undecided"  # the training split plus utterances without a majority label
 SENTENCE = "sentence"
-Groups = Mapping[str, Mapping[str, str]]  # speaker, sentence... -> utterance -> its own
+Groups = Mapping[str, Mapping[str, str]]  # kind (speaker, sentence ...) -> utterance -> its group
 
 
 def training_list(fold_dir: Path, soft: bool) -> Path:
-    """The list of what a fold trains on; ``soft``: on what each rater said, not on labels."""
+    """Path of a fold's training list; ``soft``: for training on the raters' votes, not labels."""
     undecided = fold_dir / TRAIN_UNDECIDED
     return undecided if soft and undecided.exists() else fold_dir / "train"
 
 
 @dataclass
 class Audit:
-    """The checks of one protocol's folds, and what they have found so far."""
+    """Checks of one protocol's folds, and their findings so far."""
 
     dump_dir: Path
-    where: str  # how messages begin
-    splits: tuple[str, ...]  # that every fold has
-    refused: Groups  # what two splits of a fold may not share
-    noted: Groups  # what they may, which is noted with ``mark``
+    where: str  # prefix of messages
+    splits: tuple[str, ...]  # required in every fold
+    refused: Groups  # must not be shared by two splits of a fold
+    noted: Groups  # may be shared, but is noted with ``mark``
     mark: str
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Audit:
     def _check_undecided(
         self, where: str, splits: Mapping[str, list[str]], training: list[str]
     ) -> None:
-        """What raters disagree on is in no list but ``training``, which shares nothing either."""
+        """Check that undecided utterances are in no list but ``training``, which shares nothing."""
         others = {split: utts for split, utts in splits.items() if split != "train"}
         self.problems += _shared(where, {TRAIN_UNDECIDED: training, **others}, self.refused)
         decided = {utt for utts in splits.values() for utt in utts}
@@ -80,7 +80,7 @@ class Audit:
             self.problems.append(f"{where}/{TRAIN_UNDECIDED}: expected all of train in it")
 
     def notes_on_undecided(self) -> list[str]:
-        """What audit.txt says of utterances without a majority."""
+        """Lines of audit.txt about utterances without a majority."""
         if not self.undecided:
             return []
         return [
@@ -89,10 +89,10 @@ class Audit:
         ]
 
     def check_coverage(self, utt2hash: Mapping[str, str], whole: bool = True) -> None:
-        """After all folds: every utterance is tested once; unless ``whole``, once or not at all.
+        """Check after all folds that each utterance is tested once; unless ``whole``, at most once.
 
         Raises:
-            UserError: names all problems that were found.
+            UserError: Names all problems found.
         """
         untested = sorted(self.utt2emo.keys() - self.tested.keys() - self.undecided)
         if untested and whole:
@@ -118,7 +118,7 @@ def _read_split(path: Path) -> list[str]:
 def _wrong_lists(
     where: str, directory: Path, splits: Mapping[str, list[str]], num_samples: Mapping[str, str]
 ) -> list[str]:
-    """Faults of the files themselves: missing, empty, out of order, repeated, wrong shape."""
+    """Errors in the files themselves: missing, empty, out of order, repeated, wrong shape."""
     problems = []
     extra = sorted(s for s in SPLITS if s not in splits and (directory / s).exists())
     if extra:
@@ -139,7 +139,7 @@ def _wrong_lists(
 def _shared(
     where: str, splits: Mapping[str, list[str]], groups: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """What two splits of one fold have in common and may not."""
+    """Report what two splits of one fold share but must not."""
     problems = []
     for first, second in combinations(splits, 2):
         pair = f"{where}: {first} and {second}"
@@ -150,7 +150,7 @@ def _shared(
         if both:
             problems.append(f"{pair} share utterances: {_some(both)}")
         for kind, utt2group in groups.items():
-            if kind == SENTENCE and second != "test":  # what trains may validate
+            if kind == SENTENCE and second != "test":  # training sentences may be in valid
                 continue
             left, right = ({utt2group[u]: u for u in splits[s]} for s in (first, second))
             common = sorted(left.keys() & right.keys())

@@ -1,7 +1,8 @@
 """Checks of audio containers that libsndfile does not make.
 
-libsndfile shortens files silently, reads only the first of several recordings in a file and
-refuses some headers that others read. Here the first two are errors and the headers are repaired.
+libsndfile truncates files silently, reads only the first of several recordings in a file and
+rejects some headers that other readers accept. Here the first two are errors and the headers are
+repaired.
 """
 
 import io
@@ -19,27 +20,27 @@ import soundfile
 
 from ser.errors import UserError
 
-# Programs that write to a pipe cannot know the length and put a number near the end of the
-# 32-bit range (libsndfile then reads to the end of the file) or 0 (it then reads nothing)
-# where the size of the data chunk belongs.
+# Programs that write to a pipe cannot know the length and set the size of the data chunk to a
+# number near the end of the 32-bit range (libsndfile then reads to the end of the file) or to 0
+# (it then reads nothing).
 STREAMING_SIZE = 0x7FFFF000
-# How files of chunks begin -> the byte order of their sizes, and which chunk has the samples.
+# Magic bytes of chunked files -> byte order of the chunk sizes, and id of the sample chunk.
 CHUNKED = {b"RIFF": ("<", b"data"), b"RIFX": (">", b"data"), b"FORM": (">", b"SSND")}
 CHUNKS = (b"data", b"LIST", b"fact", b"cue ", b"bext", b"id3 ", b"smpl", b"fmt ")
-# In the log of libsndfile: the size of the samples, or of a file that says no other.
+# In libsndfile's log: the size of the samples, or of the file if no other is given.
 SHORTENED = r"(?m)^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)"
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
 FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 FLAC_BLOCK = 4096  # samples decoded at once to count them
-FLAC_UNKNOWN = (1 << 36) - 1  # as many as its header can say
+FLAC_UNKNOWN = (1 << 36) - 1  # the maximum of the header field
 
 
 @contextmanager
 def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
-    """Open ``path`` for decoding; its content decides what it is, not its name.
+    """Open ``path`` for decoding; the format is detected from the content, not the name.
 
-    Headers that libsndfile does not understand are repaired in memory: those of FLAC that was
-    written through a pipe, and of WAV files that lack the byte which pads an odd chunk.
+    Headers that libsndfile does not understand are repaired in memory: those of FLAC written
+    to a pipe, and of WAV files that lack the padding byte of an odd chunk.
     """
     with open(path, "rb") as stream:
         source: Any = stream.fileno()
@@ -59,14 +60,14 @@ def open_sound(path: Path | str) -> Iterator[soundfile.SoundFile]:
 
 
 def check_length(path: Path | str, log: str) -> None:
-    """Raise UserError if libsndfile had to shorten the file, which its log alone says."""
+    """Raise UserError if libsndfile truncated the file, which only its log says."""
     for promised, found in re.findall(SHORTENED, log):
         if int(found) < int(promised) < STREAMING_SIZE:
             raise truncated(path, f"{promised} bytes", found)
 
 
 def check_container(path: Path | str, size: int) -> None:
-    """Raise UserError if ``path`` has no samples, ends within a page, or goes on after its end."""
+    """Raise UserError if ``path`` has no samples, ends within a page, or has data after its end."""
     with open(path, "rb") as stream:
         head = stream.read(12)
         if _in_chunks(head):
@@ -97,7 +98,7 @@ def _in_chunks(head: bytes) -> bool:
 
 
 def _sample_chunk(path: Path | str, stream: BinaryIO) -> tuple[int, int, list[int]]:
-    """Length and start, in bytes, of the samples, and the ends of odd chunks without padding."""
+    """Length and offset of the samples in bytes, and the ends of odd chunks without padding."""
     stream.seek(0)
     order, wanted = CHUNKED[stream.read(12)[:4]]
     odd = []
@@ -118,7 +119,7 @@ def _sample_chunk(path: Path | str, stream: BinaryIO) -> tuple[int, int, list[in
 
 
 def _check_rest(path: Path | str, stream: BinaryIO, length: int, end: int) -> None:
-    """Refuse samples behind those that the header counts, which are neither a chunk nor nothing."""
+    """Reject samples beyond those that the header counts, unless a chunk or nothing follows."""
     stream.seek(end)
     rest = stream.read()
     name = rest[length % 2 :][:4]
@@ -133,7 +134,7 @@ def _check_rest(path: Path | str, stream: BinaryIO, length: int, end: int) -> No
 
 
 def _chunked_parts(stream: BinaryIO) -> list[int]:
-    """Where the RIFF or AIFF files in a file start, in bytes."""
+    """Byte offsets of the RIFF or AIFF files in a file."""
     starts: list[int] = []
     place = 0
     while True:
@@ -147,7 +148,7 @@ def _chunked_parts(stream: BinaryIO) -> list[int]:
 
 
 def _ogg_parts(path: Path | str, stream: BinaryIO, size: int) -> list[int]:
-    """Where the streams of an Ogg file that follow each other start, in bytes."""
+    """Byte offsets of the chained streams in an Ogg file."""
     starts: list[int] = []
     place, in_header = 0, False
     while place < size:
@@ -169,13 +170,13 @@ def _ogg_parts(path: Path | str, stream: BinaryIO, size: int) -> list[int]:
 
 
 def _mp3_parts(stream: BinaryIO) -> list[int]:
-    """Where MP3 files that were joined start, in bytes, where the first says how long it is."""
+    """Byte offsets of concatenated MP3 files, if the first states its length."""
     starts = []
     place = 0
     while True:
         stream.seek(place)
         head = stream.read(10)
-        if head[:3] == b"ID3":  # a tag, whose size has seven bits in each byte
+        if head[:3] == b"ID3":  # a tag; its size has seven bits per byte
             place += 10 + sum(byte << 7 * i for i, byte in enumerate(reversed(head[6:10])))
         elif head[:3] == b"TAG" and starts:
             place += 128
@@ -187,20 +188,20 @@ def _mp3_parts(stream: BinaryIO) -> list[int]:
             frame = stream.read(64)
             mark = max(frame.find(b"Xing"), frame.find(b"Info"))
             if mark < 0 or not frame[mark + 7] & 2:
-                return starts  # libmpg123 reads it to its end
+                return starts  # libmpg123 reads to the end of the file
             field = mark + 8 + 4 * (frame[mark + 7] & 1)
             place += max(1, int.from_bytes(frame[field : field + 4], "big"))
 
 
 def _check_sphere(path: Path | str, stream: BinaryIO, size: int) -> None:
-    """Refuse SPHERE files with fewer or more bytes than their header says, all of them samples."""
+    """Reject SPHERE files with fewer or more bytes of samples than their header says."""
     stream.seek(0)
     head = stream.read(1024)
     numbers = (b"sample_count", b"channel_count", b"sample_n_bytes")
     found = [re.search(rb"(?m)^%s -\w+ (\d+)" % name, head) for name in numbers]
     start = re.match(rb"NIST_1A\s+(\d+)", head)
     if not start or not all(found) or b"shorten" in head:
-        return  # which libsndfile refuses
+        return  # rejected by libsndfile
     promised, held = math.prod(int(match[1]) for match in found), size - int(start[1])
     if held < promised:
         raise truncated(path, f"{promised} bytes", f"{held}")
@@ -216,7 +217,7 @@ def _is_mpeg(head: bytes) -> bool:
 
 
 def _check_parts(path: Path | str, stream: BinaryIO, starts: Sequence[int]) -> None:
-    """Refuse several recordings in one file, of which libsndfile reads the first alone."""
+    """Reject several recordings in one file; libsndfile reads only the first."""
     if len(starts) < 2:
         return
     stream.seek(0)
@@ -241,7 +242,7 @@ def _with_flac_length(data: bytes, samples: int) -> bytes:
 
 
 def _flac_length(data: bytes) -> int:
-    """The samples in a FLAC file whose header does not say; one if none can be decoded.
+    """Count the samples of a FLAC file whose header does not; one if none can be decoded.
 
     Reading up to the very end or beyond fails, so the length is one more than can be read.
     """
@@ -261,7 +262,7 @@ def _flac_length(data: bytes) -> int:
 
 
 def truncated(path: Path | str, promised: str, found: str) -> UserError:
-    """What to say of a file that ends too soon."""
+    """Error for a file that ends too soon."""
     return UserError(
         f"{path}: truncated: its header promises {promised}, the file holds {found}; "
         "copy it again from where it came"

@@ -1,9 +1,9 @@
-"""Waveforms and acoustic features in kaldiio arks, written so that a killed run resumes.
+"""Waveforms and acoustic features in kaldiio arks, written so that a killed run can resume.
 
-Three feature types of frames, all on 25 ms (400 samples) every 10 ms (160 samples), none padded:
-N samples give T = 1 + (N - 400) // 160 frames. Samples enter in 16-bit units, as in Kaldi, and
-no dither is added, so that the same audio always gives the same features. Two more are functionals
-of openSMILE: one vector for an utterance, T = 1. ``audio_video`` has frames of 40 ms (video.py).
+Three feature types are frame-level, with 25-ms windows (400 samples), a 10-ms shift (160 samples)
+and no padding: N samples give T = 1 + (N - 400) // 160 frames. Samples are in 16-bit units, as in
+Kaldi, and no dither is added, so that the same audio always gives the same features. Two more are
+openSMILE functionals: one vector per utterance, T = 1. ``audio_video`` has 40-ms frames (video.py).
 """
 
 import functools
@@ -30,9 +30,9 @@ from ser.files import atomic_write
 from ser.stage import MARKER, is_done, mark_done
 
 FRAME_SHIFT = 160  # samples: 10 ms
-OPENSMILE_SAMPLES = 960  # 60 ms: of less openSMILE computes nothing
+OPENSMILE_SAMPLES = 960  # 60 ms: the shortest input of openSMILE
 UTTERANCES_PER_ARK = 1000
-# kSpeechFeature of Kaldi's compressed-matrix.h: one byte a value, quantiles per column.
+# kSpeechFeature of Kaldi's compressed-matrix.h: one byte per value, quantiles per column.
 COMPRESSION_METHOD = 2
 BYTES = 6  # kOneByteUnsignedInteger: the values are bytes
 STARTED = ".started"
@@ -123,15 +123,15 @@ def compare(speech: np.ndarray) -> np.ndarray:
 
 
 def _functionals(feature_set: str, speech: np.ndarray) -> np.ndarray:
-    """openSMILE's functionals of a whole utterance, (1, F) float32.
+    """Compute openSMILE's functionals of a whole utterance, (1, F) float32.
 
-    Shorter utterances are padded to the shortest that openSMILE takes. A functional that is not
-    finite, such as a quotient by the energy of silence, becomes 0.
+    Utterances below openSMILE's minimum length are padded to it. Functionals that are not finite,
+    such as a division by the energy of silence, become 0.
     """
     padding = max(0, OPENSMILE_SAMPLES - len(speech))
     signal = np.pad(speech.astype(np.float32) / np.float32(FULL_SCALE), (0, padding))
     values = _smile(feature_set).process_signal(signal, SAMPLE_RATE).to_numpy()
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, hence 0
+    with np.errstate(over="ignore"):  # float32 overflow gives inf, hence 0
         values = values.astype(np.float32)
     return np.where(np.isfinite(values), values, np.float32(0))
 
@@ -146,7 +146,7 @@ def _smile(feature_set: str) -> Any:
 
 
 def _import_opensmile() -> Any:
-    """The package, or a UserError that says how to install it."""
+    """Import the package; raise UserError that says how to install it if it is missing."""
     try:
         return importlib.import_module("opensmile")
     except ImportError as err:
@@ -157,7 +157,7 @@ def _import_opensmile() -> Any:
         ) from None
 
 
-# Functions of sound alone; video.audio_video sees as well
+# Functions of the audio alone; video.audio_video also takes the video
 FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrogram": spectrogram,
     "fbank": fbank,
@@ -166,7 +166,7 @@ FEATS_TYPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "egemaps": egemaps,
     "compare": compare,
 }
-# values of a frame
+# values per frame
 FEATS_SIZES = {
     "spectrogram": 201,
     "fbank": 80,
@@ -176,7 +176,7 @@ FEATS_SIZES = {
     "compare": 6373,
     "audio_video": video.FRAME_BYTES,
 }
-FUNCTIONALS = ("egemaps", "compare")  # one vector for an utterance
+FUNCTIONALS = ("egemaps", "compare")  # one vector per utterance
 
 
 def require_extractor(feats_type: str) -> None:
@@ -188,11 +188,11 @@ def require_extractor(feats_type: str) -> None:
 def extract_features(dump_dir: Path, feats_type: str, nj: int) -> bool:
     """Write ``dump_dir/<feats_type>/{feats.scp,feats.*.ark,utt2num_frames}``.
 
-    Reads wav.scp, utt2num_samples and utt2hash of ``dump_dir``. Returns False when the same
-    features of the same audio are there already. A run that was stopped is taken up at the
-    first ark that is not finished.
+    Reads wav.scp, utt2num_samples and utt2hash of ``dump_dir``. Returns False if the same
+    features of the same audio exist already. An interrupted run resumes at the first unfinished
+    ark.
 
-    Raises UserError when an ark cannot be written (disk full, quota), or the package that computes
+    Raises UserError if an ark cannot be written (disk full, quota), or the package that computes
     these features is not installed.
     """
     directory = dump_dir / feats_type
@@ -230,7 +230,7 @@ def _frames(feats_type: str, num_samples: int) -> int:
 
 
 def compute_features(feats_type: str, speech: np.ndarray, *more: str) -> np.ndarray:
-    """(N,) int16 -> (T, F) float32; ``more`` is a line of utt2video for ``audio_video``."""
+    """Compute (N,) int16 -> (T, F) float32; ``more`` is a utt2video line for ``audio_video``."""
     return video.audio_video(speech, *more) if more else FEATS_TYPES[feats_type](speech)
 
 
@@ -243,7 +243,7 @@ def _load_and_compute(feats_type: str, source: str) -> np.ndarray:
 
 
 def load_for_ark(path: str) -> tuple[int, np.ndarray]:
-    """(rate, samples) of ``path`` in the form that kaldiio stores as a WAV inside an ark."""
+    """Load ``path`` as (rate, samples), which kaldiio stores as a WAV inside an ark."""
     return SAMPLE_RATE, read_16k_mono(path)
 
 
@@ -270,11 +270,11 @@ def write_arks(
 ) -> dict[str, str]:
     """Write ``load(source)`` of every utterance to ``directory/<stem>.N.ark``.
 
-    Returns utterance id -> ``/path/to.ark:offset``. An ark takes its name only when it is
-    whole, and its scp is written after it, so what a killed run finished with the same
-    ``settings`` is kept and everything else is written again.
+    Returns utterance id -> ``/path/to.ark:offset``. An ark gets its final name only when it is
+    complete, and its scp is written after it, so arks that a killed run finished with the same
+    ``settings`` are kept and everything else is written again.
 
-    Raises UserError when a file cannot be written; whatever ``load`` raises passes through.
+    Raises UserError if a file cannot be written; exceptions of ``load`` are not caught.
     """
     if any(letter in os.path.abspath(directory) for letter in "[]\n\r"):
         raise UserError(
@@ -318,8 +318,8 @@ def _write_ark(load: Callable[[str], Any], compression_method: int | None, ark: 
     try:
         with atomic_write(ark.path, "wb") as stream:
             for utt, source in ark.items:
-                # By way of memory: on a full disk kaldiio's WAV writer would fail a second
-                # time when it is deleted, with a traceback on stderr.
+                # Written to memory first: on a full disk kaldiio's WAV writer would fail again
+                # when it is deleted, with a traceback on stderr.
                 entry = io.BytesIO()
                 value = {utt: load(source)}
                 kaldiio.save_ark(entry, value, compression_method=compression_method)

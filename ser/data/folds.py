@@ -1,8 +1,8 @@
-"""Who trains, who validates, who is tested: the protocols, and the audit of what was written.
+"""Cross-validation protocols (train, valid and test splits), and the audit of the written folds.
 
 A protocol is a function of utt2spk and utt2session that returns, for every fold, the
-utterances of each split; ``kfold<k>`` is one of utt2spk and utt2emo, ``crossed<k>`` of these three
-and utt2sentence, ``official`` one of utt2spk, utt2session and utt2split. Folds hold lists of ids
+utterances of each split; ``kfold<k>`` takes utt2spk and utt2emo, ``crossed<k>`` these three
+and utt2sentence, ``official`` utt2spk, utt2session and utt2split. Folds hold lists of ids
 only; audio and text stay where they are.
 """
 
@@ -25,9 +25,9 @@ Folds = dict[str, dict[str, list[str]]]  # fold -> split -> utterance ids in C o
 def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     """Leave one speaker out; the other speakers of the test speaker's session validate.
 
-    Whoever talks with the test speaker shares the room and the topic, so that speaker is kept
-    out of training as well: ten speakers in pairs give 8 train, 1 valid, 1 test. Raises
-    UserError when a session has a single speaker, since then nobody is left to validate.
+    The test speaker's dialogue partner shares the room and the topic and is therefore excluded
+    from training as well: ten speakers in pairs give 8 train, 1 valid, 1 test. Raises UserError
+    if a session has a single speaker, since no speaker is then left for validation.
     """
     partners = defaultdict(set)  # session -> its speakers
     for utt, speaker in utt2spk.items():
@@ -49,7 +49,7 @@ def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
 
 
 def paper(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
-    """Leave one speaker out; all others train and nobody validates."""
+    """Leave one speaker out; train on all others, without a validation set."""
     return {
         test: _split(utt2spk, lambda speaker, test=test: _role(speaker, (), {test}))
         for test in sorted(set(utt2spk.values()))
@@ -57,7 +57,7 @@ def paper(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
 
 
 def session(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
-    """Leave one session out; all others train and nobody validates."""
+    """Leave one session out; train on all others, without a validation set."""
     return {
         test: _split(utt2session, lambda name, test=test: _role(name, (), {test}))
         for test in sorted(set(utt2session.values()))
@@ -65,12 +65,12 @@ def session(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds
 
 
 def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
-    """LEAKY: what released code does when it takes the dialog's name for the speaker.
+    """LEAKY: take the prefix of the dialog's name for the speaker, as released code does.
 
     ``Ses01F_impro01_M000`` was spoken by Ses01M; its id begins with Ses01F because she wore the
     markers in that dialog. Folds by the part before the first ``_`` have both speakers of a
-    session on both sides. Here to measure what that is worth, never for results.
-    Raises UserError where ids name no dialog.
+    session in training and test. Provided to measure the effect, never for results.
+    Raises UserError if ids name no dialog.
     """
     own = {utt: utt.removeprefix(f"{speaker}-") for utt, speaker in utt2spk.items()}
     unnamed = next((utt for utt in sorted(utt2spk) if "_" not in own[utt]), None)
@@ -87,16 +87,16 @@ def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
 
 
 def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Folds:
-    """SPEAKER-DEPENDENT: k parts of the utterances, each tested once; all others train.
+    """SPEAKER-DEPENDENT: k-fold split of the utterances, each tested once; train on all others.
 
-    Stratified: the utterances that a speaker says with an emotion are dealt, in C order, each to
-    the fold that has the fewest of them, then of the emotion, then of the speaker, then of all.
-    So two folds differ by one utterance at most in each speaker's share of each emotion and in
+    Stratified: the utterances of a speaker and emotion are assigned, in C order, each to the fold
+    with the fewest of them, then of the emotion, then of the speaker, then of all.
+    So two folds differ by at most one utterance in each speaker's share of each emotion and in
     each emotion, and by hardly more in each speaker (two, for k from 2 to 10 on IEMOCAP and
-    EmoDB). Nothing is drawn: every seed, machine and order of the tables gives the same folds.
+    EmoDB). Nothing is random: every seed, machine and order of the tables gives the same folds.
 
-    Raises UserError when k is below 2, or above the size of the smallest class, which some fold
-    could then not test.
+    Raises UserError if k is below 2, or above the size of the smallest class, which would then be
+    missing from the test split of some fold.
     """
     sizes = Counter(utt2emo[utt] for utt in utt2spk)
     smallest = min(sorted(sizes), key=sizes.__getitem__)
@@ -122,10 +122,10 @@ def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Fol
 
 
 def sentence(utt: str, text: str) -> str:
-    """The sentence of a transcript, as in utt2sentence: the same words are the same sentence.
+    """Normalise a transcript to its sentence in utt2sentence: same words, same sentence.
 
-    Capitals, punctuation and tags such as [LAUGHTER] make no difference. An utterance without
-    words is a sentence of its own.
+    Case, punctuation and tags such as [LAUGHTER] are ignored. An utterance without words is its
+    own sentence.
     """
     text = re.sub(r"\[[^\]]*\]", " ", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(re.findall(r"[^\W_]+", re.sub("['\u2019\u02bc]", "", text))) or f"<{utt}>"
@@ -136,9 +136,9 @@ def sentence_groups(
 ) -> dict[str, int]:
     """Assign sentences to groups 1 to ``k``: sentence -> group.
 
-    The most frequent sentence comes first, then in C order; each goes to the group that
-    has the fewest utterances of its emotions, then of all. So groups are about equally large and
-    have about the same share of each emotion. Nothing is drawn.
+    Sentences are taken by decreasing frequency, then in C order; each goes to the group with the
+    fewest utterances of its emotions, then of all. So groups are of about equal size and have
+    about the same share of each emotion. Nothing is random.
 
     Raises:
         UserError: k is below 2, or there are fewer sentences than groups.
@@ -175,12 +175,12 @@ def crossed(
 ) -> Folds:
     """Leave out a speaker and a group of sentences: k folds for each speaker, ``<speaker>_g<i>``.
 
-    A fold tests what the speaker says of group i (``sentence_groups``). Those whom ``strict`` lets
-    train and validate do, on the other groups: neither the speaker nor a sentence that is tested
-    has been heard before, by this speaker or another. A speaker who says nothing of a group has no
-    fold for it, so that every utterance is tested once.
+    A fold tests the speaker's utterances of group i (``sentence_groups``). The training and
+    validation speakers of ``strict`` are used on the other groups: neither the test speaker nor a
+    test sentence, by this speaker or another, is seen in training. A speaker without utterances of
+    a group has no fold for it, so that every utterance is tested once.
 
-    Raises UserError as ``strict``, or if no utterance has words, or as ``sentence_groups``.
+    Raises UserError like ``strict`` and ``sentence_groups``, and if no utterance has words.
     """
     if all(said.startswith("<") for said in utt2sentence.values()):
         raise UserError(
@@ -228,19 +228,19 @@ def _number(protocol: str, name: str) -> int | None:
 
 
 def mean_over(protocol: str) -> str:
-    """What WA and UA are means over: ``folds``, or ``speakers`` of ``crossed``.
+    """Unit over which WA and UA are averaged: ``folds``, or ``speakers`` for ``crossed``.
 
-    A fold of ``crossed`` may be too small to have every emotion; a speaker's folds together are
-    what one fold of ``strict`` tests.
+    A fold of ``crossed`` may be too small to have every emotion; a speaker's folds together have
+    the test set of one fold of ``strict``.
     """
     return "folds" if num_groups(protocol) is None else "speakers"
 
 
 def caveat(protocol: str) -> str:
-    """How rows of ``protocol`` are marked: LEAKY, speaker-dependent, or "" for a sound one.
+    """Mark for results of ``protocol``: LEAKY, speaker-dependent, or "" for a sound protocol.
 
-    In both a fold's test speakers are in its training split too, by mistake or by design; the
-    scores then say nothing about other speakers.
+    In both cases a fold's test speakers are also in its training split, by mistake or by design;
+    the scores then say nothing about unseen speakers.
     """
     if protocol in LEAKY:
         return "LEAKY"
@@ -268,11 +268,11 @@ def assign(
     utt2split: Mapping[str, str] | None = None,
     undecided: Collection[str] = (),
 ) -> Folds:
-    """The folds of ``protocol``; UserError if there is no such one or the corpus does not fit.
+    """Make the folds of ``protocol``; UserError if it is unknown or the corpus does not fit.
 
-    Those of the decided utterances are the same with and without ``undecided`` ones. Where there
-    are some, each fold has a list TRAIN_UNDECIDED: what trains, and those of them whose
-    speaker does and whose sentence, for crossed, is not tested.
+    ``undecided`` utterances do not change the splits of the decided ones. If there are any, each
+    fold has a list TRAIN_UNDECIDED: the training utterances, plus the undecided ones of training
+    speakers whose sentence, for crossed, is not tested.
     """
     require_protocol(protocol)
     if undecided:
@@ -299,7 +299,7 @@ def assign(
 
 
 def require_training(protocol: str, folds: Folds, utt2spk: Mapping[str, str]) -> None:
-    """Raise UserError if a fold has nobody to train on, before any audio is read."""
+    """Raise UserError if a fold has no training speakers, before any audio is read."""
     fold = next((name for name, splits in folds.items() if not splits.get("train")), None)
     if fold is None:
         return
@@ -323,13 +323,13 @@ def _split(utt2group: Mapping[str, str], role: Callable[[str], str]) -> dict[str
 
 
 def make_folds(protocol: str, dump_dir: Path) -> bool:
-    """Write and audit ``dump_dir/folds/<protocol>``; False if it is there already.
+    """Write and audit ``dump_dir/folds/<protocol>``; return False if it exists already.
 
     Reads utt2spk, utt2session, utt2emo, utt2hash, utt2num_samples and emotions of
-    ``dump_dir``, utt2sentence for crossed, and utt2split for official, if there is one.
+    ``dump_dir``, utt2sentence for crossed, and utt2split for official, if it exists.
     Each fold directory gets a list and an ESPnet shape file (``utt
-    num_samples``) per split. Raises UserError when the corpus does not fit the protocol or
-    the audit fails; an older directory then stays as it was.
+    num_samples``) per split. Raises UserError if the corpus does not fit the protocol or
+    the audit fails; an existing directory is then left unchanged.
     """
     names = ["utt2spk", "utt2session", "utt2emo", "utt2hash", "utt2num_samples", "emotions"]
     names += ["utt2sentence"] if num_groups(protocol) else []
@@ -369,16 +369,16 @@ def _without_validation(protocol: str) -> bool:
 def audit_folds(protocol: str, folds_dir: Path, dump_dir: Path) -> list[str]:
     """Read ``folds_dir`` back, check it against the tables of ``dump_dir``, and report.
 
-    Refused: a split that is missing or empty; an utterance, a speaker or the same audio
+    Errors: a split that is missing or empty; an utterance, a speaker or the same audio
     (utt2hash) in two splits of a fold; for the session protocol, a session in two splits; for
-    crossed, a sentence in the test split and another; an utterance of the corpus that is in no
-    test split, but for official folds, or in two; a training split without an utterance of some
-    emotion; a shape file that disagrees with its list.
+    crossed, a sentence in the test split and another; an utterance of the corpus in no test split
+    (except for official folds) or in two; a training split that lacks an emotion; a shape file
+    that disagrees with its list.
 
     Returns the lines of audit.txt: what was checked, the size of every split, and notes on
     what is allowed but worth knowing (the same audio twice within a split, an emotion absent
-    from a test split). Raises UserError that names the offenders. What the splits of a LEAKY
-    protocol share, and the speakers that those of kfold do, is named in the lines instead.
+    from a test split). Raises UserError that names the offenders. Overlap between the splits of a
+    LEAKY protocol, and speakers shared by the splits of kfold, are listed in these lines instead.
     """
     require_protocol(protocol)
     if not (folds_dir / "folds").exists():

@@ -1,4 +1,4 @@
-"""Tables of auxiliary heads: ``utt2<name>``, a word or a number for each utterance."""
+"""Target tables of auxiliary heads: ``utt2<name>``, a word or a number per utterance."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ser.files import expand_home
 if TYPE_CHECKING:
     import numpy as np
 
-RATERS = "raters"  # whose table is kept beside those of heads
+RATERS = "raters"  # its table is kept beside the tables of the heads
 
 
 class Targets(NamedTuple):
-    """A head's table: of words where ``limits`` is None, else of numbers, from and to or any."""
+    """A head's table: words if ``limits`` is None, else numbers, within limits or any."""
 
     table: str
     limits: Sequence[float] | None = None
 
 
 def label_path(table: str, dump_dir: Path) -> Path:
-    """The path of ``table``: a name in ``dump_dir``, or a path, which holds a slash."""
+    """Path of ``table``: a name in ``dump_dir``, or a path if it contains a slash."""
     return expand_home(table) if "/" in table else dump_dir / table
 
 
 def read_targets(head: str, targets: Targets, dump_dir: Path) -> dict[str, Any]:
-    """The word or number of each utterance that a table has, for the head of this name.
+    """Read the word or number of each utterance in a table, for the head of this name.
 
     Raises:
-        UserError: as ``read_labels``, or what is no number or outside the limits.
+        UserError: As ``read_labels``, or a value that is not a number or outside the limits.
     """
     found: dict[str, Any] = read_labels(head, targets.table, dump_dir)
     least, most = targets.limits or (-math.inf, math.inf)
@@ -51,12 +51,12 @@ def read_targets(head: str, targets: Targets, dump_dir: Path) -> dict[str, Any]:
 
 
 def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
-    """The value of each utterance that ``table`` has, for the head of this name.
+    """Read the value of each utterance in ``table``, for the head of this name.
 
-    A gender that is not known, ``u`` in utt2gender, is left out like one that is not there.
+    An unknown gender, ``u`` in utt2gender, is treated as missing.
 
     Raises:
-        UserError: no such table, or a line that is not an utterance and one word.
+        UserError: No such table, or a line that is not an utterance and one word.
     """
     path, where = label_path(table, dump_dir), f"aux_conf.{head}.table"
     if not path.is_file():
@@ -77,14 +77,14 @@ def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
 
 
 def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
-    """The share (C,) of the raters of an utterance that each emotion has, summing to 1.
+    """Read the distribution (C,) of each utterance's raters over the emotions; it sums to 1.
 
-    A line is an utterance and a word for each rater, who gives an equal part to each of several
-    words that commas join. Words beyond ``emotions`` are left out, and so is an utterance without
-    any other.
+    A line is an utterance and one word per rater; a rater's vote is split equally among several
+    words joined by commas. Words not in ``emotions`` are ignored, and utterances without any other
+    word are left out.
 
     Raises:
-        UserError: no such table, a malformed line, or none with one of the emotions.
+        UserError: No such table, a malformed line, or no line with one of the emotions.
     """
     import numpy as np
 
@@ -102,13 +102,13 @@ def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def count_votes(said: str, emotions: Sequence[str]) -> list[float]:
-    """The votes of an utterance's raters for each emotion; see ``read_raters`` for ``said``."""
+    """Count the raters' votes for each emotion; ``read_raters`` explains ``said``."""
     raters = [rater.split(",") for rater in said.split()]
     return [sum(words.count(e) / len(words) for words in raters) for e in emotions]
 
 
 def favourite(said: str, emotions: Sequence[str]) -> str | None:
-    """The emotion with most votes, the first of several; None if no rater names one."""
+    """The emotion with the most votes, the first in a tie; None if no rater names one."""
     votes = count_votes(said, emotions)
     return emotions[votes.index(max(votes))] if any(votes) else None
 
@@ -121,7 +121,7 @@ def _no_table(table: str, path: Path, dump_dir: Path) -> str:
         return f"{path}: no such file; give the path of one of {lines}"
     known = ", ".join(sorted(p.name for p in dump_dir.glob("utt2*"))) or "no tables"
     found = f"{path}: no such file; {dump_dir} has {known}"
-    if table in TABLES:  # of data/, which stage 3 does not copy
+    if table in TABLES:  # in data/; not copied by stage 3
         return f"{found}. If you mean that of data/<corpus>/all, give its path"
     if not USER_TABLE.fullmatch(table):
         return (
@@ -137,14 +137,14 @@ def _no_table(table: str, path: Path, dump_dir: Path) -> str:
 def fold_labels(
     tables: Mapping[str, Targets], dump_dir: Path, fold_dir: Path, folds: Sequence[str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each fold, what its heads need: ``{head: {"table": path, "values": training_values}}``.
+    """Targets of each fold's heads: ``{head: {"table": path, "values": training_values}}``.
 
     Args:
-        tables: by head, as ``aux_conf`` names them.
-        dump_dir, fold_dir: dump/<corpus>, and the folds of the protocol in it.
+        tables: Tables by head, as in ``aux_conf``.
+        dump_dir, fold_dir: dump/<corpus>, and the protocol's folds in it.
 
     Raises:
-        UserError: a table that is missing or malformed, or that cannot be learnt in a fold.
+        UserError: A table that is missing or malformed, or cannot be learnt in a fold.
     """
     labels = {head: read_targets(head, targets, dump_dir) for head, targets in tables.items()}
     every = set(read_table(dump_dir / "utt2spk")) if tables else set()
@@ -168,12 +168,12 @@ def fold_labels(
 def training_values(
     head: str, table: str, labels: Mapping[str, Any], fold: str, utterances: Sequence[str]
 ) -> list[Any]:
-    """The words among the training utterances of ``fold``, the classes of its head, in C order.
+    """Classes of a head: the words in the training utterances of ``fold``, in C order.
 
-    Of numbers, the mean and standard deviation (1 / n).
+    For numbers, their mean and standard deviation (1 / n).
 
     Raises:
-        UserError: fewer than two, so that there is nothing to learn.
+        UserError: Fewer than two values, so that there is nothing to learn.
     """
     known = [labels[utt_id] for utt_id in utterances if utt_id in labels]
     values = sorted(set(known))

@@ -1,8 +1,8 @@
-"""A prepared corpus and its folds as manifests of lhotse and EmoBox.
+"""Export a prepared corpus and its folds as lhotse and EmoBox manifests.
 
-Both formats are JSON, an object for each line, and written without these toolkits. Lhotse's are
-those of its RecordingSet, SupervisionSet and CutSet (https://lhotse.readthedocs.io); EmoBox's those
-of its ``data/<dataset>`` (Ma et al., Interspeech 2024, https://github.com/emo-box/EmoBox).
+Both formats are JSON lines, written here without these toolkits. The lhotse manifests are a
+RecordingSet, SupervisionSet and CutSet (https://lhotse.readthedocs.io); EmoBox's have the format of
+its ``data/<dataset>`` (Ma et al., Interspeech 2024, https://github.com/emo-box/EmoBox).
 """
 
 import gzip
@@ -33,19 +33,19 @@ FORMATS = ("lhotse", "emobox")
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What both formats are made of; ``paths`` is how the manifests name the audio files."""
+    """Content of both formats; ``paths`` are the audio files as named in the manifests."""
 
     name: str
     language: str
     emotions: list[str]  # in class order
-    tables: Mapping[str, Mapping[str, str]]  # of TABLES
-    paths: Mapping[str, str]  # by utterance, as are the headers
+    tables: Mapping[str, Mapping[str, str]]  # those in TABLES
+    paths: Mapping[str, str]  # by utterance, like the headers
     headers: Mapping[str, AudioInfo]
     folds: Folds
 
 
 def protocol_name(protocol: str, k: int | None) -> str:
-    """``kfold`` and ``crossed`` with ``k`` as one word, kfold5; other protocols as they are.
+    """Join ``kfold`` or ``crossed`` and ``k`` into one name, kfold5; keep other protocols.
 
     Raises UserError for these two without k, and for k with another protocol.
     """
@@ -67,12 +67,12 @@ def write_manifests(
     relative_to: Path | None = None,
     nj: int = 4,
 ) -> Path:
-    """Write ``output`` from ``data_dir/all`` as a whole, and print what was written; returns it.
+    """Write ``output`` atomically from ``data_dir/all``, print a summary and return ``output``.
 
     ``form`` is lhotse, emobox or both. Audio paths are absolute, or relative to ``relative_to``.
-    An older ``output`` is replaced if this function made it.
+    An existing ``output`` is replaced if this function made it.
 
-    Raises UserError, with nothing written, when stage 1 has not been run or its tables disagree,
+    Raises UserError, with nothing written, if stage 1 has not been run or its tables disagree,
     the corpus does not fit the protocol, an audio file cannot be read or is outside of
     ``relative_to``, or ``output`` holds something else.
     """
@@ -82,7 +82,7 @@ def write_manifests(
     _require_own(output)
     validate_data_dir(source)
     tables = {name: read_table(source / name, name == "text") for name in TABLES}
-    for utt in read_undecided(source):  # which have no label
+    for utt in read_undecided(source):  # they have no label
         for table in tables.values():
             table.pop(utt, None)
     wavs = tables["wav.scp"]
@@ -174,7 +174,7 @@ def _recording(utt: str, corpus: _Corpus) -> dict[str, Any]:
 
 
 def _supervision(utt: str, corpus: _Corpus) -> dict[str, Any]:
-    """One for the whole recording; what is not known (words, gender) has no key."""
+    """One supervision for the whole recording; unknown values (words, gender) have no key."""
     info, tables = corpus.headers[utt], corpus.tables
     optional = {"text": tables["text"][utt], **_gender(utt, corpus)}
     return {
@@ -224,7 +224,7 @@ def _write_emobox(directory: Path, corpus: _Corpus) -> None:
 
 
 def _emobox_row(utt: str, corpus: _Corpus) -> dict[str, Any]:
-    """EmoBox's keys, then ours, which it passes over. ``length`` is in seconds."""
+    """EmoBox's keys, then ours, which it ignores. ``length`` is in seconds."""
     info = corpus.headers[utt]
     return {
         "key": utt,

@@ -1,7 +1,7 @@
-"""Folds that come with a corpus, in utt2split: the protocols official and official_shared.
+"""Official folds of a corpus, in utt2split: the protocols official and official_shared.
 
-A line of utt2split is ``<utterance> train`` (or valid, test, unused) or, of several folds,
-``<utterance> fold_1:train,fold_2:test``. Stage 1 writes it; users may.
+A line of utt2split is ``<utterance> train`` (or valid, test, unused) or, for several folds,
+``<utterance> fold_1:train,fold_2:test``. It is written by stage 1 or by the user.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ OFFICIAL = ("official", "official_shared")  # protocols
 
 
 def read_splits(directory: Path) -> dict[str, str]:
-    """The official split in ``directory``: utt2split, or nothing where there is none."""
+    """Read the official split in ``directory`` from utt2split; empty if there is none."""
     path = directory / SPLIT_TABLE
     return read_table(path) if path.exists() else {}
 
@@ -28,17 +28,17 @@ def official(
     utt2session: Mapping[str, str],
     utt2split: Mapping[str, str],
 ) -> dict[str, dict[str, list[str]]]:
-    """The folds that come with the corpus; a single one is called ``test``.
+    """Folds that come with the corpus; a single one is called ``test``.
 
-    Where they have no validation set, sessions of the training set become one (``_hold_out``).
-    Utterances in no split are left out. ``official_shared`` is SPEAKER-DEPENDENT: for splits in
-    which speakers are on both sides, which ``official`` refuses.
+    If they have no validation set, sessions of the training set are held out (``_hold_out``).
+    Utterances in no split are left out. ``official_shared`` is SPEAKER-DEPENDENT: for splits that
+    share speakers between training and test, which ``official`` rejects.
 
     Returns:
         Fold -> split -> utterance ids in C order.
 
-    Raises UserError for a corpus without such a split, a value that is none, speakers in two
-    splits of ``official``, and a training set without anybody who could validate.
+    Raises UserError for a corpus without an official split, an invalid value, speakers in two
+    splits of ``official``, and a training set without speakers to hold out for validation.
     """
     if not utt2split:
         raise UserError(
@@ -81,8 +81,8 @@ def _hold_out(
 ) -> None:
     """Move a tenth of the training utterances to ``valid``, by whole sessions.
 
-    Sessions take their turn in C order, beginning with that of the first test speaker, until there
-    are enough; speakers do where all training is one session.
+    Sessions are moved in C order, starting with the first test speaker's, until there are enough;
+    speakers are moved instead if the training set is a single session.
     """
     groups = utt2session
     if len({groups[u] for u in splits["train"]}) == 1:

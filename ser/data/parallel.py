@@ -16,10 +16,9 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
     """Yield ``function(item)`` for every item, in order, from ``nj`` processes.
 
-    With ``nj`` = 1 everything runs in this process. Otherwise ``function`` and ``items`` are
-    those of the moment at which the workers are forked, and only results are pickled. An
-    exception in a worker is raised here and ends the others; a worker that the system killed
-    becomes a UserError.
+    With ``nj`` = 1 everything runs in this process. Otherwise the workers inherit ``function`` and
+    ``items`` when they are forked, and only results are pickled. An exception in a worker is
+    raised here and ends the others; a worker killed by the system raises UserError.
     """
     if nj < 1:
         raise UserError(f"--nj: expected a number of processes of 1 or more, found {nj}")
@@ -29,8 +28,8 @@ def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
         return
     # fork: the children share what is already imported (torch takes seconds to import).
     context = multiprocessing.get_context("fork")
-    # Workers are sent no more than numbers. Python 3.10 waits for ever if one is killed while
-    # an item that is larger than a pipe (64 KiB) is on its way.
+    # Workers are sent only item numbers. Python 3.10 hangs if one is killed while an item larger
+    # than a pipe (64 KiB) is being sent.
     pool = ProcessPoolExecutor(
         nj, mp_context=context, initializer=_begin, initargs=(function, items)
     )
@@ -45,13 +44,13 @@ def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_work: tuple[Callable, Sequence]  # of this worker: the function and the items
+_work: tuple[Callable, Sequence]  # of this worker: function and items
 
 
 def _begin(function: Callable, items: Sequence) -> None:
     global _work
     _work = function, items
-    # Keep workers from waiting for ever when their parent was killed with kill -9.
+    # Keep workers from waiting forever if their parent is killed with kill -9.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

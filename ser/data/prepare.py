@@ -1,9 +1,9 @@
-"""Stage 3: data/<corpus> -> dump/<corpus>, which is all that training and scoring read.
+"""Stage 3: data/<corpus> -> dump/<corpus>, the only input of training and scoring.
 
-The dump holds waveforms (references, or arks where the source is not 16-kHz mono 16-bit), the
+The dump holds waveforms (references, or arks if the source is not 16-kHz mono 16-bit), the
 tables and targets, optionally features, and the folds. Each part has its own done-marker, so
 adding a token type, a feature type or a protocol leaves the others alone. Tables ``utt2<name>``
-that the user has put into data/<corpus>/all come along; they may lack utterances.
+that the user put into data/<corpus>/all are copied; they may lack utterances.
 """
 
 import hashlib
@@ -40,21 +40,21 @@ from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, requ
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session", "utt2orig")
 OWN_TABLES = (*TABLES, "utt2sentence", "utt2num_samples", "utt2hash")
-LISTS = ("emotions", "language", "partial")  # partial only where the corpus is incomplete
+LISTS = ("emotions", "language", "partial")  # partial only if the corpus is incomplete
 DEFAULT_TOKEN_TYPE = "tagged_class"
-RAW = "raw"  # the feature type of systems that read the waveform: nothing to extract
+RAW = "raw"  # feature type of systems that read the waveform: nothing to extract
 FILES_PER_JOB = 100
 BAD_FILES_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """One utterance after its audio was read: either ``problem``, or what the dump needs."""
+    """One utterance after reading its audio: either a ``problem``, or its data for the dump."""
 
     utt: str
     problem: str = ""
     num_samples: int = 0  # at 16 kHz
-    sha1: str = ""  # of the int16 samples, so that a copy under another name is recognised
+    sha1: str = ""  # of the int16 samples, to detect copies under another name
     referenced: bool = False
     resampled: bool = False
     mixed: bool = False
@@ -63,12 +63,12 @@ class _Surveyed:
 def prepare_dump(
     data_dir: Path, dump_dir: Path, token_type: str, feats_type: str, protocol: str, nj: int
 ) -> None:
-    """Make ``dump_dir`` from ``data_dir``, or what is missing of it, and print a summary.
+    """Make the missing parts of ``dump_dir`` from ``data_dir``, and print a summary.
 
-    Tables and audio are checked before the first write. Raises UserError when stage 1 or 2 has
+    Tables and audio are checked before the first write. Raises UserError if stage 1 or 2 has
     not been run, tables disagree, audio cannot be used (the first ten files are named), the
-    corpus does not fit the protocol, the folds fail their audit, the disk is full, or openSMILE is
-    not installed for its features.
+    corpus does not fit the protocol, the folds fail their audit, the disk is full, or openSMILE
+    features are requested without openSMILE.
     """
     require_extractor(feats_type)
     source = data_dir / "all"
@@ -98,7 +98,7 @@ def _write_dump(
     protocol: str,
     nj: int,
 ) -> list[str]:
-    """Write what is missing; return the names of the parts that were."""
+    """Write the missing parts and return their names."""
     made = []
     if _dump_audio(source, dump_dir, nj):
         made.append("audio")
@@ -117,9 +117,9 @@ def _write_dump(
 
 
 def require_current(data_dir: Path, dump_dir: Path) -> None:
-    """Raise UserError if ``data_dir`` or the audio changed after ``dump_dir`` was made of them.
+    """Raise UserError if ``data_dir`` or the audio changed after ``dump_dir`` was made from them.
 
-    A dump without its data directory stands for itself.
+    A dump without its data directory is accepted as it is.
     """
     source = data_dir / "all"
     if read_marker(source) is None:
@@ -140,7 +140,7 @@ def require_current(data_dir: Path, dump_dir: Path) -> None:
 
 
 def _check_tables(source: Path, lang_dirs: Mapping[str, Path]) -> None:
-    """Raise UserError unless every table and every target file is about the same utterances."""
+    """Raise UserError unless all tables and target files cover the same utterances."""
     validate_data_dir(source)
     utts = read_table(source / "utt2spk").keys()
     _check_user_tables(source, {*utts, *own_ids(source).values()})
@@ -214,7 +214,7 @@ def _digest_sources(wavs: Mapping[str, str]) -> str:
 
 
 def _table_settings(source: Path) -> dict[str, str | dict[str, str]]:
-    """What the done-marker of the dump says of the tables of ``source``."""
+    """Entry of the dump's done-marker for the tables of ``source``."""
     lists = [name for name in LISTS if (source / name).exists()]
     settings = {"tables": file_digest(*(source / name for name in (*TABLES, *lists)))}
     extra = {path.name: file_digest(path) for path in user_tables(source)}
@@ -222,7 +222,7 @@ def _table_settings(source: Path) -> dict[str, str | dict[str, str]]:
 
 
 def _stamp(path: str) -> str:
-    """Size and time of a file: changes when the file does, without reading it."""
+    """Size and modification time of a file, to detect changes without reading it."""
     try:
         status = os.stat(path)
     except OSError:
@@ -264,14 +264,14 @@ def _survey_file(utt: str, path: str) -> _Surveyed:
 def _kaldiio_loads(path: str, speech: np.ndarray) -> bool:
     """True if kaldiio reads exactly ``speech`` when wav.scp holds ``path``.
 
-    kaldiio takes a final ``|`` for a shell command, ``:12`` for an offset and ``[3:4]`` for a
-    slice, and its WAV reader knows fewer variants than libsndfile; so it is asked.
+    kaldiio reads a final ``|`` as a shell command, ``:12`` as an offset and ``[3:4]`` as a slice,
+    and its WAV reader supports fewer variants than libsndfile; so this is tested.
     """
     if not os.path.isabs(path) or path.endswith("|") or not path.isprintable():
         return False
     try:
         rate, samples = kaldiio.load_mat(path)
-    except Exception:  # whatever it stumbles over, the file will go into an ark
+    except Exception:  # whatever the reason, the file goes into an ark
         return False
     return rate == SAMPLE_RATE and samples.dtype == np.int16 and np.array_equal(samples, speech)
 
@@ -304,7 +304,7 @@ def _dump_tables(
     }
     before = read_marker(dump_dir) or {}
     same_corpus = all(before.get(key) == settings[key] for key in ("audio", "tables"))
-    if same_corpus:  # targets of other token types stay valid beside these
+    if same_corpus:  # targets of other token types stay valid
         settings["text"] = {**before["text"], **settings["text"]}
     if is_done(dump_dir, settings):
         return settings
@@ -321,7 +321,7 @@ def _dump_tables(
     write_spk_tables(dump_dir, tables)
     write_table(dump_dir / "utt2sentence", _sentences(source))
     extra = {path.name: path for path in user_tables(source)}
-    for path in dump_dir.glob("utt2*"):  # taken away from the source since
+    for path in dump_dir.glob("utt2*"):  # since removed from the source
         if path.name not in extra and path.name not in OWN_TABLES:
             path.unlink()
     ids = {own: utt for utt, own in tables["utt2orig"].items()}
@@ -349,7 +349,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _invalidate(dump_dir: Path, *parts: str) -> None:
-    """Take away the marker of the dump and of ``parts`` (patterns) before they are rewritten."""
+    """Remove the markers of the dump and of ``parts`` (patterns) before they are rewritten."""
     for pattern in (".", *parts):
         for marker in dump_dir.glob(f"{pattern}/{MARKER}"):
             marker.unlink()

@@ -1,4 +1,4 @@
-"""How many folds a corpus will have, from its corpus.yaml alone, before stage 3 has made them."""
+"""Estimate a corpus' number of folds from its corpus.yaml alone, before stage 3 makes them."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from ser.data.folds import num_groups, num_parts
 
 
 def expected_folds(spec: Any, protocol: str) -> int:
-    """How many folds stage 3 will make of a corpus, given its corpus.yaml (``load_spec``).
+    """Number of folds that stage 3 will make of a corpus, from its corpus.yaml (``load_spec``).
 
-    Too many do no harm, since a task without a fold ends at once, and with too few a task trains
-    several. So a corpus.yaml that does not say gives 1.
+    Too high a number does no harm, since a task without a fold ends at once; with too low a number
+    a task trains several folds. So the result is 1 if corpus.yaml does not determine it.
     """
     parts = num_parts(protocol)
     if parts is not None:

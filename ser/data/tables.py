@@ -1,7 +1,7 @@
-"""Kaldi tables: the one writer, the one reader and the one validator of ``data/<corpus>/all``.
+"""Kaldi tables: the only writer, reader and validator of ``data/<corpus>/all``.
 
 A table is UTF-8 text, one ``key value`` line per utterance, keys in C order (bytes), LF line
-ends. Everything behind the first blank is the value, so a path may hold blanks or quotes; a
+endings. Everything after the first blank is the value, so a path may contain blanks or quotes; a
 path is never a pipe.
 """
 
@@ -28,8 +28,8 @@ TABLES = (
     "utt2dur",
     "utt2orig",  # the corpus' own ids
 )
-SPLIT_TABLE = "utt2split"  # of corpora that have an official split; it travels as a user's table
-UNDECIDED = "utt2undecided"  # utterances without a majority: how many raters they had
+SPLIT_TABLE = "utt2split"  # of corpora with an official split; copied like a user's table
+UNDECIDED = "utt2undecided"  # utterances without a majority: their number of raters
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
 USER_TABLE = re.compile(r"utt2[\w-]+")
@@ -40,10 +40,10 @@ PROBLEMS_SHOWN = 5
 class Utterance:
     """One labelled recording. ``duration`` is in seconds; a reader may leave it 0.
 
-    ``sentence`` is what utterances of the same words have in common, such as a number in the
-    file name; a file of --text may give their words once. Empty where there is no such thing.
-    ``split`` is its place in the corpus' official split: train, valid or test, or, of several
-    folds, such as ``fold_1:train,fold_2:test``.
+    ``sentence`` is a code shared by utterances of the same words, such as a number in the file
+    name, so that a --text file can give their words once; empty if there is none. ``split`` is the
+    part of the corpus' official split: train, valid or test, or, for several folds, such as
+    ``fold_1:train,fold_2:test``.
     """
 
     utt_id: str
@@ -51,7 +51,7 @@ class Utterance:
     text: str
     speaker: str
     emotion: str
-    gender: str  # f, m, or u where it is not known
+    gender: str  # f, m, or u if unknown
     session: str
     duration: float = 0.0
     sentence: str = ""
@@ -59,7 +59,7 @@ class Utterance:
 
 
 def join_problems(problems: Sequence[str], cure: str = "", most: int = PROBLEMS_SHOWN) -> str:
-    """One message for several faults: the first few, how many more there are, and the cure."""
+    """Join errors into one message: the first few, how many more there are, and the cure."""
     shown = list(problems[:most])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more like these")
@@ -71,7 +71,7 @@ def join_problems(problems: Sequence[str], cure: str = "", most: int = PROBLEMS_
 def read_table(path: Path | str, allow_empty: bool = False) -> dict[str, str]:
     """Read ``key value`` lines into a dict, in the file's order.
 
-    ``allow_empty`` admits keys without a value (a transcript without words), which become "".
+    ``allow_empty`` accepts keys without a value (a transcript without words), which become "".
 
     Raises UserError for a missing file, a repeated key, a blank line or a missing value.
     """
@@ -98,7 +98,7 @@ def write_table(path: Path | str, table: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path | str) -> list[str]:
-    """The lines of a list file (``emotions``, ``partial``, fold lists), blank ones left out.
+    """Read a list file (``emotions``, ``partial``, fold lists), skipping blank lines.
 
     Raises UserError for a missing file.
     """
@@ -106,15 +106,15 @@ def read_lines(path: Path | str) -> list[str]:
 
 
 def write_lines(path: Path | str, lines: Iterable[str]) -> None:
-    """Write one item a line, in the given order."""
+    """Write one item per line, in the given order."""
     with atomic_write(path) as stream:
         stream.writelines(f"{line}\n" for line in lines)
 
 
 def user_tables(directory: Path | str) -> list[Path]:
-    """The files ``utt2<name>`` of ``directory`` that are not the recipe's own, in C order.
+    """Files ``utt2<name>`` in ``directory`` that are not the recipe's own, in C order.
 
-    Users put them there, for heads that predict something else than the emotion.
+    Users add them for heads that predict something other than the emotion.
     """
     return [
         path
@@ -124,14 +124,14 @@ def user_tables(directory: Path | str) -> list[Path]:
 
 
 def speaker_first(utt2spk: Mapping[str, str]) -> dict[str, str]:
-    """Give utterances ids that begin with their speaker's, as Kaldi wants them.
+    """Give utterances ids that begin with the speaker's id, as Kaldi requires.
 
-    Then utt2spk is in C order by speaker as well. An id that does not begin so is prefixed with
-    ``<speaker>-``, and so are all where that alone does not bring utt2spk into order (speakers
-    ``1`` and ``10``); a speaker whose name goes on with a dash where another's ends takes ``!``.
+    utt2spk is then in C order by speaker as well. Other ids are prefixed with ``<speaker>-``, and
+    so are all ids if that alone does not sort utt2spk by speaker (speakers ``1`` and ``10``); a
+    speaker whose name continues another's with a dash takes ``!``.
 
     Returns:
-        The corpus' own id -> the new one.
+        The corpus' own id -> the new id.
     """
     for mark, every in (("-", False), ("-", True), ("!", True)):
         ids = {
@@ -149,18 +149,18 @@ def _by_speaker(utt2spk: Mapping[str, str], expected: int) -> bool:
 
 
 def own_ids(directory: Path | str) -> dict[str, str]:
-    """utt2orig of a data or dump folder: id -> the id that the corpus itself has."""
+    """Read utt2orig of a data or dump folder: id -> the corpus' own id."""
     return read_table(Path(directory) / "utt2orig")
 
 
 def read_undecided(directory: Path | str) -> set[str]:
-    """The utterances of a data or dump folder whose raters had no majority; see --undecided."""
+    """Utterances in a data or dump folder without a majority of the raters; see --undecided."""
     path = Path(directory) / UNDECIDED
     return set(read_table(path)) if path.is_file() else set()
 
 
 def write_spk_tables(directory: Path, tables: Mapping[str, Mapping[str, str]]) -> None:
-    """Write spk2utt, and spk2gender where every speaker's gender is known, as Kaldi has them."""
+    """Write Kaldi's spk2utt, and spk2gender if every speaker's gender is known."""
     utt2spk, utt2gender = tables["utt2spk"], tables["utt2gender"]
     write_table(directory / "spk2utt", _invert(utt2spk))
     genders = {speaker: utt2gender[utt] for utt, speaker in utt2spk.items()}
@@ -179,15 +179,15 @@ def write_data_dir(
     partial: Sequence[str] = (),
     more: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
-    """Write, validate and mark ``data/<corpus>/all`` as a whole; an older one is replaced,
-    but for the tables that the user has put there.
+    """Write, validate and mark ``data/<corpus>/all`` atomically, replacing an existing one
+    except for the user's tables.
 
-    ``emotions`` is in class order, the ids of ``records`` are those of the corpus (utt2orig), which
-    ``speaker_first`` may prefix. ``settings`` goes into the done-marker, ``partial`` holds a
-    line for each thing that the corpus lacks, ``more`` are tables ``utt2<name>`` by name, of which
-    what is about other utterances is left out.
+    ``emotions`` is in class order; the ids of ``records`` are the corpus' own (utt2orig), which
+    ``speaker_first`` may prefix. ``settings`` goes into the done-marker, ``partial`` has a line
+    for each item that the corpus lacks, ``more`` holds tables ``utt2<name>`` by name, whose
+    entries for other utterances are dropped.
 
-    Raises UserError, with nothing written, when a record does not fit into a table.
+    Raises UserError, with nothing written, if a record does not fit into a table.
     """
     _check_records(records, emotions)
     ids = speaker_first({r.utt_id: r.speaker for r in records})
@@ -213,7 +213,7 @@ def write_data_dir(
             write_lines(temporary / "partial", (" ".join(line.split()) for line in partial))
         validate_data_dir(temporary)
         for path in user_tables(directory):
-            if path.name != UNDECIDED:  # of another choice of utterances
+            if path.name != UNDECIDED:  # made for another set of utterances
                 shutil.copy2(path, temporary)
         if any(r.split for r in records):
             write_table(temporary / SPLIT_TABLE, {r.utt_id: r.split for r in records if r.split})
@@ -225,13 +225,13 @@ def write_data_dir(
 
 
 def validate_data_dir(directory: Path | str) -> int:
-    """Check that the tables of ``directory`` agree; returns the number of utterances.
+    """Check that the tables of ``directory`` agree; return the number of utterances.
 
     Checked: every table present, in C order and over the same utterances; spk2utt the inverse
-    of utt2spk; emotions, genders and durations sensible; one gender and one session for each
-    speaker; wav files present.
+    of utt2spk; valid emotions, genders and durations; one gender and one session per speaker;
+    wav files present.
 
-    Raises UserError that lists the first few faults.
+    Raises UserError that lists the first few errors.
     """
     directory = Path(directory)
     tables = {name: read_table(directory / name, name == "text") for name in TABLES}
@@ -352,5 +352,5 @@ _INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")
 
 
 def lang_inputs(source: Path) -> str:
-    """A digest of the tables of ``source`` that decide the lexicon and the units."""
+    """Digest of the tables of ``source`` that determine the lexicon and the units."""
     return file_digest(*(source / name for name in _INPUTS))

@@ -1,8 +1,8 @@
-"""Faces beside the sound: a picture of the speaker for every 40 ms of an utterance (S12).
+"""Face images with the audio: an image of the speaker for every 40 ms of an utterance (S12).
 
-``utt2video`` of data/<corpus>/all, which IEMOCAP's reader writes where the videos are there, has
-for each utterance the second at which it begins in the video, the box of the face in pixels, and
-the file:
+``utt2video`` of data/<corpus>/all, written by IEMOCAP's reader if the videos are present, has for
+each utterance its start in the video in seconds, the bounding box of the face in pixels, and the
+file:
 
     Ses01F_impro01_F000 6.2901 120 130 240 230 /corpora/IEMOCAP/.../Ses01F_impro01.avi
 """
@@ -20,9 +20,9 @@ from ser.errors import UserError
 
 TABLE = "utt2video"
 AUDIO_VIDEO = "audio_video"  # the feature type
-STEP = 640  # samples of a picture: 40 ms
-LATE = 1.0  # seconds after a video's last picture in which an utterance may still begin
-PICTURE = 96  # pixels, both ways
+STEP = 640  # samples per image: 40 ms
+LATE = 1.0  # seconds after a video's last frame in which an utterance may still begin
+PICTURE = 96  # pixels, height and width
 SOUND_BYTES = 2 * STEP
 FRAME_BYTES = SOUND_BYTES + PICTURE * PICTURE * 3
 
@@ -34,8 +34,8 @@ def audio_video(speech: np.ndarray, line: str) -> np.ndarray:
     end; then its picture, 96 x 96 x 3, row by row, black where ``line`` is empty.
 
     Args:
-        speech: at 16 kHz.
-        line: of ``utt2video``, without the utterance.
+        speech: Samples at 16 kHz.
+        line: Line of ``utt2video``, without the utterance.
     """
     frames = -(-len(speech) // STEP)
     samples = np.pad(speech, (0, frames * STEP - len(speech))).astype(">i2").view(np.uint8)
@@ -45,10 +45,10 @@ def audio_video(speech: np.ndarray, line: str) -> np.ndarray:
 
 
 def read_faces(line: str, count: int) -> np.ndarray:
-    """The pictures of an utterance, (count, 96, 96, 3) uint8.
+    """Read the face images of an utterance, (count, 96, 96, 3) uint8.
 
-    Picture k is the newest frame of the video at the utterance's start + 0.04 k seconds; the last
-    frame stays until the end. Raises UserError for a line or a video that cannot be read.
+    Image k is the latest video frame at the utterance's start + 0.04 k seconds; the last frame
+    is repeated until the end. Raises UserError for a line or a video that cannot be read.
     """
     av = import_av()
     start, box, path = parse(line)
@@ -57,7 +57,7 @@ def read_faces(line: str, count: int) -> np.ndarray:
     try:
         with av.open(path) as container:
             stream = container.streams.video[0]
-            container.seek(round(start / stream.time_base), stream=stream)  # the key frame before
+            container.seek(round(start / stream.time_base), stream=stream)  # key frame before it
             for frame in container.decode(stream):
                 due = int(np.ceil((frame.time - start) * SAMPLE_RATE / STEP - 1e-6))
                 if newest is not None and due > done:
@@ -75,7 +75,7 @@ def read_faces(line: str, count: int) -> np.ndarray:
 
 
 def parse(line: str) -> tuple[float, tuple[int, int, int, int], str]:
-    """Start in seconds, box (left, top, right, bottom) and file of a line of ``utt2video``."""
+    """Parse a line of ``utt2video``: start in seconds, box (left, top, right, bottom) and file."""
     try:
         start, left, top, right, bottom, path = line.split(maxsplit=5)
         box = (int(left), int(top), int(right), int(bottom))
@@ -90,7 +90,7 @@ def parse(line: str) -> tuple[float, tuple[int, int, int, int], str]:
 
 
 def whole_picture(path: str) -> str:
-    """The middle square of a video of one face, and its file, as a line has them."""
+    """Line of ``utt2video`` for a video of one face: the centre square, and the file."""
     av = import_av()
     try:
         with av.open(path) as container:
@@ -106,7 +106,7 @@ def whole_picture(path: str) -> str:
 
 
 def crop(frame: Any, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The box of a frame of PyAV, resized to (96, 96, 3) uint8."""
+    """Crop the box from a PyAV frame and resize it to (96, 96, 3) uint8."""
     import torch
 
     left, top, right, bottom = box
@@ -120,9 +120,9 @@ def crop(frame: Any, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def sources(dump_dir: Path, wavs: Mapping[str, str]) -> dict[str, str]:
-    """``wavs`` with each utterance's line of ``utt2video`` behind a tab, which may be empty.
+    """``wavs`` with each utterance's line of ``utt2video``, possibly empty, after a tab.
 
-    Raises UserError where no utterance has one.
+    Raises UserError if no utterance has one.
     """
     path = dump_dir / TABLE
     table = read_table(path) if path.is_file() else {}
@@ -140,7 +140,7 @@ def sources(dump_dir: Path, wavs: Mapping[str, str]) -> dict[str, str]:
 
 
 def import_av(asked: str = "feats_type audio_video") -> Any:
-    """PyAV; UserError that says how to install it for what ``asked`` for it."""
+    """Import PyAV; UserError that names what ``asked`` for it and says how to install it."""
     try:
         return importlib.import_module("av")
     except ImportError as err:
