@@ -1,15 +1,14 @@
-"""Corpora: what a reader returns and how a new corpus is added.
+"""Corpora: the result of a reader, and how to add a new corpus.
 
-To add a corpus, write ``egs/<name>/corpus.yaml`` (labels, speakers, counts that must hold; the
-existing ones explain the keys). With paths that say who speaks and how, a table, lhotse's manifests
-or a Hugging Face dataset that is all (docs/corpora.md). For any other layout, add one module here
-that has
+To add a corpus, write ``egs/<name>/corpus.yaml`` (labels, speakers, expected counts; the existing
+ones explain the keys). For paths that encode speaker and emotion, a table, lhotse manifests or a
+Hugging Face dataset that is all (docs/corpora.md). For any other layout, add one module here with
 
-- ``find(directory) -> Path``: the corpus root, given what the user typed;
-- ``fingerprint_files(root) -> iterable of Path``: the files that decide the result;
+- ``find(directory) -> Path``: the corpus root, given the user's --corpus-dir;
+- ``fingerprint_files(root) -> iterable of Path``: the files that determine the result;
 - ``read(root, spec, emotions) -> Reading``: its utterances in the chosen emotions;
 
-and name it in READERS. ``prepare.py`` does everything else. Where the first two need corpus.yaml,
+and name it in READERS. ``prepare.py`` does everything else. If the first two need corpus.yaml,
 the module has a class ``Reader(spec, egs, home)`` with these three as methods instead; ``egs`` is
 the folder of corpus.yaml, ``home`` is data/<corpus>, and ``find`` gets None without --corpus-dir.
 """
@@ -26,8 +25,8 @@ READERS = {
     "lhotse": "ser.corpora.lhotse",
     "huggingface": "ser.corpora.huggingface",
 }
-# Those that read any corpus: its corpus.yaml need not state counts, nor a label_map that changes
-# nothing, and may say where it is.
+# Readers for any corpus: its corpus.yaml may omit counts and an identity label_map, and may give
+# the corpus' location.
 ANY_CORPUS = ("files", "table", "lhotse", "huggingface")
 # key "maker" of corpus.yaml -> module with make(directory, seed), for corpora made here
 MAKERS = {"mini": "ser.corpora.mini", "mini_video": "ser.corpora.mini_video"}
@@ -35,15 +34,15 @@ MAKERS = {"mini": "ser.corpora.mini", "mini_video": "ser.corpora.mini_video"}
 
 @dataclass
 class Reading:
-    """What a reader found.
+    """Result of a reader.
 
-    ``found`` counts things other than utterances that corpus.yaml may fix under ``counts``
+    ``found`` counts items other than utterances that corpus.yaml may fix under ``counts``
     (wav files, dialogs, labels), e.g. ``{"wav": {"Ses01": 1819}}``; ``skipped`` says how many
-    items were left out and why, ``left_out`` the ids of those that a file of --text may name;
-    ``short`` has a line for each thing that should be there and is not. Short corpora are refused
-    unless the user allows them. ``tables`` are more of an utterance, by table: ``utt2arousal`` ...,
-    and ``utt2raters``, what each rater said; they may lack utterances. ``undecided`` are those
-    whose raters had no majority, with the emotion that most of them named.
+    items were left out and why, ``left_out`` holds the ids of those that a --text file may name;
+    ``short`` has a line for each missing item. Incomplete corpora are rejected unless the user
+    allows them. ``tables`` holds further values by table: ``utt2arousal`` ..., and ``utt2raters``,
+    each rater's labels; they may lack utterances. ``undecided`` are the utterances whose raters
+    had no majority, with the emotion that most of them named.
     """
 
     utterances: list[Utterance]

@@ -1,7 +1,7 @@
 """Official folds in the layout of EmoBox (Ma et al., Interspeech 2024).
 
 Its files are ``fold_<k>/<corpus>_<split>_fold_<k>.jsonl``, or ``fold_<k>/<split>.jsonl``. Each line
-is a recording; the end of its key ``wav`` says which utterance that is.
+is a recording; the end of the path in its key ``wav`` identifies the utterance.
 """
 
 from collections import defaultdict
@@ -17,13 +17,13 @@ from ser.errors import UserError
 
 
 def add_splits(folder: str | None, root: Path, utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The utterances with their splits in ``folder``, seen from ``root``, if there is one.
+    """Add the splits in ``folder`` (relative to ``root``), if given, to the utterances.
 
-    Paths agree if as many of their last parts do as tell the utterances apart; suffixes and
-    capitals make no difference. How many recordings of the folds are no utterance here is printed.
+    Paths are compared by as many of their last parts as distinguish the utterances, ignoring
+    suffix and case. The number of recordings in the folds that match no utterance is printed.
 
     Raises:
-        UserError: no such folder, no folds in it, or folds of other recordings.
+        UserError: No such folder, no folds in it, or folds of other recordings.
     """
     if folder is None:
         return list(utterances)
@@ -68,5 +68,5 @@ def add_splits(folder: str | None, root: Path, utterances: Sequence[Utterance]) 
 
 
 def _end(path: Path | str, width: int) -> tuple[str, ...]:
-    """The last ``width`` parts of a path without its suffix."""
+    """Last ``width`` parts of a path without its suffix."""
     return tuple(part.casefold() for part in PurePath(path).with_suffix("").parts[-width:])

@@ -1,10 +1,10 @@
-"""Recordings whose paths say who speaks and how: a regular expression with named groups.
+"""Recordings whose paths encode speaker and emotion: a regular expression with named groups.
 
-``pattern`` of corpus.yaml is compared with the end of each audio file's path, whole folder names at
-a time, so --corpus-dir may also be above the corpus or inside it. Its groups are the columns of a
+``pattern`` of corpus.yaml is matched against the end of each audio file's path, in whole folder
+names, so --corpus-dir may also be above the corpus or inside it. Its groups are the columns of a
 row (ser/corpora/rows.py), as is ``stem``, the file's name without its suffix and the default id.
-The group text is a code of the sentence: its words are in ``texts``, or in a file of --text.
-Corpora are passed on with a second copy of themselves in a folder of their own, which is left out.
+The group text is a code of the sentence: its words are in ``texts``, or in a --text file. Some
+corpora are distributed with a second copy of themselves in a subfolder, which is left out.
 """
 
 import filecmp
@@ -33,7 +33,7 @@ class Reader(RowsReader):
         self.copies: list[Path] = []
 
     def find(self, directory: Path | None) -> Path:
-        """The folder where ``pattern`` begins. Raises UserError if it fits no path."""
+        """Find the folder where ``pattern`` begins. Raises UserError if it matches no path."""
         given = given_root(self.spec, self.egs, directory)
         paths = self.fingerprint_files(given)
         homes = {str(home) for path in paths for _, home in self._matches(path, given)}
@@ -47,7 +47,7 @@ class Reader(RowsReader):
         )
 
     def fingerprint_files(self, root: Path) -> list[Path]:
-        """Every audio file but those that ``ignore`` fits; dot files (of macOS) are no audio."""
+        """All audio files except those matching ``ignore``; dot files (of macOS) are not audio."""
         found = []
         for folder, folders, names in os.walk(root, followlinks=True):
             folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
@@ -61,7 +61,7 @@ class Reader(RowsReader):
         )
 
     def read(self, root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; files that are left out are counted."""
+        """Read the utterances in ``emotions``; files that are left out are counted."""
         reading = super().read(root, spec, emotions)
         left_out = {
             "files that the pattern does not fit": self.unmatched,
@@ -74,9 +74,9 @@ class Reader(RowsReader):
         return reading
 
     def _matches(self, path: Path, root: Path) -> Iterator[tuple[re.Match[str], Path]]:
-        """The match of ``path``, if there is one, and the folder from where it is.
+        """Yield the match of ``path``, if there is one, and the folder that it is relative to.
 
-        That is ``root`` or the next folder below; otherwise one above it.
+        This is ``root`` or the next folder below; otherwise one above it.
         """
         depth = len(root.parts)
         for start in (*range(depth, len(path.parts)), *range(depth - 1, 0, -1)):
@@ -86,7 +86,7 @@ class Reader(RowsReader):
                 return
 
     def _read(self, root: Path) -> list[Row]:
-        """A row for each file that ``pattern`` fits."""
+        """Make a row for each file that ``pattern`` matches."""
         where = f"pattern in the corpus.yaml of {self.spec.name}"
         found = [*self.pattern.groupindex, "stem", "speaker", "emotion"]  # those two for ids
         columns = {"id": "stem", **choose_columns(self.spec, found, where, needs_audio=False)}
@@ -110,7 +110,7 @@ class Reader(RowsReader):
         return rows
 
     def _values(self, record: dict[str, str], columns: dict[str, str]) -> dict[str, str]:
-        """The fields of a file's groups; its id is made of corpus.yaml's names for them."""
+        """Fields of a file from its groups; its id is made from corpus.yaml's names for them."""
         spec = self.spec
         values = pick(record, columns)
         if self.pattern.flags & re.IGNORECASE:

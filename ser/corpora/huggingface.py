@@ -1,11 +1,11 @@
-"""A dataset of Hugging Face: by its hub id, or a folder saved from there.
+"""A Hugging Face dataset: by its hub id, or a folder saved from the hub.
 
-corpus.yaml may say ``dataset`` (the hub id, with ``revision`` and ``config``; or give
+corpus.yaml may have ``dataset`` (the hub id, with ``revision`` and ``config``; or give
 --corpus-dir, for a folder of save_to_disk, of parquet files or an audiofolder with its metadata.csv
-or .jsonl), ``splits`` (without it all, since the folds are made here) and ``columns``
-(ser/corpora/rows.py). Audio inside of the dataset is written to data/<corpus>/audio once; ids are
-a column, or the split and the number of the row. The package datasets is needed, but not for an
-audiofolder, which is a table.
+or .jsonl), ``splits`` (default: all, since the folds are made here) and ``columns``
+(ser/corpora/rows.py). Audio stored in the dataset is written to data/<corpus>/audio once; ids come
+from a column, or are the split and row number. The package datasets is required, except for an
+audiofolder, which is read as a table.
 """
 
 from collections.abc import Iterable
@@ -27,19 +27,19 @@ from ser.corpora.table import table_rows
 from ser.errors import UserError
 from ser.files import write_once
 
-SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
+SAVED = ("dataset_dict.json", "dataset_info.json")  # written by save_to_disk
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 class Reader(RowsReader):
-    """A dataset; audio inside of it is written into ``home``."""
+    """Reader of a dataset; audio stored in it is written into ``home``."""
 
     def __init__(self, spec: Spec, egs: Path, home: Path) -> None:
         super().__init__(spec, egs, home)
         self._loaded: dict[str, Any] = {}
 
     def find(self, directory: Path | None) -> Path:
-        """The folder, or the hub id as a path; UserError for a folder that holds no dataset."""
+        """Find the folder, or the hub id as a path; UserError for a folder without a dataset."""
         if directory is None and self.spec.dataset:
             return Path(self.spec.dataset)
         root = given_root(self.spec, self.egs, directory)
@@ -52,14 +52,14 @@ class Reader(RowsReader):
         return root
 
     def fingerprint_files(self, root: Path) -> Iterable[Path]:
-        """The dataset's own files, in the cache of ``datasets`` for one of the hub."""
+        """The dataset's own files; for a hub dataset, those in the cache of ``datasets``."""
         if root.is_dir():
             return _metadata(root) or _files(root)
         parts = self._load(root).values()
         return sorted({Path(f["filename"]) for part in parts for f in part.cache_files})
 
     def _read(self, root: Path) -> list[Row]:
-        """A row for each row of each split."""
+        """Make a row for each row of each split."""
         if root.is_dir() and _metadata(root) and not _files(root):
             rows = []
             for path in _metadata(root):
@@ -83,7 +83,7 @@ class Reader(RowsReader):
         return rows
 
     def _load(self, root: Path) -> dict[str, Any]:
-        """Split -> datasets.Dataset, of the chosen splits."""
+        """Load the chosen splits: split -> datasets.Dataset."""
         if not self._loaded:
             try:
                 import datasets
@@ -94,7 +94,7 @@ class Reader(RowsReader):
                 ) from err
             try:
                 loaded = _open(datasets, root, self.spec)
-            except Exception as err:  # whatever it is, it is about this dataset
+            except Exception as err:  # any error here is about this dataset
                 about = str(err).split("\n")[0]
                 raise UserError(
                     f"{root}: datasets cannot load it ({type(err).__name__}: {about}); check the "
@@ -124,7 +124,7 @@ def _open(datasets: Any, root: Path, spec: Spec) -> Any:
 
 
 def _files(root: Path) -> list[Path]:
-    """The files of a dataset that was saved, or of parquet."""
+    """Files of a saved dataset, or parquet files."""
     if any((root / name).is_file() for name in SAVED):
         return sorted(path for path in root.rglob("*") if path.suffix in (".arrow", ".json"))
     return sorted(root.rglob("*.parquet"))
@@ -135,7 +135,7 @@ def _metadata(root: Path) -> list[Path]:
 
 
 def _prepare(part: Any, audio: str) -> tuple[Any, dict[str, list[str]]]:
-    """The split with its audio left as bytes or path, and the names of its class labels."""
+    """Return the split with its audio not decoded (bytes or path), and its class label names."""
     import datasets
 
     labels = {
@@ -147,13 +147,13 @@ def _prepare(part: Any, audio: str) -> tuple[Any, dict[str, list[str]]]:
 
 
 def _is_class(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0  # -1 is no label
+    return isinstance(value, int) and value >= 0  # -1 means no label
 
 
 def _write_audio(
     part: Any, number: int, column: str, where: str, folder: Path, utt_id: str
 ) -> Path:
-    """The audio of row ``number`` as a file: its own, or one in ``folder`` with its bytes."""
+    """Audio file of row ``number``: its own, or one written into ``folder`` from its bytes."""
     audio = part[number][column] or {}
     name, data = audio.get("path") or "", audio.get("bytes")
     if data:

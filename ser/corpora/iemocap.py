@@ -1,15 +1,15 @@
 """IEMOCAP on disk (Busso et al., Language Resources and Evaluation 42, 2008).
 
-Labels come from the files directly in ``Session*/dialog/EmoEvaluation``, words from
+Labels come from the files directly in ``Session*/dialog/EmoEvaluation``, transcripts from
 ``dialog/transcriptions``, audio from ``sentences/wav/<dialog>``. The label is the third field of
-an utterance's line: the annotators' majority vote, which is not taken anew here. The speaker is
-the session and the letter behind the LAST underscore; the letter in the dialog's name only says
+an utterance's line: the annotators' majority vote, which is not recomputed here. The speaker is
+the session and the letter after the LAST underscore; the letter in the dialog's name only says
 who wore the motion-capture markers. The fourth field is [valence, activation, dominance], means
-over the raters from 1 to 5: utt2valence, utt2arousal, utt2dominance. The lines ``C-E<n>`` that
-follow are each rater's words, whose first three letters are labels: utt2raters. The actors' own,
-C-F1 and C-M1, are left out.
-Where ``dialog/avi`` was copied too, utt2video says where the speaker's face is: both actors are in
-the picture, who wears the markers left.
+over the raters from 1 to 5: utt2valence, utt2arousal, utt2dominance. The following lines
+``C-E<n>`` are each rater's words, whose first three letters are labels: utt2raters. The actors'
+self-reports, C-F1 and C-M1, are left out.
+If ``dialog/avi`` exists too, utt2video gives the position of the speaker's face: both actors are in
+the picture, the one wearing the markers on the left.
 """
 
 import re
@@ -27,7 +27,7 @@ from ser.errors import UserError
 SESSION_DIRECTORY = re.compile(r"Session([1-5])")
 DIALOG_ID = re.compile(r"Ses0[1-5][FM]_(impro\d\d[ab]?|script\d\d_\d[ab]?)")
 UTTERANCE_ID = re.compile(rf"({DIALOG_ID.pattern})_([FM])\d{{3}}")
-# Turns that were transcribed but neither cut out nor labelled.
+# Turns that were transcribed but neither segmented nor labelled.
 UNLABELLED_ID = re.compile(r"\S+_[FM]XX\d+")
 TIMED_LINE = re.compile(r"(\S+)\s+\[\s*[\d.]+\s*-\s*[\d.]+\s*\]:?(.*)")
 ATTRIBUTES = re.compile(r"\[\s*([-\d.]+),\s*([-\d.]+),\s*([-\d.]+)\s*\]")
@@ -36,16 +36,16 @@ LABELS = "dialog/EmoEvaluation"
 TRANSCRIPTS = "dialog/transcriptions"
 WAVS = "sentences/wav"
 VIDEOS = "dialog/avi/DivX"
-# left, top, right, bottom of the faces in pixels, as public readers of the videos have them
+# left, top, right, bottom of the faces in pixels, as in public readers of the videos
 LEFT_FACE, RIGHT_FACE = "120 130 240 230", "500 140 630 240"
 NAMES_SHOWN = 5
 
 
 def find(directory: Path) -> Path:
-    """The folder that holds Session1 to Session5.
+    """Find the folder that holds Session1 to Session5.
 
-    ``directory`` may also be its parent, or be up to four levels inside.
-    Raises UserError when none of these is IEMOCAP.
+    ``directory`` may also be its parent, or up to four levels inside it.
+    Raises UserError if none of these is IEMOCAP.
     """
     if _is_root(directory):
         return directory
@@ -65,7 +65,7 @@ def find(directory: Path) -> Path:
 
 
 def fingerprint_files(root: Path) -> Iterator[Path]:
-    """Every label, transcript, wav and video file that ``read`` may use."""
+    """All label, transcript, wav and video files that ``read`` may use."""
     for session in _sessions(root).values():
         yield from _videos(session).values()
         yield from _dialogs(session, LABELS)
@@ -75,10 +75,10 @@ def fingerprint_files(root: Path) -> Iterator[Path]:
 
 
 def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
-    """The utterances of ``root`` whose label ``spec.label_map`` maps to one of ``emotions``.
+    """Read the utterances of ``root`` whose label ``spec.label_map`` maps to one of ``emotions``.
 
-    Missing wavs, transcripts and label files are listed in ``Reading.short``. Labels that are
-    listed under ``spec.skip_labels`` are counted in ``Reading.skipped``.
+    Missing wavs, transcripts and label files are listed in ``Reading.short``. Labels listed under
+    ``spec.skip_labels`` are counted in ``Reading.skipped``.
 
     Raises UserError for ids that are malformed or repeated, and for unknown labels.
     """
@@ -139,7 +139,7 @@ def read(root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
 def _read_labels(
     session: Path, spec: Spec, problems: list[str], tables: Mapping[str, dict[str, str]]
 ) -> dict[str, tuple[str, str]]:
-    """utterance id -> (label, file and line) of one session; what else is told into ``tables``."""
+    """Read utterance id -> (label, file and line) of a session; other values go to ``tables``."""
     known = {*spec.label_map, *spec.skip_labels}
     labels: dict[str, tuple[str, str]] = {}
     videos = _videos(session)
@@ -152,7 +152,7 @@ def _read_labels(
                 before = tables["utt2raters"].get(utt, "")
                 tables["utt2raters"][utt] = f"{before} {vote}".strip()
             if not line.startswith("["):
-                continue  # the header, blank lines, and what else raters and actors say
+                continue  # header, blank lines, other annotations of raters and actors
             where = f"{path}:{number}"
             fields = [field.strip() for field in line.split("\t")]
             if len(fields) < 3:
@@ -179,7 +179,7 @@ def _read_labels(
 
 
 def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str]) -> dict[str, str]:
-    """utterance id -> words of one session, tags such as [LAUGHTER] included."""
+    """Read utterance id -> words of one session, including tags such as [LAUGHTER]."""
     texts: dict[str, str] = {}
     for path in _dialogs(session, TRANSCRIPTS):
         for number, line in enumerate(_lines(path), start=1):
@@ -195,7 +195,7 @@ def _read_transcripts(session: Path, problems: list[str], skipped: Counter[str])
 
 
 def _index_wavs(session: Path, problems: list[str]) -> dict[str, Path]:
-    """utterance id -> file of one session."""
+    """Index the wav files of one session: utterance id -> file."""
     wavs = {}
     for dialog in _dialogs(session, WAVS):
         for path in _wavs(dialog):
@@ -213,9 +213,9 @@ def _missing(
     texts: Mapping[str, str],
     wavs: Mapping[str, Path],
 ) -> list[str]:
-    """What one of the three places lacks of the expected dialogs, or of what another place has.
+    """List what one of the three folders lacks of the expected dialogs or of another folder.
 
-    A line for each dialog, and for each place where more than a few dialogs are short, so that
+    One line per dialog, or per folder if more than a few of its dialogs are incomplete, so that
     a folder that was not copied does not fill pages.
     """
     places = {LABELS: labels, TRANSCRIPTS: texts, WAVS: wavs}
@@ -246,7 +246,7 @@ def _missing(
 
 
 def _lacks(place: str, path: Path, utts: Sequence[str], is_there: bool, size: int) -> str:
-    """The line for one dialog that lacks ``utts`` in ``place``, ``path`` being without suffix."""
+    """Line for a dialog that lacks ``utts`` in ``place``; ``path`` has no suffix."""
     if not is_there:
         hint = f" (the dialog has {size} utterances)" if size else ""
         return f"{path}{'' if place == WAVS else '.txt'}: missing{hint}"
@@ -282,7 +282,7 @@ def _is_root(directory: Path) -> bool:
 
 
 def _seems_root(directory: Path) -> bool:
-    """As ``_is_root``, but for folders that the user did not name: /home may not be listed."""
+    """Like ``_is_root``, for folders that the user did not name: /home may be unreadable."""
     try:
         return _is_root(directory)
     except OSError:
@@ -303,9 +303,9 @@ def _dialog_ids(session: Path, place: str) -> set[str]:
 
 
 def _dialogs(session: Path, place: str) -> list[Path]:
-    """The text files, or else the folders of wav files, that are named like a dialog.
+    """Text files, or else folders of wav files, that are named like a dialog.
 
-    Other files beside them (notes, copies, other versions of the audio) is not the corpus.
+    Other files beside them (notes, copies, other versions of the audio) are not part of the corpus.
     """
     entries = [path for path in _entries(session / place) if DIALOG_ID.fullmatch(path.stem)]
     if place == WAVS:
@@ -314,7 +314,7 @@ def _dialogs(session: Path, place: str) -> list[Path]:
 
 
 def _videos(session: Path) -> dict[str, Path]:
-    """dialog -> its video, of those that are there."""
+    """Videos present in a session: dialog -> file."""
     found = _entries(session / VIDEOS)
     return {path.stem: path for path in found if path.suffix.lower() == ".avi"}
 
@@ -324,9 +324,9 @@ def _wavs(dialog: Path) -> list[Path]:
 
 
 def _entries(directory: Path) -> list[Path]:
-    """The sorted entries of a folder; none if it is absent.
+    """Sorted entries of a folder; none if it is absent.
 
-    Dot files are left out: copies made on macOS carry a binary ``._name`` beside each file.
+    Dot files are left out: copies made on macOS have a binary ``._name`` beside each file.
     """
     if not directory.is_dir():
         return []
@@ -334,7 +334,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a text file with LF, CRLF or CR ends, in UTF-8 (with or without mark) or Latin-1."""
+    """Lines of a text file with LF, CRLF or CR endings, UTF-8 (with or without BOM) or Latin-1."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

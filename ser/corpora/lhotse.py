@@ -1,10 +1,10 @@
-"""Manifests of lhotse: recordings and supervisions, or cuts, as JSON lines, gzipped or not.
+"""Lhotse manifests: recordings and supervisions, or cuts, as JSON lines, gzipped or not.
 
-corpus.yaml may name the files as seen from --corpus-dir, as names or patterns (``recordings``,
+corpus.yaml may give the files relative to --corpus-dir, as names or patterns (``recordings``,
 ``supervisions``, ``cuts``), ``columns`` (ser/corpora/rows.py; fields of the supervision, such as
-custom.emotion) and ``audio_dir``, from where relative audio paths are seen; without it that is
---corpus-dir. Every supervision is an utterance. One that is a part of its recording, or one of
-its channels, is cut out into data/<corpus>/audio once. Lhotse itself is not needed.
+custom.emotion) and ``audio_dir``, the base of relative audio paths (default: --corpus-dir). Every
+supervision is an utterance. A supervision of part of a recording, or of one of its channels, is
+cut out into data/<corpus>/audio once. Lhotse itself is not needed.
 """
 
 import gzip
@@ -33,15 +33,15 @@ from ser.errors import UserError
 from ser.files import atomic_write
 
 PATTERNS = {kind: f"*{kind}*.jsonl*" for kind in ("supervisions", "recordings", "cuts")}
-TOLERANCE = 0.01  # s by which a supervision of the whole recording may be shorter or longer
+TOLERANCE = 0.01  # s; allowed difference between a full supervision and its recording
 WAV_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")  # kept; others become PCM_16
 
 
 class Reader(RowsReader):
-    """Manifests; segments are cut into ``home``."""
+    """Reader of manifests; segments are cut out into ``home``."""
 
     def find(self, directory: Path | None) -> Path:
-        """The folder of the manifests; UserError if it has none."""
+        """Find the folder of the manifests; UserError if it has none."""
         root = given_root(self.spec, self.egs, directory)
         if not root.is_dir():
             raise UserError(f"--corpus-dir {root}: a file; give the folder of the manifests")
@@ -49,13 +49,13 @@ class Reader(RowsReader):
         return root
 
     def fingerprint_files(self, root: Path) -> Iterable[Path]:
-        """The manifests, and the audio files that they name."""
+        """The manifests and the audio files that they name."""
         manifests = [path for paths in self._manifests(root).values() for path in paths]
         audio = {r.audio if isinstance(r.audio, Path) else r.audio.args[0] for r in self.rows(root)}
         return [*manifests, *sorted(path for path in audio if path.is_file())]
 
     def _read(self, root: Path) -> list[Row]:
-        """A row for each supervision."""
+        """Make a row for each supervision."""
         manifests = self._manifests(root)
         pairs: list[tuple[str, dict, dict, float]] = []  # where, supervision, recording, offset
         if "cuts" in manifests:
@@ -88,7 +88,7 @@ class Reader(RowsReader):
         ]
 
     def _manifests(self, root: Path) -> dict[str, list[Path]]:
-        """Kind -> files: cuts, or recordings and supervisions."""
+        """Find the manifests: kind -> files, either cuts, or recordings and supervisions."""
         stated = dumped(self.spec)
         named = {kind: stated[kind] for kind in PATTERNS if kind in stated}
         patterns = {k: p for k, p in PATTERNS.items() if k in (named or PATTERNS)} | named
@@ -105,7 +105,7 @@ class Reader(RowsReader):
 
 
 def _objects(paths: Iterable[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """(file and line, object) of each line; UserError for what is not JSON or cut short."""
+    """Yield (file and line, object) of each line; UserError if it is not JSON or truncated."""
     for path in paths:
         data = path.read_bytes()
         try:
@@ -127,7 +127,7 @@ def _objects(paths: Iterable[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
 def _audio(
     where: str, said: Mapping[str, Any], recording: Mapping[str, Any], offset: float, base: Path
 ) -> Any:
-    """The file of a supervision of a whole recording, else what cuts it out (``Row.audio``)."""
+    """File of a supervision of a whole recording, else a function to cut it out (``Row.audio``)."""
     channel = said.get("channel", 0)
     channels = sorted(channel if isinstance(channel, list) else [channel])
     sources = [s for s in recording.get("sources", ()) if set(channels) <= set(s["channels"])]
@@ -150,7 +150,7 @@ def _audio(
     ends = start + duration
     whole = start <= TOLERANCE and abs(ends - float(recording["duration"])) <= TOLERANCE
     if (whole and channels == sorted(source["channels"])) or not path.is_file():
-        return path  # read_rows names a file that is not there
+        return path  # read_rows reports a missing file
     if start < 0 or duration <= 0 or ends > float(recording["duration"]) + TOLERANCE:
         raise UserError(
             f"{where}: from {start:g} to {ends:g} s of a recording of {recording['duration']:g} s; "
@@ -163,10 +163,10 @@ def _audio(
 def cut_out(
     path: Path, start: float, end: float, channels: Sequence[int], folder: Path, utt_id: str
 ) -> Path:
-    """``path`` from ``start`` to ``end`` (s), these channels (from 0), as a WAV file in ``folder``.
+    """Cut ``start`` to ``end`` (s) of these channels (from 0) into a WAV file in ``folder``.
 
-    The file's name holds samples and channels, and it has the time stamp of ``path``; where there
-    is one already it stays. Raises UserError for audio that cannot be read.
+    The file's name holds samples and channels, and it has the time stamp of ``path``; an existing
+    one is kept. Raises UserError for audio that cannot be read.
     """
     info = probe(path)
     first, last = round(start * info.sample_rate), round(end * info.sample_rate)

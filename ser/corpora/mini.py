@@ -1,10 +1,10 @@
 """The mini corpus: synthetic emotional speech, made here with espeak-ng.
 
 Ten voices in five sessions speak everyday sentences in four emotions. An emotion is a shift of
-speaking rate, pitch, pitch range and loudness against the voice's own habit; utterances vary
-around it, so that classes overlap. Emotions are dealt to sentences at random, so the words say
-nothing about the class. The corpus is written in IEMOCAP's layout, its oddities included, and
-read by IEMOCAP's reader. It serves to try the recipe, not to learn about emotion.
+speaking rate, pitch, pitch range and loudness relative to the voice's baseline; utterances vary
+around it, so that classes overlap. Emotions are assigned to sentences at random, so the words carry
+no information about the class. The corpus is written in IEMOCAP's layout, including its oddities,
+and read by IEMOCAP's reader. It is meant for trying the recipe, not for studying emotion.
 """
 
 import io
@@ -28,12 +28,12 @@ from ser.lang import espeak
 from ser.stage import file_digest, is_done, mark_done, read_marker
 
 ENCODER = ROOT / "egs" / "mini" / "encoder"
-HEARD = "heard.json"  # there: the voices of its pretraining
+HEARD = "heard.json"  # in the encoder's folder: the voices of its pretraining
 SESSIONS = 5
 LANGUAGE = "en-us"  # of espeak-ng's voices
-# IEMOCAP's label -> utterances of each speaker; hap and exc together are the class happy.
+# IEMOCAP's label -> utterances per speaker; hap and exc together are the class happy.
 FOUR_CLASS = {"neu": 12, "hap": 5, "exc": 5, "ang": 10, "sad": 8}
-# The same for each dialog: labels that the four-class task leaves out.
+# Added to each dialog: labels that the four-class task leaves out.
 LEFT_OUT = ("xxx", "fru")
 
 # Scripted dialogs: every speaker says all of these.
@@ -59,7 +59,7 @@ SCRIPTED = (
     "I have to be there at eight.",
     "The phone rang all morning.",
 )
-# Improvised dialogs: a speaker says half of these. Names such as Thistlewick are in no lexicon.
+# Improvised dialogs: a speaker says half of these. Names such as Thistlewick are out of vocabulary.
 IMPROVISED = (
     "Could you open the window?",
     "The children are still asleep.",
@@ -104,7 +104,7 @@ IMPROVISED = (
 )
 TAGS = ("[LAUGHTER]", "[BREATHING]", "[GARBAGE]", "[LIPSMACK]")
 TAGGED_SHARE = 0.05
-WORDLESS = "Ha ha ha ha."  # what is heard where the transcript is a tag alone
+WORDLESS = "Ha ha ha ha."  # spoken where the transcript is only a tag
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Prosody:
     level: float
 
     def varied(self, generator: random.Random, spread: "Prosody") -> "Prosody":
-        """A draw from independent normal distributions around this one."""
+        """Sample from independent normal distributions around this one."""
         return Prosody(
             generator.gauss(self.rate, spread.rate),
             generator.gauss(self.pitch, spread.pitch),
@@ -135,7 +135,7 @@ class Prosody:
 
 
 # Level is the utterance's power below full scale. The spreads decide how hard the task is;
-# egs/mini/README.md says how hard it came out.
+# egs/mini/README.md reports the result.
 HABIT = Prosody(rate=175, pitch=45, range=45, level=-27)
 SPEAKER_SPREAD = Prosody(rate=8, pitch=5, range=4, level=1.5)
 UTTERANCE_SPREAD = Prosody(rate=13, pitch=6, range=8, level=2)
@@ -148,7 +148,7 @@ EMOTION_SHIFT = {
     "xxx": Prosody(rate=8, pitch=4, range=4, level=1),
     "fru": Prosody(rate=10, pitch=2, range=4, level=4),
 }
-ATTRIBUTES = {  # valence, activation, dominance as annotators put them on average
+ATTRIBUTES = {  # valence, activation, dominance: mean over annotators
     "neu": (3.0, 2.5, 3.0),
     "hap": (4.0, 3.0, 3.0),
     "exc": (4.5, 4.0, 3.5),
@@ -166,15 +166,15 @@ RATER_WORD = {
     "xxx": "Other",
     "fru": "Frustration",
 }
-# What each unit of rate, pitch, range and level beyond the emotion's own adds to them.
+# Added to them per unit of rate, pitch, range and level beyond the emotion's own shift.
 ATTRIBUTE_SLOPES = ((0, 0, 0.02, 0), (0.02, 0, 0, 0.1), (0, -0.01, 0, 0.12))
-# Louder voices are brighter too: for each dB of level, so many dB more above the corner. This
-# leaves a trace of loudness in waveforms that a model normalises.
+# Louder voices are also brighter: gain above the corner in dB per dB of level. So a trace of
+# loudness remains in waveforms that a model normalises.
 EFFORT_TILT = 0.7
 EFFORT_CORNER = 1000.0  # Hz
 NOISE_LEVEL = -65.0  # dB; digital silence would give log spectra of minus infinity
-GAP = 0.4  # seconds between two turns
-RESOURCE_FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        "  # how a macOS "._" file begins
+GAP = 0.4  # seconds between turns
+RESOURCE_FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        "  # first bytes of a macOS "._" file
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,12 @@ class Turn:
 
 
 def make(directory: Path, seed: int) -> None:
-    """Write the corpus to ``directory`` unless it is there already, made with this ``seed``.
+    """Write the corpus to ``directory`` unless it exists already with this ``seed``.
 
     The same seed gives the same bytes, given the same versions of espeakng-loader and soxr.
 
-    Raises UserError when ``directory`` holds anything that this function did not make, or the
-    encoder of egs/mini/encoder was pretrained on a voice of this corpus.
+    Raises UserError if ``directory`` holds anything that this function did not make, or the
+    encoder in egs/mini/encoder was pretrained on a voice of this corpus.
     """
     print(audit_encoder())
     settings = {
@@ -217,7 +217,7 @@ def make(directory: Path, seed: int) -> None:
         f"{directory}: another process is making it; waiting",
     )
     with lock:
-        if not is_done(directory, settings):  # by now
+        if not is_done(directory, settings):  # by another process meanwhile
             _make(directory, seed, settings)
 
 
@@ -230,7 +230,7 @@ def _make(directory: Path, seed: int, settings: dict[str, Any]) -> None:
 
 
 def voice(gender: str, session: int) -> str:
-    """The voice of espeak-ng of a speaker: ``F``, 3 is ``en-us+f3``."""
+    """Name a speaker's espeak-ng voice: ``F``, 3 is ``en-us+f3``."""
     return f"{LANGUAGE}+{gender.lower()}{session}"
 
 
@@ -240,7 +240,7 @@ def voices() -> set[str]:
 
 
 def audit_encoder() -> str:
-    """Say that the encoder of egs/mini/encoder was pretrained on other voices than the corpus has.
+    """Confirm that the encoder in egs/mini/encoder was not pretrained on voices of the corpus.
 
     Raises UserError if its ``heard.json`` lists a voice of the corpus.
     """
@@ -261,7 +261,7 @@ def audit_encoder() -> str:
 
 
 def _may_replace(directory: Path) -> bool:
-    """False for a folder that somebody named by mistake, such as another corpus."""
+    """False for a folder given by mistake, such as another corpus."""
     if not directory.exists():
         return True
     if (read_marker(directory) or {}).get("maker") == "mini":
@@ -328,7 +328,7 @@ def _plan(
 def _write_dialog(
     session: Path, dialog: str, turns: Sequence[Turn], number: int, generator: random.Random
 ) -> None:
-    """Audio, labels and transcript of one dialog, as IEMOCAP has them."""
+    """Write audio, labels and transcript of one dialog in IEMOCAP's format."""
     wavs = session / "sentences/wav" / dialog
     labels = session / "dialog/EmoEvaluation" / f"{dialog}.txt"
     transcript = session / "dialog/transcriptions" / f"{dialog}.txt"
@@ -341,7 +341,7 @@ def _write_dialog(
     # The two speakers take turns.
     for turn in sorted(turns, key=lambda turn: (turn.utt_id[-3:], turn.gender)):
         samples = speak(turn, voice(turn.gender, number), generator)
-        # By way of memory: of a full disk libsndfile says no more than "System error".
+        # Written to memory first: for a full disk libsndfile only reports "System error".
         wav = io.BytesIO()
         soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         with naming(wavs / f"{turn.utt_id}.wav"):
@@ -361,7 +361,7 @@ def _write_dialog(
 
 
 def _evaluation_block(turn: Turn, start: float, end: float, generator: random.Random) -> list[str]:
-    """The lines of one utterance: the majority's label, then what each rater said."""
+    """Lines of one utterance: the majority label, then each rater's label."""
     vad = attributes(turn)
     mean = ", ".join(f"{value:.4f}" for value in vad)
     word = RATER_WORD[turn.label]
@@ -378,7 +378,7 @@ def _evaluation_block(turn: Turn, start: float, end: float, generator: random.Ra
 
 
 def attributes(turn: Turn) -> list[float]:
-    """Valence, activation and dominance as means of two raters: from 1 to 5, in halves."""
+    """Valence, activation and dominance as means over two raters: 1 to 5 in steps of 0.5."""
     habit, shift = astuple(HABIT), astuple(EMOTION_SHIFT[turn.label])
     beyond = np.array(astuple(turn.prosody)) - habit - shift  # (4,)
     found = np.array(ATTRIBUTES[turn.label]) + np.array(ATTRIBUTE_SLOPES) @ beyond
@@ -386,7 +386,7 @@ def attributes(turn: Turn) -> list[float]:
 
 
 def speak(turn: Turn, voice: str, generator: random.Random) -> np.ndarray:
-    """Synthesise ``turn``; returns int16 samples, shape (samples,), 16 kHz mono."""
+    """Synthesise ``turn``; return int16 samples of shape (samples,), 16 kHz mono."""
     samples, rate = espeak.synthesize(
         turn.spoken,
         voice,
@@ -408,7 +408,7 @@ def speak(turn: Turn, voice: str, generator: random.Random) -> np.ndarray:
 
 
 def _with_effort(speech: np.ndarray, level: float) -> np.ndarray:
-    """A shelf that raises (or lowers) what lies above EFFORT_CORNER by EFFORT_TILT * level dB."""
+    """Apply a high shelf: EFFORT_TILT * level dB gain above EFFORT_CORNER."""
     spectrum = np.fft.rfft(speech)  # (samples // 2 + 1,)
     frequency = np.fft.rfftfreq(len(speech), 1 / SAMPLE_RATE)  # Hz
     above = frequency**2 / (frequency**2 + EFFORT_CORNER**2)  # 0 below, 1 above, smooth between

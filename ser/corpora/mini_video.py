@@ -1,7 +1,8 @@
 """The mini corpus with videos: both speakers of a dialog side by side, as drawn faces.
 
-As in IEMOCAP's videos, who wears the markers is left. Corners of the mouth and brows of whoever
-speaks follow from the emotion and vary, so that classes overlap; whoever listens looks neutral.
+As in IEMOCAP's videos, the speaker wearing the markers is on the left. Mouth corners and brows of
+the current speaker follow from the emotion and vary, so that classes overlap; the listener looks
+neutral.
 """
 
 import random
@@ -17,8 +18,8 @@ from ser.data.video import import_av
 from ser.files import atomic_dir
 from ser.stage import file_digest, is_done, mark_done
 
-WIDTH, HEIGHT, RATE = 720, 480, 15  # pixels, pictures a second
-# emotion -> how far the mouth curves up, how far the brows slope to the nose; both vary by SPREAD
+WIDTH, HEIGHT, RATE = 720, 480, 15  # pixels, frames per second
+# emotion -> upward curve of the mouth, slope of the brows to the nose; both vary by SPREAD
 LOOKS = {
     **{"neu": (0.0, 0.0), "hap": (0.8, 0.1), "exc": (1.0, -0.1), "ang": (-0.3, 0.9)},
     **{"sad": (-0.9, -0.6), "xxx": (0.0, 0.2), "fru": (-0.4, 0.5)},
@@ -28,9 +29,9 @@ SKIN, INK, BACK = (214, 170, 140), (40, 30, 30), (90, 110, 120)
 
 
 def make(directory: Path, seed: int) -> None:
-    """Write the mini corpus with videos to ``directory``, unless it is there already.
+    """Write the mini corpus with videos to ``directory`` unless it exists already.
 
-    Raises UserError as mini.make, and where PyAV is not installed.
+    Raises UserError like mini.make, and if PyAV is not installed.
     """
     mini.make(directory, seed)
     for session in sorted(directory.glob("Session?")):
@@ -60,7 +61,7 @@ def draw_dialog(labels: Path, path: Path, generator: random.Random) -> None:
 
 
 def _pictures(turns: Sequence[tuple[float, float, bool, float, float]]):
-    """The pictures of a dialog; each changes where a turn begins or ends."""
+    """Yield the frames of a dialog; the picture changes where a turn begins or ends."""
     empty = np.full((HEIGHT, WIDTH, 3), BACK, np.uint8)
     boxes = {True: _corners(LEFT_FACE), False: _corners(RIGHT_FACE)}
     for box in boxes.values():

@@ -1,9 +1,9 @@
-"""Shared by the readers of users' tables: rows -> utterances, every error with its row.
+"""Convert rows of users' tables to utterances, reporting the row of every error.
 
 A row is a mapping of column -> value; ``columns`` of corpus.yaml says which column is the audio,
-emotion, speaker, gender, text, session, id and split. A dot goes into a column:
-``custom.emotion``. Braces make a value of several: ``dia{Dialogue_ID}_utt{Utterance_ID}.wav``.
-Columns of valence, arousal and dominance have to be named; they become tables utt2valence ...
+emotion, speaker, gender, text, session, id and split. A dot selects a nested field:
+``custom.emotion``. Braces combine columns: ``dia{Dialogue_ID}_utt{Utterance_ID}.wav``.
+Columns of valence, arousal and dominance must be named; they become tables utt2valence ...
 """
 
 import json
@@ -38,10 +38,10 @@ _HOLE = re.compile(r"\{([^{}:]+)(?::0(\d+))?\}")  # {name}, or {name:03} for thr
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance as a table has it: ``values`` by FIELDS, "" where the table has none.
+    """One utterance of a table: ``values`` by FIELDS, "" if the table has none.
 
     ``where`` is its file and line, for errors. ``audio`` is a file, or a function that writes the
-    audio as a file named by the utterance into a folder, unless it is there, and returns its path.
+    audio to a file named after the utterance in a folder, unless it exists, and returns its path.
     """
 
     where: str
@@ -50,9 +50,9 @@ class Row:
 
 
 class RowsReader(ABC):
-    """The reader of one corpus.yaml, which is in ``egs``; audio that is no file goes to ``home``.
+    """Reader of a corpus.yaml in ``egs``; audio that is not a file is written to ``home``.
 
-    A subclass has ``find`` and ``fingerprint_files``, as every reader, and ``_read``.
+    Subclasses implement ``find`` and ``fingerprint_files``, like every reader, and ``_read``.
     """
 
     def __init__(self, spec: Spec, egs: Path, home: Path) -> None:
@@ -60,26 +60,26 @@ class RowsReader(ABC):
         self._rows: list[Row] | None = None
 
     def read(self, root: Path, spec: Spec, emotions: Sequence[str]) -> Reading:
-        """Its utterances in ``emotions``; UserError with the rows that are at fault."""
+        """Read the utterances in ``emotions``; UserError that lists the invalid rows."""
         return read_rows(self.rows(root), spec, emotions, self.home / "audio")
 
     def rows(self, root: Path) -> list[Row]:
-        """All rows of what ``find`` has found, read once."""
+        """All rows of the corpus that ``find`` found, read once."""
         if self._rows is None:
             self._rows = self._read(root)
         return self._rows
 
     @abstractmethod
     def _read(self, root: Path) -> list[Row]:
-        """The rows, each with its file and line."""
+        """Read the rows, each with its file and line."""
 
 
 def choose_columns(
     spec: Spec, found: Iterable[str], where: str, needs_audio: bool = True
 ) -> dict[str, str]:
-    """Field -> column, for the fields that the table has; ``found`` are its columns.
+    """Choose field -> column for the fields that the table has; ``found`` are its columns.
 
-    Raises UserError, with the columns that there are, for a column that is not there.
+    Raises UserError, listing the existing columns, for a missing column.
     """
     found = list(dict.fromkeys(found))
     named = spec.columns
@@ -104,7 +104,7 @@ def choose_columns(
 
 
 def pick(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """The fields of ``record`` as stripped text; what is absent, null or nan is ""."""
+    """Fields of ``record`` as stripped text; "" if absent, null or nan."""
     values = dict.fromkeys(FIELDS, "")
     for field, column in columns.items():
         text = _filled(record, column) if "{" in column else _value(record, column)
@@ -113,12 +113,12 @@ def pick(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str
 
 
 def names_in(column: str) -> list[str]:
-    """The columns that ``column`` of corpus.yaml is made of: itself, or those in braces."""
+    """Columns that ``column`` of corpus.yaml refers to: itself, or those in braces."""
     return [hole[1] for hole in _HOLE.finditer(column)] or [column]
 
 
 def _filled(record: Mapping[str, Any], template: str) -> str:
-    """The first of the alternatives of ``template``, parted by ``|``, that lacks no value."""
+    """Fill the first of ``template``'s alternatives, separated by ``|``, that lacks no value."""
     for choice in template.split("|"):
         if all(_value(record, name) for name in names_in(choice)):
             return _HOLE.sub(lambda m: _value(record, m[1]).zfill(int(m[2] or 0)), choice)
@@ -134,19 +134,19 @@ def _value(record: Mapping[str, Any], column: str) -> str:
 
 
 def as_id(text: str) -> str:
-    """``text`` as an id of a table: blanks, slashes and commas become _, those at its ends go."""
+    """Make ``text`` an id: blanks, slashes and commas become _, and are stripped at the ends."""
     return _NOT_IN_IDS.sub("_", text.strip("/, "))
 
 
 def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: Path) -> Reading:
-    """The utterances of ``rows`` in ``emotions``; audio that is no file is written to ``folder``.
+    """Convert ``rows`` in ``emotions``; audio that is not a file is written to ``folder``.
 
-    Labels go through ``label_map``, those of ``skip_labels`` are left out. Sessions are those of
-    the session column, of ``sessions`` (session -> speakers), or pairs of speakers in C order, of
-    which the last takes three where their number is odd. Genders are those of the column, through
-    ``gender_map`` if there is one, or of ``speakers`` (speaker -> f or m), or unknown.
+    Labels are mapped by ``label_map``, those in ``skip_labels`` are left out. Sessions come from
+    the session column, from ``sessions`` (session -> speakers), or are pairs of speakers in C
+    order, the last with three if their number is odd. Genders come from the column, mapped by
+    ``gender_map`` if there is one, or from ``speakers`` (speaker -> f or m), or are unknown.
 
-    Raises UserError that lists what is wrong; nothing is written then.
+    Raises UserError that lists the errors; nothing is written then.
     """
     if not rows:
         raise UserError(f"{spec.name}: no utterance in it; expected one for each row")
@@ -194,10 +194,10 @@ def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: 
 
 
 def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
-    """The rows with each speaker of ``same_speakers`` under the first of their names.
+    """Rename each speaker of ``same_speakers`` to the first of their names.
 
-    Raises UserError for names that may be those of one person, and for people whom corpus.yaml
-    names and no row has.
+    Raises UserError for names that may refer to one person, and for speakers in corpus.yaml
+    without a row.
     """
     first = {name: names[0] for names in spec.same_speakers for name in names}
     where: dict[str, str] = {}
@@ -227,7 +227,7 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
             f"{shown}"
         )
         raise UserError(join_problems(problems, cure))
-    if spec.reader == "files":  # names may be of other editions; counts tell whom a copy lacks
+    if spec.reader == "files":  # names may be of other editions; counts show missing ones
         return result
     stated = {
         "speakers": list(spec.speakers),
@@ -249,10 +249,10 @@ def _one_name_for_each_speaker(rows: Sequence[Row], spec: Spec) -> list[Row]:
 
 
 def _likeness(name: str) -> str:
-    """What ``name`` has in common with other spellings of it.
+    """Normalise ``name`` so that different spellings of it are equal.
 
-    Upper and lower case, forms of Unicode, invisible characters, leading zeros, blanks and
-    punctuation next to letters and the ".0" that spreadsheets add to numbers make no difference.
+    Ignored are case, Unicode normalisation forms, invisible characters, leading zeros, blanks and
+    punctuation next to letters, and the ".0" that spreadsheets add to numbers.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())
@@ -271,7 +271,7 @@ def _kept(
     skipped: Counter[str],
     problems: list[str],
 ) -> Iterator[tuple[str, str, Row]]:
-    """(utterance id, emotion, row) of the rows to keep; the others are counted or faults."""
+    """(utterance id, emotion, row) of the rows to keep; others are counted or are errors."""
     for row in rows:
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
         speaker, session = as_id(row.values["speaker"]), row.values["session"]
@@ -327,7 +327,7 @@ def _one_of_each(
     value: Callable[[Row], str],
     problems: list[str],
 ) -> dict[str, str]:
-    """Speaker id -> ``value``; a speaker with two is a fault."""
+    """Speaker id -> ``value``; two values for a speaker are an error."""
     first: dict[str, tuple[str, Row]] = {}
     for _, _, row in kept:
         try:
@@ -375,12 +375,12 @@ def _sessions(
 
 
 def resolve(path: str | Path, base: Path) -> Path:
-    """``path`` as seen from ``base``, absolute; ~ is the home folder."""
+    """Resolve ``path`` relative to ``base``; ~ is the home folder."""
     return (base / expand_home(path)).absolute()
 
 
 def on_disk(path: str | Path, base: Path) -> Path:
-    """``resolve``, but of names that the disk has in another form of Unicode, those."""
+    """Like ``resolve``, but also find names stored in another Unicode normalisation form."""
     whole = resolve(path, base)
     if whole.exists():
         return whole
@@ -394,7 +394,7 @@ def on_disk(path: str | Path, base: Path) -> Path:
 
 
 def audio_folder(spec: Spec, *folders: Path) -> Path:
-    """``audio_dir`` as seen from the first of the corpus' ``folders`` that has it.
+    """Resolve ``audio_dir`` relative to the first of the corpus' ``folders`` that contains it.
 
     Without the key, the first of ``folders``. Raises UserError if there is no such folder.
     """
@@ -411,9 +411,9 @@ def audio_folder(spec: Spec, *folders: Path) -> Path:
 
 
 def given_root(spec: Spec, egs: Path, directory: Path | None) -> Path:
-    """--corpus-dir, or ``corpus_dir`` of corpus.yaml as seen from its folder.
+    """--corpus-dir, or ``corpus_dir`` of corpus.yaml relative to its folder.
 
-    Raises UserError if there is neither, or nothing where it points.
+    Raises UserError if neither is given or the path does not exist.
     """
     if directory is not None:
         return directory

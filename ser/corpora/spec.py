@@ -1,4 +1,4 @@
-"""What a corpus.yaml says: its keys, their types, and what must agree between them."""
+"""Schema of corpus.yaml: its keys, their types, and consistency checks between them."""
 
 import json
 import re
@@ -17,11 +17,11 @@ from ser.provenance import EGS
 
 DIMENSIONS = ("valence", "arousal", "dominance")
 FIELDS = ("audio", "emotion", "speaker", "gender", "text", "session", "id", "split", *DIMENSIONS)
-NO_NAMES = ("", ".", "..", "nan")  # nan is how pandas writes an empty cell
+NO_NAMES = ("", ".", "..", "nan")  # pandas writes an empty cell as nan
 
 
 def normalized(text: str) -> str:
-    """``text`` in Unicode's form NFC, without blanks at its ends."""
+    """``text`` in Unicode NFC, stripped of surrounding blanks."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -71,7 +71,7 @@ def _list_or_dict(value: Any) -> str:
 
 
 class Strict(BaseModel):
-    """A mapping without other keys than these."""
+    """A mapping that allows no other keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -216,12 +216,12 @@ class Spec(Strict):
 
     @property
     def any_corpus(self) -> bool:
-        """Whether the reader takes any corpus, so that it may lack counts and a label_map."""
+        """Whether the reader accepts any corpus, so that counts and label_map may be missing."""
         return self.reader in ANY_CORPUS
 
     @property
     def session_of(self) -> dict[str, str]:
-        """Speaker -> session, where ``sessions`` says so."""
+        """Speaker -> session, as given in ``sessions``."""
         if isinstance(self.sessions, list):
             return {}
         return {s: name for name, members in self.sessions.items() for s in members}
@@ -234,11 +234,11 @@ KEYS = {name: field.description or "" for name, field in Spec.model_fields.items
 def load_spec(corpus: str, egs: Path = EGS) -> Spec:
     """Read ``egs/<corpus>/corpus.yaml``.
 
-    A corpus that is ``based_on`` another has its keys too, but for those that it states itself.
+    A corpus ``based_on`` another inherits its keys, except those that it states itself.
 
     Raises:
-        UserError: an unknown corpus, or a corpus.yaml that is not YAML, lacks keys, has others,
-            has values of the wrong type, or contradicts itself; each with its line.
+        UserError: An unknown corpus, or a corpus.yaml that is not YAML, lacks keys, has unknown
+            keys or values of the wrong type, or contradicts itself; each with its line.
     """
     path = egs / corpus / "corpus.yaml"
     content, lines = _content(corpus, egs, ())
@@ -273,7 +273,7 @@ def _content(
 
 
 def _contradictions(spec: Spec, folder: str) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) for what does not agree in a corpus.yaml."""
+    """Yield (key, problem) for inconsistencies in a corpus.yaml."""
     if spec.name != folder:
         yield "name", f"{spec.name!r}, but its folder is {folder!r}; they must be the same"
     if not {"counts", "editions"} & spec.model_fields_set and not spec.any_corpus:
@@ -364,7 +364,7 @@ def _all_counts(spec: Spec) -> dict[str, Counts]:
 
 
 def _sums(counts: Counts, emotions: Sequence[str]) -> Iterable[tuple[str, int, int]]:
-    """(name, number, sum over the speaker table) for each margin that corpus.yaml states."""
+    """(name, number, sum over the speaker table) for each total that corpus.yaml states."""
     table = counts.speaker.values()
     for emotion, number in counts.emotion.items():
         if table and all(emotion in row for row in table):
@@ -374,10 +374,10 @@ def _sums(counts: Counts, emotions: Sequence[str]) -> Iterable[tuple[str, int, i
 
 
 def choose_emotions(spec: Spec, wanted: str) -> list[str]:
-    """The emotions in class order: a named set of ``spec``, a comma list, or the default.
+    """Choose the emotions in class order: a named set of ``spec``, a comma list, or the default.
 
     Raises:
-        UserError: an emotion that the corpus does not have, or fewer than two.
+        UserError: An emotion that the corpus does not have, or fewer than two.
     """
     if not wanted:
         return list(spec.emotions)

@@ -1,11 +1,11 @@
-"""Recordings with a table: CSV, TSV or JSON lines, one utterance a line.
+"""Recordings with a table: CSV, TSV or JSON lines, one utterance per line.
 
-corpus.yaml may say ``table`` (the file, seen from --corpus-dir, or the only one there is; or
-several by split, whose name is then the column split), ``columns`` (ser/corpora/rows.py) and
-``audio_dir``, from where audio paths are seen, a folder of the corpus; without it that is the
-folder of the table, or of the corpus if there are several. The first line of CSV and TSV names
-the columns, and shows whether commas, semicolons or tabs separate them. The id is a column, or
-the path of the audio without its suffix.
+corpus.yaml may have ``table`` (the file, relative to --corpus-dir; default: the only one there;
+or several by split, whose name is then the column split), ``columns`` (ser/corpora/rows.py) and
+``audio_dir``, the folder of the corpus that audio paths are relative to; the default is the
+folder of the table, or of the corpus if there are several tables. The first line of CSV and TSV
+names the columns; the separator (comma, semicolon or tab) is detected from it. The id is a column,
+or the path of the audio without its suffix.
 """
 
 import csv
@@ -32,13 +32,13 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 class Reader(RowsReader):
-    """One table; ``home`` is not written to."""
+    """Reader of one table; ``home`` is not written to."""
 
-    folder: Path | None = None  # of the corpus, where that is known besides its table
-    tables: dict[str, Path] | None = None  # by split, where there are several
+    folder: Path | None = None  # of the corpus, if known besides its table
+    tables: dict[str, Path] | None = None  # by split, if there are several
 
     def find(self, directory: Path | None) -> Path:
-        """The table. Raises UserError if it is not there, or cannot be told among several."""
+        """Find the table. Raises UserError if it is missing or ambiguous."""
         root = given_root(self.spec, self.egs, directory)
         if root.is_file():
             return root
@@ -55,7 +55,7 @@ class Reader(RowsReader):
             self.tables = tables if several else None
             return root if several else tables[""]
         found = sorted(
-            p  # and not ._metadata.csv of macOS or ~$metadata.csv of Excel
+            p  # but not ._metadata.csv of macOS or ~$metadata.csv of Excel
             for p in root.iterdir()
             if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~"
         )
@@ -74,7 +74,7 @@ class Reader(RowsReader):
         return [*tables, *(path for path in files if path.is_file())]
 
     def _read(self, root: Path) -> list[Row]:
-        """A row for each line."""
+        """Make a row for each line."""
         if self.tables:
             base = audio_folder(self.spec, root)
             tables = self.tables.items()
@@ -84,9 +84,9 @@ class Reader(RowsReader):
 
 
 def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str = "") -> list[Row]:
-    """The rows of one table, whose audio paths are seen from ``base``.
+    """Read the rows of one table, whose audio paths are relative to ``base``.
 
-    Ids that come from paths begin with ``prefix``. ``split`` is a further column, if it is given.
+    Ids made from paths begin with ``prefix``. ``split``, if given, is added as a column.
     """
     extra = {"split": split} if split else {}
     records = [(number, {**record, **extra}) for number, record in read_records(path)]
@@ -112,10 +112,10 @@ def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str 
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, column -> value) of each row.
+    """Yield (line number, column -> value) of each row.
 
-    Raises UserError for text that is not UTF-8, a line of JSON that is no object, and a line of
-    CSV with more or fewer cells than there are columns.
+    Raises UserError for text that is not UTF-8, a JSON line that is not an object, and a CSV line
+    with more or fewer cells than columns.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: not a table; expected a name that ends in {', '.join(SUFFIXES)}")

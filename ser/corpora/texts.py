@@ -1,4 +1,4 @@
-"""Transcripts that the user gives: the file of --text."""
+"""Transcripts given by the user: the --text file."""
 
 import codecs
 import re
@@ -11,14 +11,14 @@ from ser.errors import UserError
 
 
 def add_texts(path: Path, reading: Reading) -> list[Utterance]:
-    """The utterances of ``reading`` with the words of ``path`` in place of their own.
+    """Replace the transcripts of ``reading`` with those of ``path``.
 
-    A line is ``<utterance id> words`` or, in corpora that number their sentences,
-    ``<sentence> words`` for all utterances of it that have no line of their own. Who has no line
-    has no words. How many got some is printed.
+    A line is ``<utterance id> words`` or, in corpora with sentence codes, ``<sentence> words`` for
+    all of its utterances without their own line. An utterance without a line has no words. The
+    number of utterances that got words is printed.
 
-    Raises UserError, with the lines, for a file that is empty or in another encoding than UTF-8
-    or marked UTF-16, a repeated key and one that the corpus does not have.
+    Raises UserError, with the lines, for a file that is empty or in an encoding other than UTF-8
+    or UTF-16 with BOM, a repeated key, and a key that the corpus does not have.
     """
     lines = _read_lines(path)
     utterances = reading.utterances
@@ -47,7 +47,7 @@ def add_texts(path: Path, reading: Reading) -> list[Utterance]:
 
 
 def _read_lines(path: Path) -> list[tuple[int, str, str]]:
-    """(line number, key, words) of every line that is not blank."""
+    """Read (line number, key, words) of every non-blank line."""
     lines = []
     for number, line in enumerate(re.split("\r\n|\r|\n", _decode(path)), start=1):
         key, *words = line.split(maxsplit=1)[:2] or [""]
@@ -63,7 +63,7 @@ def _decode(path: Path) -> str:
     try:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows' "Unicode"
             return content.decode("utf-16")
-        text = content.decode("utf-8-sig")  # editors on Windows begin files with a mark
+        text = content.decode("utf-8-sig")  # editors on Windows write a BOM
     except UnicodeDecodeError as err:
         number = err.object[: err.start].count(b"\n") + 1
         raise UserError(
