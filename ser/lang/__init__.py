@@ -1,1 +1,1 @@
-"""From words over phones and manner classes to emotion-tagged units (stage 2)."""
+"""Words to phones, manner classes and emotion-tagged units (stage 2)."""

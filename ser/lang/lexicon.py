@@ -1,14 +1,14 @@
 """Transcripts -> words -> pronunciations.
 
 A lexicon has one pronunciation per word and only the words of its corpus. English words come
-from CMUdict or, where it lacks them, from g2p_en's neural model; words of other languages are
+from CMUdict or, if out of vocabulary, from g2p_en's neural model; words of other languages are
 pronounced one by one by espeak-ng. Word by word, not sentence by sentence: the pronunciation of
 a word is then the same everywhere, and can be looked up and corrected in one place.
 
 Mandarin is written without blanks, and a character's reading depends on its neighbours (行 is xíng,
-but 银行 yínháng). So everything between two blanks or punctuation marks is one "word", and
-espeak-ng, which has a dictionary of phrases, finds the words in it; blanks in the transcript are
-kept and may help it. Transcripts in pinyin are words like those of other languages.
+but 银行 yínháng). So everything between two blanks or punctuation marks is one "word", which
+espeak-ng, with its phrase dictionary, segments into words; blanks in the transcript are
+kept and may help it. Transcripts in pinyin are treated as words like those of other languages.
 """
 
 import re
@@ -29,23 +29,23 @@ _TAG = re.compile(r"\[([^\[\]]*)\]")
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`\x91\x92", "'"))
 # "b-but": the cut-off consonant is no word of its own, and CMUdict would read the letter's name.
 _STUTTER = re.compile(r"\b([^\W\d_aeiou])-+(?=\1)", re.IGNORECASE)
-# Vowels are marks behind letters in Hindi, Thai or pointed Arabic, and joiners stand within words.
+# Vowels are marks after letters in Hindi, Thai or pointed Arabic, and joiners occur within words.
 _MARKS = "".join(map(chr, (n for n in range(0x10000) if unicodedata.category(chr(n))[0] == "M")))
 _LETTERS_OF_WORD = rf"(?:[^\W_][{_MARKS}\u200c\u200d]*)+"
 _WORD = re.compile(rf"'?{_LETTERS_OF_WORD}(?:'{_LETTERS_OF_WORD})*'?")
-_SOFT_HYPHEN = "\u00ad"  # where a line may break
+_SOFT_HYPHEN = "\u00ad"  # a possible line break
 _LETTERS = re.compile(r"[A-Z']+")
-_PINYIN = re.compile(r"(?:[a-z]+[0-5])+")  # as split_words writes it
+_PINYIN = re.compile(r"(?:[a-z]+[0-5])+")  # as written by split_words
 _PINYIN_VOICE = "cmn-latn-pinyin"  # of espeak-ng
 _LATIN_OR_HAN = re.compile(r"[a-z']+|[^a-z']+")
 _SUFFIX_R = ("儿", "兒")
-# In espeak-ng's reading of Han characters: a switch to English, and what it says for one it lacks.
+# In espeak-ng's output for Han characters: a switch to English, and a character that it lacks.
 _UNREAD = ("(", "əː")
 
 
 @dataclass
 class Transcripts:
-    """Words of every utterance, upper-case, and how often each tag was dropped."""
+    """Upper-case words of every utterance, and the number of times each tag was dropped."""
 
     words: dict[str, list[str]] = field(default_factory=dict)
     tags: Counter = field(default_factory=Counter)
@@ -53,12 +53,12 @@ class Transcripts:
 
 @dataclass
 class Lexicon:
-    """Phones of every word, the class of every phone, and who pronounced the words."""
+    """Phones of every word, class of every phone, and source of the pronunciations."""
 
     phones: dict[str, list[str]]
     classes: dict[str, str]
     source: str
-    predicted: list[str] = field(default_factory=list)  # words that the dictionary lacks
+    predicted: list[str] = field(default_factory=list)  # out-of-vocabulary words
 
 
 def split_text(text: Mapping[str, str], language: str) -> Transcripts:
@@ -75,17 +75,17 @@ def split_text(text: Mapping[str, str], language: str) -> Transcripts:
 def split_words(
     text: str, language: str, known: Container[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """One transcript's words, in upper case, and its tags such as [LAUGHTER], which are dropped.
+    """Split a transcript into upper-case words and its tags such as [LAUGHTER], which are dropped.
 
-    Punctuation goes; hyphens and dashes separate words, so a word broken off ("wh-") stays as
-    far as it was spoken. Apostrophes stay inside words (DON'T) and at their edges only where
-    ``known`` (lower-case words) has the word so: 'CAUSE, but not 'HELLO'. English numbers are
-    spelled out and accents removed; elsewhere digits stay for espeak-ng to read. A Mandarin
+    Punctuation is removed; hyphens and dashes separate words, so the spoken part of a truncated
+    word ("wh-") is kept. Apostrophes are kept inside words (DON'T), and at their edges only if
+    ``known`` (lower-case words) has the word like this: 'CAUSE, but not 'HELLO'. English numbers
+    are spelled out and accents removed; in other languages digits are left to espeak-ng. A Mandarin
     transcript without Han characters whose words carry tones is pinyin, whose syllables are written
-    with digits (XIA4YU3); syllables without a tone have the neutral one.
+    with digits (XIA4YU3); syllables without a tone mark have the neutral tone.
     """
     tags = [tag.strip().upper() for tag in _TAG.findall(text)]
-    # NFKC also folds the wide forms of letters and digits that Chinese fonts have.
+    # NFKC also folds the full-width letters and digits of Chinese text.
     form = "NFKC" if language == MANDARIN else "NFC"
     text = unicodedata.normalize(form, _TAG.sub(" ", text)).translate(_QUOTES)
     text = text.replace(_SOFT_HYPHEN, "")
@@ -125,18 +125,17 @@ def _settle_edges(token: str, known: Container[str]) -> str:
 
 
 def _upper(word: str) -> str:
-    # str.upper() would make "ss" of "ß", and "Maße" (measures) would sound like "Masse" (mass).
+    # str.upper() would turn "ß" into "SS", and "Maße" (measures) would sound like "Masse" (mass).
     return word.replace("ß", "ẞ").upper()
 
 
 def build_lexicon(
     words: Mapping[str, Sequence[str]], language: str, origin: Path | str = "text"
 ) -> Lexicon:
-    """Pronounce every word once; ``words`` maps utterances to theirs. The lexicon is in C order.
+    """Pronounce every word once; ``words`` maps utterances to words. The lexicon is in C order.
 
-    Raises UserError naming ``origin`` (the file that the words come from), the utterance and
-    the word if a word cannot be pronounced in ``language``, and for Mandarin in Latin letters
-    without tones.
+    Raises UserError naming ``origin`` (the file with the words), the utterance and the word if a
+    word cannot be pronounced in ``language``, and for Mandarin in Latin letters without tones.
     """
     if language == MANDARIN:
         _require_mandarin(words, origin)
@@ -177,7 +176,7 @@ def _require_mandarin(words: Mapping[str, Sequence[str]], origin: Path | str) ->
 
 
 class _English:
-    """CMUdict, and g2p_en's neural model for the words that it lacks."""
+    """CMUdict, and g2p_en's neural model for out-of-vocabulary words."""
 
     source = "CMUdict"
 
@@ -188,7 +187,7 @@ class _English:
     def __call__(self, word: str) -> list[str]:
         if word in self.dictionary:
             return self.dictionary[word]
-        # Without a letter of its alphabet the model would babble.
+        # Without a letter of its alphabet the model would output nonsense.
         if not re.search("[a-z]", word):
             raise ValueError("no letter from A to Z")
         self.predicted.append(word)
@@ -234,7 +233,7 @@ class _Mandarin(_Espeak):
 
     def __call__(self, word: str) -> list[str]:
         syllables = pinyin.syllables(word) if _PINYIN.fullmatch(word) else None
-        if syllables:  # and not such as mp3
+        if syllables:  # not for words such as mp3
             return self._pinyin(syllables)
         result: list[str] = []
         for part in _LATIN_OR_HAN.findall(word):
@@ -250,7 +249,7 @@ class _Mandarin(_Espeak):
         result: list[str] = []
         for syllable in syllables:
             name, tone = syllable[:-1], syllable[-1]
-            plain = name.removesuffix("r") if name != "er" else name  # huar1 is hua1 and the suffix
+            plain = name.removesuffix("r") if name != "er" else name  # huar1 is hua1 plus suffix
             if plain:
                 reading = espeak.phonemize(plain + tone, _PINYIN_VOICE, True)
                 reading = ipa.mend_mandarin(reading)
@@ -262,10 +261,10 @@ class _Mandarin(_Espeak):
         return result
 
     def _han(self, text: str) -> list[str]:
-        """Phones of the longest beginnings of ``text`` that espeak-ng can read, one by one.
+        """Phones of ``text``, read as the longest prefixes that espeak-ng can read, one by one.
 
-        That is all of it, but for words in which 儿 is no syllable of its own (花儿, 一点儿):
-        espeak-ng lists them and then has no sound for them. They end the beginning before 儿.
+        The first prefix is the whole text, except for words in which 儿 is not a syllable of its
+        own (花儿, 一点儿): espeak-ng lists them but has no sound for them. A prefix ends before 儿.
         """
         result: list[str] = []
         while text:

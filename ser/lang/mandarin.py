@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-NEUTRAL = "5"  # the tone of a syllable without a mark
+NEUTRAL = "5"  # tone of a syllable without a tone mark
 _ACCENTS = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
 _DIAERESIS = "\u0308"
 _INITIAL = "zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw]"
@@ -18,9 +18,9 @@ _NUMBERED = re.compile(r"([a-zv]+)([0-5])")
 
 
 def syllables(word: str) -> list[str] | None:
-    """The syllables of a word in pinyin, each with its tone as digit; None if it is none.
+    """Split a pinyin word into syllables with their tones as digits; None if it is not pinyin.
 
-    ü becomes v, and a syllable without a tone has the neutral one: "lǜ de" is lv4, de5.
+    ü becomes v, and a syllable without a tone mark has the neutral tone: "lǜ de" is lv4, de5.
     "xiàyǔ", "xia4yu3" -> ["xia4", "yu3"]; "xī'ān" -> ["xi1", "an1"]; "ok" -> None.
     """
     letters, tones = _letters(word.lower().replace("u:", "v"))
@@ -57,7 +57,7 @@ def has_tone(word: str) -> bool:
 
 
 def _letters(word: str) -> tuple[str | None, dict[int, str]]:
-    """The letters without accents, ü as v, and the tones that accents give by place."""
+    """Letters without accents, ü as v, and the tones given by accents, by position."""
     letters, tones = "", {}
     for char in unicodedata.normalize("NFD", word):
         if char in _ACCENTS and letters:
@@ -72,7 +72,7 @@ def _letters(word: str) -> tuple[str | None, dict[int, str]]:
 
 
 def _split(letters: str, first: bool = True) -> list[str]:
-    """``letters`` as syllables, the longest first wherever the rest is made of syllables too."""
+    """Split ``letters`` into syllables, preferring the longest if the rest can be split too."""
     for end in range(len(letters), 0, -1):
         if (_FIRST if first else _NEXT).fullmatch(letters[:end]):
             rest = letters[end:]

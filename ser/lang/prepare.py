@@ -3,13 +3,13 @@
 ``lang`` always holds the lexicon and the emotion-tagged manner classes:
 
     lexicon.txt         WORD PHONE PHONE ...
-    lexicon.oov         words pronounced by the neural model, one a line
+    lexicon.oov         words pronounced by the neural model, one per line
     phones_to_class.txt PHONE CLASS
     text.words          utt WORD WORD ...   (normalised transcript)
     text.phn            utt PHONE PHONE ...
-    text.units          utt UNIT UNIT ...   (the utterance alone when it has no words)
+    text.units          utt UNIT UNIT ...   (only the utterance id if it has no words)
     units.txt           UNIT ID             (<blank> 0)
-    summary.txt         what was printed
+    summary.txt         the printed summary
 
 ``lang_<type>`` holds ``units.txt`` and ``text.units`` of another token type; ``lang_bpe`` also
 ``bpe.model``.
@@ -34,12 +34,12 @@ from ser.lang.tokens import bpe_units, char_units
 from ser.lang.units import TOKEN_TYPES, ctc_min_frames, phone_units, write_units
 from ser.stage import is_done, mark_done, require_done
 
-DEFAULT_TYPE = "tagged_class"  # made into lang/ itself
+DEFAULT_TYPE = "tagged_class"  # written to lang/ itself
 TEXT_CURE = "to give transcripts: ./run.sh --stage 1 --text FILE with the same --corpus and options"
 
 
 def lang_dir(data_dir: Path | str, token_type: str) -> Path:
-    """The folder of the units of ``token_type``: ``lang`` or ``lang_<type>``.
+    """Folder of the units of ``token_type``: ``lang`` or ``lang_<type>``.
 
     Raises UserError for an unknown type.
     """
@@ -53,11 +53,11 @@ def lang_dir(data_dir: Path | str, token_type: str) -> Path:
 def prepare_lang(data_dir: Path | str, token_type: str, bpe_size: int) -> None:
     """Make ``lang`` and, for another ``token_type``, ``lang_<type>``, unless they are up to date.
 
-    A corpus without a single word gets empty targets, which is said: systems without a phoneme or
-    character head need none.
+    A corpus without any words gets empty targets, and this is reported: systems without a phoneme
+    or character head need none.
 
     Raises UserError if stage 1 is not done, for an unknown token type, a word that cannot be
-    pronounced, a BPE size that the corpus cannot give, and BPE without words.
+    pronounced, a BPE size that the corpus does not allow, and BPE without words.
     """
     directory = lang_dir(data_dir, token_type)
     source = Path(data_dir) / "all"
@@ -165,7 +165,7 @@ def _phone_units(
                 f"{', '.join(emotions)}; make the tables again: ./run.sh --stage 1 --stop-stage 1"
             )
     index = {utt: emotions.index(emotion) for utt, emotion in utt2emo.items()}
-    if token_type.startswith("tagged"):  # what raters disagree on has no tag, so no units
+    if token_type.startswith("tagged"):  # undecided utterances have no tag, so no units
         text_phn = {**text_phn, **dict.fromkeys(read_undecided(source), ())}
     return phone_units(token_type, text_phn, classes, index, len(emotions))
 
@@ -206,7 +206,8 @@ def _summarize_units(
             )
     total = sum(map(len, units.values()))
     empty = sum(not target for target in units.values())
-    # wav2vec 2.0 and its relatives see 25 ms every 20 ms: T = floor((seconds - 0.025) / 0.02) + 1
+    # wav2vec 2.0 and similar models have 25-ms frames every 20 ms:
+    # T = floor((seconds - 0.025) / 0.02) + 1
     frames = {utt: int((seconds - 0.025) / 0.02) + 1 for utt, seconds in duration.items()}
     too_long = sum(ctc_min_frames(target) > frames[utt] for utt, target in units.items())
     return [

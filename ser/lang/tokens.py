@@ -1,4 +1,4 @@
-"""Targets made from spelling instead of sounds: characters and sentencepiece BPE pieces."""
+"""Targets from spelling instead of pronunciation: characters and sentencepiece BPE pieces."""
 
 import io
 import re
@@ -15,12 +15,12 @@ SENTENCE_MARKS = ("<s>", "</s>")
 def char_units(
     words: Mapping[str, Sequence[str]], language: str
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """The inventory (without blank) and each utterance's characters, ``|`` between words.
+    """Make the inventory (without blank) and each utterance's characters, ``|`` between words.
 
-    The inventory is the vocabulary of wav2vec 2.0's English CTC models, which Cai et al. (2021)
-    use: with the blank, there ``<pad>``, 32 symbols: ``<s>``, ``</s>``, ``<unk>``, ``|``, A to Z
-    and the apostrophe. No target holds ``<s>`` or ``</s>``; they are outputs all the same, as they
-    are there. In languages other than English the corpus' further characters follow in C order;
+    The inventory is the vocabulary of wav2vec 2.0's English CTC models, used by Cai et al. (2021):
+    including the blank, there called ``<pad>``, 32 symbols: ``<s>``, ``</s>``, ``<unk>``, ``|``, A
+    to Z and the apostrophe. ``<s>`` and ``</s>`` occur in no target but are outputs, as in these
+    models. In languages other than English the corpus' further characters follow in C order;
     in English they become ``<unk>``.
     """
     inventory = [*SENTENCE_MARKS, UNK, WORD_SEPARATOR, *ascii_uppercase, "'"]
@@ -38,13 +38,13 @@ def char_units(
 def bpe_units(
     words: Mapping[str, Sequence[str]], size: int
 ) -> tuple[list[str], dict[str, list[str]], bytes]:
-    """The inventory of ``size`` pieces with ``<unk>``, each utterance's pieces, and the model.
+    """Train BPE: inventory of ``size`` pieces with ``<unk>``, each utterance's pieces, the model.
 
-    The tokenizer is trained on the transcripts of the whole corpus, those of the test speakers
-    of every fold included (their sound and labels are not).
+    The tokenizer is trained on the transcripts of the whole corpus, including those of the test
+    speakers of every fold (but not their audio or labels).
 
-    Raises UserError if the corpus cannot give exactly ``size`` pieces; the message tells the
-    largest or smallest size that it can give.
+    Raises UserError if the corpus does not allow exactly ``size`` pieces; the message gives the
+    largest or smallest possible size.
     """
     import sentencepiece
 
@@ -56,7 +56,7 @@ def bpe_units(
             model_type="bpe",
             vocab_size=size,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # the words are normalised already
+            normalization_rule_name="identity",  # words are already normalised
             unk_id=0,
             bos_id=-1,
             eos_id=-1,

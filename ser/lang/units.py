@@ -1,10 +1,10 @@
-"""Phonemes -> manner classes -> emotion-tagged units, the targets of the phoneme head.
+"""Phonemes -> manner classes -> emotion-tagged units: the targets of the phoneme head.
 
 Li, Yan, Gao, Fang and Zou (2024) map every phoneme to one of six manner classes and tag each
 class of an utterance with the utterance's emotion:
 
     S plosives and affricates, F fricatives, N nasals, L liquids and glides,
-    V vowels without stress, Vs vowels with primary or secondary stress
+    V unstressed vowels, Vs vowels with primary or secondary stress
 
 so that "no" (N OW1) said angrily (emotion 0) becomes ``N0 Vs0``. The digit is the emotion's index
 in ``data/<corpus>/all/emotions``. Four emotions give 24 units and, with the blank, 25 outputs.
@@ -49,7 +49,7 @@ for _vowel in _VOWELS.split():
 
 
 def tagged_class_inventory(num_emotions: int) -> list[str]:
-    """S0 S1 .. F0 F1 .. Vs0 Vs1 ..: by class in the order of CLASSES, then by emotion."""
+    """List S0 S1 .. F0 F1 .. Vs0 Vs1 ..: by class in the order of CLASSES, then by emotion."""
     return [f"{name}{digit}" for name in CLASSES for digit in range(num_emotions)]
 
 
@@ -60,7 +60,7 @@ def phone_units(
     emotion_index: Mapping[str, int],
     num_emotions: int,
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """The inventory (without blank) and each utterance's units, for a type made from phones.
+    """Make the inventory (without blank) and each utterance's units, for a phone-based token type.
 
     ``text_phn`` maps an utterance to its phones, ``classes`` a phone to its manner class and
     ``emotion_index`` an utterance to its emotion's index. Class inventories are complete; phone
@@ -80,7 +80,7 @@ def phone_units(
             utt: [classes[phone] for phone in target] for utt, target in text_phn.items()
         }
     if token_type == "tagged_phone":
-        # The underscore keeps the tag apart from ARPAbet's stress digit.
+        # The underscore separates the tag from ARPAbet's stress digit.
         return [f"{phone}_{digit}" for phone in phones for digit in digits], {
             utt: [f"{phone}_{emotion_index[utt]}" for phone in target]
             for utt, target in text_phn.items()
@@ -91,13 +91,13 @@ def phone_units(
 
 
 def token_tables(token_type: str) -> tuple[str, str]:
-    """The names in dump/<corpus> of the table of units and of the inventory of ``token_type``."""
+    """File names in dump/<corpus> of the units and of the inventory of ``token_type``."""
     suffix = "" if token_type == "tagged_class" else f"_{token_type}"
     return f"text{suffix}", f"units{suffix}.txt"
 
 
 def tag_stripper(token_type: str) -> Callable[[str], str] | None:
-    """What takes the emotion tag off a unit; None for units that are not phonemes.
+    """Function that strips the emotion tag from a unit; None for units that are not phonemes.
 
     ``Vs3`` becomes ``Vs`` and ``AH0_3`` becomes ``AH0``; untagged units stay as they are.
     """
@@ -112,10 +112,10 @@ def tag_stripper(token_type: str) -> Callable[[str], str] | None:
 def read_untagged(
     units: Sequence[str], strip_tag: Callable[[str], str]
 ) -> tuple[list[str], dict[str, int]]:
-    """The inventory that is left of ``units`` (the blank first) without tags, and where each goes.
+    """Strip the tags from the inventory ``units`` (the blank first).
 
     Returns:
-        The units without tags, the blank first, and for each of ``units`` its index among them.
+        The untagged units, the blank first, and for each of ``units`` its index among them.
     """
     untagged = {unit: unit if unit == BLANK else strip_tag(unit) for unit in units}
     names = list(dict.fromkeys(untagged.values()))
@@ -123,10 +123,10 @@ def read_untagged(
 
 
 def ctc_min_frames(units: Sequence) -> int:
-    """The fewest frames in which CTC can emit ``units``: U + R.
+    """Minimum number of frames in which CTC can emit ``units``: U + R.
 
-    U is the number of units, R that of neighbours which are equal: between two equal units CTC
-    needs a blank, or it would read them as one (Graves et al., 2006).
+    U is the number of units, R the number of adjacent repeats: between two equal units CTC
+    needs a blank, or they would be merged (Graves et al., 2006).
     """
     return len(units) + sum(a == b for a, b in zip(units, units[1:], strict=False))
 
@@ -138,9 +138,9 @@ def write_units(path: Path | str, inventory: Iterable[str]) -> None:
 
 
 def read_units(path: Path | str) -> list[str]:
-    """The units of a ``units.txt`` by id; the first is the blank.
+    """Read the units of a ``units.txt`` in order of id; the first is the blank.
 
-    Raises UserError naming file and line if ids do not count from 0, a unit is listed twice or
+    Raises UserError naming file and line if ids do not count up from 0, a unit is listed twice or
     the blank is not first.
     """
     units: list[str] = []
@@ -164,8 +164,8 @@ def greedy_ctc(best: Iterable[int], units: Sequence[str]) -> list[str]:
     """Best-path CTC decoding: merge adjacent repeats, then drop the blank (index 0).
 
     Args:
-        best: the most probable unit's index in every frame, (T,).
-        units: names by index.
+        best: Index of the most probable unit in each frame, (T,).
+        units: Names by index.
     """
     decoded, previous = [], 0
     for index in best:
@@ -177,7 +177,7 @@ def greedy_ctc(best: Iterable[int], units: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Edits over reference units; ``empty`` utterances had no reference and are not in it."""
+    """Edits over reference units; ``empty`` counts utterances without a reference, left out."""
 
     edits: int
     units: int
@@ -186,7 +186,7 @@ class ErrorRate:
 
     @property
     def rate(self) -> float | None:
-        """Edits per reference unit; above 1 is possible. None without any reference unit."""
+        """Edits per reference unit, which may exceed 1; None without reference units."""
         return self.edits / self.units if self.units else None
 
 
@@ -208,7 +208,7 @@ def unit_error_rate(
 
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[int | None, int | None]]:
-    """An alignment with the fewest edits: a position in each, None where a unit has no partner."""
+    """Align with the fewest edits: pairs of positions, None where a unit has no counterpart."""
     import editdistance
 
     pairs: list[tuple[int | None, int | None]] = []
@@ -232,5 +232,5 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[int | None, int 
 
 
 def units_head(model: Any) -> str | None:
-    """The head that fills the units column: the first that emits units by CTC, if any."""
+    """Name of the head for the units column: the first CTC head, if any."""
     return next(iter(model.aux_units), None)
