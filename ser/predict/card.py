@@ -1,7 +1,7 @@
-"""The model card: what a model was measured to do, how, on whom, and what it is not for.
+"""Model card: measured scores, evaluation protocol, test speakers, and out-of-scope uses.
 
-A card is made from scores.json once and travels with the model: as ``card`` of config.json for
-programs, as README.md with a Hugging Face metadata block for people and the hub.
+A card is made once from scores.json and shipped with the model: as ``card`` in config.json for
+programs, as README.md with a Hugging Face metadata block for users and the hub.
 """
 
 import textwrap
@@ -19,7 +19,7 @@ from ser.provenance import EGS
 from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.scoring.text import partial_notes
 
-# What kind of speech the numbers are about; the second half of a sentence.
+# Kind of speech that the scores were measured on; second half of a sentence.
 SPEECH = {
     "iemocap": "ten actors in English dialogues, in part from a script, recorded in a laboratory",
     "iemocap_improvised": "ten actors who improvise English dialogues in a laboratory",
@@ -81,7 +81,7 @@ LIMITS = (
 
 
 def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
-    """The card of exp/<corpus>/<tag>; one that says so where stage 5 has not scored it."""
+    """Make the card of exp/<corpus>/<tag>; it says so if stage 5 has not scored it."""
     try:
         return make_card(read_scores(exp_dir / "scores.json"))
     except FileNotFoundError:
@@ -94,11 +94,11 @@ def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
 
 
 def make_card(scores: Mapping[str, Any], trained: Trained | None = None) -> dict[str, Any]:
-    """The card of what ``scores``, the contents of a scores.json, are about.
+    """Make the card of the experiment with ``scores``, the contents of a scores.json.
 
-    ``trained`` is what the corpus's utterances are like, where that was measured.
-    Scores are fractions from 0 to 1, as in scores.json; ``marks`` are the sentences without which
-    they must not be shown.
+    ``trained`` describes the corpus's utterances, if measured.
+    Scores are fractions from 0 to 1, as in scores.json; ``marks`` are caveats that must be shown
+    with them.
     """
     summary = scores["summary"]
     names = ("wa", "ua", "wa_pooled", "ua_pooled")
@@ -131,7 +131,7 @@ def make_card(scores: Mapping[str, Any], trained: Trained | None = None) -> dict
 
 
 def make_marks(scores: Mapping[str, Any]) -> list[str]:
-    """Why the scores are too good, not comparable or not complete; empty when they are sound."""
+    """Reasons why the scores are too good, not comparable or incomplete; empty if sound."""
     marks = [f"LEAKY: {why}" for why in scores["leaky"]]
     if caveat(scores["protocol"]) == SPEAKER_DEPENDENT:
         marks.append(
@@ -142,11 +142,11 @@ def make_marks(scores: Mapping[str, Any]) -> list[str]:
 
 
 def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """README.md of a packed model.
+    """Format README.md of a packed model.
 
     Args:
         config: The contents of its config.json.
-        sizes: Bytes of each file of weights.
+        sizes: Size in bytes of each weight file.
     """
     card, emotions = config["card"], config["emotions"]
     scores, folds = card["scores"], list(config["folds"])
@@ -204,7 +204,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
 
 
 def _shared(config: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
-    """The file that all folds share, if there is one."""
+    """The row of the file that all folds share, if there is one."""
     name = config.get("encoder")
     return {"name": name, "size": format_size(sizes[name])} if name else {}
 
@@ -217,7 +217,7 @@ def _limits(card: Mapping[str, Any], count: int) -> list[str]:
 
 
 def format_size(count: float) -> str:
-    """Bytes in the unit that suits them: 380 MB."""
+    """Format bytes in a suitable unit: 380 MB."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -226,7 +226,7 @@ def format_size(count: float) -> str:
 
 
 def _metadata(config: Mapping[str, Any]) -> str:
-    """The block that the hub reads; model-index holds percentages, as the tables do."""
+    """Metadata block for the hub; model-index has percentages, like the tables."""
     card = config["card"]
     scores = card["scores"]
     metrics = [

@@ -1,4 +1,4 @@
-"""Predict the emotions in any recording with a trained model, or with the models of all its folds.
+"""Predict the emotions in a recording with a trained model, or with an ensemble of its folds.
 
 model = SpeechEmotion.from_pretrained("exp/iemocap/s1_mtl_phoneme_strict_seed1")
 result = model("recording.mp3")
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     import torch
 
 AUTO, NONE = "auto", "none"
-# Attention over a whole recording takes memory that grows with the square of its length.
+# Attention over a whole recording takes memory quadratic in its length.
 LONGEST_SECONDS = 300.0
-SHORTEST_SECONDS = 0.5  # of the windows; shorter ones are too short for an emotion
-BATCH_SECONDS = 30.0  # of padded audio through the network at once
+SHORTEST_SECONDS = 0.5  # minimum window; shorter ones are too short for an emotion
+BATCH_SECONDS = 30.0  # of padded audio per batch
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The prediction for one recording.
 
-    ``segments`` follow on one another; where the recording has digital silence, there is none.
-    ``units`` is the track of the CTC head, empty if the model has none.
+    ``segments`` are consecutive; there is none for digital silence in the recording.
+    ``units`` is the output of the CTC head, empty if the model has none.
     """
 
     emotion: str
@@ -61,24 +61,24 @@ class Prediction:
     units: list[Unit]
     duration: float  # seconds
     warnings: tuple[str, ...] = ()  # why the model may be wrong about it
-    values: dict[str, float] = field(default_factory=dict)  # arousal ..., where there are heads
-    speakers: dict[str, Segment] = field(default_factory=dict)  # each as a whole (turns.py)
+    values: dict[str, float] = field(default_factory=dict)  # arousal ..., if there are such heads
+    speakers: dict[str, Segment] = field(default_factory=dict)  # mean over each one's turns
 
 
 class SpeechEmotion:
-    """A classifier of recordings.
+    """Emotion classifier for recordings.
 
     Args:
-        models: one for each fold (predict/models.py); their probabilities are averaged.
-        feats_type: what they read, ``raw`` or one of ser.data.features.FEATS_TYPES.
-        synthetic: whether they were trained on synthetic voices.
-        trained: what their training utterances were like; None if unknown.
-        classes: decide between these emotions only: their probabilities are restricted to them
-            and renormalised. All when None.
-        abstain: the least probability of a decision; below it the answer is ``unsure``.
+        models: One model per fold (predict/models.py); their probabilities are averaged.
+        feats_type: Input of the models, ``raw`` or one of ser.data.features.FEATS_TYPES.
+        synthetic: Whether they were trained on synthetic voices.
+        trained: Properties of their training utterances; None if unknown.
+        classes: Decide between these emotions only: the probabilities are restricted to them
+            and renormalised. All if None.
+        abstain: Minimum probability of a decision; below it the answer is ``unsure``.
 
     Raises:
-        UserError: ``classes`` or ``abstain`` that cannot be.
+        UserError: Invalid ``classes`` or ``abstain``.
     """
 
     def __init__(
@@ -112,16 +112,16 @@ class SpeechEmotion:
         """Load a model.
 
         Args:
-            source: a packed model's folder, zip or hub id, or exp/<corpus>/<tag>.
+            source: A packed model's folder, zip or hub id, or exp/<corpus>/<tag>.
             device: cpu, cuda, cuda:1, mps...; auto takes a GPU if there is one.
-            folds: the folds whose models are asked, or "NAME NAME"; all when None. Each is kept
+            folds: The folds whose models are used, or "NAME NAME"; all if None. Each is kept
                 in memory.
-            backend, precision: see ser.predict.package.load_models.
-            classes, abstain: as of the class.
+            backend, precision: See ser.predict.package.load_models.
+            classes, abstain: See the class.
 
         Raises:
-            UserError: no such model, a damaged one, unknown folds, no such device, a backend or
-                precision that the model or the machine does not have.
+            UserError: No such model, a damaged one, unknown folds, no such device, a backend or
+                precision that the model or the machine does not support.
         """
         from ser.predict.package import load_models, open_model
 
@@ -148,16 +148,16 @@ class SpeechEmotion:
         """Predict one recording; memory does not grow with its length.
 
         Args:
-            audio: a file, or samples (L,), (L, channels) or (channels, L): floats in [-1, 1] or
-                integers of full scale; or {"array": samples, "sampling_rate": Hz}.
-            sampling_rate: of samples, Hz.
+            audio: A file, or samples (L,), (L, channels) or (channels, L): floats in [-1, 1] or
+                full-scale integers; or {"array": samples, "sampling_rate": Hz}.
+            sampling_rate: Sampling rate of the samples, Hz.
             segments: ``auto`` (see ser/predict/windows.py), ``none`` for the whole recording as one
-                utterance, or the length of windows in seconds.
-            on_progress: called with the seconds done and the seconds there are.
+                utterance, or the window length in seconds.
+            on_progress: Called with the seconds done and the total seconds.
 
         Raises:
-            UserError: what cannot be read (predict/recordings.py), a recording that is silent from
-                start to end or shorter than one frame; ``none`` with more than LONGEST_SECONDS.
+            UserError: Unreadable audio (predict/recordings.py), a recording that is entirely silent
+                or shorter than one frame; ``none`` with more than LONGEST_SECONDS.
         """
         check_segments(segments)
         recording = open_recording(audio, sampling_rate)
@@ -193,12 +193,12 @@ class SpeechEmotion:
         )
 
     def warnings_of(self, meter: Meter, rate: float | None) -> tuple[str, ...]:
-        """Why the model may be wrong about a recording that was metered, of ``rate`` Hz."""
+        """Why the model may be wrong about a recording of ``rate`` Hz, as measured by ``meter``."""
         synthetic = (SYNTHETIC,) if self.synthetic else ()
         return (*synthetic, *differences(meter, rate, self.trained))
 
     def _named(self, probs: np.ndarray) -> dict[str, float]:
-        """(C,) probabilities of all the model's emotions -> those of ``emotions``, summing to 1."""
+        """Restrict the model's probabilities (C,) to ``emotions`` and renormalise them."""
         if self.emotions != self._all:
             chosen = np.array([emotion in self.emotions for emotion in self._all])
             probs = np.where(chosen, probs + FLOOR, 0)
@@ -206,7 +206,7 @@ class SpeechEmotion:
         return {e: float(p) for e, p in zip(self._all, probs, strict=True) if e in self.emotions}
 
     def _face(self, audio: Any) -> str:
-        """Box and file of the face that a model of ``audio_video`` looks at; else nothing."""
+        """Box and file of the face for a model of ``audio_video``; else empty."""
         if self.feats_type != AUDIO_VIDEO:
             return ""
         if not isinstance(audio, str | Path):
@@ -216,7 +216,7 @@ class SpeechEmotion:
     def _infer(
         self, name: str, windows: Sequence[Window], face: str
     ) -> Iterator[tuple[Window, np.ndarray, dict[str, float], np.ndarray | None]]:
-        """Each window, its probabilities (C,), values, and units' posteriors (T, V) if any.
+        """Yield each window, its probabilities (C,), values, and unit posteriors (T, V) if any.
 
         All are means over the models.
         """
@@ -245,7 +245,7 @@ class SpeechEmotion:
 
 
 def check_decision(emotions: Sequence[str], classes: Sequence[str] | None, abstain: float) -> None:
-    """Raise UserError for ``classes`` or ``abstain`` that cannot be, of a model's ``emotions``."""
+    """Raise UserError for ``classes`` or ``abstain`` that do not fit a model's ``emotions``."""
     if classes is not None and (len({*classes}) < 2 or {*classes} - {*emotions}):
         raise UserError(
             f"--classes {','.join(classes)}: expected two or more of the model's emotions: "
@@ -256,7 +256,7 @@ def check_decision(emotions: Sequence[str], classes: Sequence[str] | None, absta
 
 
 def check_segments(segments: str | float) -> None:
-    """Raise UserError unless ``segments`` is auto, none, or a number of seconds that can be."""
+    """Raise UserError unless ``segments`` is auto, none, or a valid number of seconds."""
     if segments in (AUTO, NONE):
         return
     if not isinstance(segments, Real) or not (SHORTEST_SECONDS <= segments <= LONGEST_SECONDS):
@@ -267,7 +267,7 @@ def check_segments(segments: str | float) -> None:
 
 
 def _windows(recording: Recording, segments: str | float) -> Iterator[Window]:
-    """The windows of a recording; UserError if it cannot be taken as one or is too short."""
+    """Windows of a recording; UserError if it is too long to be taken as one, or too short."""
     blocks = recording.blocks()
     if segments == AUTO:
         windows = cut_auto(blocks)
@@ -289,7 +289,7 @@ def _windows(recording: Recording, segments: str | float) -> Iterator[Window]:
 
 
 def _batches(windows: Iterable[Window]) -> Iterator[list[Window]]:
-    """Windows of one length in order, as many at once as BATCH_SECONDS hold; at least one."""
+    """Batch consecutive windows of equal length, up to BATCH_SECONDS, at least one each."""
     batch: list[Window] = []
     for window in windows:
         size = len(window.samples)

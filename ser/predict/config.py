@@ -1,4 +1,4 @@
-"""config.json and config.yaml of a packed model, which may come from anywhere."""
+"""config.json and config.yaml of a packed model, which may be untrusted."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ser.predict.files import AGAIN, CONFIG, WHAT, Files, read_shapes, read_text
 from ser.predict.inputs import Trained
 from ser.training.experiment import NETWORK, NETWORK_KEYS, UNITS
 
-FORMAT_VERSION = 2  # which has an encoder beside its folds; a model without one is of version 1
+FORMAT_VERSION = 2  # with an encoder beside the folds; a model without one has version 1
 MODEL_TYPE = "speech-emotion-recognition"
 SAMPLING_RATE = 16000
-ENCODER_SIZES = (  # of its configuration, that a tensor's size or the number of tensors reaches
+ENCODER_SIZES = (  # in its configuration, bounded by tensor sizes or the number of tensors
     "num_hidden_layers",
     "hidden_size",
     "intermediate_size",
@@ -53,7 +53,7 @@ def _two_or_more(names: Any) -> list[str]:
 
 
 class FoldEntry(BaseModel):
-    """One fold: files of weights and graph, temperature, and the classes of heads of labels."""
+    """One fold: weight and graph files, temperature, and the classes of label heads."""
 
     weights: str
     onnx: Annotated[str | None, Field(pattern=r"^[\w-][\w.-]*\.onnx$")] = None
@@ -73,7 +73,7 @@ WEIGHTS = r"[\w-][\w.-]*\.safetensors"
 
 
 class Card(BaseModel):
-    """What of the card decides about warnings; ser/predict/card.py writes it."""
+    """Entries of the card used for warnings; ser/predict/card.py writes it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -82,7 +82,7 @@ class Card(BaseModel):
 
 
 class Config(BaseModel):
-    """What of config.json is read; the other entries are for readers."""
+    """Entries of config.json that are read; the others are for users."""
 
     model_config = ConfigDict(strict=True)
 
@@ -95,7 +95,7 @@ class Config(BaseModel):
 
 
 def read_config(files: Files) -> Config:
-    """config.json; UserError where it is of another version or a value does not fit."""
+    """Read config.json; UserError for another version or an invalid value."""
     where = f"{files.where}: {CONFIG}"
     try:
         config = json.loads(read_text(files, CONFIG).decode("utf-8"))
@@ -128,7 +128,7 @@ def read_config(files: Files) -> Config:
 
 
 def read_network(files: Files, emotions: list[str]) -> dict[str, Any]:
-    """config.yaml, less what does not build the network."""
+    """Read the entries of config.yaml that build the network."""
     where = f"{files.where}: {NETWORK}"
     try:
         content = yaml.safe_load(read_text(files, NETWORK).decode("utf-8"))
@@ -175,7 +175,7 @@ def check_weights(
     network: Mapping[str, Any],
     encoder: str | None = None,
 ) -> None:
-    """Refuse weights that are missing, cut short or of other outputs, by their header alone."""
+    """Reject weights that are missing, truncated or for other outputs, from the header alone."""
     where = f"{files.where}: {name}"
     shapes = read_shapes(files, name) | (read_shapes(files, encoder) if encoder else {})
     try:
@@ -202,7 +202,7 @@ def check_weights(
     for frontend in encoder_confs(network["frontend"], network["frontend_conf"]):
         encoder = frontend.get("config")
         for key in ENCODER_SIZES if isinstance(encoder, dict) else ():
-            # which would be built, for minutes or until the memory is full, and then not fit
+            # such a network would be built, for minutes or until memory is full, and then not fit
             if isinstance(encoder.get(key), int) and encoder[key] > most:
                 raise UserError(
                     f"{files.where}: {NETWORK}: frontend_conf.config.{key} is {encoder[key]}, "

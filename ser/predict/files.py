@@ -1,4 +1,4 @@
-"""The files of a packed model, in a folder or a zip that is read in place."""
+"""Files of a packed model, in a folder or a zip that is read in place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG, CARD = "config.json", "README.md"
-LFS_POINTER = b"version https://git-lfs"  # how the files begin that Git LFS leaves in place
-TEXT_LIMIT = 16 << 20  # bytes of a file that is read as text, or of a header of weights
-ZIP_LIMIT = 100  # unpacked bytes for each byte of the archive; weights hardly compress
+LFS_POINTER = b"version https://git-lfs"  # first bytes of a Git LFS pointer file
+TEXT_LIMIT = 16 << 20  # bytes of a text file or of the header of a weight file
+ZIP_LIMIT = 100  # unpacked bytes per byte of the archive; weights hardly compress
 AGAIN = "copy or download it again, or pack it again: ser pack exp/<corpus>/<tag>"
 WHAT = "a packed model (folder or zip), a hub id such as owner/name, or exp/<corpus>/<tag>"
 
@@ -41,7 +41,7 @@ class Folder:
         return open(self.path / name, "rb")
 
     def graph(self, name: str) -> str | bytes:
-        """What onnxruntime opens."""
+        """The graph as onnxruntime opens it: a path or its bytes."""
         return str(self.path / name)
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ class Folder:
 
 
 class Zip:
-    """A zip that is read in place, once its members are known to be harmless."""
+    """A zip that is read in place after its members are checked to be harmless."""
 
     def __init__(self, path: Path):
         self.where = str(path)
@@ -66,7 +66,7 @@ class Zip:
         if any(name.endswith("/data.pkl") for name in self.members):
             raise UserError(f"{path}: a checkpoint of PyTorch, which is not unpickled; give {WHAT}")
         within = [name for name in self.members if name.endswith(f"/{CONFIG}")]
-        # the zip of a folder, not of what is in it
+        # a zip of the folder itself rather than of its files
         nested = CONFIG not in self.members and len(within) == 1
         self.folder = within[0].removesuffix(CONFIG) if nested else ""
 
@@ -99,11 +99,11 @@ Files = Folder | Zip
 
 
 def refuse_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive that would write outside its folder, or more than it can well hold.
+    """Reject an archive that would write outside its folder, or is a zip bomb.
 
     Raises:
-        UserError: absolute names, names with ``..``, links, devices, a name that is there twice,
-            or members that say they unpack to more than ZIP_LIMIT times the archive.
+        UserError: Absolute names, names with ``..``, links, devices, duplicate names, or members
+            whose stated size is more than ZIP_LIMIT times the archive.
     """
     cure = "do not unpack it; get it again from somebody whom you trust"
     seen = set()
@@ -127,7 +127,7 @@ def refuse_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def read_text(files: Files, name: str) -> bytes:
-    """The bytes of a file of text; UserError where it is missing, too large or a pointer."""
+    """Read the bytes of a text file; UserError if it is missing, too large or an LFS pointer."""
     if not files.has(name):
         raise UserError(f"{files.where}: {name} is missing in it; {AGAIN}")
     if files.size(name) > TEXT_LIMIT:
@@ -147,7 +147,7 @@ def _is_pointer(files: Files, name: str) -> UserError:
 
 
 def read_shapes(files: Files, name: str) -> dict[str, list[int]]:
-    """The shapes of the tensors in a safetensors file: 8 bytes of length, JSON, data."""
+    """Read the tensor shapes of a safetensors file: 8 bytes of length, JSON, data."""
     where = f"{files.where}: {name}"
     if not files.has(name):
         raise UserError(f"{where} is missing, which {CONFIG} names; {AGAIN}")
@@ -172,7 +172,7 @@ def read_shapes(files: Files, name: str) -> dict[str, list[int]]:
 
 
 def read_tensors(files: Files, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, mapped from a folder; UserError where it is damaged."""
+    """Read a safetensors file, memory-mapped from a folder; UserError if it is damaged."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""Predictions as text for people, JSON lines, CSV, and TextGrids for Praat."""
+"""Predictions as plain text, JSON lines, CSV, and TextGrids for Praat."""
 
 import csv
 import io
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from ser.predict.classifier import Prediction
 from ser.predict.windows import UNSURE, Segment, merge
 
-UNITS_SHOWN = 20  # in the text; the other formats have them all, with their times
+UNITS_SHOWN = 20  # in plain text; the other formats have all of them, with times
 
 
 def as_text(name: str, said: Prediction) -> str:
-    """A few lines: the decision, then where the emotion changes."""
+    """Format a few lines: the decision, then where the emotion changes."""
     listed = _ranked(said.probabilities)
     listed += "".join(f"  {key} {value:.2f}" for key, value in said.values.items())
     unsure = f"{UNSURE}: " if said.emotion == UNSURE else ""
@@ -37,7 +37,7 @@ def as_text(name: str, said: Prediction) -> str:
 
 
 def stream_line(second: int, said: Segment | None, form: str) -> str:
-    """A line of ``--stream`` about the seconds before ``second``; ``said`` is None in silence."""
+    """Format a line of ``--stream`` at ``second``; ``said`` is None in silence."""
     probabilities = said.probabilities if said else {}
     emotion = said.emotion if said else "silence"
     if form == "json":
@@ -49,7 +49,7 @@ def stream_line(second: int, said: Segment | None, form: str) -> str:
 
 
 def _ranked(probabilities: Mapping[str, float]) -> str:
-    """Emotions and probabilities, the most probable first."""
+    """Emotions and probabilities, most probable first."""
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     return "  ".join(f"{emotion} {p:.2f}" for emotion, p in ranked)
 
@@ -64,7 +64,7 @@ def clock(seconds: float) -> str:
 
 
 def as_json(name: str, said: Prediction) -> str:
-    """One JSON object on one line."""
+    """Format one JSON object on one line."""
     document = {
         "file": name,
         "duration": _seconds(said.duration),
@@ -104,16 +104,16 @@ def _speakers(said: Prediction) -> dict[str, Any]:
 
 
 def csv_header(emotions: Sequence[str], values: Sequence[str] = (), turns: bool = False) -> str:
-    """The first line of a CSV file; with a column of speakers if the predictions are of turns."""
+    """Header line of a CSV file; with a speaker column if the predictions are of turns."""
     columns = (*(f"p_{e}" for e in emotions), *values, "warnings", *(["speaker"] if turns else []))
     return _csv([["file", "scope", "start", "end", "emotion", *columns]])
 
 
 def as_csv(name: str, said: Prediction) -> str:
-    """A row of scope ``file`` for the recording and one of scope ``segment`` for each segment.
+    """Format a row of scope ``file`` for the recording and one of scope ``segment`` per segment.
 
     Warnings are in the row of the recording, separated by semicolons. With speakers, rows of scope
-    ``speaker`` are before the segments, each over the whole recording.
+    ``speaker``, each for the whole recording, precede the segments.
     """
     whole = Segment(0.0, said.duration, said.probabilities, said.values)
     rows = [("file", whole, said.emotion, said.warnings)]
@@ -135,7 +135,7 @@ def _csv(rows) -> str:
 
 
 class Interval(NamedTuple):
-    """A labelled stretch of a TextGrid's tier, in seconds."""
+    """A labelled interval in a TextGrid tier, in seconds."""
 
     start: float
     end: float
@@ -143,11 +143,11 @@ class Interval(NamedTuple):
 
 
 def as_textgrid(name: str, said: Prediction) -> str:
-    """A TextGrid in Praat's long format with the tiers ``emotion``, ``units`` and ``warnings``.
+    """Format a TextGrid in Praat's long format with tiers ``emotion``, ``units`` and ``warnings``.
 
-    Stretches that follow on one another with the same emotion are one interval. With speakers,
-    each has a tier of emotions. The tier of units
-    is left out where the model has none, that of warnings, one interval, where there are none.
+    Consecutive segments with the same emotion are merged into one interval. With speakers, each
+    has an emotion tier. The unit tier is left out if the model has no units, and the warning tier,
+    a single interval, if there are no warnings.
     """
     tiers: dict[str, list[Interval]] = {}
     for s in merge(sorted(said.segments, key=lambda s: (s.speaker, s.start))):
@@ -190,11 +190,11 @@ def as_textgrid(name: str, said: Prediction) -> str:
 
 
 def _without_gaps(intervals: Sequence[Interval], end: float) -> list[Interval]:
-    """Praat wants a tier filled from 0 to its end: gaps become intervals without text."""
+    """Fill gaps with empty intervals, since Praat requires a tier to cover 0 to its end."""
     filled, until = [], 0.0
     for start, stop, text in intervals:
         start, stop = max(_seconds(start), until), _seconds(stop)
-        if stop <= start:  # nothing is left of it after rounding
+        if stop <= start:  # empty after rounding
             continue
         if start > until:
             filled.append(Interval(until, start, ""))

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub."""
+"""Download models from the Hugging Face hub."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def download(hub_id: str, cache_dir: str | Path | None) -> Path:
-    """The snapshot of a model of the hub; what is already in the cache needs no network."""
+    """Download a model snapshot from the hub; files already cached need no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -33,7 +33,7 @@ def download(hub_id: str, cache_dir: str | Path | None) -> Path:
             f"{hub_id}: neither a folder here nor a model on the Hugging Face hub; check the "
             "spelling, or log in if it is a private one (hf auth login)"
         ) from None
-    except Exception as err:  # the hub's client and its transport have errors of many kinds
+    except Exception as err:  # the hub client and its transport raise many kinds of errors
         if not isinstance(err, OSError | ValueError) and "httpx" not in type(err).__module__:
             raise
         what = " ".join(str(err.__cause__ or err).split())[:80]

@@ -1,4 +1,4 @@
-"""Whether a recording resembles what a model was trained on: level, pauses, bandwidth, rate."""
+"""Compare a recording with the training data of a model: level, pauses, bandwidth, rate."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.models.inputs import load_input
 
-UTTERANCES = 200  # of the training set that are measured
+UTTERANCES = 200  # measured training utterances
 LOWEST = 100  # dB below full scale
-SILENCE = 30  # a frame so many dB below the level of the recording is silent
-TREBLE_HZ = 4000  # the end of the telephone band; speech at 16 kHz goes on beyond it
-NO_TREBLE = -100.0  # dB, of 16-bit samples without any
+SILENCE = 30  # a frame this many dB below the level of the recording is silent
+TREBLE_HZ = 4000  # end of the telephone band; wideband speech has energy above it
+NO_TREBLE = -100.0  # dB, for 16-bit samples without any energy there
 LEVEL_MARGIN, SILENCE_MARGIN, TREBLE_MARGIN = 6.0, 0.2, 10.0  # dB, share, dB beyond training's
 WINDOW = np.hanning(FRAME_SAMPLES).astype(np.float32)
 SYNTHETIC = "the model was trained on synthetic voices and says nothing about people"
 
 
 class Trained(BaseModel):
-    """What training utterances were like: their 1st and 99th percentiles."""
+    """Properties of the training utterances: 1st and 99th percentiles."""
 
-    level: Annotated[list[float], Field(min_length=2, max_length=2)]  # dB of full scale, from, to
-    silence: float  # share of an utterance, at most
-    treble: float = NO_TREBLE  # dB of the power above TREBLE_HZ relative to all, at least
+    level: Annotated[list[float], Field(min_length=2, max_length=2)]  # dBFS, from and to
+    silence: float  # maximum share of an utterance
+    treble: float = NO_TREBLE  # minimum power above TREBLE_HZ relative to the total, dB
 
 
 class Meter:
-    """Level, pauses and treble of a recording read piece by piece, in constant memory."""
+    """Measure level, pauses and treble of a recording block by block, in constant memory."""
 
     def __init__(self):
         self.power = 0.0
         self.spectrum = np.zeros(FRAME_SAMPLES // 2 + 1)  # power, summed over frames
-        self.counts = np.zeros(LOWEST + 1, dtype=np.int64)  # of frames, by dB below full scale
+        self.counts = np.zeros(LOWEST + 1, dtype=np.int64)  # frames by dB below full scale
 
     def add(self, samples: np.ndarray) -> None:
-        """Take in (L,) samples, int16 or in [-1, 1]; less than a frame at the end is left out."""
+        """Add (L,) samples, int16 or in [-1, 1]; an incomplete last frame is ignored."""
         scale = FULL_SCALE if samples.dtype.kind == "i" else 1.0
         whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
         frames = samples[:whole].reshape(-1, FRAME_SAMPLES).astype(np.float32) / scale
@@ -53,25 +53,25 @@ class Meter:
 
     @property
     def level(self) -> float:
-        """RMS in dB of full scale."""
+        """RMS level in dBFS."""
         return 10 * np.log10(self.power / max(1, self.counts.sum()) + 1e-10)
 
     @property
     def silence(self) -> float:
-        """The share of frames more than SILENCE dB below the level."""
+        """Share of frames more than SILENCE dB below the level."""
         first = min(LOWEST, int(SILENCE - self.level) + 1)
         return float(self.counts[first:].sum() / max(1, self.counts.sum()))
 
     @property
     def treble(self) -> float:
-        """The power above TREBLE_HZ relative to that of all frequencies, in dB."""
+        """Power above TREBLE_HZ relative to the total power, in dB."""
         above = self.spectrum[TREBLE_HZ * FRAME_SAMPLES // SAMPLE_RATE + 1 :].sum()
         share = above / max(self.spectrum.sum(), np.finfo(float).tiny)
         return max(NO_TREBLE, 10 * np.log10(max(share, np.finfo(float).tiny)))
 
 
 def measure_training(wav_scp: Path) -> Trained | None:
-    """What the utterances of a table of waveforms are like; None if they cannot be read."""
+    """Measure the utterances of a wav.scp; None if they cannot be read."""
     try:
         entries = list(read_table(wav_scp).values())
         step = -(-len(entries) // UTTERANCES)
@@ -81,7 +81,7 @@ def measure_training(wav_scp: Path) -> Trained | None:
 
 
 def describe(utterances: Iterable[np.ndarray]) -> Trained:
-    """What ``utterances`` (L,) are like."""
+    """Measure ``utterances``, each (L,)."""
     levels, silences, trebles = [], [], []
     for samples in utterances:
         meter = Meter()
@@ -98,12 +98,12 @@ def describe(utterances: Iterable[np.ndarray]) -> Trained:
 
 
 def differences(meter: Meter, rate: float | None, trained: Trained | None) -> list[str]:
-    """How a recording is far outside the training set; empty if it does not.
+    """List how a recording is far outside the training data; empty if it is not.
 
     Args:
-        meter: That has read it.
-        rate: Its own sampling rate, Hz; None if unknown.
-        trained: None if unknown.
+        meter: Measurements of the recording.
+        rate: Its original sampling rate, Hz; None if unknown.
+        trained: Properties of the training utterances; None if unknown.
     """
     found = []
     if narrow := rate is not None and rate < SAMPLE_RATE:

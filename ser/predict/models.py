@@ -1,8 +1,8 @@
-"""What computes the model of one fold: PyTorch, or onnxruntime, which needs no PyTorch.
+"""Backends for the model of one fold: PyTorch, or onnxruntime, which needs no PyTorch.
 
-Both take float32 utterances of one length, (B, L) samples in [-1, 1] or (B, T, F) features, and
-give log-probabilities: (B, C) over ``emotions`` and, where there are ``units``, (B, T, V); and (B,)
-of each of the ``values`` that they estimate.
+Both take float32 utterances of equal length, (B, L) samples in [-1, 1] or (B, T, F) features, and
+return log-probabilities: (B, C) over ``emotions`` and, if there are ``units``, (B, T, V); and (B,)
+for each of the estimated ``values``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """Of one batch; ``units`` is None without a head of units."""
+    """Output for one batch; ``units`` is None without a unit head."""
 
     logp: np.ndarray
     units: np.ndarray | None
@@ -35,10 +35,10 @@ class TorchModel:
 
     Args:
         model: In evaluation mode, on ``device``.
-        device: As torch names it.
+        device: Name of a torch device.
         precision: ``float32``; ``bfloat16`` by autocast in frontend and encoder; ``int8`` for the
             weights of linear layers, on a CPU; ``auto``: bfloat16 for a model that was trained in
-            it, where the processor or GPU multiplies it, else float32.
+            it if the processor or GPU supports it natively, else float32.
     """
 
     def __init__(self, model: SERModel, device: str = "cpu", precision: str = "float32"):
@@ -53,7 +53,7 @@ class TorchModel:
         if precision == "int8":
             if device != "cpu":
                 raise UserError(f"--precision int8: not on {device}; set --device cpu")
-            with warnings.catch_warnings():  # deprecated, and no other way comes with torch
+            with warnings.catch_warnings():  # deprecated, but torch has no replacement
                 warnings.simplefilter("ignore")
                 quantize = torch.ao.quantization.quantize_dynamic
                 model = quantize(model, {torch.nn.Linear}, torch.qint8)
@@ -68,7 +68,7 @@ class TorchModel:
             self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
     def __call__(self, batch: np.ndarray) -> Output:
-        """One batch; UserError where a GPU's memory is full, or an utterance too short."""
+        """Process one batch; UserError if GPU memory is full or an utterance too short."""
         import torch
 
         speech = torch.from_numpy(batch)
@@ -82,21 +82,21 @@ class TorchModel:
 
 
 class OnnxModel:
-    """A graph that ``ser pack --onnx`` or ``ser export`` wrote, on the CPU.
+    """A graph written by ``ser pack --onnx`` or ``ser export``, on the CPU.
 
     Args:
         graph: Its file, or its contents.
-        where: For messages.
+        where: Name of the graph in error messages.
 
     Raises:
-        UserError: no such graph, or a damaged one.
+        UserError: No such graph, or a damaged one.
     """
 
     def __init__(self, graph: str | bytes, where: str = "the ONNX file"):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised
+        options.log_severity_level = 4  # failures are raised
         try:
             self.session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
@@ -109,7 +109,7 @@ class OnnxModel:
             self.values = [
                 name.removesuffix("_value") for name in outputs if name.endswith("_value")
             ]
-        except Exception as err:  # onnxruntime has classes of its own for every fault
+        except Exception as err:  # onnxruntime has its own class for every error
             what = " ".join(str(err).split())[:200]
             raise UserError(
                 f"{where}: no graph of this recipe, or damaged ({what}); export it again, or set "
@@ -120,7 +120,7 @@ class OnnxModel:
         self.names += [self.head] if self.head else []
 
     def __call__(self, batch: np.ndarray) -> Output:
-        """One batch."""
+        """Process one batch."""
         found = dict(zip(self.names, self.session.run(self.names, {"speech": batch}), strict=True))
         values = {name: found[f"{name}_value"] for name in self.values}
         return Output(found["emotion_logp"], found.get(self.head), values)

@@ -1,17 +1,17 @@
-"""Trained models, wherever they are: a packed folder, its zip, the Hugging Face hub, an experiment.
+"""Open trained models: a packed folder, its zip, the Hugging Face hub, or an experiment.
 
 A packed model (ser/release/pack.py writes it) is a folder with
 
-    config.json              what it is: emotions, sampling rate, folds, scores
+    config.json              description: emotions, sampling rate, folds, scores
     config.yaml              the network, with the encoder's own configuration
-    encoder.safetensors      the encoder of all folds, if those hold adapters of it only
+    encoder.safetensors      the encoder shared by all folds, if these hold only adapters
     units.txt                the units of its CTC head, if it has one
     *.safetensors            the weights of each fold
     *.onnx                   the graph of each fold, if ser pack --onnx was given
 
-and files for other readers. A zip of it is read in place: nothing is unpacked. A model may come
-from anywhere, so nothing in it is unpickled, no file outside it is read for it, and what it says of
-itself is checked before anything is built.
+and files for other readers. A zip of it is read in place: nothing is unpacked. A model may be
+untrusted, so nothing in it is unpickled, no file outside it is read, and its metadata is checked
+before anything is built.
 """
 
 from __future__ import annotations
@@ -59,41 +59,41 @@ class Fold:
 
     where: str  # for messages
     network: Mapping[str, Any]  # config.yaml
-    labels: Mapping[str, list[str]]  # the classes of each head of labels
+    labels: Mapping[str, list[str]]  # the classes of each label head
     weights: Callable[[], dict[str, torch.Tensor]]
-    encoder: Callable[[], dict[str, torch.Tensor]] | None = None  # frozen, where there are adapters
+    encoder: Callable[[], dict[str, torch.Tensor]] | None = None  # frozen, if there are adapters
     graph: Callable[[], OnnxModel] | None = None
-    temperature: float | None = None  # by what its logits are divided
+    temperature: float | None = None  # divisor of the logits
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A model of one or more folds that is ready to be loaded."""
+    """A model of one or more folds, ready to be loaded."""
 
     name: str
     emotions: list[str]  # in class order
     sampling_rate: int  # Hz
     feats_type: str  # raw, or one of ser.data.features.FEATS_TYPES
     token_type: str
-    units: list[str] | None  # of the CTC head by id, the first being the blank
+    units: list[str] | None  # of the CTC head by id, the first is the blank
     card: dict[str, Any]  # corpus, protocol, scores, marks, limits ...; see ser/predict/card.py
     members: Mapping[str, Fold]
 
     @property
     def folds(self) -> list[str]:
-        """The names of the folds, in the protocol's order."""
+        """Names of the folds, in the protocol's order."""
         return list(self.members)
 
     @property
     def graphs(self) -> dict[str, Callable[[], OnnxModel]]:
-        """How to open the ONNX graphs of the folds that have one."""
+        """Functions that open the ONNX graphs of the folds that have one."""
         return {fold: member.graph for fold, member in self.members.items() if member.graph}
 
     def load(self, fold: str, device: str = "cpu") -> SERModel:
-        """The model of ``fold`` in evaluation mode, in 32-bit floats, at its temperature.
+        """Load the model of ``fold`` in evaluation mode, in 32-bit floats, with its temperature.
 
         Raises:
-            UserError: no such fold, damaged weights, or weights of another network.
+            UserError: No such fold, damaged weights, or weights of another network.
         """
         if fold not in self.members:
             raise UserError(
@@ -107,10 +107,10 @@ class Packed:
             parts = network["frontend"], network["frontend_conf"]
             weights = merge(weights, member.encoder(), *parts, member.where)
             network = {**network, "frontend_conf": without_adapters(network["frontend_conf"])}
-        with no_init_weights():  # random numbers for wav2vec2-base would take five seconds
+        with no_init_weights():  # random init of wav2vec2-base would take five seconds
             model = build_network_model(network, self.units, member.labels, member.where)
         try:
-            model.load_state_dict(weights, assign=True)  # which stay mapped from their file
+            model.load_state_dict(weights, assign=True)  # which stay memory-mapped
         except (RuntimeError, TypeError) as err:
             what = " ".join(str(err).split())[:300]
             raise UserError(
@@ -143,11 +143,11 @@ def open_model(source: str | Path, cache_dir: str | Path | None = None) -> Packe
 
     Args:
         source: A packed folder, its zip, a hub id, or an experiment exp/<corpus>/<tag>.
-        cache_dir: Where models of the hub are kept; huggingface_hub's own cache when None.
+        cache_dir: Cache for models of the hub; huggingface_hub's own cache if None.
 
     Raises:
-        UserError: nothing there, no network, or not a sound model: which file, what is wrong with
-            it and how to go on.
+        UserError: Nothing there, no network, or an invalid model: which file, what is wrong with
+            it and what to do.
     """
     path = expand_home(source)
     if path.is_dir():
@@ -173,15 +173,15 @@ def load_models(
     backend: str = "auto",
     precision: str = "auto",
 ) -> list[Model]:
-    """The models of ``folds``, ready to be asked.
+    """Load the models of ``folds``.
 
     Args:
-        backend: ``torch``; ``onnx``; or ``auto``: onnx where all of the folds have graphs,
-            onnxruntime is installed, and neither a device nor a precision is asked for.
-        precision: See TorchModel; ``auto`` of graphs is what was packed.
+        backend: ``torch``; ``onnx``; or ``auto``: onnx if all of the folds have graphs,
+            onnxruntime is installed, and neither a device nor a precision is requested.
+        precision: See TorchModel; for graphs, ``auto`` is the packed precision.
 
     Raises:
-        UserError: what there is not.
+        UserError: A fold, backend, device or precision that is not available.
     """
     graphs = [packed.graphs.get(fold) for fold in folds]
     fits = all(graphs) and device in (None, "auto", "cpu") and precision == "auto"
@@ -206,17 +206,17 @@ def load_models(
 
 
 def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ESPnet's config.yaml that builds the model, needing neither hub nor folder.
+    """Extract the part of ESPnet's config.yaml that builds the model, without hub or folder.
 
     Raises:
-        UserError: the encoder's own configuration is not to be had.
+        UserError: The encoder's own configuration is not available.
     """
     network = {key: config[key] for key in NETWORK_KEYS if key in config}
     if encoder_confs(network["frontend"], network["frontend_conf"]):
         from ser.models.pretrained import embedded_frontend
 
         network["frontend_conf"] = embedded_frontend(network["frontend"], network["frontend_conf"])
-    if "weights" in network["encoder_conf"]:  # which the model holds itself from then on
+    if "weights" in network["encoder_conf"]:  # the packed model contains them
         network["encoder_conf"] = {**network["encoder_conf"], "weights": None, "freeze": False}
     network["aux_conf"] = {
         name: {key: _file_name(value) if key == "table" else value for key, value in head.items()}
@@ -226,7 +226,7 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label_values(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The classes of each head of labels that ESPnet's config.yaml of a fold names."""
+    """Classes of each label head in a fold's ESPnet config.yaml."""
     known = {name: entry["values"] for name, entry in (config.get("aux_labels") or {}).items()}
     return {name: values for name, values in known.items() if isinstance(values[0], str)}
 
@@ -237,10 +237,10 @@ def build_network_model(
     labels: Mapping[str, list[str]],
     where: str = "config.yaml",
 ) -> SERModel:
-    """The untrained model of a packed config.yaml; the caller's random numbers are left alone.
+    """Build the untrained model of a packed config.yaml, preserving the caller's random state.
 
     Raises:
-        UserError: ``network`` is not one that this version can build.
+        UserError: This version cannot build ``network``.
     """
     import torch
 
@@ -251,7 +251,7 @@ def build_network_model(
         try:
             check_network(args)
             return build_model(args, units, labels)
-        except Exception as err:  # a configuration from anywhere can make any part of it fail
+        except Exception as err:  # an untrusted configuration can make any part fail
             what = str(err) if isinstance(err, UserError) else f"{type(err).__name__}: {err}"
             what = " ".join(what.split())[:300]
             raise UserError(
@@ -266,7 +266,7 @@ def _open_packed(files: Files) -> Packed:
     network = read_network(files, emotions)
     units = None
     if needs_units(network):
-        with tempfile.TemporaryDirectory() as directory:  # its reader wants a path
+        with tempfile.TemporaryDirectory() as directory:  # read_units needs a path
             copy = Path(directory) / UNITS
             copy.write_bytes(read_text(files, UNITS))
             try:
@@ -307,7 +307,7 @@ def _open_packed(files: Files) -> Packed:
 
 
 def _open_experiment(exp_dir: Path) -> Packed:
-    """The finished folds of an experiment, each with the model file that stage 5 tests."""
+    """Open the finished folds of an experiment, each with the model file that stage 5 tests."""
     from ser.predict.card import card_of_experiment
 
     folds = finished_folds(exp_dir)

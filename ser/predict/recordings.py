@@ -1,7 +1,7 @@
-"""Any recording as blocks of 16-kHz mono samples: a file of any length, or an array.
+"""Read a recording as blocks of 16-kHz mono samples: a file of any length, or an array.
 
-Files are read by libsndfile, and what it does not know (m4a, mp4, webm) by torchcodec where that
-is installed. Whatever is refused is refused as in training (ser/data/audio.py).
+Files are read by libsndfile, and formats that it does not support (m4a, mp4, webm) by torchcodec if
+installed. Invalid audio is rejected as in training (ser/data/audio.py).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ser.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-ARRAY = "the array"  # what messages call audio that does not come from a file
-QUIETEST_PEAK = 128  # of full scale: wider integers below belong to a narrower scale
-# How files begin that libsndfile does not read: (offset, bytes, what it is).
+ARRAY = "the array"  # name in messages of audio that does not come from a file
+QUIETEST_PEAK = 128  # of full scale: wider integers below this have a narrower scale
+# Magic bytes of files that libsndfile does not read: (offset, bytes, format).
 OTHER_CONTAINERS = (
     (4, b"ftyp", "MP4 or M4A"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
@@ -45,31 +45,31 @@ OTHER_CONTAINERS = (
 class Recording:
     """One recording, ready to be read from its start.
 
-    ``duration`` is what its header says, in seconds. ``blocks()`` yields its samples, int16 at
+    ``duration`` comes from its header, in seconds. ``blocks()`` yields its samples, int16 at
     16 kHz, some seconds at a time.
     """
 
     name: str
     duration: float
     blocks: Callable[[], Iterator[np.ndarray]]
-    rate: float | None = None  # its own, Hz
+    rate: float | None = None  # original sampling rate, Hz
 
 
 def open_recording(
     audio: str | Path | np.ndarray | torch.Tensor | Mapping[str, Any],
     sampling_rate: int | None = None,
 ) -> Recording:
-    """Check what can be checked before decoding.
+    """Open a recording after the checks that need no decoding.
 
     Args:
-        audio: a file; or samples (L,), (L, channels) or (channels, L), of two axes the longer
-            being time: 8 or 16-bit integers, wider ones of full scale, or floats in [-1, 1]; or
-            what datasets and transformers pass round, {"array": samples, "sampling_rate": Hz}.
-        sampling_rate: of an array, Hz. A file says its own.
+        audio: A file; or samples (L,), (L, channels) or (channels, L), where the longer of two axes
+            is time: 8 or 16-bit integers, wider ones at full scale, or floats in [-1, 1]; or the
+            format of datasets and transformers, {"array": samples, "sampling_rate": Hz}.
+        sampling_rate: Sampling rate of an array, Hz; for a file, its own is used.
 
     Raises:
-        UserError: a file that is missing, empty, cut short, or not audio; an array without its
-            rate, of another shape or of no numbers. Reading the blocks raises it for samples that
+        UserError: A file that is missing, empty, truncated, or not audio; an array without sampling
+            rate, of another shape or not numeric. Reading the blocks raises it for samples that
             cannot be decoded, are not finite or far outside full scale.
     """
     if isinstance(audio, Mapping) and "array" in audio:
@@ -85,7 +85,7 @@ def open_recording(
 
 def _as_array(audio: Any) -> np.ndarray:
     try:
-        if hasattr(audio, "detach"):  # a tensor, of whatever kind
+        if hasattr(audio, "detach"):  # a tensor of any kind
             audio = audio.detach().cpu().resolve_neg()
             audio = (audio.float() if audio.is_floating_point() else audio).numpy()
         return np.asarray(audio)
@@ -125,7 +125,7 @@ def _from_array(samples: np.ndarray, sampling_rate: Any) -> Recording:
 
 
 def _require_full_scale(samples: np.ndarray) -> None:
-    """Refuse 16 or 24-bit values in wider integers, which would be taken for near silence."""
+    """Reject 16 or 24-bit values in wider integers, which would be read as near silence."""
     if samples.dtype.kind != "i" or samples.dtype.itemsize <= 2:
         return
     peak = max(int(samples.max()), -int(samples.min()))
@@ -138,7 +138,7 @@ def _require_full_scale(samples: np.ndarray) -> None:
 
 
 def _full_scale(samples: np.ndarray) -> np.ndarray:
-    """Integers of any width as floats in [-1, 1), but for int16; that and floats as they are."""
+    """Convert integers to floats in [-1, 1); int16 and floats are returned unchanged."""
     if samples.dtype == np.int16 or samples.dtype.kind == "f":
         return samples
     middle = 2.0 ** (samples.dtype.itemsize * 8 - 1)
@@ -146,7 +146,7 @@ def _full_scale(samples: np.ndarray) -> np.ndarray:
 
 
 def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
-    """What libsndfile has ``refused``, read by FFmpeg."""
+    """Open a file that libsndfile ``refused`` with FFmpeg."""
     kind = _container(path)
     convert_it = f"or convert it: ffmpeg -i {path} NEW.wav"
     try:
@@ -158,7 +158,7 @@ def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
             f"{path}: {kind} is read by torchcodec, which is not installed; "
             f"pip install -r requirements-apps.txt, {convert_it}"
         ) from None
-    except (RuntimeError, OSError) as err:  # its libraries look for FFmpeg's when loaded
+    except (RuntimeError, OSError) as err:  # torchcodec looks for FFmpeg when loaded
         if kind is None:
             raise refused from None
         what = str(err).partition(" Likely causes")[0].splitlines()[0]

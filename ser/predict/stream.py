@@ -1,4 +1,4 @@
-"""Emotions of speech while it is spoken: a line for every second, in constant memory."""
+"""Streaming prediction: one result per second of speech, in constant memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ NAME = "standard input"
 
 
 def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment | None]:
-    """Predict the last six seconds after every second; None after one that ends in silence.
+    """Predict the last six seconds after every second; yield None after a silent second.
 
     Args:
-        model: What predicts.
-        pipe: 16-bit little-endian samples of one channel; its end ends the stream, and less than
-            a second before that is left out.
-        rate: Of the samples, Hz.
+        model: The classifier.
+        pipe: 16-bit little-endian mono samples until end of file; an incomplete last second is
+            ignored.
+        rate: Sampling rate of the samples, Hz.
 
     Raises:
-        UserError: a ``rate`` below that of speech.
+        UserError: A ``rate`` too low for speech.
     """
     if rate < MIN_SAMPLE_RATE:
         raise UserError(
@@ -52,7 +52,7 @@ def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment
 
 
 def _read(pipe: IO[bytes], count: int) -> bytes:
-    """``count`` bytes, or what is left: a pipe may give fewer at a time."""
+    """Read ``count`` bytes, or the rest: a pipe may return fewer at a time."""
     parts, missing = [], count
     while missing and (part := pipe.read(missing)):
         parts.append(part)

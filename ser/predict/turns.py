@@ -1,6 +1,6 @@
-"""Who feels what: emotions in the turns of a diarisation, by speaker.
+"""Predict emotions per turn and per speaker, given a speaker diarisation.
 
-The diarisation is anybody's, as RTTM (NIST RT-09), of which lines of type SPEAKER are read:
+The diarisation may come from any system, as RTTM (NIST RT-09); lines of type SPEAKER are read:
 
     SPEAKER <file> <channel> <start> <duration> <NA> <NA> <name> <NA> <NA>
 """
@@ -23,12 +23,12 @@ from ser.predict.windows import Segment, decide, has_sound, mean_values, most_pr
 if TYPE_CHECKING:
     from ser.predict.classifier import Prediction, SpeechEmotion
 
-BEYOND = 0.1  # seconds that a turn may go beyond the recording, since frames are rounded up
+BEYOND = 0.1  # seconds that a turn may exceed the recording, since frames are rounded up
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn, in seconds, and the line that has it."""
+    """One turn, in seconds, and its line in the RTTM."""
 
     start: float
     end: float
@@ -37,10 +37,10 @@ class Turn:
 
 
 def read_rttm(path: Path | str) -> dict[str, list[Turn]]:
-    """The turns of each file that an RTTM names, in order of their start.
+    """Read the turns of each file named in an RTTM, in order of their start.
 
     Raises:
-        UserError: no such file, a malformed line, or no turn at all.
+        UserError: No such file, a malformed line, or no turns.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -67,10 +67,10 @@ def read_rttm(path: Path | str) -> dict[str, list[Turn]]:
 
 
 def turns_of(recording: str, duration: float, rttm: dict[str, list[Turn]]) -> list[Turn]:
-    """The turns of one recording, whose name without folder and suffix the RTTM has.
+    """Turns of one recording, looked up by its name without folder and suffix.
 
     Raises:
-        UserError: none, or one that goes beyond the ``duration``.
+        UserError: No turns, or one that exceeds the ``duration``.
     """
     turns = rttm.get(Path(recording).stem)
     if turns is None:
@@ -94,13 +94,13 @@ def predict_turns(
     segments: str | float,
     on_progress: Callable[[float, float], None],
 ) -> Prediction:
-    """Predict each turn by itself; where two people speak at once, both get what is heard.
+    """Predict each turn separately; overlapping speech is used for the turns of both speakers.
 
-    The recording is held in memory, 2 bytes a sample. Turns shorter than a frame or without sound
-    are left out. ``speakers`` has for each the mean over the turns, as long as these last.
+    The recording is held in memory, 2 bytes per sample. Turns shorter than a frame or without sound
+    are left out. ``speakers`` has the mean over each speaker's turns, weighted by duration.
 
     Raises:
-        UserError: as SpeechEmotion; no turn with sound.
+        UserError: As SpeechEmotion; no turn with sound.
     """
     recording = open_recording(audio)
     samples = np.concatenate(list(recording.blocks()))

@@ -1,10 +1,10 @@
 """Cut a recording of any length into windows, and merge their predictions.
 
-The classifier was trained on utterances, not on recordings: IEMOCAP's last 4.55 s in the mean, 90%
-of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is taken as one
-utterance, and a longer one through windows of WINDOW_SECONDS, which are between the mean and the
-90%. Windows overlap by a half and a window speaks for its middle: the timeline has a step every
-3 s, each with 1.5 s of context before and after it.
+The classifier was trained on utterances, not on recordings: IEMOCAP's last 4.55 s on average, 90%
+of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is treated as one
+utterance; a longer one is cut into windows of WINDOW_SECONDS, between the mean and the 90%. Windows
+overlap by half and each decides for its middle: the timeline has a step every 3 s, with 1.5 s of
+context before and after it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ from ser.data.audio import SAMPLE_RATE
 WHOLE_SECONDS = 15.0
 WINDOW_SECONDS = 6.0
 SHIFT_SECONDS = 3.0
-UNSURE = "unsure"  # the answer where no emotion is probable enough
-FLOOR = 1e-30  # of a probability whose logarithm is taken
+UNSURE = "unsure"  # the answer if no emotion is probable enough
+FLOOR = 1e-30  # minimum of a probability before taking its logarithm
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording, in seconds, the emotions' probabilities and the values in it."""
+    """A segment of a recording, in seconds, with its emotion probabilities and values."""
 
     start: float
     end: float
     probabilities: dict[str, float]
-    values: dict[str, float] = {}  # of the heads of values, such as arousal
-    least: float = 0.0  # below it the answer is UNSURE
+    values: dict[str, float] = {}  # of the value heads, such as arousal
+    least: float = 0.0  # probability below which the answer is UNSURE
     speaker: str = ""  # of a turn of a diarisation
 
     @property
@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """One unit of the CTC head, in seconds: it is the most probable from start to end."""
+    """One unit of the CTC head, the most probable one from start to end, in seconds."""
 
     start: float
     end: float
@@ -48,20 +48,20 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a recording: its samples, and the part of the timeline that it decides."""
+    """A window of a recording: its samples, and the part of the timeline that it decides."""
 
-    start: int  # of ``samples`` in the recording
+    start: int  # position of ``samples`` in the recording
     samples: np.ndarray  # (L,) int16 at 16 kHz
     owns: tuple[int, int]  # from, to, in samples of the recording
 
 
 def has_sound(samples: np.ndarray) -> bool:
-    """False where all samples are equal, as in a recording that is refused as silent."""
+    """False if all samples are equal, as in a recording that is rejected as silent."""
     return bool(samples.min() != samples.max())
 
 
 def cut_auto(blocks: Iterable[np.ndarray]) -> Iterator[Window]:
-    """The whole recording as one window if it is short, else windows that overlap by a half."""
+    """Yield a short recording as one window, a longer one as windows that overlap by half."""
     limit = round(WHOLE_SECONDS * SAMPLE_RATE)
     blocks, first, held = iter(blocks), [], 0
     while held <= limit and (block := next(blocks, None)) is not None:
@@ -74,7 +74,7 @@ def cut_auto(blocks: Iterable[np.ndarray]) -> Iterator[Window]:
 
 
 def cut_whole(blocks: Iterable[np.ndarray], limit: int) -> Iterator[Window]:
-    """The whole recording as one window; OverflowError beyond ``limit`` samples."""
+    """Yield the whole recording as one window; OverflowError beyond ``limit`` samples."""
     collected, held = [], 0
     for block in blocks:
         collected.append(block)
@@ -91,11 +91,11 @@ def _chain(first: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np.n
 
 
 def cut(blocks: Iterable[np.ndarray], size: int, shift: int) -> Iterator[Window]:
-    """Windows of ``size`` samples every ``shift``, holding no more of the recording than one.
+    """Yield windows of ``size`` samples every ``shift``, keeping only one in memory.
 
-    The last window goes to the end: what remains after a window gets one of its own only if it is
-    at least half a ``shift``. Each window owns its middle, from half the overlap with the one
-    before to half the overlap with the one after, so that the owned parts follow on one another.
+    The last window extends to the end: the remainder after a window gets its own window only if it
+    is at least half a ``shift``. Each window owns its middle, from half the overlap with the
+    previous window to half the overlap with the next, so that the owned parts are contiguous.
     """
     margin = (size - shift) // 2
     enough = size + max(1, shift // 2)  # more than this window, or its end would be the last
@@ -112,13 +112,13 @@ def cut(blocks: Iterable[np.ndarray], size: int, shift: int) -> Iterator[Window]
 
 
 class UnitTrack:
-    """Best-path CTC decoding with times, window by window, of posteriors that need not be kept.
+    """Best-path CTC decoding with times, window by window, without keeping the posteriors.
 
-    A unit lasts as long as it is the most probable one without a break. A frame's time comes from
-    the window's length divided by the number of its frames, whatever network made them.
+    A unit lasts as long as it is the most probable one without a break. The frame shift is the
+    window's length divided by its number of frames, for any network.
 
     Args:
-        units: the inventory; index 0 is the blank.
+        units: The inventory; index 0 is the blank.
     """
 
     def __init__(self, units: Sequence[str]):
@@ -127,14 +127,14 @@ class UnitTrack:
         self._previous, self._until = 0, 0.0
 
     def add(self, window: Window, posteriors: np.ndarray) -> None:
-        """``posteriors`` (T, V) of the window's frames; those of the part it owns count."""
-        step = len(window.samples) / len(posteriors)  # samples a frame
+        """Decode the window's ``posteriors`` (T, V) in the part that it owns."""
+        step = len(window.samples) / len(posteriors)  # samples per frame
         edges = window.start + step * np.arange(len(posteriors) + 1)
         middles = (edges[:-1] + edges[1:]) / 2
         own = np.flatnonzero((middles >= window.owns[0]) & (middles < window.owns[1]))
-        # At a seam the frames of two windows need not meet; in between there are none.
+        # At a boundary the frames of two windows need not align; clip them to the owned parts.
         edges = np.clip(edges, *window.owns) / SAMPLE_RATE
-        if window.owns[0] / SAMPLE_RATE > self._until:  # something between was left out
+        if window.owns[0] / SAMPLE_RATE > self._until:  # a part in between was skipped
             self._previous = 0
         for t, best in zip(own, posteriors[own].argmax(axis=-1).tolist(), strict=True):
             end = float(edges[t + 1])
@@ -147,11 +147,11 @@ class UnitTrack:
 
 
 def decide(segments: Sequence[Segment]) -> dict[str, float]:
-    """The probabilities of a whole recording from those of its segments.
+    """Combine the probabilities of the segments into those of the whole recording.
 
     The mean of the segments' log-probabilities, weighted by their durations and normalised: an
-    emotion that one half of a recording rules out is not its emotion. Of one segment it is that
-    segment's own.
+    emotion that one half of a recording rules out is not its emotion. A single segment keeps its
+    probabilities.
     """
     if len(segments) == 1:
         return dict(segments[0].probabilities)
@@ -164,22 +164,22 @@ def decide(segments: Sequence[Segment]) -> dict[str, float]:
 
 
 def mean_values(segments: Sequence[Segment]) -> dict[str, float]:
-    """The mean over time of each head of values."""
+    """Mean over time of each value head."""
     weights = np.array([s.end - s.start for s in segments])  # (N,)
     names = segments[0].values
     return {n: float(np.average([s.values[n] for s in segments], weights=weights)) for n in names}
 
 
 def most_probable(probabilities: Mapping[str, float], least: float = 0.0) -> str:
-    """The emotion decided for, of equals the first; UNSURE if less probable than ``least``."""
+    """Most probable emotion, the first in a tie; UNSURE if its probability is below ``least``."""
     best = max(probabilities, key=probabilities.__getitem__)
     return best if probabilities[best] >= least else UNSURE
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
-    """Segments that follow on one another with the same emotion, as one, averaged over time.
+    """Merge consecutive segments with the same emotion, averaging over time.
 
-    They are of one speaker.
+    All segments are of one speaker.
     """
     merged: list[Segment] = []
     for segment in segments:
