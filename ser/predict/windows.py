@@ -1,10 +1,10 @@
 """Cut a recording of any length into windows, and merge their predictions.
 
 The classifier was trained on utterances, not on recordings: IEMOCAP's last 4.55 s on average, 90%
-of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is treated as one
-utterance; a longer one is cut into windows of WINDOW_SECONDS, between the mean and the 90%. Windows
-overlap by half and each decides for its middle: the timeline has a step every 3 s, with 1.5 s of
-context before and after it.
+of them at most 8.7 s and 99% at most 15.5 s. So a recording of up to WHOLE_SECONDS is treated as
+one utterance; a longer one is cut into windows of WINDOW_SECONDS, between the mean and the 90%.
+Windows overlap by half and each decides for its middle: the timeline has a step every 3 s, with
+1.5 s of context before and after it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
