@@ -14,7 +14,7 @@ from ser.reporting.render import css, macro
 from ser.reporting.tracks import timeline_chart
 from ser.reporting.utterance import data_uri
 
-DOWNLOADS = {  # name of the format -> (text of the link, suffix of its file, media type)
+DOWNLOADS = {  # format name -> (link text, file suffix, media type)
     "json": ("JSON", "json", "application/json"),
     "csv": ("CSV", "csv", "text/csv"),
     "textgrid": ("TextGrid", "TextGrid", "text/plain"),
@@ -22,17 +22,17 @@ DOWNLOADS = {  # name of the format -> (text of the link, suffix of its file, me
 
 
 def style() -> str:
-    """The style sheet of the page."""
+    """Style sheet of the page."""
     return css("answer.css") + ".answer {\n" + css("charts.css") + "}\n"
 
 
 def header(title: str, about: str) -> Markup:
-    """The title and introduction of the page."""
+    """Title and introduction of the page."""
     return macro("answer.html", "header", title, about)
 
 
 def decision(name: str, prediction: Prediction) -> Markup:
-    """The emotion of the recording ``name``, and how probable each of them is."""
+    """Emotion of the recording ``name``, and the probability of each emotion."""
     probs = prediction.probabilities
     chart = probabilities_chart(
         list(probs), list(probs.values()), None, "Probabilities of the emotions"
@@ -44,7 +44,7 @@ def decision(name: str, prediction: Prediction) -> Markup:
 def over_time(
     name: str, prediction: Prediction, emotions: Sequence[str], units: Sequence[str]
 ) -> Markup:
-    """The timeline, the track of units, and the same as files; without ``units`` no track."""
+    """Timeline, unit track (if there are ``units``), and download links."""
 
     def draw(width: float) -> Chart:
         found = prediction.segments, prediction.units
@@ -61,7 +61,7 @@ def over_time(
 
 
 def problem(sentence: str) -> Markup:
-    """Why there is no answer."""
+    """Message explaining why there is no prediction."""
     return macro("answer.html", "problem", sentence)
 
 
@@ -76,7 +76,7 @@ def _units(prediction: Prediction, units: Sequence[str]) -> str:
 
 
 def _downloads(name: str, prediction: Prediction) -> list[tuple[str, str, str]]:
-    """The answer in the formats of ``ser predict``: text, address that holds it, file name."""
+    """Prediction in the formats of ``ser predict``: link text, data URL, file name."""
     found = []
     for form, (text, suffix, kind) in DOWNLOADS.items():
         names = list(prediction.probabilities), list(prediction.values)

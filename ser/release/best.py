@@ -1,4 +1,4 @@
-"""The system to release: the best of those that were scored on a corpus."""
+"""Choose the system to release: the best of those scored on a corpus."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ser.errors import UserError
 from ser.reporting.rows import Row, group_seeds, system_name
 from ser.scoring.records import Run, read_all_records, read_all_scores
 
-PLACES = ("--corpus-dir", "--ssl")  # of run.sh; in a record they are PATH/TO/<name>
+PLACES = ("--corpus-dir", "--ssl")  # options of run.sh; in a record they are PATH/TO/<name>
 PLACEHOLDER = "PATH/TO/"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row of the results: UA on validation speakers, mean over folds and seeds, as a fraction."""
+    """A row of results: UA on validation speakers, mean over folds and seeds, as a fraction."""
 
     row: Row
     valid_ua: float
 
     def line(self) -> str:
-        """What is said of it: name, seeds, UA on validation and on test speakers."""
+        """Summary line: name, seeds, UA on validation and on test speakers."""
         seeds = self.row.joined("seed")
         return (
             f"{system_name(self.row.first)} (seed {seeds}): "
@@ -35,14 +35,14 @@ class Candidate:
 
 
 def rank(corpus: str, records: Path, exp_root: Path, protocol: str = "strict") -> list[Candidate]:
-    """The systems scored on ``corpus`` by ``protocol``, best UA on validation speakers first.
+    """Rank the systems scored on ``corpus`` by ``protocol``, best UA on validation speakers first.
 
-    Test speakers decide nothing, so that the score of the chosen system stays one for new
-    speakers. Left out are leaky and speaker-dependent rows, unfinished ones and points of sweeps.
+    Test speakers are not used for the choice, so that the score of the chosen system remains one
+    for unseen speakers. Leaky, speaker-dependent and unfinished rows and sweep points are left out.
     Scores under ``exp_root`` replace records of the same experiment.
 
     Raises:
-        UserError: none is left.
+        UserError: None is left.
     """
     kept = {run[1]["corpus"] + "/" + run[1]["tag"]: run for run in _runs(records, exp_root)}
     found = []
@@ -64,13 +64,13 @@ def rank(corpus: str, records: Path, exp_root: Path, protocol: str = "strict") -
 
 
 def release_command(best: Candidate, places: dict[str, str]) -> list[str]:
-    """The arguments of run.sh that train ``best`` (again, if it is not there) and pack it.
+    """Arguments of run.sh that train ``best`` (if it is not there already) and pack it.
 
     Args:
-        places: ``--corpus-dir`` and ``--ssl`` where they were given.
+        places: ``--corpus-dir`` and ``--ssl`` if they were given.
 
     Raises:
-        UserError: a place that the record does not tell and that was not given.
+        UserError: A path that is neither in the record nor given.
     """
     _, *arguments = shlex.split(best.row.first["command"])
     for place in PLACES:

@@ -1,8 +1,8 @@
 """The page of ``ser demo``: Gradio around ser.predict.classifier.SpeechEmotion.
 
-It loads nothing from the network and tells nobody anything: no telemetry, no fonts or scripts from
-elsewhere, which a content security policy enforces, and no history of runs in the browser. Uploads
-lie in a temporary folder, are deleted with the answer, and those without one after some minutes.
+It loads nothing from the network and sends nothing: no telemetry, no external fonts or scripts
+(enforced by a content security policy), and no history in the browser. Uploads are kept in a
+temporary folder and deleted with the answer, or after some minutes if there is none.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from ser.predict.classifier import SpeechEmotion
 
 TITLE = "Speech emotion recognition"
-MEGABYTE = 1 << 20  # bytes, as Gradio counts them when it refuses a file
+MEGABYTE = 1 << 20  # bytes, as in Gradio's limit on file size
 ABANDONED_SECONDS = 600.0  # after which an upload is deleted, answered or not
 SWEEP_SECONDS = 60.0
-WAITING = 20  # requests; further ones are refused
-# Gradio's page has scripts and styles in it; none may come from elsewhere, or send to there.
+WAITING = 20  # queued requests; further ones are rejected
+# Gradio's page has inline scripts and styles; external ones and external requests are blocked.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; font-src 'self' data:; img-src 'self' data: blob:; "
@@ -50,8 +50,8 @@ HEADERS = {
 
 
 def import_gradio() -> ModuleType:
-    """Gradio with its telemetry off; UserError where it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which it reads when it is imported
+    """Import Gradio with telemetry off; UserError if it is not installed."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio on import
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         import gradio
@@ -69,9 +69,9 @@ def answer(
     max_minutes: float,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Markup, Markup]:
-    """Predict the file at ``path``; returns the two parts of the page.
+    """Predict the file at ``path``; return the two parts of the page.
 
-    An unusable recording gives its error as the first part; the second is then empty.
+    For an unusable recording the first part is the error and the second is empty.
     """
     from markupsafe import Markup
 
@@ -83,7 +83,7 @@ def answer(
         said = model(path, on_progress=on_progress)
     except UserError as err:
         return parts.problem(str(err).replace(path, name)), Markup()
-    except Exception as err:  # a defect; the page must say so, and the others go on
+    except Exception as err:  # a bug; show it on the page and keep serving others
         sentence = f"{name}: {explain(err)}".replace(path, name)
         print(f"error: {sentence}", file=sys.stderr)
         return parts.problem(sentence), Markup()
@@ -91,7 +91,7 @@ def answer(
 
 
 def check_minutes(path: str, most: float) -> None:
-    """Raise UserError if the recording is longer, before it is decoded, or is none at all."""
+    """Raise UserError, before decoding, if the recording is longer than ``most`` or unreadable."""
     from ser.predict.formats import clock
     from ser.predict.recordings import open_recording
 
@@ -108,20 +108,20 @@ def delete_upload(path: str, uploads: Path) -> None:
     file = Path(path)
     if uploads in file.parents:
         file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the same bytes under another name are still in it
+        with contextlib.suppress(OSError):  # not empty: same bytes under another name
             file.parent.rmdir()
 
 
 def delete_abandoned(uploads: Path, seconds: float = ABANDONED_SECONDS) -> None:
-    """Delete uploads that are older: cut short, or nobody waited for the answer."""
+    """Delete older uploads: incomplete, or the client did not wait for the answer."""
     for entry in list(uploads.iterdir()) if uploads.is_dir() else ():
-        with contextlib.suppress(OSError):  # or gone by now
+        with contextlib.suppress(OSError):  # already deleted
             if time.time() - entry.stat().st_mtime > seconds:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise UserError if nothing can be served there; Gradio takes every failure for a taken port.
+    """Raise UserError if nothing can be served there; Gradio treats every failure as a used port.
 
     It would try a hundred ports, each for seconds.
     """
@@ -158,23 +158,24 @@ def serve(
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
-        load_model: gives the model, which answers one request at a time; Gradio is there by then.
-        source: what the page calls it.
-        host: the address to listen on.
-        port: 7860 or the next free one when None.
-        share: ask Gradio's makers for a public address as well.
-        max_megabytes: the largest file (in 2^20 bytes).
-        max_minutes: the longest recording.
+        load_model: Returns the model, which answers one request at a time; called after Gradio is
+            imported.
+        source: Name of the model on the page.
+        host: Address to listen on.
+        port: 7860 or the next free one if None.
+        share: Also request a public address from Gradio.
+        max_megabytes: Maximum file size (in 2^20 bytes).
+        max_minutes: Maximum duration of a recording.
 
     Raises:
-        UserError: Gradio is not installed; the address or port cannot be had; no public address.
+        UserError: Gradio is not installed; the address or port is not available; no public address.
     """
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="ser-demo-") as folder, _signals():
         uploads, examples = (Path(folder).resolve() / name for name in ("uploads", "examples"))
         uploads.mkdir()
-        os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # which it reads when it is imported
-        gradio = import_gradio()  # before minutes are spent on a model
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # read by Gradio on import
+        gradio = import_gradio()  # before minutes are spent on loading a model
         with contextlib.redirect_stdout(sys.stderr):
             model = load_model()
         page = build_page(gradio, model, source, uploads, examples, max_megabytes, max_minutes)
@@ -200,7 +201,7 @@ def build_page(
     max_megabytes: float,
     max_minutes: float,
 ) -> Any:
-    """The page as gradio.Blocks; ``examples`` is the folder where its examples are put."""
+    """Build the page as gradio.Blocks; its examples are written to the folder ``examples``."""
     from ser.release.answer import header
 
     def hear(path: str | None, progress=gradio.Progress()):  # noqa: B008, Gradio's way to ask
@@ -246,12 +247,12 @@ def build_page(
 
 
 def _offer_examples(gradio: ModuleType, audio: Any, examples: Path) -> None:
-    """Recordings below the upload box, where espeak-ng can make them."""
+    """Add example recordings below the upload box, if espeak-ng can make them."""
     from ser.release.demo_examples import make_examples
 
     made = make_examples(examples)
     if made:
-        gradio.set_static_paths([examples])  # served from there, and never copied
+        gradio.set_static_paths([examples])  # served from there, not copied
         gradio.Examples(
             [[str(path)] for path in made.values()],
             inputs=[audio],
@@ -264,7 +265,7 @@ def _offer_examples(gradio: ModuleType, audio: Any, examples: Path) -> None:
 def _launch(
     gradio: ModuleType, page: Any, host: str, port: int | None, share: bool, max_megabytes: float
 ) -> str:
-    """Start the server and give its address; UserError if there is none."""
+    """Start the server and return its address; UserError if there is none."""
     from starlette.middleware import Middleware
 
     from ser.release.answer import style
@@ -310,7 +311,7 @@ def _launch(
 
 
 class _Headers:
-    """ASGI middleware that adds HEADERS to every answer."""
+    """ASGI middleware that adds HEADERS to every response."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -326,7 +327,7 @@ class _Headers:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM ends the page as Ctrl-C does, so that the temporary folder goes with it."""
+    """Let SIGTERM end the page like Ctrl-C, so that the temporary folder is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -339,7 +340,7 @@ def _signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_proxy(host: str) -> Iterator[None]:
-    """Gradio asks its own server whether it runs; a proxy of the network cannot know."""
+    """Bypass proxies for ``host``: Gradio checks its own server, which a proxy cannot reach."""
     before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
     local = f"127.0.0.1,localhost,{host}"
     for name, value in before.items():

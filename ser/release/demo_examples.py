@@ -1,4 +1,4 @@
-"""Recordings to try the demo page with, spoken by espeak-ng in the emotions of the mini corpus."""
+"""Example recordings for the demo page, spoken by espeak-ng in the emotions of the mini corpus."""
 
 import random
 from pathlib import Path
@@ -12,19 +12,19 @@ from ser.errors import UserError
 
 SPOKEN = {"angry": "ang", "happy": "exc", "sad": "sad", "neutral": "neu"}
 VOICE = "en-us+f1"
-CHANGE = ("neutral", "angry", "sad")  # of the example whose emotion changes
-SENTENCES = 5  # in a row in each of them: longer than a window of the timeline
+CHANGE = ("neutral", "angry", "sad")  # emotions of the example that changes
+SENTENCES = 5  # per emotion in a row: longer than a window of the timeline
 
 
 def make_examples(directory: Path, seed: int = 1) -> dict[str, Path]:
     """Speak one sentence in each emotion, and a recording in which the emotion changes.
 
     Args:
-        directory: where the WAV files go; it is made.
-        seed: of the choice of words and of how each is spoken.
+        directory: Folder for the WAV files; created if needed.
+        seed: Seed of the choice of sentences and of the prosody.
 
     Returns:
-        What each is -> its file; nothing where espeak-ng does not work.
+        Description -> file; empty if espeak-ng does not work.
     """
     generator = random.Random(seed)
     sentences = generator.sample(IMPROVISED, len(SPOKEN) + SENTENCES * len(CHANGE))

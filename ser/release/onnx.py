@@ -1,7 +1,7 @@
-"""A model as an ONNX graph, compared with PyTorch afterwards, in 32-bit floats or 8-bit integers.
+"""Export a model to ONNX in 32-bit floats or 8-bit integers, and compare it with PyTorch.
 
-The modules of ser/models are exported as they are: a graph takes utterances of one length, so that
-nothing in it is padding.
+The modules of ser/models are exported unchanged: a graph takes utterances of equal length, so that
+there is no padding.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ from ser.predict.package import Packed, open_model
 from ser.training.experiment import find_file, read_run
 
 OLDEST_OPSET = 18  # of torch's exporter
-TOLERANCE = 1e-3  # of log-probabilities; a graph that is further off is not written
-EMBEDDED = 1_500_000_000  # bytes of weights; more go to a file of their own, as ONNX demands
-# What PyTorch and the graph are compared on: utterances, and seconds of each.
+TOLERANCE = 1e-3  # of log-probabilities; a graph that differs more is not written
+EMBEDDED = 1_500_000_000  # bytes of weights; more go to a separate file, as ONNX requires
+# Batches on which PyTorch and the graph are compared: utterances, and seconds of each.
 COMPARED = ((1, 1.0), (3, 0.6), (2, 3.1))
-UTTERANCES = 200  # of a fold's test set that decisions are compared on
+UTTERANCES = 200  # of a fold's test set on which decisions are compared
 
 
 @torch.library.custom_op("ser::recur", mutates_args=())
@@ -52,7 +52,7 @@ def recur(
     mode: str,
     bidirectional: bool,
 ) -> torch.Tensor:
-    """torch's GRU or LSTM from zeros, in graphs; torch 2.13 fails to export its own by itself."""
+    """GRU or LSTM with zero initial state, for graphs; torch 2.13 fails to export its own."""
     raise NotImplementedError("only traced")
 
 
@@ -71,7 +71,7 @@ def _recur_in_onnx(frames, start, weights, mode: str, bidirectional: bool):
 
 
 class Graph(torch.nn.Module):
-    """What a graph computes: (B, L) or (B, T, F) of one length -> a tuple of log-probabilities."""
+    """Module to export: (B, L) or (B, T, F) of equal length -> a tuple of log-probabilities."""
 
     def __init__(self, model: SERModel):
         super().__init__()
@@ -93,19 +93,19 @@ def export_onnx(
     precision: str = "float32",
     recordings: Sequence[str] = (),
 ) -> None:
-    """Write the model of one fold as ``path`` and print how far it is from PyTorch.
+    """Write the model of one fold to ``path`` and print its difference from PyTorch.
 
     Args:
-        source: What ser.predict.package.open_model takes.
-        path: The file to write, whole or not at all.
-        fold: Which model; the first when None.
-        opset: Version of ONNX's operators.
+        source: A source for ser.predict.package.open_model.
+        path: File to write, atomically.
+        fold: Fold of the model; the first if None.
+        opset: Version of ONNX's operator set.
         precision: ``float32``, or ``int8`` for the weights of linear layers.
-        recordings: Files whose decisions are compared; if none, the fold's test utterances where
+        recordings: Files whose decisions are compared; if none, the fold's test utterances if
             ``source`` is an experiment.
 
     Raises:
-        UserError: no such fold or opset, a folder that cannot be written, as ``write_graph``.
+        UserError: No such fold or opset, a folder that is not writable, or as ``write_graph``.
     """
     path = Path(path)
     _check_request(path, opset)
@@ -129,10 +129,10 @@ def export_onnx(
 def write_graph(
     path: Path, packed: Packed, fold: str, model: SERModel, opset: int, precision: str
 ) -> str:
-    """Write ``path`` and say how far each output in 32 bits is from PyTorch.
+    """Write ``path`` and return the difference of each 32-bit output from PyTorch, in words.
 
     Raises:
-        UserError: packages are missing, or what cannot be exported or differs too much.
+        UserError: Packages are missing, or the model cannot be exported or differs too much.
     """
     _import("onnxruntime")
     progress(f"export: tracing the model of fold {fold}")
@@ -152,7 +152,7 @@ def write_graph(
         )
     if precision == "int8":
         graph = _import("onnx").load(path)
-        del graph.graph.value_info[:]  # the exporter's shapes, which confuse the quantiser
+        del graph.graph.value_info[:]  # the exporter's shapes confuse the quantiser
         options = {"per_channel": True, "use_external_data_format": large}
         quantize = _import("onnxruntime.quantization").quantize_dynamic
         with _quiet():
@@ -161,12 +161,12 @@ def write_graph(
 
 
 def trace(graph: Graph, feats_type: str, opset: int) -> Any:
-    """The graph as a torch.onnx.ONNXProgram of any number and length of utterances."""
+    """Trace a torch.onnx.ONNXProgram for any number and length of utterances."""
     dynamic = torch.export.Dim.DYNAMIC
     try:
         return torch.onnx.export(
             graph,
-            (_noise(2, 1.03, feats_type),),  # a multiple of a pooling might become a condition
+            (_noise(2, 1.03, feats_type),),  # a multiple of a pooling could become a constraint
             input_names=["speech"],
             output_names=graph.output_names,
             dynamic_shapes={"speech": {0: dynamic, 1: dynamic}},
@@ -185,7 +185,7 @@ def trace(graph: Graph, feats_type: str, opset: int) -> Any:
 
 
 def compare(graph: Graph, session: Any, feats_type: str) -> dict[str, float]:
-    """The largest absolute difference of each output; infinite for other shapes and NaN."""
+    """Maximum absolute difference of each output; inf for different shapes and NaN."""
     found = dict.fromkeys(graph.output_names, 0.0)
     for count, seconds in COMPARED:
         speech = _noise(count, seconds, feats_type)
@@ -193,7 +193,7 @@ def compare(graph: Graph, session: Any, feats_type: str) -> dict[str, float]:
             speech = speech[:, :1]
         try:
             outputs = session.run(graph.output_names, {"speech": speech.numpy()})
-        except Exception:  # onnxruntime's own: a graph that is for the traced length alone
+        except Exception:  # onnxruntime's own: the graph only fits the traced length
             return dict.fromkeys(found, math.inf)
         for name, ours, theirs in zip(found, graph(speech), outputs, strict=True):
             same = ours.shape == theirs.shape and np.isfinite(theirs).all()
@@ -203,7 +203,7 @@ def compare(graph: Graph, session: Any, feats_type: str) -> dict[str, float]:
 
 
 def same_decisions(packed: Packed, ours: Model, theirs: Model, recordings: Sequence[Any]) -> str:
-    """How many recordings two models decide alike, and how far their probabilities differ."""
+    """Number of recordings with equal decisions of two models, and the probability differences."""
     if not recordings:
         return "Decisions were not compared: name recordings, or an experiment that has its dump"
     progress("export: comparing decisions")
@@ -218,7 +218,7 @@ def same_decisions(packed: Packed, ours: Model, theirs: Model, recordings: Seque
 
 
 def test_utterances(exp_dir: Path, fold: str) -> list[Any]:
-    """Some of a fold's test utterances, as SpeechEmotion takes them; none without the dump."""
+    """Load some of a fold's test utterances as input of SpeechEmotion; none without the dump."""
     if not (exp_dir / "run.yaml").is_file():
         return []
     run = read_run(exp_dir)
@@ -232,7 +232,7 @@ def test_utterances(exp_dir: Path, fold: str) -> list[Any]:
 
 
 def _check_request(path: Path, opset: int) -> None:
-    """Refuse what would fail after a minute of tracing."""
+    """Reject requests that would fail after a minute of tracing."""
     onnx, onnxscript, _ = map(_import, ("onnx", "onnxscript", "onnxruntime"))
     newest = newest_opset(onnx, onnxscript)
     if not OLDEST_OPSET <= opset <= newest:
@@ -253,14 +253,14 @@ def _check_request(path: Path, opset: int) -> None:
 
 
 def newest_opset(onnx: ModuleType, onnxscript: ModuleType) -> int:
-    """The newest version of ONNX's operators that both packages have."""
+    """Newest version of ONNX's operator set that both packages support."""
     named = (re.fullmatch(r"opset(\d+)", name) for name in dir(onnxscript))
     return min(onnx.defs.onnx_opset_version(), max(int(found[1]) for found in named if found))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter and the quantiser tell of themselves is left out."""
+    """Suppress the output of the exporter and the quantiser."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), torch.no_grad():
@@ -271,14 +271,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _noise(count: int, seconds: float, feats_type: str) -> torch.Tensor:
-    """Utterances of so many seconds: (B, L) or (B, T, F)."""
+    """Random utterances of the given duration: (B, L) or (B, T, F)."""
     raw = feats_type == "raw"
     shape = [int(seconds * (16000 if raw else 100)), *([] if raw else [FEATS_SIZES[feats_type]])]
     return 0.1 * torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _metadata(packed: Packed, fold: str, model: SERModel, precision: str) -> dict[str, str]:
-    """What a program needs to know about inputs and outputs; lists as JSON."""
+    """Metadata about inputs and outputs for programs that use the graph; lists as JSON."""
     told: dict[str, Any] = {
         "name": packed.name,
         "fold": fold,

@@ -2,10 +2,10 @@
 
 ``exp/<corpus>/<tag>/packed`` is a Hugging Face model folder (config.json, preprocessor_config.json,
 safetensors weights, README.md with the hub's metadata), and ``<tag>.zip`` beside it holds the same
-files as an ESPnet archive (meta.yaml). What is packed is the model file that stage 5 tested, for
-one fold or several; folds that are adapters of a frozen encoder share one file of it. Nothing in it
-depends on this machine: the configuration of a pretrained encoder is written into config.yaml, and
-no path is.
+files as an ESPnet archive (meta.yaml). The packed model file is the one that stage 5 tested, for
+one fold or several; folds with adapters of a frozen encoder share one encoder file. Nothing depends
+on this machine: the configuration of a pretrained encoder is written into config.yaml, and paths
+are not.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ from ser.training.experiment import (
 
 PACKED, META, PREPROCESSOR = "packed", "meta.yaml", "preprocessor_config.json"
 ENCODER = "encoder.safetensors"
-# Of ESPnet's config.yaml, for readers: how the model was trained.
+# Entries of ESPnet's config.yaml that describe the training, for users.
 TRAINING_KEYS = (
     "seed",
     "max_epoch",
@@ -79,19 +79,19 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(?:~|/[\w.@+-]+)/[\w.@+/-]+")
 def pack_experiment(
     exp_dir: Path | str, folds: Sequence[str] = (), onnx: str | None = None
 ) -> tuple[Path, Path]:
-    """Write ``packed`` and ``<tag>.zip`` into an experiment, each of them whole or not at all.
+    """Write ``packed`` and ``<tag>.zip`` into an experiment, each of them atomically.
 
     Args:
         exp_dir: exp/<corpus>/<tag>, trained and scored.
-        folds: Pack these only; all that are scored when empty.
+        folds: Pack only these; all scored folds if empty.
         onnx: ``float32`` or ``int8``: also write each fold's ONNX graph in this precision.
 
     Returns:
         The folder and the archive.
 
     Raises:
-        UserError: not trained or not scored, scores of other models than those that are there
-            now, unknown folds, too little space on the disk, or what ONNX cannot express.
+        UserError: Not trained or not scored, scores of models other than the current ones, unknown
+            folds, too little disk space, or a model that ONNX cannot express.
     """
     exp_dir = Path(exp_dir)
     if not exp_dir.is_dir():
@@ -123,7 +123,7 @@ def pack_experiment(
     with atomic_dir(exp_dir / PACKED) as temporary:
         _write_folds(temporary, config, files, frozen, first)
         write_texts(temporary, config, first, units)
-        packed = open_model(temporary)  # what was just written is read before it takes its place
+        packed = open_model(temporary)  # read back before it replaces the target
         for fold in packed.graphs:
             from ser.release.onnx import OLDEST_OPSET, write_graph
 
@@ -143,7 +143,7 @@ def describe(
     temperatures: Mapping[str, float | None],
     onnx: str | None = None,
 ) -> dict[str, Any]:
-    """config.json of the folds whose ESPnet configurations these are."""
+    """Make config.json for the folds with these ESPnet configurations."""
     first = next(iter(configs.values()))
     entries = {}
     stems: list[str] = []
@@ -156,10 +156,10 @@ def describe(
         if temperatures[fold]:
             entries[fold]["temperature"] = temperatures[fold]
         labels = label_values(config)
-        if labels:  # the speakers that a head was trained on differ from fold to fold
+        if labels:  # e.g. the training speakers of a head differ between folds
             entries[fold]["labels"] = labels
     emotions = first["emotions"].split()
-    encoder = adapted(first["frontend"], first["frontend_conf"])  # which folds do not hold
+    encoder = adapted(first["frontend"], first["frontend_conf"])  # not in the folds
     return without_paths(
         {
             "model_type": MODEL_TYPE,
@@ -186,7 +186,7 @@ def _write_folds(
     frozen: Mapping[str, Any],
     espnet_config: Mapping[str, Any],
 ) -> None:
-    """The weights of every fold, and the encoder where those are adapters of one."""
+    """Write the weights of every fold, and the encoder if these are adapters."""
     source = espnet_config["frontend"], espnet_config["frontend_conf"]
     if frozen:
         write_weights(directory / config["encoder"], frozen)
@@ -198,7 +198,7 @@ def _write_folds(
 
 
 def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    """A safetensors file of a state dict; a tensor that has two names is written twice."""
+    """Write a state dict as safetensors; a tensor with two names is written twice."""
     from safetensors.torch import save_file
 
     seen: set[int] = set()
@@ -208,7 +208,7 @@ def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     save_file(separate, path, metadata={"format": "pt"})
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors' own files are for nobody else
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files private
 
 
 def write_texts(
@@ -217,7 +217,7 @@ def write_texts(
     espnet_config: Mapping[str, Any],
     units: list[str] | None,
 ) -> None:
-    """All files of a packed model but its weights, which are in ``directory`` already."""
+    """Write all files of a packed model except its weights, which are in ``directory`` already."""
     network = network_conf(espnet_config)
     training = {key: espnet_config[key] for key in TRAINING_KEYS if key in espnet_config}
     content = without_paths({**training, **network})
@@ -241,7 +241,7 @@ def write_texts(
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": True,
-        "do_normalize": False,  # the network does it where it was trained to
+        "do_normalize": False,  # done by the network if it was trained with it
     }
     names = [*weights.values(), *([config["encoder"]] if "encoder" in config else [])]
     sizes = {name: (directory / name).stat().st_size for name in names}
@@ -255,17 +255,17 @@ def write_texts(
 
 
 def write_zip(path: Path, directory: Path) -> None:
-    """An archive of ``directory`` as ESPnet's: meta.yaml first, and names without a folder."""
+    """Zip ``directory`` like an ESPnet archive: meta.yaml first, names without a folder."""
     names = sorted((p.name for p in directory.iterdir()), key=lambda name: (name != META, name))
     with atomic_write(path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name in names:
-            stored = name.endswith((".safetensors", ".onnx"))  # numbers that do not compress
+            stored = name.endswith((".safetensors", ".onnx"))  # weights do not compress
             kind = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
             archive.write(directory / name, name, compress_type=kind)
 
 
 def without_paths(value: Any) -> Any:
-    """``value`` with PATH/TO/<name> for every absolute path in its strings."""
+    """Replace every absolute path in the strings of ``value`` by PATH/TO/<name>."""
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -277,7 +277,7 @@ def without_paths(value: Any) -> Any:
     roots = [Path.cwd()]
     with contextlib.suppress(RuntimeError):  # a user without a home folder
         roots.append(Path.home())
-    for root in roots:  # which may hold blanks, unlike what follows
+    for root in roots:  # may contain blanks, unlike the patterns below
         if root != Path("/"):
             value = value.replace(f"{root}/", "PATH/TO/")
     return ABSOLUTE_PATH.sub(lambda match: f"PATH/TO/{Path(match[0]).name}", value)
@@ -294,7 +294,7 @@ def _choose(exp_dir: Path, scored: Sequence[str], folds: Sequence[str]) -> list[
 
 
 def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
-    """Refuse to ship a model with the scores of another: one that was trained again since."""
+    """Raise UserError if the model was retrained after scoring, so that the scores do not fit."""
     fold_dir = exp_dir / fold
     trained = read_marker(fold_dir)
     if trained is None or trained != run.get("settings"):
@@ -320,10 +320,10 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
 def _require_space(
     exp_dir: Path, files: Mapping[str, Path], frozen: Mapping[str, Any], onnx: str | None
 ) -> None:
-    """Say how large it will be, and refuse what the disk cannot hold before writing any of it."""
+    """Print the expected size; raise UserError before writing if the disk is too full."""
     one, total = (f(p.stat().st_size for p in files.values()) for f in (max, sum))
     encoder = sum(value.nbytes for value in frozen.values())
-    graphs = total + len(files) * encoder if onnx else 0  # which hold the encoder each
+    graphs = total + len(files) * encoder if onnx else 0  # each includes the encoder
     needed, free = 2 * (total + encoder + graphs), shutil.disk_usage(exp_dir).free
     progress(
         f"pack: {len(files)} fold{'s' * (len(files) != 1)} of {format_size(one)} each, "
