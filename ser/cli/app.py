@@ -1,8 +1,8 @@
-"""The command ``ser``, with every command of the recipe.
+"""The command ``ser`` with all commands of the recipe.
 
-A command is a function with typed parameters; its help, its completion and docs/reference.md come
-from there. What takes long to import is imported inside the functions: ``ser --help`` must not
-wait for it.
+A command is a function with typed parameters; its help, its completion and docs/reference.md are
+generated from it. Slow modules are imported inside the functions, so that ``ser --help`` does not
+wait for them.
 """
 
 import sys
@@ -25,13 +25,13 @@ COMMANDS = {
     **dict.fromkeys(("robustness", "manifest", "audit", "release"), "tools"),
     "jobs": "jobs",
 }
-# Called by run.sh, the scripts of jobs and make.
+# Called by run.sh, job scripts and make.
 INTERNAL = {"leakage": "recipe", "plan": "plan", "paper": "tools", "stage": "jobs", "task": "jobs"}
-PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # what follows LOG is another's
+PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # the words after LOG are another command's
 
 
 def make_app(only: str = "") -> typer.Typer:
-    """The command line with all commands, or with one of them, which is quicker to import."""
+    """Make the command line with all commands, or with only one, which is quicker to import."""
     app = typer.Typer(
         name="ser",
         help="Train, score and use systems of speech emotion recognition. All stages: ./run.sh",
@@ -50,7 +50,7 @@ def make_app(only: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command that the command line names."""
+    """Run the command named on the command line."""
     name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     known = name in {**COMMANDS, **INTERNAL}
     run(lambda: call(make_app(name if known else ""), sys.argv[1:], "ser"))

@@ -1,4 +1,4 @@
-"""``ser jobs``, and what run.sh and the scripts of Slurm call: ``stage`` and ``task``."""
+"""``ser jobs``, and the commands called by run.sh and Slurm scripts: ``stage`` and ``task``."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
-"""How options may be written: with dashes or underscores, BOOLs and lists as Kaldi has them.
+"""Option syntax: dashes or underscores, BOOLs and lists as in Kaldi.
 
-And those that several commands have.
+Also options shared by several commands.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import typer
 
 from ser.errors import UserError
 
-# dashes and underscores are the same in names of options
+# dashes and underscores are equivalent in option names
 CONTEXT = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
     "max_content_width": 100,
@@ -46,10 +46,10 @@ EspnetOptions = Annotated[
 
 
 def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:
-    """``arguments`` of ``command`` as click reads them.
+    """Rewrite ``arguments`` of ``command`` to click's syntax.
 
-    ``--status true`` and ``--status=true`` become ``--status``, with false they go; ``--compare A
-    B`` becomes ``--compare A --compare B``. What follows ``--`` stays.
+    ``--status true`` and ``--status=true`` become ``--status``, with false they are removed;
+    ``--compare A B`` becomes ``--compare A --compare B``. Words after ``--`` are unchanged.
     """
     options = {name: p for p in command.params for name in p.opts if name.startswith("-")}
     rest, written = list(arguments), []
@@ -74,7 +74,7 @@ def rewrite(command: Any, arguments: Sequence[str]) -> list[str]:
 
 
 def call(application: typer.Typer, arguments: Sequence[str], program: str) -> None:
-    """Run a command of ``application``; exits with 2 where the options do not fit."""
+    """Run a command of ``application``; exit with 2 for invalid options."""
     command, words = typer.main.get_command(application), list(arguments)
     chosen = getattr(command, "commands", {}).get(words[0]) if words else None
     if chosen is None:

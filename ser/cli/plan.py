@@ -1,4 +1,4 @@
-"""``ser plan``: what a run of run.sh will take."""
+"""``ser plan``: estimate the cost of a run of run.sh."""
 
 from pathlib import Path
 from typing import Annotated

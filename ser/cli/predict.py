@@ -1,4 +1,4 @@
-"""``ser predict``: which emotion each recording has, and when it changes."""
+"""``ser predict``: predict the emotion of each recording, and when it changes."""
 
 import contextlib
 import shutil
@@ -151,7 +151,7 @@ def predict(
 
 
 def _load(spans: str | float, *args: Any, **decide: Any) -> "SpeechEmotion":
-    """``SpeechEmotion.from_pretrained``; libraries print, and stdout is for the results."""
+    """``SpeechEmotion.from_pretrained`` with libraries' output kept off stdout."""
     with contextlib.redirect_stdout(sys.stderr):
         from ser.predict.classifier import SpeechEmotion, check_segments
 
@@ -168,7 +168,7 @@ def _predict_all(
     spans: str | float,
     turns: dict[str, list["Turn"]],
 ) -> None:
-    """Predict each file and write what is said; those that failed are the exit status."""
+    """Predict each file and write the results; failures set the exit status."""
     from ser.predict.formats import csv_header
 
     failed = 0
@@ -179,7 +179,7 @@ def _predict_all(
             place = f"{number}/{len(files)} " if len(files) > 1 else ""
             try:
                 said = _predict(classifier, name, spans, place, turns.get(name))
-            except Exception as err:  # one file's failure must not cost the others
+            except Exception as err:  # one file's failure must not stop the others
                 failed += 1
                 about = "" if isinstance(err, UserError) else f"{name}: "
                 print(f"error: {about}{explain(err)}", file=sys.stderr)
@@ -196,7 +196,7 @@ def _predict_all(
 
 
 def _require_audio(files: Sequence[str]) -> None:
-    """Report the files and exit where none of them can be predicted."""
+    """Report the files and exit if none of them can be predicted."""
     from ser.predict.recordings import open_recording
 
     problems = []
@@ -223,7 +223,7 @@ def _follow(model: "SpeechEmotion", rate: int, form: str) -> None:
 
 
 def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:
-    """The turns of each recording but those that cannot be read, which is reported later."""
+    """Turns of each recording, except unreadable ones, which are reported later."""
     from ser.predict.recordings import open_recording
     from ser.predict.turns import read_rttm, turns_of
 
@@ -260,7 +260,7 @@ def _predict(
     place: str,
     turns: Sequence["Turn"] | None = None,
 ) -> "Prediction":
-    """One file's prediction, with a progress bar where somebody looks."""
+    """Predict one file, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     from ser.predict.turns import predict_turns
@@ -290,7 +290,7 @@ def _predict(
 
 @contextlib.contextmanager
 def _file(name: str) -> Iterator[str]:
-    """``name``, or a temporary file with what comes through a pipe, which cannot be sought."""
+    """Yield ``name``, or a temporary copy of a pipe's data, since pipes are not seekable."""
     if name != STDIN and not Path(name).is_fifo():
         yield name
         return
@@ -305,7 +305,7 @@ def _file(name: str) -> Iterator[str]:
 
 
 def default_model(experiments: Path) -> str:
-    """The only experiment there is; UserError if there are none or several."""
+    """Path of the only experiment; UserError if there are none or several."""
     found = sorted(path.parent for path in experiments.glob("*/*/run.yaml"))
     if len(found) == 1:
         return str(found[0])
@@ -319,7 +319,7 @@ def default_model(experiments: Path) -> str:
 
 
 def _targets(files: Sequence[str], form: str, output: Path | None) -> dict[str, Path]:
-    """Where each file's TextGrid goes, if they are many; UserError for what cannot be written."""
+    """TextGrid path of each file if there are several; UserError if it cannot be written."""
     if files.count(STDIN) > 1:
         raise UserError(f"{STDIN}: standard input can be read once only; name it once")
     folder = form == "textgrid" and output is not None and (len(files) > 1 or output.is_dir())
@@ -372,9 +372,9 @@ def _is_recording(path: Path) -> bool:
 def _writer(
     form: str, output: Path | None, targets: dict[str, Path], head: str
 ) -> Iterator[Callable[[str, "Prediction"], None]]:
-    """A function that writes a prediction at once, so that what is done stays if more is not.
+    """Yield a function that writes each prediction at once, so that an interrupted run keeps them.
 
-    An older ``output`` stays until there is a prediction to take its place.
+    An existing ``output`` is kept until the first prediction replaces it.
     """
     from ser.predict.formats import FORMATS
 
@@ -400,7 +400,7 @@ def _writer(
     with contextlib.ExitStack() as stack:
         if output is None:
             stream: IO[str] = sys.stdout
-            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
+            stream.reconfigure(errors="surrogateescape")  # file names are bytes
         else:
             stack.enter_context(naming(output))
             stream = stack.enter_context(_open(output, "a"))

@@ -1,4 +1,4 @@
-"""The options of run.sh, and their help."""
+"""Options of run.sh, and their help."""
 
 import sys
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
   ./run.sh --sweep conf/sweeps/lambda.yaml    # five weights of the phoneme head, three seeds
   ./run.sh --backend slurm --seed "1 2 3"     # thirty folds as one job array
 """
-# Of --leakage: protocol and selection.
+# Variants of --leakage: protocol and selection.
 VARIANTS = (
     ("strict", "protocol"),
     ("paper", "protocol"),
@@ -316,7 +316,7 @@ def recipe(
 
 
 def _leakage(ctx: typer.Context) -> Settings:
-    """``ser leakage`` with the same options, none of which it sets itself."""
+    """``ser leakage`` with the same options, except those that it sets itself."""
     for name in NOT_WITH_LEAKAGE:
         if ctx.get_parameter_source(name).name == "COMMANDLINE":
             raise UserError(f"--{name} does not go with --leakage, which sets it")
@@ -353,7 +353,7 @@ def leakage(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what run.sh is to do by ``arguments``; exits with 2 where they do not fit."""
+    """Print the settings of run.sh for ``arguments``; exit with 2 if these are invalid."""
     from ser.console import explain
 
     try:

@@ -1,4 +1,4 @@
-"""``ser report``: stage 6, and the page of an experiment."""
+"""``ser report``: stage 6, and the HTML page of an experiment."""
 
 from pathlib import Path
 from typing import Annotated

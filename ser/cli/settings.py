@@ -1,4 +1,4 @@
-"""Checking and completing the options of run.sh, once, for all its stages."""
+"""Check and complete the options of run.sh, once for all stages."""
 
 import os
 import re
@@ -17,14 +17,14 @@ from ser.files import ROOT, SER, atomic_write
 
 LARGEST_SEED = 2**32 - 1
 PROTOCOLS = ("strict", "paper", "session", *OFFICIAL, "crossed", "kfold", "prefix")
-COUNTED = ("kfold", "crossed")  # protocols that are followed by a number
+COUNTED = ("kfold", "crossed")  # protocols with a number in their name
 SELECTIONS = ("protocol", "best-on-test")
 PAPER_PROTOCOLS = ["paper", "strict"]
 
 
 @dataclass
 class Settings:
-    """What run.sh works with: its options, completed. Paths are in the recipe or absolute."""
+    """Completed options of run.sh. Paths are relative to the recipe or absolute."""
 
     corpus: str = ""
     stage: int = 0
@@ -32,7 +32,7 @@ class Settings:
     protocols: list[str] = field(default_factory=list)
     config: str = ""
     sweep: str = ""
-    seed: str = ""  # blank separated; empty: those of the sweep
+    seed: str = ""  # blank separated; empty: the sweep's seeds
     folds: str = ""
     data: str = ""  # data/<corpus>
     dump: str = ""
@@ -41,16 +41,16 @@ class Settings:
     ngpu: int = 0
     processes: int = 0  # of stages 1 and 3
     plan_only: str = "false"
-    chain: str = ""  # file of the jobs of a detached run
-    all_logs: list[str] = field(default_factory=list)  # where stages log, for each protocol
+    chain: str = ""  # file that lists the jobs of a detached run
+    all_logs: list[str] = field(default_factory=list)  # log folders, one per protocol
     inputs: list[str] = field(default_factory=list)  # "token_type bpe_size feats_type" of stage 2
     experiments: list[str] = field(default_factory=list)  # exp/<corpus>/<tag> of each seed
-    lists: list[str] = field(default_factory=list)  # a sweep's experiments, for each protocol
+    lists: list[str] = field(default_factory=list)  # a sweep's experiments, one list per protocol
     data_options: list[str] = field(default_factory=list)  # of stage 1
     train_options: list[str] = field(default_factory=list)  # of stage 4
-    slurm: list[str] = field(default_factory=list)  # how stages are submitted
-    plan: list[str] = field(default_factory=list)  # what says how long the training will take
-    instead: list[str] = field(default_factory=list)  # a command to run in place of the stages
+    slurm: list[str] = field(default_factory=list)  # options for submitting stages
+    plan: list[str] = field(default_factory=list)  # command that estimates the training time
+    instead: list[str] = field(default_factory=list)  # command to run in place of the stages
 
     def as_shell(self) -> str:
         """Assignments for bash to evaluate."""
@@ -66,7 +66,7 @@ def settle(options: SimpleNamespace) -> Settings:
     """Check the options of ``recipe`` and complete them.
 
     Raises:
-        UserError: an option that does not fit; nothing has been written.
+        UserError: An invalid option; nothing has been written.
     """
     if options.paper:
         _for_the_paper(options)
@@ -94,7 +94,7 @@ def settle(options: SimpleNamespace) -> Settings:
     )
     settings.results = _path(options.results, f"{settings.exp_root}/RESULTS.md")
     _experiments(settings, options)
-    if options.plan:  # which leaves no experiment behind
+    if options.plan:  # makes no experiment
         settings.all_logs = [f"{settings.dump}/plan/log"]
     _modes(settings, options)
     _stage_options(settings, options)
@@ -109,7 +109,7 @@ def settle(options: SimpleNamespace) -> Settings:
 
 
 def _for_the_paper(options: SimpleNamespace) -> None:
-    """--paper is a sweep in two protocols."""
+    """Set the options of --paper: a sweep in two protocols."""
     for name in ("sweep", "compare", "tag", "k"):
         if getattr(options, name):
             raise UserError(f"--{name} does not go with --paper; leave one of them out")
@@ -122,7 +122,7 @@ def _for_the_paper(options: SimpleNamespace) -> None:
 
 
 def _for_a_plan(options: SimpleNamespace) -> None:
-    """Stages 1 to 3 are run, and nothing else."""
+    """Set the options of --plan: run only stages 1 to 3."""
     for name in ("detach", "status", "compare", "test_on"):
         if getattr(options, name):
             option = name.replace("_", "-")
@@ -131,7 +131,7 @@ def _for_a_plan(options: SimpleNamespace) -> None:
 
 
 def _numbers(options: SimpleNamespace) -> None:
-    """Stages and seeds."""
+    """Check stages and seeds."""
     options.stop_stage = options.stop_stage or (7 if options.stage == 7 else 6)
     if options.stage > options.stop_stage and not options.plan:
         raise UserError(f"--stage {options.stage} comes after --stop-stage {options.stop_stage}")
@@ -151,7 +151,7 @@ def _numbers(options: SimpleNamespace) -> None:
 
 
 def _backend(options: SimpleNamespace) -> None:
-    """Where the jobs run."""
+    """Check the options that say where the jobs run."""
     if options.backend == "slurm":
         if shutil.which("sbatch") is None:
             raise UserError(
@@ -182,7 +182,7 @@ def _backend(options: SimpleNamespace) -> None:
 
 
 def _protocol(options: SimpleNamespace) -> str:
-    """The protocol with its number, such as kfold5."""
+    """Check the protocol and return it with its number, such as kfold5."""
     protocol, k = options.protocol, options.k
     found = re.fullmatch(rf"({'|'.join(COUNTED)})(\d+)", protocol)
     if found and not k:  # as in run.yaml and RESULTS.md
@@ -208,7 +208,7 @@ def _protocol(options: SimpleNamespace) -> str:
 
 
 def _names(options: SimpleNamespace) -> None:
-    """The corpus, where it is, its transcripts, the tag and the folds."""
+    """Check the corpus, its location and transcripts, the tag and the folds."""
     egs = sorted(path.parent.name for path in ROOT.glob("egs/*/corpus.yaml"))
     if options.corpus not in egs:
         raise UserError(f"--corpus {options.corpus!r} is unknown; egs/ has: {' '.join(egs)}")
@@ -231,7 +231,7 @@ def _names(options: SimpleNamespace) -> None:
 
 
 def _config(options: SimpleNamespace) -> str:
-    """The system's YAML, by default S1; of corpora without transcripts S4."""
+    """The system's YAML, by default S1, or S4 for corpora without transcripts."""
     if not options.config:
         own = ROOT / "conf" / f"{options.corpus}_s1.yaml"
         if options.corpus == "casia":
@@ -251,7 +251,7 @@ def _sweep(options: SimpleNamespace) -> str:
 
 
 def _existing(option: str, name: str, pattern: str) -> str:
-    """A file of the user, or of the recipe."""
+    """Find a file of the user or of the recipe."""
     path = Path(name) if Path(name).is_file() else ROOT / name
     if not path.is_file():
         known = " ".join(str(file.relative_to(ROOT)) for file in sorted(ROOT.glob(pattern)))
@@ -260,7 +260,7 @@ def _existing(option: str, name: str, pattern: str) -> str:
 
 
 def _experiments(settings: Settings, options: SimpleNamespace) -> None:
-    """Which experiments are run, and what stages 2 and 3 make for them."""
+    """Determine the experiments to run, and the inputs that stages 2 and 3 make for them."""
     from ser.config import load_config
 
     root, seeds = Path(settings.exp_root) / options.corpus, settings.seed.split()
@@ -296,13 +296,13 @@ def _experiments(settings: Settings, options: SimpleNamespace) -> None:
 
 
 def inputs_of(config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What a system asks of stages 2 and 3: token_type, bpe_size and feats_type."""
+    """Inputs of a system from stages 2 and 3: token_type, bpe_size and feats_type."""
     defaults = {"token_type": "tagged_class", "bpe_size": 500, "feats_type": "raw"}
     return tuple(str(config.get(key, default)) for key, default in defaults.items())
 
 
 def _modes(settings: Settings, options: SimpleNamespace) -> None:
-    """Modes that run in place of the stages, and --plan."""
+    """Set up modes that run in place of the stages, and --plan."""
     dump = ["--dump-dir", settings.dump]
     if options.plan or (options.paper and _trains(options) and not options.detach):
         settings.plan = _plan(settings, options)
@@ -324,7 +324,7 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
         settings.instead = [*SER, "crosscorpus", *settings.experiments, *others]
     elif options.stage > 4 and not options.paper and not options.plan:
         for directory in settings.experiments:
-            # the log of what begins here would otherwise make the folder
+            # otherwise the log of the command started here would create the folder
             if not (ROOT / directory).is_dir():
                 raise UserError(
                     f"--stage {options.stage}: there is no experiment {directory}; train it first, "
@@ -337,7 +337,7 @@ def _trains(options: SimpleNamespace) -> bool:
 
 
 def _plan(settings: Settings, options: SimpleNamespace) -> list[str]:
-    """The command that says how long the stages will take."""
+    """Command that estimates how long the stages will take."""
     command = [*SER, "plan", f"--data-dir={settings.data}", f"--dump-dir={settings.dump}"]
     command += [f"--protocol={protocol}" for protocol in settings.protocols]
     if settings.sweep:
@@ -352,7 +352,7 @@ def _plan(settings: Settings, options: SimpleNamespace) -> list[str]:
 
 
 def _system(settings: Settings, options: SimpleNamespace) -> None:
-    """What needs no network is checked before anything begins."""
+    """Run the checks that need no network before anything starts."""
     from ser.training.declared import check_system
 
     due = None
@@ -363,7 +363,7 @@ def _system(settings: Settings, options: SimpleNamespace) -> None:
 
 
 def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
-    """Options that concern one stage only."""
+    """Set the options of individual stages."""
     settings.data_options = [f"--corpus={options.corpus}", f"--nj={settings.processes}"]
     for name in ("corpus_dir", "text", "emotions"):
         if value := getattr(options, name):
@@ -390,7 +390,7 @@ def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
 
 
 def _path(name: str, default: str = "") -> str:
-    """A path of the caller: absolute, or relative to the recipe if it is inside."""
+    """Convert a user's path: absolute, or relative to the recipe if inside it."""
     if not name:
         return default
     path = os.path.normpath(Path(name).absolute())

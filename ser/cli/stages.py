@@ -1,6 +1,6 @@
 """``ser data``, ``lang``, ``dump``, ``score`` and ``pack``: stages 1 to 3, 5 and 7.
 
-What takes long to import is imported by the function that needs it.
+Slow modules are imported by the functions that need them.
 """
 
 from pathlib import Path

@@ -19,7 +19,7 @@ from ser.cli.options import (
 from ser.cli.settings import SER
 from ser.errors import UserError
 
-Trainings = list[tuple[Path, int, Path]]  # the folder, seed and YAML of each experiment
+Trainings = list[tuple[Path, int, Path]]  # folder, seed and YAML of each experiment
 Seed = Annotated[str, typer.Option(help='of weights and batches; several: "1 2 3"')]
 Config = Annotated[Path | None, typer.Option(help="the system's YAML")]
 Select = Annotated[
@@ -114,7 +114,7 @@ def _train_here(trainings: Trainings, given: SimpleNamespace) -> None:
     from ser.cluster import preemption
 
     with preemption.listening():
-        from ser.training.folds import Training, train_folds  # which takes seconds to import
+        from ser.training.folds import Training, train_folds  # takes seconds to import
 
         train_folds(
             [Training(directory, config, seed) for directory, seed, config in trainings],
@@ -135,7 +135,7 @@ def _train_here(trainings: Trainings, given: SimpleNamespace) -> None:
 
 
 def _launch(trainings: Trainings, given: SimpleNamespace) -> int:
-    """Check what needs no model, and start the jobs; the exit status."""
+    """Run the checks that need no model, start the jobs, and return the exit status."""
     from ser.training.declared import check_system
     from ser.training.launch import Jobs, launch
 
@@ -166,7 +166,7 @@ def _launch(trainings: Trainings, given: SimpleNamespace) -> int:
 
 
 def _worker(directories: list[Path], given: SimpleNamespace) -> list[str]:
-    """The command of one worker, but for its share and the options of ESPnet."""
+    """Command of one worker, without its share and the ESPnet options."""
     worker = [*SER, "train", f"--data-dir={given.data_dir}", f"--dump-dir={given.dump_dir}"]
     if given.experiments is not None:
         worker.append(f"--experiments={given.experiments}")
@@ -202,7 +202,7 @@ def trainings_of(
 
 
 def _share(text: str) -> tuple[int, int]:
-    """``3/10`` -> (3, 10)."""
+    """Parse a share: ``3/10`` -> (3, 10)."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise UserError(f"--share {text!r}: expected K/N with K from 1 to N, e.g. 3/10")
@@ -210,7 +210,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def chosen_experiments(exp_dirs: list[Path], experiments: Path | None) -> list[Path]:
-    """The folders of the experiments that are named one by one, or by a sweep's list."""
+    """Folders of the experiments, given one by one or by a sweep's list."""
     if experiments is not None:
         from ser.training.launch import read_experiments
 
