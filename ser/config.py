@@ -1,8 +1,8 @@
-"""Strict reading of the YAML that users write: systems and sweeps (conf/), corpora (egs/).
+"""Strict reading of YAML written by users: systems and sweeps (conf/), corpora (egs/).
 
-YAML 1.1, which PyYAML reads, takes ``no`` for false, ``03`` for 3, ``12:30`` for 750 and ``2e-5``
-for text. Here a corpus is read as text throughout, and its model (``parse``) makes numbers where
-numbers are expected; in other files whatever YAML 1.1 and 1.2 read differently is refused.
+YAML 1.1, as read by PyYAML, takes ``no`` for false, ``03`` for 3, ``12:30`` for 750 and ``2e-5``
+for text. Here a corpus is read as text throughout, and its model (``parse``) converts to numbers
+where expected; in other files, values that YAML 1.1 and 1.2 read differently are rejected.
 """
 
 import argparse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A number that YAML 1.1 reads as text: no dot before the exponent.
 NUMBER_AS_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-_YAML_12 = {  # what plain scalars of YAML 1.2 are
+_YAML_12 = {  # types of plain scalars in YAML 1.2
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(r"[-+]?(0|[1-9]\d*)"),
@@ -38,7 +38,7 @@ Model = TypeVar("Model", bound="BaseModel")
 def load_config(path: Path | str) -> dict[str, Any]:
     """Read a system's YAML merged into its bases (``read_layers``).
 
-    Mappings are merged key by key; any other value replaces that of the base; null removes the
+    Mappings are merged key by key; any other value replaces the base's value; null removes the
     key, ``{}`` empties a mapping.
     """
     *changes, (_, merged) = read_layers(path)
@@ -53,7 +53,7 @@ def read_layers(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
     A base is relative to the file that names it. ``base`` itself is left out of the mappings.
 
     Raises:
-        UserError: as ``read_config``; a base that does not exist or leads back to itself.
+        UserError: As ``read_config``; a base that does not exist or a cycle of bases.
     """
     layers, here = [(Path(path), dict(read_config(path)))], Path(path)
     while (name := layers[-1][1].pop("base", None)) is not None:
@@ -85,7 +85,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     """Read the mapping in one YAML file of a system or a sweep, without its bases.
 
     Raises:
-        UserError: as ``read_yaml``.
+        UserError: As ``read_yaml``.
     """
     try:
         return read_yaml(path)[0]
@@ -99,14 +99,14 @@ def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], 
 
     Args:
         path: UTF-8 text.
-        as_text: Leave every scalar but null the text that it is in the file.
+        as_text: Keep every scalar except null as text, as written in the file.
 
     Returns:
         The mapping, and dotted key (``counts.total``, ``emotions.0``) -> line, from 1.
 
     Raises:
-        UserError: no such file, not YAML, not a mapping, a key given twice, or a value that
-            readers of YAML understand differently.
+        UserError: No such file, not YAML, not a mapping, a duplicate key, or a value that
+            YAML readers interpret differently.
     """
     path = Path(path)
     lines: dict[str, int] = {}
@@ -125,7 +125,7 @@ def read_yaml(path: Path | str, as_text: bool = False) -> tuple[dict[str, Any], 
         raise UserError(f"{path}:{line}: the character {found!r}; take it out") from None
     except yaml.YAMLError as err:
         what = getattr(err, "problem", None) or err
-        # a key without its colon shows in the line behind it
+        # a key without its colon is reported in the next line
         marks = (
             ("context_mark", "problem_mark") if "could not find" in str(what) else ("problem_mark",)
         )
@@ -150,7 +150,7 @@ def parse(
     """Validate ``content`` against a pydantic model.
 
     Raises:
-        UserError: what does not fit, each with file, line, key, what was found and what fits.
+        UserError: Each invalid value with file, line, key, the value and what was expected.
     """
     from pydantic import ValidationError
 
@@ -178,14 +178,14 @@ def parse(
 
 
 def suggest(word: str, known: Mapping[str, Any] | Any) -> str:
-    """Say which of the ``known`` names ``word`` may have meant, or all of them."""
+    """List the ``known`` names similar to ``word``, or all of them."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {near[0]}?" if near else f"expected {', '.join(names)}"
 
 
 def _check_nodes(node: Any, path: Path, key: str, as_text: bool, lines: dict[str, int]) -> None:
-    """Note lines, refuse keys that are given twice, and settle what plain scalars are."""
+    """Record lines, reject duplicate keys, and resolve plain scalars."""
     lines.setdefault(key, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
@@ -199,7 +199,7 @@ def _check_nodes(node: Any, path: Path, key: str, as_text: bool, lines: dict[str
             if name.tag == "tag:yaml.org,2002:merge":
                 continue
             whole = _join(key, name.value)
-            plain = unicodedata.normalize("NFC", name.value).strip()  # as text is compared
+            plain = unicodedata.normalize("NFC", name.value).strip()  # as in comparisons of text
             if plain in first:
                 raise UserError(
                     f"{path}:{line}: {whole}: given a second time, first in line {first[plain]}; "
@@ -245,7 +245,7 @@ def _and_parents(key: str) -> Iterator[str]:
 
 
 def _key(error: Mapping[str, Any], content: Any) -> str:
-    """The dotted key of an error, without the marks that pydantic adds for keys and unions."""
+    """Dotted key of an error, without the marks that pydantic adds for keys and unions."""
     parts: list[Any] = []
     here = content
     for part in error["loc"]:
@@ -259,7 +259,7 @@ def _key(error: Mapping[str, Any], content: Any) -> str:
 
 
 def _nearest(model: Any, loc: tuple[Any, ...]) -> str:
-    """The keys that are like the unknown one at ``loc``."""
+    """Known keys similar to the unknown one at ``loc``."""
     import typing
 
     for part in loc[:-1]:
@@ -292,10 +292,10 @@ def _expected(error: Mapping[str, Any]) -> str:
 
 
 def check_config(path: Path | str, config: dict[str, Any], parser: argparse.ArgumentParser) -> None:
-    """Refuse keys that ``parser`` does not have and values of the wrong type.
+    """Reject keys unknown to ``parser`` and values of the wrong type.
 
-    ESPnet takes values from YAML as they are; a wrong type would surface as a traceback in the
-    middle of a run.
+    ESPnet does not check values from YAML; a wrong type would cause a traceback in the middle of a
+    run.
     """
     actions = {action.dest: action for action in parser._actions}
     for key, value in config.items():
@@ -309,7 +309,7 @@ def check_config(path: Path | str, config: dict[str, Any], parser: argparse.Argu
 
 
 def read_numbers(value: Any) -> Any:
-    """``value`` with texts such as "2e-5" as the numbers they are, for options of a shell."""
+    """Convert text such as "2e-5" in ``value`` to numbers, for command-line options."""
     if isinstance(value, dict):
         return {key: read_numbers(item) for key, item in value.items()}
     if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value):
@@ -318,7 +318,7 @@ def read_numbers(value: Any) -> Any:
 
 
 def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
-    """Refuse keys that the constructor of ``cls`` does not take, and text for its numbers."""
+    """Reject keys that the constructor of ``cls`` does not take, and text for its numbers."""
     parameters = inspect.signature(cls.__init__).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -339,10 +339,10 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
 
 
 def encoder_confs(frontend: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
-    """The options of each speech encoder in ``frontend_conf``: those of HFFrontend, if any.
+    """HFFrontend options of each speech encoder in ``frontend_conf``, if any.
 
     Raises:
-        UserError: ``upstreams`` that is no list of options.
+        UserError: ``upstreams`` that is not a list of options.
     """
     if frontend == "hf":
         return [conf]
@@ -356,7 +356,7 @@ def encoder_confs(frontend: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What changed from ``old`` to ``new``, a line ``key: old -> new`` each."""
+    """List changes from ``old`` to ``new`` as lines ``key: old -> new``."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
         f"{key}: {before.get(key, 'not set')!r} -> {after.get(key, 'not set')!r}"
@@ -377,7 +377,7 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _mismatch(action: argparse.Action, value: Any) -> str | None:
-    """What the option expects, if ``value`` is not it; None if it fits."""
+    """Expected value of the option if ``value`` does not fit; else None."""
     if type(action).__name__ == "NestedDictAction":
         return None if isinstance(value, dict) else "a mapping (key: value lines)"
     if action.choices is not None:

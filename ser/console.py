@@ -1,4 +1,4 @@
-"""Shared by all commands: readable errors, exit statuses, progress lines."""
+"""Readable errors, exit statuses and progress lines, shared by all commands."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from ser.errors import Stopped, UserError
 
-EXPECTED = {  # by the type of a pydantic error
+EXPECTED = {  # by type of pydantic error
     "int_type": "expected a whole number",
     "float_type": "expected a number",
     "string_type": "expected text",
@@ -24,9 +24,9 @@ EXIT_INTERRUPTED = 130
 def run(main: Callable[[], None]) -> None:
     """Call ``main`` and exit with the status of its outcome.
 
-    ``UserError`` and the operating system's refusals (no such file, disk full, permission)
-    become one line on stderr and status 1; a training that was asked to stop ends with the status
-    of the signal. Any other exception is a defect of this program and keeps its traceback.
+    ``UserError`` and errors of the operating system (no such file, disk full, permission)
+    become one line on stderr and status 1; a training stopped by a signal exits with the signal's
+    status. Any other exception is a bug in this program and keeps its traceback.
     """
     try:
         main()
@@ -41,15 +41,15 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # in a log the error belongs below what was printed
+    with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
         sys.stdout.flush()
-    # in one piece: print writes the end apart, and what is on its way to the log could come between
+    # in one write: print writes the newline separately, and other output could come in between
     print(f"error: {message}\n", end="", file=sys.stderr)
     sys.exit(EXIT_ERROR)
 
 
 def explain(err: Exception) -> str:
-    """``err`` for people: what happened, where, and for common causes what to do."""
+    """Explain ``err`` to the user: what happened, where, and for common causes what to do."""
     if isinstance(err, UserError):
         return str(err)
     if not isinstance(err, OSError):
@@ -69,24 +69,24 @@ def explain(err: Exception) -> str:
 def progress(message: str) -> None:
     """Report the progress of a long job.
 
-    The line goes to stdout, so that it lands in the stage's log; the launcher shows the
-    newest one on the user's terminal.
+    The line goes to stdout, and so into the stage's log; the launcher shows the latest one on the
+    user's terminal.
     """
-    # in one piece: unbuffered, print writes the end of the line apart, and tasks share an output
+    # in one write: unbuffered, print writes the newline separately, and tasks share an output
     sys.stdout.write(f"[progress] {message}\n")
     sys.stdout.flush()
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage, or ``-`` for an undefined one.
+    """Format a fraction as a percentage, or ``-`` if undefined.
 
-    Halves such as 81.25 are rounded alike whatever the last bit of a processor's sum says.
+    Ties such as 81.25 are rounded the same way regardless of floating-point error in the last bit.
     """
     return "-" if value is None else f"{round(100 * value, 9):.{digits}f}"
 
 
 def duration(seconds: Sequence[float | None]) -> str:
-    """The mean as h:mm:ss; ``-`` where one is not known."""
+    """Format the mean as h:mm:ss, or ``-`` if any value is unknown."""
     if any(value is None for value in seconds):
         return "-"
     minutes, rest = divmod(round(sum(seconds) / len(seconds)), 60)
@@ -94,7 +94,7 @@ def duration(seconds: Sequence[float | None]) -> str:
 
 
 def validation_problems(errors: Sequence[Mapping[str, Any]], most: int = 5) -> str:
-    """What pydantic's ``ValidationError.errors()`` lists, such as ``summary.wa: expected ...``."""
+    """Format pydantic's ``ValidationError.errors()``, such as ``summary.wa: expected ...``."""
     lines = []
     for error in errors[:most]:
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"])

@@ -1,4 +1,4 @@
-"""Exceptions: for mistakes of the user, and for a training stopped by a signal."""
+"""Exceptions for user errors, and for training stopped by a signal."""
 
 import signal
 
@@ -7,16 +7,16 @@ STATUS = {signal.SIGUSR1: EXIT_RESUME, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 class UserError(Exception):
-    """A mistake or a condition that the user can fix.
+    """An error that the user can fix.
 
     The message names the file, line or option, says what was found and what was
-    expected, and ends with what to do next. Command lines print it to stderr without a
+    expected, and ends with what to do next. Commands print it to stderr without a
     traceback and exit with status 1 (see ``ser.console.run``).
     """
 
 
 class Stopped(BaseException):
-    """The training was stopped by a signal, after a checkpoint; not an error."""
+    """Training was stopped by a signal, after writing a checkpoint; not an error."""
 
     def __init__(self, signum: signal.Signals):
         super().__init__(f"stopped by {signum.name}; run the same command to resume")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and directories that one process at a time writes."""
+"""Atomic writing of files and directories, and locks for directories."""
 
 import contextlib
 import fcntl
@@ -18,16 +18,16 @@ LEFTOVER = re.compile(r"\..+\.(?:tmp|old)-(.+)-(\d+)")
 LEFT_FOR_GOOD = 24 * 3600  # seconds
 
 ROOT = Path(__file__).resolve().parents[1]  # of the recipe: run.sh, conf, egs and so on
-# The start of a command of ser in a process of its own; run.sh knows of wrappers (--python)
+# Start of a ser command in a separate process; SER_PYTHON is a wrapper given to run.sh (--python)
 SER = [os.environ.get("SER_PYTHON") or sys.executable, "-m", "ser"]
 
 
 @contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary file beside ``path`` that takes its place when the block succeeds.
+    """Open a temporary file beside ``path`` that replaces it when the block succeeds.
 
-    An exception in the block removes the temporary file and leaves an older ``path`` as it
-    was. Text is UTF-8 with LF line ends.
+    An exception in the block removes the temporary file and leaves an existing ``path``
+    unchanged. Text is UTF-8 with LF line endings.
     """
     path = Path(path)
     temporary = _beside(path, "tmp")
@@ -40,16 +40,16 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # which would hide what happened
+        with contextlib.suppress(OSError):  # it would hide the original error
             temporary.unlink()
         raise
 
 
 @contextmanager
 def naming(path: Path | str, temporary: Path | str | None = None) -> Iterator[None]:
-    """Let an OSError of the block name ``path`` where it names nothing, or ``temporary``.
+    """Make an OSError of the block name ``path`` if it names no file, or names ``temporary``.
 
-    A failing write (disk full) has no file name. A file in ``temporary`` becomes one in ``path``.
+    A failed write (disk full) has no file name. A file in ``temporary`` becomes one in ``path``.
     """
     try:
         yield
@@ -67,7 +67,7 @@ def naming(path: Path | str, temporary: Path | str | None = None) -> Iterator[No
 def atomic_dir(path: Path | str) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``path`` when the block succeeds.
 
-    An older ``path`` stays untouched until then, and stays if the block raises.
+    An existing ``path`` is unchanged until then, and is kept if the block raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path | str, message: str) -> Iterator[None]:
-    """Hold a lock on ``path``, a file made for this or a directory, while the block runs.
+    """Hold a lock on ``path``, a lock file or a directory, while the block runs.
 
-    If another process holds it, ``message`` is printed and this one waits; a process that dies
-    lets go of its locks. Where there are none (some network disks) the block runs without.
+    If another process holds it, ``message`` is printed and this one waits; locks of a process are
+    released when it dies. On file systems without locks (some network disks) none is taken.
     """
     path = Path(path)
     try:
@@ -117,7 +117,7 @@ def locked(path: Path | str, message: str) -> Iterator[None]:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A name beside ``path`` for this process alone; removes what killed processes left."""
+    """Temporary name beside ``path`` for this process; removes leftovers of killed processes."""
     remove_leftovers(path.parent, path.name)
     return path.with_name(f".{path.name}.{kind}-{socket.gethostname()}-{os.getpid()}")
 
@@ -125,7 +125,7 @@ def _beside(path: Path, kind: str) -> Path:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove temporary files and folders of killed processes, all or those of one ``name``.
 
-    Whether a process of another machine was killed cannot be known; after a day it is assumed.
+    For processes on other machines this cannot be checked; after a day it is assumed.
     """
     pattern = "*" if name == "*" else glob.escape(name)
     for leftover in folder.glob(f".{pattern}.*-*-*"):
@@ -144,7 +144,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def expand_home(path: Path | str) -> Path:
-    """``path`` with ``~`` or ``~user`` as the home folder; as it is where there is no such home."""
+    """Expand ``~`` or ``~user`` in ``path``; unchanged if there is no such home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -152,7 +152,7 @@ def expand_home(path: Path | str) -> Path:
 
 
 def write_once(path: Path, data: bytes) -> Path:
-    """Write ``data`` to ``path`` whole, unless that is what it holds; returns ``path``."""
+    """Write ``data`` to ``path`` atomically, unless it is its content already; return ``path``."""
     if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as stream:

@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, versions, machine; without private paths."""
+"""Provenance of results: command, commit, versions, machine; without private paths."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ EGS = ROOT / "egs"
 
 
 def git_commit(root: Path | None = None) -> str:
-    """The recipe's commit, 12 digits, with ``-dirty`` when tracked files differ from it.
+    """The recipe's commit, 12 digits, with ``-dirty`` if tracked files differ from it.
 
     ``unknown`` outside a git checkout, or without git.
     """
@@ -48,7 +48,7 @@ def git_commit(root: Path | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a number."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(ngpu: int = 0) -> str:
-    """The processor's name and count of cores, and the GPU's name when one is used."""
+    """Processor name and number of cores, and the GPU's name if one is used."""
     name = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -67,7 +67,7 @@ def hardware(ngpu: int = 0) -> str:
                 name = line.split(":", 1)[1].strip()
                 break
     except OSError:
-        pass  # not Linux: the architecture's name has to do
+        pass  # not Linux: use the architecture's name
     text = f"{name}, {len(os.sched_getaffinity(0))} cores"
     if ngpu > 0:
         import torch
@@ -78,7 +78,7 @@ def hardware(ngpu: int = 0) -> str:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
+    """Current UTC time, to the second, in ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -88,14 +88,14 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of a run's settings without its seed: equal for runs that differ in nothing else."""
+    """SHA-256 of a run's settings without the seed: equal for runs that differ only in the seed."""
     kept = {key: value for key, value in settings.items() if key != "seed"}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def default_tag(config: Path | str, protocol: str, seed: int | str, select: str = "") -> str:
-    """The name that run.sh gives an experiment of one seed without --tag."""
+    """Name of a single-seed experiment in run.sh without --tag."""
     words = [Path(config).stem.removeprefix("train_"), protocol, select, f"seed{seed}"]
     return "_".join(filter(None, words))
 
@@ -109,16 +109,16 @@ def run_command(
 ) -> str:
     """The ./run.sh line that repeats an experiment.
 
-    A path outside the checkout is shown as ``PATH/TO/<name>``: the place it had on one machine
-    helps nobody on another.
+    A path outside the checkout is shown as ``PATH/TO/<name>``: its location on one machine is
+    useless on another.
 
     Args:
-        run: the experiment's run.yaml.
-        corpus: the done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``,
+        run: The experiment's run.yaml.
+        corpus: The done-marker of stage 1, with ``corpus_dir``, ``text`` (if given), ``emotions``,
             ``allow_partial`` and ``undecided``.
         data_dir: data/<corpus>; a corpus in it was made by the recipe itself.
-        tag: the experiment's name, said where it is not the default.
-        folds: those that it has, said where they are not all.
+        tag: The experiment's name, included if it is not the default.
+        folds: The experiment's folds, included if they are not all.
     """
     words = ["./run.sh", "--corpus", str(run["corpus"])]
     words += _corpus_options(str(run["corpus"]), corpus or {}, data_dir)
@@ -163,7 +163,7 @@ def _corpus_options(name: str, corpus: Mapping[str, Any], data_dir: Path | None)
 
 
 def _usual_emotions(name: str) -> list[str] | None:
-    """Those of corpus.yaml, as it is or of the corpus that it is based on; None without one."""
+    """Default emotions of corpus.yaml or of the corpus that it is based on; None without one."""
     path = EGS / name / "corpus.yaml"
     if not path.is_file():
         return None
@@ -172,7 +172,7 @@ def _usual_emotions(name: str) -> list[str] | None:
 
 
 def public_path(word: Any) -> str:
-    """``word``, but a path outside the working directory keeps only its last part."""
+    """``word``, reduced to its last part if it is a path outside the working directory."""
     text = str(word)
     if not text.startswith(("/", "..", "~")):
         return text

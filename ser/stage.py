@@ -1,7 +1,7 @@
-"""Done-markers: what a finished stage leaves behind and the next stage looks for.
+"""Done-markers, written by a finished stage and checked by the next one.
 
-A stage writes ``<dir>/.done`` last. It is JSON and holds whatever decides the stage's output
-(options, digests of its inputs), so that running the stage again can tell "already done" from
+A stage writes ``<dir>/.done`` last. It is JSON and holds everything that determines the stage's
+output (options, digests of its inputs), so that a rerun can distinguish "already done" from
 "done with other settings".
 """
 
@@ -25,7 +25,7 @@ def file_digest(*paths: Path | str) -> str:
 
 
 def read_marker(directory: Path | str) -> dict[str, Any] | None:
-    """The settings recorded by the stage that finished in ``directory``; None if none did."""
+    """Read the settings recorded by the stage that finished in ``directory``; None if none did."""
     try:
         return json.loads((Path(directory) / MARKER).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):  # absent or damaged
@@ -38,14 +38,14 @@ def is_done(directory: Path | str, settings: dict[str, Any]) -> bool:
 
 
 def mark_done(directory: Path | str, settings: dict[str, Any]) -> None:
-    """Record that the stage finished in ``directory``; call it after everything is written."""
+    """Record that the stage finished in ``directory``; call after everything is written."""
     with atomic_write(Path(directory) / MARKER) as stream:
         json.dump(settings, stream, indent=1, sort_keys=True)
         stream.write("\n")
 
 
 def require_done(directory: Path | str, stage: int, what: str) -> dict[str, Any]:
-    """The marker of ``directory``, or UserError telling which stage makes ``what``."""
+    """Read the marker of ``directory``; UserError that says which stage makes ``what``."""
     marker = read_marker(directory)
     if marker is None:
         raise UserError(
