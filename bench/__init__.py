@@ -1,1 +1,1 @@
-"""Speed and memory, measured against what people train emotion recognition with today."""
+"""Speed and memory compared with current toolkits for training emotion recognition."""

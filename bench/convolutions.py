@@ -1,7 +1,7 @@
-"""Convolutional networks on a CPU: layer by layer, and layers in one.
+"""Convolutional networks on a CPU: layer by layer, and with fused layers.
 
-Forward and backward pass of frontend and encoder of systems over 32 utterances of 2.5 to 2.8 s,
-after a first one, on one thread: CPU seconds (ser/models/cpu/conv_norm.py).
+CPU seconds of the forward and backward pass of a system's frontend and encoder over 32 utterances
+of 2.5 to 2.8 s, on one thread, after a warm-up pass (ser/models/cpu/conv_norm.py).
 
 Usage: python -m bench.convolutions [SYSTEM.yaml]...
 """
@@ -23,7 +23,7 @@ UTTERANCES, FRAMES, SAMPLES, ROUNDS = 32, 280, 160, 3
 
 
 def measure(config: str, dtype: torch.dtype) -> tuple[float, float]:
-    """CPU seconds of a step, layer by layer and in one."""
+    """CPU seconds of a step, layer by layer and with fused layers."""
     settings = load_config(config)
     args = Namespace(pooling_conf={}, encoder_conf={}, frontend_conf={})
     vars(args).update(settings)

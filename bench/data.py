@@ -1,10 +1,10 @@
-"""Time and memory of stages 1 to 3 as the corpus grows; prints a table and keeps it.
+"""Time and memory of stages 1 to 3 as the corpus grows; prints and saves a table.
 
 Usage: python -m bench.data [--sizes N ...] [--nj N]
 
-An IEMOCAP tree of each size is fabricated: its layout, invented sentences, and wav files that are
-links to 64 of each speaker, of IEMOCAP-like durations, so that the audio comes from memory and not
-from the disk. Each stage runs in a process of its own. The table goes to bench/RESULTS-data.md.
+A synthetic IEMOCAP tree of each size is made: its layout, invented sentences, and wav files linked
+to 64 files per speaker, with IEMOCAP-like durations, so that the audio is read from memory rather
+than from disk. Each stage runs in its own process. The table goes to bench/RESULTS-data.md.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from bench.workload import SAMPLE_RATE, durations
 from ser.provenance import git_commit
 
 IEMOCAP = 10_039  # files
-SOURCES = 64  # different wav files of each speaker: the audit lets no two share one
-TURNS = 50  # of a dialog
+SOURCES = 64  # different wav files per speaker: the audit lets no two speakers share one
+TURNS = 50  # per dialog
 LABELS = {"ang": "angry", "hap": "happy", "sad": "sad", "neu": "neutral"}
 SENTENCES = ("I left the keys on the table.", "Who told you to get in this line?", "Excuse me.")
-# What runs in the process of a stage; it prints seconds, and the largest resident memory of itself
-# or any one process that it started.
+# Code run in the process of a stage; it prints seconds, and the peak resident memory of itself
+# or of any one child process.
 MEASURED = """
 import json, resource, sys, time
 from pathlib import Path
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def fabricate(work: Path, size: int) -> None:
-    """An IEMOCAP tree of ``size`` utterances in ``work/corpus`` and its corpus.yaml."""
+    """Make an IEMOCAP tree of ``size`` utterances in ``work/corpus`` and its corpus.yaml."""
     sources = work / "sources"
     sources.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -129,12 +129,12 @@ def fabricate(work: Path, size: int) -> None:
 
 
 def dialog_name(number: int) -> str:
-    """The names of IEMOCAP's improvised dialogs, 600 of them: F_impro00, M_impro00, F_impro01..."""
+    """Name of one of 600 improvised dialogs as in IEMOCAP: F_impro00, M_impro00, F_impro01..."""
     return f"{'FM'[number % 2]}_impro{number // 2 % 100:02d}{('', 'a', 'b')[number // 200]}"
 
 
 def run_stage(work: Path, stage: str, nj: int) -> dict[str, float]:
-    """Seconds, processor seconds and bytes of one stage; its own output if it fails."""
+    """Run one stage; return its seconds, CPU seconds and bytes; show its output if it fails."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(work), stage, str(nj)],
         cwd=ROOT,
@@ -147,7 +147,7 @@ def run_stage(work: Path, stage: str, nj: int) -> dict[str, float]:
 
 
 def report(rows: list[tuple[int, str, dict[str, float]]], nj: int) -> str:
-    """The table, with how much more time each utterance takes than in the smallest corpus."""
+    """Format the table, with the time per utterance relative to the smallest corpus."""
     lines = [
         "# Stages 1 to 3 as the corpus grows",
         "",

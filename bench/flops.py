@@ -1,4 +1,4 @@
-"""The floor: how many operations a second of audio takes, and how many this machine does."""
+"""Lower bound: operations per second of audio, and operations per second of this machine."""
 
 import time
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 SAMPLE_RATE = 16000
-# wav2vec2-base, by the names of its configuration in transformers
+# wav2vec2-base, with the names of its configuration in transformers
 BASE = SimpleNamespace(
     conv_kernel=(10, 3, 3, 3, 3, 2, 2),
     conv_stride=(5, 2, 2, 2, 2, 2, 2),
@@ -51,22 +51,22 @@ def forward_flops(seconds: float, config: Any = BASE) -> dict[str, float]:
 
 
 def training_flops(seconds: float, config: Any = BASE, frozen: Collection[str] = ()) -> float:
-    """Forward and backward: each product has two in its backward pass, of the same size.
+    """Forward and backward pass: each product has two of the same size in its backward pass.
 
     Args:
-        frozen: Parts that have no backward pass.
+        frozen: Parts without a backward pass.
     """
     parts = forward_flops(seconds, config).items()
     return sum(flops * (1 if part in frozen else 3) for part, flops in parts)
 
 
 def matmul_size(device: str) -> int:
-    """Large enough to fill the device, and to make nothing of what starting a product takes."""
+    """Matrix size large enough to saturate the device and make launch overhead negligible."""
     return 2048 if device == "cpu" else 8192
 
 
 def matmul_rate(dtype: torch.dtype, device: str, repeats: int = 8) -> float:
-    """Operations a second that torch's product of two square matrices reaches, the best of some."""
+    """Operations per second of torch's product of two square matrices, the best of ``repeats``."""
     size = matmul_size(device)
     a = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")

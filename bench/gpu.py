@@ -3,10 +3,10 @@
 Usage: python -m bench.gpu [--only NAME ...] [--minutes 9] [--peak TFLOPS] [--output FILE]
        python -m bench.gpu --device cpu --quick    the same path with a tiny model, in seconds
 
-wav2vec2-base with random weights by the code of ser/models, trained by the loop of stage 4
-(ser/training/passes.py), on noise with durations like IEMOCAP's. Each way of training is a process
-of its own with an equal share of the time that is left; what is not done by then is stopped, and
-the table says so. Writes bench/RESULTS-gpu.md, and all that was measured to RESULTS-gpu.json.
+wav2vec2-base with random weights, using the code of ser/models and the training loop of stage 4
+(ser/training/passes.py), on noise with IEMOCAP-like durations. Each variant runs in its own process
+with an equal share of the remaining time; variants that exceed it are stopped, and the table says
+so. Writes bench/RESULTS-gpu.md, and all measurements to RESULTS-gpu.json.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from bench.gpu_step import QUICK, VARIANTS, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "bench/RESULTS-gpu.md"
-LEAST = 30.0  # seconds of a variant, most of which may be imports
-SPEECHBRAIN = 194  # seconds of an epoch on a V100: README.md of SpeechBrain's recipes/IEMOCAP
-# TFLOP/s of dense bfloat16 products with float32 sums, of the makers' data sheets. Cards before
-# Ampere have none.
+LEAST = 30.0  # minimum seconds per variant, most of which may be imports
+SPEECHBRAIN = 194  # seconds per epoch on a V100: README.md of SpeechBrain's recipes/IEMOCAP
+# TFLOP/s of dense bfloat16 products with float32 accumulation, from the vendors' data sheets.
+# GPUs before Ampere have none.
 PEAKS = {
     **{"H200": 989, "H100 80GB HBM3": 989, "H100 PCIe": 756, "A100": 312, "L40S": 362, "L4": 121},
     **{"A10": 125, "RTX 4090": 165, "RTX 3090": 71},
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, default=0.0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.variant:  # in a process of its own
+    if args.variant:  # in its own process
         answer = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         print(json.dumps(measure(args.variant, args.device, args.quick, args.end)), file=answer)
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def lacking(device: str) -> str | None:
-    """What is not there to measure with, in words."""
+    """Message about missing requirements of the benchmark, if any."""
     missing = [n for n in ("torch", "transformers", "yaml") if importlib.util.find_spec(n) is None]
     if missing:
         return (
@@ -94,7 +94,7 @@ def lacking(device: str) -> str | None:
 
 
 def about(device: str, peak: float | None, quick: bool) -> dict[str, Any]:
-    """The machine, and how fast its products of matrices are."""
+    """Describe the machine and its matrix multiplication rate."""
     import torch
 
     from bench.flops import matmul_rate
@@ -115,7 +115,7 @@ def about(device: str, peak: float | None, quick: bool) -> dict[str, Any]:
 
 
 def peak_of(card: str) -> float | None:
-    """FLOP/s of a card of ``PEAKS``; None of another, or of a slice of one (MIG)."""
+    """Peak FLOP/s of a GPU in ``PEAKS``; None for another, or for a slice of one (MIG)."""
     known = [name for name in PEAKS if re.search(rf"\b{name}\b", card) and "MIG" not in card]
     return 1e12 * PEAKS[known[0]] if known else None
 
@@ -127,11 +127,11 @@ def run_variants(
     least: float = LEAST,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, dict[str, Any]]:
-    """Run the variants, each with an equal share of what is left of ``seconds``.
+    """Run the variants, each with an equal share of the rest of ``seconds``.
 
     Args:
-        run: Takes a name and the seconds after which it gives up.
-        least: The smallest share, in seconds; with less nothing is begun.
+        run: Takes a name and a time limit in seconds.
+        least: Minimum share in seconds; with less no variant is started.
     """
     found: dict[str, dict[str, Any]] = {}
     end = clock() + seconds
@@ -146,7 +146,7 @@ def run_variants(
 
 
 def in_process(arguments: list[str], limit: float) -> dict[str, Any]:
-    """What a process of this module answers, which is stopped after ``limit`` seconds."""
+    """Run this module in a process, stopped after ``limit`` seconds, and return its answer."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.gpu", *arguments],
         cwd=ROOT,
@@ -154,7 +154,7 @@ def in_process(arguments: list[str], limit: float) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # with what torch.compile starts
+        start_new_session=True,  # includes processes started by torch.compile
     )
     try:
         output, errors = process.communicate(timeout=limit)
@@ -171,12 +171,12 @@ def in_process(arguments: list[str], limit: float) -> dict[str, Any]:
 
 
 def rate(found: dict[str, Any], key: str = "audio") -> float:
-    """Audio seconds, or FLOP, a second: the median of the rounds."""
+    """Audio seconds (or FLOP) per second: the median over the rounds."""
     return statistics.median(done[key] / done["seconds"] for done in found["rounds"])
 
 
 def mfu(found: dict[str, Any], peak: float | None) -> str:
-    """Model FLOP utilisation: useful operations a second as a share of ``peak``."""
+    """Model FLOP utilisation: useful operations per second as a share of ``peak``."""
     return f"{rate(found, 'flops') / peak:.1%}" if peak else "not known"
 
 
@@ -187,7 +187,7 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def report(state: dict[str, Any]) -> str:
-    """bench/RESULTS-gpu.md."""
+    """Format bench/RESULTS-gpu.md."""
     from bench.flops import FORMULA
     from bench.workload import TRAINED, durations, experiment_seconds
 

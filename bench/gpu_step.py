@@ -1,8 +1,8 @@
-"""One way of training S1 on a GPU, as bench.gpu measures it in a process of its own.
+"""One variant of training S1 on a GPU, measured by bench.gpu in its own process.
 
-Nothing of ESPnet is imported: the model is that of ser/models, the loop that of stage 4
-(ser/training/passes.py). Its reporter of statistics has a stand-in, and so have the libraries that
-read audio files, where they are missing.
+ESPnet is not imported: the model comes from ser/models, the training loop from stage 4
+(ser/training/passes.py). ESPnet's reporter is replaced by a stub, and so are the libraries that
+read audio files if they are missing.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-UTTERANCES = 320  # of a round
+UTTERANCES = 320  # per round
 ROUNDS = 7  # at most
-SPARE = 3.0  # seconds of a variant's share that are kept for its end
+SPARE = 3.0  # seconds of a variant's share reserved for its end
 TINY = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
     **{"intermediate_size": 64, "conv_dim": [16] * 7, "num_conv_pos_embeddings": 16},
@@ -31,17 +31,17 @@ STEP = {"batch_size": 16, "accum_grad": 1}  # the paper's, in one batch
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of training; neither compiled layers nor that attention are options of the recipe."""
+    """A training variant; compiled layers and explicit attention are not options of the recipe."""
 
     options: str  # after `./run.sh --ngpu 1 --`
     changes: dict[str, Any] = field(default_factory=dict)  # to the YAML
     seconds: float = 0.0  # of padded audio in a batch; 0: batch_size utterances
     compiled: bool = False
-    written_out: bool = False  # attention
+    written_out: bool = False  # explicit attention, without a fused kernel
 
 
 def by_seconds(seconds: int, more: str = "", **options: Any) -> Variant:
-    """Batches of up to so many padded seconds, each an update."""
+    """Variant with batches of up to ``seconds`` of padded audio, one update each."""
     cut = f"--batch_type numel --batch_bins {16000 * seconds} --length_jitter 0 --accum_grad 1"
     changes = {**STEP, **options.pop("changes", {})}
     return Variant(f"{cut}{more}", changes, seconds=seconds, **options)
@@ -75,11 +75,11 @@ VARIANTS = {  # in the order in which they are measured
 
 
 def measure(name: str, device: str, quick: bool, end: float) -> dict[str, Any]:
-    """Rounds of one variant, up to ``end``, a time of the clock on the wall.
+    """Measure rounds of one variant until the wall-clock time ``end``.
 
     Returns:
-        ``rounds`` of audio (s), seconds and flops; ``memory`` (bytes), ``waits`` of the host for
-        the device in each update, ``where`` these are.
+        ``rounds`` of audio (s), seconds and flops; ``memory`` (bytes), ``waits`` (host-device
+        synchronisations per update), ``where`` these are.
     """
     import torch
 
@@ -100,7 +100,7 @@ def measure(name: str, device: str, quick: bool, end: float) -> dict[str, Any]:
     def train(number: int, count: int, statistics: Callable = Statistics) -> dict[str, float]:
         chosen = representative(epoch, min(count, len(epoch)), number)
         made = [make_batch(batch, "cpu", i) for i, batch in enumerate(chosen)]
-        if device != "cpu":  # as ESPnet's loader does
+        if device != "cpu":  # as in ESPnet's data loader
             made = [{key: value.pin_memory() for key, value in batch.items()} for batch in made]
         work = Batches([(None, batch) for batch in made], name)
         taken = timed(lambda: train_pass(training, work, statistics(Unreported())), device)
@@ -128,7 +128,7 @@ def measure(name: str, device: str, quick: bool, end: float) -> dict[str, Any]:
 
 
 def make_training(variant: Variant, device: str, quick: bool) -> tuple[Any, list]:
-    """What stage 4 trains with, and all batches of an epoch."""
+    """Make the training objects of stage 4, and all batches of an epoch."""
     import numpy as np
 
     from bench.recipe import jittered_batches, make_model, make_optimizer, read_system
@@ -166,7 +166,7 @@ def make_training(variant: Variant, device: str, quick: bool) -> tuple[Any, list
 
 @contextlib.contextmanager
 def attention(variant: Variant) -> Iterator[None]:
-    """torch's own choice of a kernel, or attention step by step."""
+    """Use torch's choice of attention kernel, or explicit attention."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.MATH) if variant.written_out else contextlib.nullcontext():
@@ -174,7 +174,7 @@ def attention(variant: Variant) -> Iterator[None]:
 
 
 def import_without_audio() -> None:
-    """Import what knows of audio files, of which none is read here."""
+    """Import ser.data.audio with missing audio libraries mocked, since no audio is read here."""
     missing = [n for n in ("soundfile", "soxr") if importlib.util.find_spec(n) is None]
     sys.modules.update({name: MagicMock() for name in missing})
     importlib.import_module("ser.data.audio")
@@ -183,7 +183,7 @@ def import_without_audio() -> None:
 
 
 class Unreported:
-    """In place of ESPnet's reporter of statistics."""
+    """Stub for ESPnet's reporter."""
 
     def register(self, stats: dict[str, Any], weight: Any = None) -> None:
         pass
@@ -196,13 +196,13 @@ class Unreported:
 
 
 def host_waits(train: Callable[[Callable], Any], device: str) -> list[str] | None:
-    """Where the host waits for the device in some steps, logging aside; None of a CPU."""
+    """Find host-device synchronisations in some steps, except for logging; None on a CPU."""
     import torch
 
     from ser.training.passes import Statistics
 
     class Late(Statistics):
-        """What is fetched for the log does not count."""
+        """Statistics whose transfers for the log do not count."""
 
         def flush(self) -> Any:
             torch.cuda.set_sync_debug_mode("default")
@@ -226,7 +226,7 @@ def host_waits(train: Callable[[Callable], Any], device: str) -> list[str] | Non
 
 
 def timed(work: Callable[[], Any], device: str) -> float:
-    """Seconds between two events on the device, or on the wall of a CPU."""
+    """Seconds between two events on the device, or wall-clock seconds on a CPU."""
     if device == "cpu":
         begin = time.perf_counter()
         work()
@@ -243,7 +243,7 @@ def timed(work: Callable[[], Any], device: str) -> float:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes that torch has taken of the device at most, or resident ones of this process."""
+    """Peak bytes allocated by torch on the device, or peak resident memory of this process."""
     if device == "cpu":
         from bench.worker import peak_memory
 

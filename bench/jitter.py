@@ -1,4 +1,4 @@
-"""What length_jitter costs in padding, and how many others an utterance meets in its batches.
+"""Padding cost of length_jitter, and the number of other utterances that share a batch with one.
 
 Usage: python -m bench.jitter
 """

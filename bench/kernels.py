@@ -1,8 +1,8 @@
-"""What preparing kernels costs on a CPU, and what keeping them takes.
+"""Time to compile CPU kernels, and memory to cache them.
 
-oneDNN compiles its products of matrices for each shape, and keeps the last 1,024 by default, 2,048
-here (ser/models/conv_stack.py). S1 trains on 30 batches of different lengths twice, with each of
-several ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the largest still has all of them the second time.
+oneDNN compiles its matrix products for each shape, and caches the last 1,024 by default, 2,048
+here (ser/models/conv_stack.py). S1 trains twice on 30 batches of different lengths, for several
+values of ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the largest still caches all of them the second time.
 
 Usage: python -m bench.kernels
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-BATCHES, LONGEST, SEED = 30, 4.0, 0  # seconds, which leaves out half of the batches
+BATCHES, LONGEST, SEED = 30, 4.0, 0  # seconds; excludes half of the batches
 CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 CAPACITIES = ("1024", "2048", "32768")
 
@@ -26,12 +26,12 @@ def main() -> None:
         command = [sys.executable, "-m", "bench.kernels", "here"]
         env = {**os.environ, CAPACITY: capacity}
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-        first, second, memory = done.stdout.split()[-3:]  # ESPnet prints before
+        first, second, memory = done.stdout.split()[-3:]  # after ESPnet's output
         print(f"{capacity:>12}  {first:>7} s/s  {second:>8} s/s  {memory:>12} GB", flush=True)
 
 
 def train_twice() -> None:
-    """Print audio seconds trained in a second in each pass, and the resident GB at the end."""
+    """Print audio seconds per second of training in each pass, and resident GB at the end."""
     import numpy as np
 
     from bench.recipe import build

@@ -1,12 +1,12 @@
-"""What training a large speech encoder takes of a GPU's memory, worked out from its configuration.
+"""Estimate the GPU memory for training a large speech encoder from its configuration.
 
 Usage: python -m bench.memory [--card 24] [--seconds 10] [--batch 4] [--model ID_OR_FOLDER]
 
-Four ways: all but the convolutions fine-tuned, and adapters (LoRA); each with and without gradient
-checkpointing. float32 weights, gradients and two moments of Adam; autocast to bfloat16, attention
-that keeps no T x T weights, no padding. WavLM keeps its position bias, T x T for each utterance.
-The formula counts the tensors that autograd keeps; tests/test_memory.py compares them with those
-that it does keep, of small encoders. Nothing here was measured on a GPU.
+Four settings: fine-tuning all but the convolutions, and adapters (LoRA); each with and without
+gradient checkpointing. float32 weights, gradients and Adam's two moments; autocast to bfloat16,
+attention that stores no T x T weights, no padding. WavLM stores its position bias, T x T for each
+utterance. The formula counts the tensors that autograd saves; tests/test_memory.py compares the
+count with the actual tensors of small encoders. Nothing here was measured on a GPU.
 """
 
 import argparse
@@ -18,14 +18,14 @@ import torch
 from ser.models.ssl import HFFrontend
 
 GB = 1e9
-RESERVE = 1.5 * GB  # assumed: CUDA itself, workspaces of its libraries, holes between tensors
-FRAMES = 50  # a second
-RATE = 16000  # samples a second
-MAP = 10  # bytes of a value of the largest map: bfloat16, and in float32 before and after its norm
+RESERVE = 1.5 * GB  # assumed: CUDA context, library workspaces, fragmentation
+FRAMES = 50  # per second
+RATE = 16000  # samples per second
+MAP = 10  # bytes per value of the largest map: bfloat16, and float32 before and after its norm
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 LARGE = {**LARGE, "intermediate_size": 4096}
 STABLE = {**LARGE, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
-# As the files config.json of the encoders in conf/lora_*.yaml say.
+# From config.json of the encoders in conf/lora_*.yaml.
 ENCODERS: dict[str, dict[str, Any]] = {
     "facebook/wav2vec2-large": {"model_type": "wav2vec2", "config": LARGE},
     "facebook/hubert-large-ll60k": {
@@ -56,58 +56,58 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Bytes that one transformer layer keeps for the backward pass."""
+    """Bytes that one transformer layer saves for the backward pass."""
 
-    frame: float  # of each frame
-    pair: float  # of each pair of frames of an utterance
+    frame: float  # per frame
+    pair: float  # per pair of frames of an utterance
     weights: float  # copies of the weights in bfloat16
-    output: float  # part of ``frame`` that is its output, the next one's input
-    wide: float  # of each frame, what its backward pass has beside them at most
+    output: float  # the part of ``frame`` for its output, the next layer's input
+    wide: float  # per frame, peak of additional memory in its backward pass
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes."""
+    """Memory of a training step, in bytes."""
 
     parameters: float
-    states: float  # gradients and Adam's moments of what is trained
-    kept: float  # by the forward pass for the backward pass
-    backward: float  # what one layer's backward pass takes beside them
-    convolutions: float  # what these take before anything is kept; they are frozen
+    states: float  # gradients and Adam's moments of the trained parameters
+    kept: float  # saved by the forward pass for the backward pass
+    backward: float  # additional memory of one layer's backward pass
+    convolutions: float  # used before anything is saved; they are frozen
 
     @property
     def total(self) -> float:
-        """At the moment when it is most."""
+        """Peak memory."""
         most = max(self.kept + self.backward, self.convolutions)
         return self.parameters + self.states + most
 
 
 def layer_of(frontend: HFFrontend, bf16: bool) -> Layer:
-    """What a layer of the encoder of ``frontend`` keeps, under autocast to bfloat16 or in float32.
+    """Bytes saved by an encoder layer of ``frontend``, under autocast to bfloat16 or in float32.
 
-    Frozen linear layers keep their weights only; trained and adapted ones their input as well.
+    Frozen linear layers save only their weights; trained and adapted ones also their input.
     """
     config = frontend.encoder.config
     whisper = config.model_type == "whisper"
     d = frontend.stages.output_size
     f = config.encoder_ffn_dim if whisper else config.intermediate_size
     heads = config.encoder_attention_heads if whisper else config.num_attention_heads
-    first = whisper or getattr(config, "do_stable_layer_norm", False)  # norms precede
+    first = whisper or getattr(config, "do_stable_layer_norm", False)  # pre-norm
     n = 2 if bf16 else 4
     inner = ("fc1", "fc2") if whisper else ("intermediate_dense", "output_dense")
     keeps = ("q_proj", "k_proj", "v_proj", "out_proj", *inner)
     if frontend.lora is not None:
         keeps = tuple(frontend.lora.targets)
-    frame = (2 if first else 3) * 4 * d  # inputs of two norms, which stay in float32; the output
+    frame = (2 if first else 3) * 4 * d  # inputs of two norms, in float32; the output
     frame += 4 * n * d + 4 * heads  # query, key, value and mix; sum of the exponentials
     frame += n * f + 16  # input of GELU; mean and deviation of two norms
     attention = sum(name in keeps for name in ("q_proj", "k_proj", "v_proj"))
-    if attention:  # in float32 one tensor, which is that of the layer before unless norms precede
+    if attention:  # in float32 one tensor, which is the previous layer's output unless pre-norm
         frame += 2 * d * attention if bf16 else 4 * d * first
     frame += n * d * (inner[0] in keeps) + n * f * (inner[1] in keeps)
     if frontend.lora is not None:
         frame += n * frontend.lora.r * len(keeps)
-    elif config.model_type == "wavlm":  # its own attention copies what it projects
+    elif config.model_type == "wavlm":  # its own attention copies the projections
         frame += 4 * n * d
     frame += _masks(config, d, f)
     pair = 4 * heads if config.model_type == "wavlm" else 0
@@ -116,14 +116,14 @@ def layer_of(frontend: HFFrontend, bf16: bool) -> Layer:
 
 
 def _masks(config: Any, d: int, f: int) -> int:
-    """A byte for every value that dropout may set to zero, of one frame in one layer."""
+    """Bytes of dropout masks per frame in one layer: one for each value under dropout."""
     if config.model_type == "whisper":
         return 2 * d * (config.dropout > 0) + f * (config.activation_dropout > 0)
     return 2 * d * (config.hidden_dropout > 0) + f * (config.activation_dropout > 0)
 
 
 def need(frontend: HFFrontend, frames: int, batch: int, bf16: bool = True) -> Need:
-    """What a training step with an encoder takes, of ``batch`` utterances of ``frames`` each."""
+    """Memory of a training step with ``batch`` utterances of ``frames`` each."""
     sizes = [(p.numel(), p.requires_grad) for p in frontend.parameters()]
     trained = sum(count for count, grad in sizes if grad)
     layer, count = layer_of(frontend, bf16), frontend.num_layers
@@ -132,8 +132,8 @@ def need(frontend: HFFrontend, frames: int, batch: int, bf16: bool = True) -> Ne
     kept = count * one
     if frontend.gradient_checkpointing:
         kept = count * layer.output * all_frames + one
-    kept += layer.pair * pairs  # WavLM's bias before its gates, the same for all layers
-    kept += layer.output * all_frames  # what enters the first layer
+    kept += layer.pair * pairs  # WavLM's bias before gating, shared by all layers
+    kept += layer.output * all_frames  # input of the first layer
     if frontend.freeze in ("none", "cnn") and frontend.lora is None:  # positions, projection
         width = getattr(frontend.encoder.config, "conv_dim", [0])[-1]
         kept += (3 * layer.output + 8 * width) * all_frames
@@ -147,14 +147,14 @@ def need(frontend: HFFrontend, frames: int, batch: int, bf16: bool = True) -> Ne
 
 
 def _largest_map(config: Any) -> float:
-    """Values of the first convolution's output for a frame of the encoder."""
+    """Values in the first convolution's output per encoder frame."""
     if config.model_type == "whisper":
         return 2 * config.d_model
     return RATE / FRAMES / config.conv_stride[0] * config.conv_dim[0]
 
 
 def most_audio(frontend: HFFrontend, card: float, seconds: float) -> int:
-    """How many utterances of ``seconds`` a batch may have on a card of so many bytes."""
+    """Maximum batch size of utterances of ``seconds`` on a GPU with ``card`` bytes."""
     frames, batch = round(FRAMES * seconds), 0
     while need(frontend, frames, batch + 1).total <= card - RESERVE:
         batch += 1
@@ -162,7 +162,7 @@ def most_audio(frontend: HFFrontend, card: float, seconds: float) -> int:
 
 
 def make(**conf: Any) -> HFFrontend:
-    """A frontend without memory for its weights."""
+    """Make a frontend without allocating its weights."""
     with torch.device("meta"):
         return HFFrontend(**conf)
 

@@ -1,4 +1,4 @@
-"""This recipe's S1 training step, built from its YAML, and what single switches do to it."""
+"""This recipe's S1 training step, built from its YAML, and the effect of single switches."""
 
 import atexit
 import tempfile
@@ -17,8 +17,8 @@ from ser.models.model import SERModel
 from ser.training.batches import JitteredSampler
 
 CONFIG = Path(__file__).parent.parent / "conf/train_s1_mtl_phoneme.yaml"
-UTTERANCES = 16  # of a round
-OFF = {  # switch -> what replaces it in the YAML
+UTTERANCES = 16  # per round
+OFF = {  # switch -> its replacement in the YAML
     "convolutions": {"frontend_conf": {"fast": ["dropout", "attention"]}},
     "dropout": {"frontend_conf": {"fast": ["convolutions", "attention"]}},
     "attention": {"frontend_conf": {"fast": ["convolutions", "dropout"]}},
@@ -28,7 +28,7 @@ OFF = {  # switch -> what replaces it in the YAML
     "accumulation": {"batch_size": 16, "accum_grad": 1},
     "fused optimiser": {"optim_conf": {"fused": False}},
 }
-FROZEN = {  # what is frozen, and whether its outputs are kept
+FROZEN = {  # frozen part, and whether its outputs are cached
     "convolutions frozen": {"frontend_conf": {"freeze": "cnn"}},
     "convolutions frozen, kept": {"frontend_conf": {"freeze": "cnn"}, "layer_cache": True},
     "encoder frozen": {"frontend_conf": {"freeze": "all"}},
@@ -37,7 +37,7 @@ FROZEN = {  # what is frozen, and whether its outputs are kept
 
 
 def read_system(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """conf/train_s1_mtl_phoneme.yaml with ``changes``, mappings merged."""
+    """Read conf/train_s1_mtl_phoneme.yaml with ``changes``, mappings merged."""
     config = load_config(CONFIG)
     for key, value in (changes or {}).items():
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
@@ -45,7 +45,7 @@ def read_system(changes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def make_model(config: dict[str, Any], encoder: dict[str, Any] = MODEL) -> SERModel:
-    """The system with random weights, ``encoder`` being what differs from wav2vec2-base."""
+    """Make the system with random weights; ``encoder`` has the differences from wav2vec2-base."""
     torch.manual_seed(0)
     own = {"model": None, "init": "random", "model_type": "wav2vec2", "config": encoder}
     args = Namespace(
@@ -57,13 +57,13 @@ def make_model(config: dict[str, Any], encoder: dict[str, Any] = MODEL) -> SERMo
 
 
 def make_optimizer(config: dict[str, Any], model: SERModel) -> torch.optim.Optimizer:
-    """That of the YAML; bench.gpu has no ESPnet to choose it."""
+    """Make the optimiser of the YAML, since bench.gpu has no ESPnet to do so."""
     kinds = {"adam": torch.optim.Adam}
     return kinds[config["optim"]](model.parameters(), **config["optim_conf"])
 
 
 def build(device: str, name: str = "", changes: dict[str, Any] | None = None) -> System:
-    """The system of conf/train_s1_mtl_phoneme.yaml with random weights, and ``changes`` to it."""
+    """Build the system of conf/train_s1_mtl_phoneme.yaml with ``changes`` and random weights."""
     config = read_system(changes)
     model = make_model(config).to(device)
     if "layer_cache" in config:
@@ -76,14 +76,14 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
     accumulate = config["accum_grad"]
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        # in training they have never left the CPU; the peers want all of a batch on the device
+        # in training these stay on the CPU; the peers need the whole batch on the device
         on_cpu = {key: batch[key].cpu() for key in ("speech_lengths", "text", "text_lengths")}
         loss, _, _ = model(**{**batch, **on_cpu})
         (loss / accumulate).backward()
 
     def update() -> None:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-        if torch.isfinite(norm):  # which training waits for as well
+        if torch.isfinite(norm):  # training waits for it too
             optimizer.step()
         optimizer.zero_grad()
 
@@ -118,20 +118,20 @@ def build(device: str, name: str = "", changes: dict[str, Any] | None = None) ->
 
 
 def jittered_batches(size: int, jitter: float, seconds: np.ndarray) -> list[Batch]:
-    """The first epoch of a training in batches of similar length."""
+    """First epoch of a training with batches of similar length."""
     lengths = {str(i): value for i, value in enumerate(seconds)}
     batches = JitteredSampler(lengths, size, jitter).generate(0)
     return [tuple(lengths[utt] for utt in batch) for batch in batches]
 
 
 def build_frozen(device: str) -> System:
-    """Without the outputs kept, as the peer that freezes the same computes them too."""
+    """Frozen without cached outputs, since the peer with the same freezing computes them too."""
     name = "convolutions frozen"
     return build(device, name, FROZEN[name])
 
 
 def build_variant(name: str) -> System:
-    """A switch of OFF turned off, or a row of FROZEN."""
+    """Build a variant: a switch of OFF turned off, or a row of FROZEN."""
     if name in FROZEN:
         return build("cpu", name, FROZEN[name])
     return build("cpu", f"without {name}", OFF[name])

@@ -1,7 +1,7 @@
 """Recurrent layers on a CPU: torch's packed sequences, and padding last.
 
-A BLSTM of 128 units over 32 utterances of 40 values a frame, of half to all of so many frames, on
-one thread: CPU seconds of the forward and of the backward pass (ser/models/cpu/recurrent.py).
+A BLSTM of 128 units over 32 utterances with 40 values per frame and lengths from half to all of
+the frames, on one thread: CPU seconds of forward and backward pass (ser/models/cpu/recurrent.py).
 
 Usage: python -m bench.recurrent
 """
@@ -17,7 +17,7 @@ UTTERANCES, VALUES, UNITS, FRAMES = 32, 40, 128, (100, 200, 400)
 
 
 def packed(rnn: torch.nn.RNNBase, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """The same as ``read_padded`` by torch's packed sequences."""
+    """Equivalent of ``read_padded`` with torch's packed sequences."""
     sequences = pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
     return pad_packed_sequence(rnn(sequences)[0], batch_first=True)[0]
 

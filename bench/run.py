@@ -3,10 +3,10 @@
 Usage: python -m bench.run [--threads N] [--rounds N] [--longest] [--only NAME ...]
        python -m bench.run --means    this recipe with and without its switches: bench/MEANS.md
 
-Every system is a process of its own. They work in turn, one round each, and wait meanwhile, so
-that whatever else the machine does falls on all of them; a system's rate is the median of its
-rounds. After --minutes no new round begins. What has been measured is kept in bench/.rounds.json
-from round to round: a killed run goes on from there, ``--fresh`` starts anew.
+Every system runs in its own process. They take turns, one round each, and are idle otherwise, so
+that other load on the machine affects all of them; a system's rate is the median of its rounds.
+After --minutes no new round is started. Measurements are saved in bench/.rounds.json after each
+round: a killed run resumes from there, ``--fresh`` starts over.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from ser.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_PYTHON = ROOT / "bench/.venvs/peers/bin/python"
-SYSTEMS = {  # name -> (in the peers' environment, what its ratio refers to)
+SYSTEMS = {  # name -> (in the peers' environment, reference of its ratio)
     "recipe": (False, None),
     "cai-2": (False, "recipe"),
     "cai-4": (False, "recipe"),
@@ -60,7 +60,7 @@ class Worker:
         )
 
     def ask(self, command: str | None = None) -> dict:
-        """The answer to a command, or the greeting; ``error`` in it if the process has failed."""
+        """Return the answer to a command, or the greeting; with ``error`` if the process failed."""
         try:
             if command is not None:
                 print(command, file=self.process.stdin, flush=True)
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def start(args: argparse.Namespace, state: dict) -> dict[str, Worker]:
-    """Start the systems one after the other; one that cannot be is reported and left out."""
+    """Start the systems one after the other; report and skip those that fail."""
     workers = {}
     for name in args.only:
         in_peers, _ = SYSTEMS[name]
@@ -157,7 +157,7 @@ def measure(name: str, number: int, worker: Worker, state: dict) -> None:
 
 
 def measure_means(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """Rounds of the recipe as it is, and a row for each variant with its rounds, in turn."""
+    """Measure rounds of the unchanged recipe and of each variant, alternately."""
     from bench.recipe import FROZEN, OFF
 
     recipe = Worker("recipe", Path(sys.executable), args.threads)
@@ -172,17 +172,17 @@ def measure_means(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
         row = {"name": name, "frozen": name in FROZEN, "rounds": [], **variant.ask()}
         row["beside"] = []
         rows.append(row)
-        # in turn first and second, so that a drift of the machine falls on both
+        # alternate the order, so that drift of the machine affects both
         pair = [(recipe, row["beside"]), (variant, row["rounds"])]
         for number in range(begin, begin + args.rounds + 1) if "error" not in row else ():
             pair.reverse()
             for worker, rounds in pair:
                 said = worker.ask(f"round {number}")
-                if number > begin:  # the first is for the variant's kernels, and does not count
+                if number > begin:  # the first only compiles the variant's kernels
                     rounds.append(said)
                 if "error" in said and "error" not in row:
                     beside = "beside it, this recipe: " if worker is recipe else ""
-                    row["error"] = beside + said["error"]  # the two may not fit side by side
+                    row["error"] = beside + said["error"]  # both may not fit into memory
             if "error" in row:
                 break
         whole += [done for done in row["beside"] if "error" not in done]
@@ -195,7 +195,7 @@ def measure_means(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
 
 
 def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace) -> str:
-    """bench/MEANS.md."""
+    """Format bench/MEANS.md."""
     memory = max(done["memory"] for done in whole) / 1e9
     lines = [
         "# What each means is worth",
@@ -233,12 +233,12 @@ def means_report(whole: list[dict], rows: list[dict], args: argparse.Namespace) 
 
 
 def rate(rounds: list[dict]) -> float:
-    """Audio seconds a second, the median of the rounds."""
+    """Audio seconds per second, the median over the rounds."""
     return statistics.median(r["audio"] / r["seconds"] for r in rounds)
 
 
 def report(state: dict) -> str:
-    """bench/RESULTS.md of what has been measured."""
+    """Format bench/RESULTS.md from the measurements."""
     settings = state["settings"]
     lines = [
         "# What the bench measured",
@@ -277,7 +277,7 @@ def report(state: dict) -> str:
 
 
 def floor(state: dict) -> list[str]:
-    """The operations that the work takes, against what the machine does."""
+    """Compare the required operations with the rate of the machine."""
     seconds = durations()
     parts = [forward_flops(s) for s in seconds]
     total = seconds.sum()
@@ -311,7 +311,7 @@ def floor(state: dict) -> list[str]:
 
 
 def experiment(state: dict) -> list[str]:
-    """How long S1 takes on IEMOCAP, by the rate of this recipe with everything fine-tuned."""
+    """Duration of S1 on IEMOCAP, from the rate of this recipe with everything fine-tuned."""
     if not state["rounds"].get("recipe"):
         return []
     audio = EPOCHS * durations().sum() / 1e6
@@ -356,7 +356,7 @@ def say(message: str) -> None:
 
 
 def machine() -> str:
-    """The processor's name and number of cores, and the memory."""
+    """Processor name, number of cores, and memory."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

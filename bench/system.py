@@ -1,4 +1,4 @@
-"""What a system under test is to the bench."""
+"""Interface of a system under test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from bench.workload import SAMPLE_RATE, Batch
 EMOTIONS = 4
 UNITS = 25  # 24 emotion-tagged classes and the blank
 UNITS_PER_SECOND = 10  # spoken phonemes
-# What differs from the defaults of transformers, as in the published model's config.json; but
-# its masks are left out, which not every system would draw alike.
+# Differences from the defaults of transformers, as in the published model's config.json, except
+# for its masks, which not every system would sample the same way.
 MODEL = {
     "activation_dropout": 0.0,
     "feat_proj_dropout": 0.1,
@@ -22,19 +22,19 @@ MODEL = {
 
 @dataclass
 class System:
-    """A training step and the batches it is given.
+    """A training step and its batches.
 
     Attributes:
-        name: For the table.
-        epoch: All batches of an epoch, from which those of a round are drawn.
-        count: Batches of a round on a CPU.
-        step: Takes ``make_batch``'s dictionary; adds to the gradients.
-        update: One step of the optimiser, and zeroed gradients.
-        accumulate: Batches to an update.
-        infer: Where it is measured: (B, L) samples, (B,) lengths -> anything.
-        notes: What the system is, for the results.
-        warm_up: Whether a round is done twice, and the second time counts: what is kept of the
-            first is used.
+        name: Name in the table.
+        epoch: All batches of an epoch, from which those of a round are sampled.
+        count: Batches per round on a CPU.
+        step: Takes ``make_batch``'s dictionary; accumulates gradients.
+        update: One step of the optimiser; zeroes the gradients.
+        accumulate: Batches per update.
+        infer: If inference is measured: (B, L) samples, (B,) lengths -> anything.
+        notes: Description of the system for the results.
+        warm_up: Whether a round is run twice and the second one counts, which uses caches filled
+            by the first.
     """
 
     name: str
@@ -49,7 +49,7 @@ class System:
 
 
 def make_batch(seconds: Batch, device: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Noise and random targets for utterances of these durations, padded with zeros.
+    """Make noise and random targets for utterances of these durations, zero-padded.
 
     Returns:
         ``speech`` (B, L), ``speech_lengths`` (B,), ``emotion`` (B, 1), ``text`` (B, U) of units
@@ -74,7 +74,7 @@ def make_batch(seconds: Batch, device: str, seed: int = 0) -> dict[str, torch.Te
 
 
 def wav2vec2_config():
-    """wav2vec2-base with its dropout, without the masks and dropped layers of pre-training."""
+    """wav2vec2-base with dropout, but without pre-training's masking and LayerDrop."""
     from transformers import Wav2Vec2Config
 
     return Wav2Vec2Config(**MODEL)

@@ -1,4 +1,4 @@
-"""One system in a process of its own; told by lines on standard input what to do.
+"""Run one system in its own process, controlled by commands on standard input.
 
 Usage: python -m bench.worker SYSTEM|SWITCH THREADS
 Commands: round NUMBER, infer, longest, matmul. Each is answered by one line of JSON.
@@ -36,7 +36,7 @@ PACKAGES = ("torch", "transformers", "speechbrain", "s3prl")
 def main() -> None:
     name, threads = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a peer prints must not be taken for an answer
+    os.dup2(2, 1)  # a peer's output must not be mistaken for an answer
 
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def perform(command: list[str], system: "System", steps: Iterator[int]) -> dict[str, float]:
-    """The answer to one command; ``steps`` counts batches from round to round."""
+    """Execute one command and return its answer; ``steps`` counts batches across rounds."""
     import torch
 
     from bench.flops import matmul_rate
@@ -90,9 +90,9 @@ def perform(command: list[str], system: "System", steps: Iterator[int]) -> dict[
 
 
 def load(name: str) -> tuple["System", Iterator[int]]:
-    """A system and a counter of steps, after all that happens once only.
+    """Load a system and a counter of steps, including all one-time initialisation.
 
-    Whoever hears that a system is loaded may begin to time another one, so nothing is left to do.
+    After the reply another system may be timed, so no work may be left in the background.
     """
     if name in SYSTEMS:
         module, function = SYSTEMS[name].split(":")
@@ -110,7 +110,7 @@ def load(name: str) -> tuple["System", Iterator[int]]:
 
 
 def one_round(system: "System", batches: list[dict[str, Any]], steps: Iterator[int]) -> None:
-    """A step for each batch, and the updates that are due; ``steps`` goes on between rounds."""
+    """Run a step per batch, and the updates that are due; ``steps`` continues across rounds."""
     for batch in batches:
         system.step(batch)
         if next(steps) % system.accumulate == 0:
@@ -118,7 +118,7 @@ def one_round(system: "System", batches: list[dict[str, Any]], steps: Iterator[i
 
 
 def inference(system) -> dict[str, float]:
-    """Seconds for one file of 5 s, the median of several, and audio seconds a second in batches."""
+    """Median seconds for a 5-s file, and audio seconds per second in batches."""
     from bench.system import make_batch
     from bench.workload import representative
 
@@ -136,7 +136,7 @@ def inference(system) -> dict[str, float]:
 
 
 def timed(work) -> tuple[float, float]:
-    """Seconds on the wall and of the processor."""
+    """Wall-clock and CPU seconds."""
     gc.collect()
     start, cpu = time.perf_counter(), time.process_time()
     work()
@@ -144,12 +144,12 @@ def timed(work) -> tuple[float, float]:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory of this process, at most so far."""
+    """Peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def trim() -> None:
-    """Give freed memory back, so that a waiting process does not press the one at work."""
+    """Return freed memory to the system, so that idle processes do not slow down the active one."""
     gc.collect()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What every system trains on: durations like IEMOCAP's, in the batches that each system makes."""
+"""Workload of every system: IEMOCAP-like durations, in the batches that each system makes."""
 
 import math
 
@@ -9,38 +9,38 @@ MEAN, SHORTEST, LONGEST = 4.55, 0.6, 34.1  # seconds
 SPREAD = 0.7  # standard deviation of the logarithm
 SAMPLE_RATE = 16000
 
-# An epoch trains on eight of ten speakers; one validates, which is a forward pass.
+# An epoch trains on eight of ten speakers and validates on one, with a forward pass only.
 TRAINED, VALIDATED = 0.8, 0.1
-FORWARD = 1 / 3  # of the work of a training step
+FORWARD = 1 / 3  # of the cost of a training step
 EPOCHS = 10 * 100  # folds x epochs
 
 Batch = tuple[float, ...]  # seconds of each utterance
 
 
 def durations(seed: int = 0) -> np.ndarray:
-    """Seconds of 5,531 utterances: log-normal with a mean of 4.55 s, cut at 0.6 s and 34.1 s."""
+    """Durations of 5,531 utterances in s: log-normal, mean 4.55 s, clipped to 0.6 and 34.1 s."""
     rng = np.random.default_rng(seed)
     drawn = rng.lognormal(math.log(MEAN) - SPREAD**2 / 2, SPREAD, UTTERANCES)
-    for _ in range(3):  # the cuts move the mean
+    for _ in range(3):  # clipping changes the mean
         drawn = np.clip(drawn * MEAN / drawn.mean(), SHORTEST, LONGEST)
     return drawn
 
 
 def random_batches(seconds: np.ndarray, size: int, seed: int = 1) -> list[Batch]:
-    """An epoch of ``size`` utterances at a time in random order; a remainder is left out."""
+    """Make an epoch of batches of ``size`` utterances in random order, dropping a remainder."""
     order = np.random.default_rng(seed).permutation(len(seconds))
     return _cut(seconds[order], size)
 
 
 def sorted_batches(seconds: np.ndarray, size: int) -> list[Batch]:
-    """An epoch of ``size`` utterances of similar length at a time."""
+    """Make an epoch of batches of ``size`` utterances of similar length."""
     return _cut(np.sort(seconds), size)
 
 
 def batches_by_seconds(seconds: np.ndarray, limit: float) -> list[Batch]:
-    """An epoch of batches of similar length, each as large as a padded ``limit`` of seconds allows.
+    """Make an epoch of batches of similar length, each of up to ``limit`` seconds with padding.
 
-    As ESPnet's ``batch_type: numel`` cuts them: a batch ends with what exceeds the limit.
+    Like ESPnet's ``batch_type: numel``: a batch ends with the utterance that exceeds the limit.
     """
     batches, batch = [], []
     for value in np.sort(seconds):
@@ -52,7 +52,7 @@ def batches_by_seconds(seconds: np.ndarray, limit: float) -> list[Batch]:
 
 
 def experiment_seconds(rate: float) -> float:
-    """Ten folds of a hundred epochs at ``rate`` audio seconds a second, validation included."""
+    """Seconds of ten folds of 100 epochs, with validation, at ``rate`` audio seconds per second."""
     return EPOCHS * durations().sum() * (TRAINED + FORWARD * VALIDATED) / rate
 
 
@@ -61,19 +61,19 @@ def _cut(seconds: np.ndarray, size: int) -> list[Batch]:
 
 
 def padding_share(batches: list[Batch]) -> float:
-    """Which part of the samples in padded batches is padding."""
+    """Share of padding in the samples of padded batches."""
     padded = sum(len(batch) * max(batch) for batch in batches)
     return 1.0 - sum(map(sum, batches)) / padded
 
 
 def representative(batches: list[Batch], count: int, seed: int) -> list[Batch]:
-    """The ``count`` batches, of 2,000 draws, that are most like the epoch they are drawn from.
+    """Choose ``count`` batches, the best of 2,000 random draws, that represent the epoch.
 
-    Every round of a measurement has a ``seed`` and so batches of its own, as a training hardly sees
-    a length twice: kernels are prepared for a length when it first comes.
+    Every round of a measurement has its own ``seed`` and batches, since training hardly sees a
+    length twice: kernels are compiled when a length first occurs.
 
-    Alike are the means over batches of audio, of padded audio, and of the square of the longest
-    utterance, which attention takes.
+    Compared are the means over batches of audio, of padded audio, and of the squared length of the
+    longest utterance, the cost of attention.
     """
 
     def means(indices: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Create ``.venv`` from requirements.lock; called by local/install.sh. Standard library only.
 
 The stamp ``.venv/.installed`` is written last: an interrupted install, changed requirements or
-another Python lead to a new one. pip's own settings (PIP_INDEX_URL, pip.conf, ...) apply.
+another Python cause a new install. pip's own settings (PIP_INDEX_URL, pip.conf, ...) apply.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def fingerprint(root: Path) -> str:
-    """SHA-256 over everything that decides what is installed, as hex."""
+    """SHA-256, as hex, over everything that determines the installation."""
     digest = hashlib.sha256("{}.{}".format(*sys.version_info[:2]).encode())
     for name in ("requirements.txt", LOCK_FILE, APPS_FILE, "pyproject.toml", Path(__file__)):
         digest.update(hashlib.sha256((root / name).read_bytes()).digest())
@@ -30,7 +30,7 @@ def fingerprint(root: Path) -> str:
 
 
 def is_fresh(root: Path, torch_build: str, apps: bool) -> bool:
-    """Whether ``.venv`` is complete and up to date, with that torch ("auto": any) and the apps."""
+    """Whether ``.venv`` is complete and up to date, with this torch ("auto": any) and the apps."""
     try:
         stamp = json.loads((root / ".venv/.installed").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -44,7 +44,7 @@ def is_fresh(root: Path, torch_build: str, apps: bool) -> bool:
 
 
 def choose_torch(request: str) -> str:
-    """What was asked for; for "auto" cuda where nvidia-smi lists a GPU, else cpu."""
+    """Return ``request``, or for "auto" cuda if nvidia-smi lists a GPU, else cpu."""
     if request != "auto" or shutil.which("nvidia-smi") is None:
         return request.replace("auto", "cpu")
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True)
@@ -52,7 +52,7 @@ def choose_torch(request: str) -> str:
 
 
 def torch_requirement(build: str, version: str, machine: str) -> list[str]:
-    """pip's arguments. A CUDA build brings NVIDIA's libraries, a CPU build needs only the lock."""
+    """pip's arguments. A CUDA build adds NVIDIA's libraries, a CPU build needs only the lock."""
     if build == "cuda" or machine != "x86_64":
         return [f"torch=={version}", "-c", LOCK_FILE]
     source = ["--extra-index-url", TORCH_CPU_INDEX, "--retries", "1"]
@@ -60,18 +60,18 @@ def torch_requirement(build: str, version: str, machine: str) -> list[str]:
 
 
 def install(root: Path, build: str, apps: bool) -> None:
-    """Build ``.venv`` anew and write its stamp last."""
+    """Rebuild ``.venv`` and write its stamp last."""
     venv = root / ".venv"
-    (venv / ".installed").unlink(missing_ok=True)  # from here on it counts as unfinished
-    # Not sys.executable: with .venv activated that is inside the directory that is cleared.
+    (venv / ".installed").unlink(missing_ok=True)  # from here on it is incomplete
+    # Not sys.executable: with .venv activated it is inside the directory being cleared.
     subprocess.run([sys._base_executable, "-m", "venv", "--clear", str(venv)], check=True)
 
     def pip(*args: str) -> None:
         command = [str(venv / "bin/python"), "-m", "pip", "install", "-qq", *args]
         subprocess.run(command, check=True, cwd=root)
 
-    # The few packages without a wheel are built with this setuptools; torch comes before the rest,
-    # since a resolver gives up on espnet's setuptools<74 (requirements-overrides.txt).
+    # The few packages without a wheel are built with this setuptools; torch is installed first,
+    # since the resolver fails on espnet's setuptools<74 (requirements-overrides.txt).
     pip("setuptools", "-c", LOCK_FILE)
     version = re.search(r"^torch==(\S+)", (root / "requirements.txt").read_text(), re.M)[1]
     pip(*torch_requirement(build, version, platform.machine()))
@@ -91,7 +91,7 @@ if __name__ == "__main__":
     if torch_build not in ("auto", "cpu", "cuda"):
         sys.exit(f"error: TORCH={torch_build}: expected auto, cpu or cuda")
     with open(ROOT / ".venv.lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # two makes at once install once
+        fcntl.flock(stream, fcntl.LOCK_EX)  # two concurrent makes install once
         if not is_fresh(ROOT, torch_build, with_apps):
             print("[install] .venv, which takes a minute or more", flush=True)
             try:

@@ -1,10 +1,10 @@
-"""The encoder of egs/mini/encoder: a small wav2vec 2.0, pretrained on synthetic speech.
+"""Pretrain the encoder of egs/mini/encoder: a small wav2vec 2.0, on synthetic speech.
 
-The mini corpus has ten minutes of training speech, too little to learn phonemes from a random
-start. The paper's encoder was pretrained on hundreds of hours, this one on half an hour of
-espeak-ng: voices that the mini corpus does not have say random sequences of everyday words at
-widely drawn rates, pitches and levels. It learns the manner classes of their phonemes by CTC, from
-the sum of layers that the recipe fuses (eq. 4, with equal weights). No emotion label is used.
+The mini corpus has ten minutes of training speech, too little to learn phonemes from random
+initialisation. The paper's encoder was pretrained on hundreds of hours, this one on half an hour of
+espeak-ng: voices that are not in the mini corpus speak random sequences of everyday words at widely
+varying rates, pitches and levels. It learns the manner classes of their phonemes by CTC, from the
+sum of layers that the recipe fuses (eq. 4, with equal weights). No emotion label is used.
 """
 
 import json
@@ -40,7 +40,7 @@ _VOICES = """
     grandpa gustave ian iven john kaukovalta linda marcelo max michel miguel norbert pablo paul
     pedro quincy rob robert sandro shelby steph travis victor"""
 VOICES = tuple(_VOICES.split())
-HELD_OUT = ("m8", "Storm", "edward2", "iven2", "steph2", "zac")  # measure the error rate
+HELD_OUT = ("m8", "Storm", "edward2", "iven2", "steph2", "zac")  # for measuring the error rate
 _WORDS = """
     a about after again air all always and animal any apple arm around ask at autumn away baby
     back ball bank basket be beach because bed before begin behind best big bird black book both
@@ -70,8 +70,8 @@ WORDS = tuple(_WORDS.split())
 SENTENCE_WORDS = (1, 4)
 UTTERANCES, TESTED = 2400, 120
 EPOCHS, BATCH_SIZE, PEAK_LR, WARM_UP = 10, 8, 2e-3, 0.1
-# wav2vec2-base in small, and in 20-ms frames too: four convolutions instead of seven, of which the
-# first has taps enough for a filter bank.
+# A small wav2vec2-base, also with 20-ms frames: four convolutions instead of seven, the first with
+# enough taps for a filter bank.
 CONFIG = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -117,7 +117,7 @@ class Spoken:
 
 
 def sentences(count: int, generator: random.Random) -> list[str]:
-    """Random sequences of ``WORDS``, none of them a sentence of the mini corpus."""
+    """Sample random sequences of ``WORDS``, none of them a sentence of the mini corpus."""
     taken = {plain(sentence) for sentence in (*mini.SCRIPTED, *mini.IMPROVISED)}
     found: list[str] = []
     while len(found) < count:
@@ -133,7 +133,7 @@ def plain(sentence: str) -> str:
 
 
 def speak(texts: Sequence[str], voices: Sequence[str], generator: random.Random) -> list[Spoken]:
-    """``texts`` in ``voices`` by turns, each with a prosody of its own."""
+    """Synthesise ``texts`` with ``voices`` in turn, each with its own prosody."""
     words = lexicon.split_text({str(i): text for i, text in enumerate(texts)}, "en").words
     phones = lexicon.build_lexicon(words, "en").phones
     spoken = []
@@ -152,9 +152,9 @@ def speak(texts: Sequence[str], voices: Sequence[str], generator: random.Random)
 
 
 def filterbank(channels: int, taps: int) -> torch.Tensor:
-    """(C, 1, K): Hann-windowed sinusoids from 100 to 7000 Hz, equally spaced in mel.
+    """Filters (C, 1, K): Hann-windowed sinusoids from 100 to 7000 Hz, equally spaced in mel.
 
-    Neighbours are a quarter of a period apart. Each has unit power gain for white noise.
+    Adjacent filters differ in phase by a quarter period. Each has unit power gain for white noise.
     """
     low, high = (2595 * math.log10(1 + hz / 700) for hz in (100, 7000))
     mel = torch.linspace(low, high, channels).unsqueeze(1)  # (C, 1)
@@ -196,7 +196,7 @@ class _Recognizer(torch.nn.Module):
 
     @torch.no_grad()
     def error_rate(self, spoken: Sequence[Spoken]) -> float:
-        """PER in evaluation mode, by greedy decoding."""
+        """PER in evaluation mode, with greedy decoding."""
         self.eval()
         hyps = {}
         for index, one in enumerate(spoken):
@@ -210,7 +210,7 @@ class _Recognizer(torch.nn.Module):
 def train(
     heard: Sequence[Spoken], tested: Sequence[Spoken], seed: int
 ) -> tuple[_Recognizer, float]:
-    """Train on ``heard``; returns the recogniser and its PER on ``tested``."""
+    """Train on ``heard``; return the recogniser and its PER on ``tested``."""
     torch.manual_seed(seed)
     model = _Recognizer([BLANK, *CLASSES]).train()
     lengths = {str(index): len(one.samples) for index, one in enumerate(heard)}
@@ -242,9 +242,9 @@ def train(
 def make(directory: Path, seed: int) -> None:
     """Pretrain the encoder and write it to ``directory`` as a Hugging Face model.
 
-    Besides the model there are ``heard.json`` (voices and sentences) and a README.md. The same
-    ``seed`` gives the same weights on the same machine and versions. An older ``directory`` is
-    replaced when all is done.
+    Also writes ``heard.json`` (voices and sentences) and a README.md. The same ``seed`` gives the
+    same weights on the same machine and versions. An existing ``directory`` is replaced at the
+    end.
     """
     began = time.process_time()
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""docs/reference.md: every option, read from the code that takes it. Called by make docs.
+"""Generate docs/reference.md, every option, from the code that uses it. Called by make docs.
 
-Nothing is described here a second time: options of run.sh and ``ser`` come from their functions,
-those of a system's YAML from ESPnet's parser with the task's own options,
-from constructors and from the ``Args`` of their docstrings. The text does not depend on the width
-of the terminal, the Python version or the recipe's folder.
+Nothing is described twice: options of run.sh and ``ser`` come from their functions, those of a
+system's YAML from ESPnet's parser with the task's own options, from constructors and from the
+``Args`` of their docstrings. The text does not depend on the width of the terminal, the Python
+version or the recipe's folder.
 """
 
 import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
@@ -67,13 +67,13 @@ REST = f"""### Options of ESPnet that conf/ sets
 SET_BY_RUN = "Set by `run.sh` for each fold, and refused in the YAML: "
 
 
-MOST_CHOICES = 8  # listed beside the option; more have a section of their own
+MOST_CHOICES = 8  # listed with the option; more have their own section
 
 Row = tuple[str, ...]
 
 
 def reference() -> str:
-    """The text of docs/reference.md."""
+    """Text of docs/reference.md."""
     parts = [HEAD + ", ".join(f"[{name}](#ser-{name})" for name in commands())]
     parts += ["- [A system's YAML](#a-systems-yaml): [the recipe's options](#the-recipes-options)"]
     parts[-1] += "".join(
@@ -93,14 +93,14 @@ def reference() -> str:
 
 
 def run_section() -> str:
-    """The options of run.sh."""
+    """Options of run.sh."""
     command = typer.main.get_command(recipe.app)
     about = "`--name value` or `--name=value`; dashes or underscores."
     return f"## run.sh\n\n{about}\n\n{options_table(command)}"
 
 
 def commands_section() -> str:
-    """Every subcommand of ``ser``."""
+    """All subcommands of ``ser``."""
     parts = ["## ser COMMAND\n\n`.venv/bin/ser COMMAND`, or `.venv/bin/python -m ser COMMAND`.\n"]
     for name, command in commands().items():
         parts += [f"### ser {name}\n", layout(inspect.cleandoc(command.help).replace("\b\n", ""))]
@@ -109,13 +109,13 @@ def commands_section() -> str:
 
 
 def commands() -> dict[str, Any]:
-    """The commands of ``ser`` that are for people."""
+    """Commands of ``ser`` meant for users."""
     found = typer.main.get_command(app.make_app()).commands
     return {name: command for name, command in found.items() if not command.hidden}
 
 
 def options_table(command: Any) -> str:
-    """A row (option, default, help) for each parameter of a command, in its order."""
+    """Rows (option, default, help) for the parameters of a command, in its order."""
     rows = []
     for parameter in command.params:
         if parameter.name in ("help", "ctx") or parameter.hidden:
@@ -134,7 +134,7 @@ def options_table(command: Any) -> str:
 
 
 def _metavar(parameter: Any) -> str:
-    """``--option``'s value as --help shows it; a list of choices, or N for a number."""
+    """Value of ``--option`` as shown by --help; a list of choices, or N for a number."""
     if parameter.metavar:
         return parameter.metavar
     kind = parameter.type_descriptor.annotation
@@ -148,7 +148,7 @@ def _metavar(parameter: Any) -> str:
 
 
 def own_actions() -> dict[str, argparse.Action]:
-    """The options that this recipe adds to ESPnet's, by name."""
+    """Options that this recipe adds to ESPnet's, by name."""
     parser = argparse.ArgumentParser()
     parser.set_defaults(required=[])
     known = set(parser._option_string_actions)
@@ -165,12 +165,12 @@ def espnet_actions() -> dict[str, argparse.Action]:
 
 
 def configurations() -> dict[str, dict[str, Any]]:
-    """The systems of conf/ by file name."""
+    """Systems of conf/ by file name."""
     return {path.name: load_config(path) for path in sorted((ROOT / "conf").glob("*.yaml"))}
 
 
 def task_section() -> list[str]:
-    """Options of the task and the trainer, and what their mappings hold."""
+    """Options of the task and the trainer, and the keys of their mappings."""
     actions = own_actions()
     rows = [action_row(a) for name, a in actions.items() if name not in OWN_OPTIONS]
     parts = ["### The recipe's options\n", table(("key", "type", "default", ""), rows) + "\n"]
@@ -208,7 +208,7 @@ def task_section() -> list[str]:
 
 
 def networks_section() -> list[str]:
-    """Classes that ``frontend``, ``encoder`` and ``pooling`` choose from."""
+    """Classes available for ``frontend``, ``encoder`` and ``pooling``."""
     parts = []
     for choices, title in zip(
         SERTask.class_choices_list, ("Frontends", "Encoders", "Poolings"), strict=True
@@ -257,7 +257,7 @@ def optimisation_section() -> list[str]:
 
 
 def espnet_section() -> str:
-    """The options of ESPnet that some file of conf/ sets."""
+    """ESPnet options that are set by any file of conf/."""
     systems, actions = configurations(), espnet_actions()
     used = dict.fromkeys(key for config in systems.values() for key in config)
     rows = []
@@ -274,13 +274,13 @@ def espnet_section() -> str:
 
 
 def action_row(action: argparse.Action) -> Row:
-    """(key, type, default, help) of an option as a key of the YAML."""
+    """Row (key, type, default, help) of an option as a YAML key."""
     default = "" if action.default is None else code(_value(action.default))
     return code(action.dest), _kind(action), default, cell(action.help or "")
 
 
 def _kind(action: argparse.Action) -> str:
-    """The type of a YAML value, in words."""
+    """Type of a YAML value, in words."""
     if type(action).__name__ == "NestedDictAction":
         return "mapping"
     if action.choices is not None:
@@ -296,7 +296,7 @@ def _kind(action: argparse.Action) -> str:
 
 
 def class_text(cls: type) -> str:
-    """The docstring of a class before its ``Args``, and the class's file."""
+    """Docstring of a class before its ``Args``, and the class's file."""
     if cls.__module__.split(".")[0] != "ser":
         return f"ESPnet's `{cls.__module__}.{cls.__name__}`."
     about = re.split(r"\n+Args:\n", inspect.cleandoc(cls.__doc__))[0]
@@ -325,7 +325,7 @@ def _options(cls: type) -> list[inspect.Parameter]:
 
 
 def _constructor_table(cls: type, options: Iterable[inspect.Parameter]) -> str:
-    """Options with type, default and text; a constructor without any has no table."""
+    """Table of options with type, default and text, or a note if there are none."""
     about = arguments(cls)
     rows = []
     for option in options:
@@ -349,7 +349,7 @@ def _annotation(annotation: Any) -> str:
 
 
 def sweep_section() -> str:
-    """A file of conf/sweeps."""
+    """Format of a file in conf/sweeps."""
     keys = ", ".join(map(code, sweep.KEYS))
     return f"## A sweep's YAML\n\nKeys: {keys}.\n\n{layout(sweep.__doc__, indented='yaml')}"
 
@@ -397,13 +397,13 @@ def make_section() -> str:
 
 
 def table(head: Row, rows: Iterable[Row]) -> str:
-    """A Markdown table; cells must have been escaped."""
+    """Make a Markdown table; cells must be escaped already."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def prose(text: str) -> str:
-    """``text`` of a docstring or a help as Markdown: ``x`` is code, signs of HTML are not."""
+    """Convert docstring or help text to Markdown: ``x`` becomes code, < and * are escaped."""
     pieces = re.split(r"(`+[^`]+`+)", text)
     for i, piece in enumerate(pieces):
         code_span = piece.startswith("`") and piece.endswith("`") and len(piece) > 1
@@ -412,7 +412,7 @@ def prose(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """``prose`` in one line, for a table."""
+    """``prose`` on one line, for a table."""
     return prose(" ".join(text.split())).replace("|", "\\|").replace("\\\\|", "\\|")
 
 
@@ -422,7 +422,7 @@ def code(text: str) -> str:
 
 
 def layout(text: str, indented: str = "text") -> str:
-    """``text`` as Markdown, in which indented lines are a block of code."""
+    """Convert ``text`` to Markdown, with indented lines as code blocks."""
     parts: list[str] = []
     block: list[str] = []
 
@@ -446,7 +446,7 @@ def layout(text: str, indented: str = "text") -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as a YAML file has it."""
+    """Format a value as in a YAML file."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -457,7 +457,7 @@ def _value(value: Any) -> str:
 
 
 def _order(text: str) -> tuple[bool, float, str]:
-    """Numbers by size, then texts."""
+    """Sort key: numbers by size, then text."""
     number = re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", text)
     return number is None, float(text) if number else 0.0, text
 
