@@ -1,4 +1,4 @@
-"""Time and memory of stages 1 to 3 as the corpus grows; prints and saves a table.
+"""Time and memory of stages 1 to 3 as the corpus grows; prints a table and keeps it.
 
 Usage: python -m bench.data [--sizes N ...] [--nj N]
 
