@@ -213,7 +213,7 @@ def _missing(
     texts: Mapping[str, str],
     wavs: Mapping[str, Path],
 ) -> list[str]:
-    """List what one of the three folders lacks of the expected dialogs or of another folder.
+    """List items missing in one of the three folders: expected dialogs, or items of another folder.
 
     One line per dialog, or per folder if more than a few of its dialogs are incomplete, so that
     a folder that was not copied does not fill pages.

@@ -70,7 +70,7 @@ class Audit:
     def _check_undecided(
         self, where: str, splits: Mapping[str, list[str]], training: list[str]
     ) -> None:
-        """Check that undecided utterances are in no list but ``training``, which shares nothing."""
+        """Check that only ``training`` has undecided utterances, and that it shares nothing."""
         others = {split: utts for split, utts in splits.items() if split != "train"}
         self.problems += _shared(where, {TRAIN_UNDECIDED: training, **others}, self.refused)
         decided = {utt for utts in splits.values() for utt in utts}

@@ -119,7 +119,7 @@ def _sample_chunk(path: Path | str, stream: BinaryIO) -> tuple[int, int, list[in
 
 
 def _check_rest(path: Path | str, stream: BinaryIO, length: int, end: int) -> None:
-    """Reject samples beyond those that the header counts, unless a chunk or nothing follows."""
+    """Reject data after the samples that the header counts, unless it is another chunk."""
     stream.seek(end)
     rest = stream.read()
     name = rest[length % 2 :][:4]

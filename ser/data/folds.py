@@ -27,7 +27,7 @@ def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
 
     The test speaker's dialogue partner shares the room and the topic and is therefore excluded
     from training as well: ten speakers in pairs give 8 train, 1 valid, 1 test. Raises UserError
-    if a session has a single speaker, since no speaker is then left for validation.
+    if a session has a single speaker, which leaves nobody for validation.
     """
     partners = defaultdict(set)  # session -> its speakers
     for utt, speaker in utt2spk.items():

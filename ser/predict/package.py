@@ -110,7 +110,7 @@ class Packed:
         with no_init_weights():  # random init of wav2vec2-base would take five seconds
             model = build_network_model(network, self.units, member.labels, member.where)
         try:
-            model.load_state_dict(weights, assign=True)  # which stay memory-mapped
+            model.load_state_dict(weights, assign=True)  # they stay memory-mapped
         except (RuntimeError, TypeError) as err:
             what = " ".join(str(err).split())[:300]
             raise UserError(
