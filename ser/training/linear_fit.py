@@ -50,10 +50,10 @@ class FitConf:
 
     Args:
         C: Inverse strengths of the L2 penalty. The one with the best UA on the fold's validation
-            speakers is taken; where the protocol has none, by leaving out one training speaker
-            at a time. Of equally good ones, that of the smaller negative log-likelihood.
+            speakers is chosen, or without validation speakers by cross-validation over the
+            training speakers; ties are broken by the negative log-likelihood.
         class_weight: ``balanced`` or ``none``, as in scikit-learn.
-        max_iter: Iterations of the solver at most.
+        max_iter: Maximum number of solver iterations.
     """
 
     C: Sequence[float] = (0.001, 0.01, 0.1, 1.0)
