@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -51,6 +52,10 @@ _work: tuple[Callable, Sequence]  # of this worker: the function and the items
 def _begin(function: Callable, items: Sequence) -> None:
     global _work
     _work = function, items
+    # As torch's DataLoader does: threads of the parent do not exist after a fork, and waiting for
+    # them would hang.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     # Keep workers from waiting for ever when their parent was killed with kill -9.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
