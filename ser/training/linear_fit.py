@@ -27,6 +27,7 @@ from scipy.special import log_softmax
 from ser.cluster import preemption
 from ser.config import check_arguments, encoder_confs
 from ser.console import progress
+from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.files import atomic_write, locked
@@ -37,7 +38,7 @@ from ser.models.ssl import CACHE_VERSION
 from ser.training.task import GRADIENT, LINEAR_SVM, SERTask
 from ser.training.trainer import HISTORY, PARAMETERS, count_parameters, wa_ua
 
-BATCH_SAMPLES = 60 * 16000  # per batch, padding included
+BATCH_SAMPLES = 60 * SAMPLE_RATE  # per batch, padding included
 # A dimension whose standard deviation is a smaller fraction of its largest value is treated as
 # constant: it varies only by rounding.
 LEAST_SPREAD = 1e-5
