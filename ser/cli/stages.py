@@ -83,7 +83,8 @@ def lang(
     bpe_size: Annotated[
         int,
         typer.Option(
-            help="pieces of token type bpe; its tokenizer sees the transcripts of all speakers"
+            min=1,
+            help="pieces of token type bpe; its tokenizer sees the transcripts of all speakers",
         ),
     ] = 500,
 ) -> None:

@@ -37,6 +37,7 @@ def _run_processes(
     free = list(range(slots))
     running: dict[int, tuple[LoggedCommand, int]] = {}
     statuses: dict[int, int] = {}
+    failed: list[LoggedCommand] = []
     display = Display(stdout(), tasks.show)
     while running or (waiting and not signals.received):
         while waiting and free and not signals.received:
@@ -56,15 +57,28 @@ def _run_processes(
                 del running[number]
                 free.append(slot)
                 board.states[number] = DONE if status == 0 else FAILED
-                command.report(sys.stdout, sys.stderr)
+                command.warn(sys.stdout)
+                failed += [command] if status else []
                 _say_failed(tasks, number, status, signals)
     if tasks.word:
         board.say()
+    alike = _say_why(failed) and len(failed) == len(tasks.numbers)
     ended_by = [s for s in signals.received if s != signal.SIGUSR1]
     if ended_by:
         return 128 + ended_by[0]
     statuses |= dict.fromkeys(waiting, EXIT_RESUME)
-    return conclude(tasks, statuses)
+    return conclude(tasks, statuses, said=alike)
+
+
+def _say_why(failed: Sequence[LoggedCommand]) -> bool:
+    """Print why commands have failed, the same reason once; whether it is one error for all."""
+    reasons: dict[str, list[str]] = {}
+    for command in failed:
+        reasons.setdefault(command.reason(), []).append(command.ending())
+    for reason, endings in reasons.items():
+        print("\n".join(filter(None, [reason, *endings])), file=sys.stderr)
+    sys.stderr.flush()
+    return len(reasons) == 1 and "error:" in next(iter(reasons))
 
 
 def _start(

@@ -28,7 +28,7 @@ PROGRESS = "[progress] "
 WARNING = "warning: "
 LAST_LINES = 15
 FURNITURE = re.compile(
-    r"# (command|host|job|start|pid|end|exit status):|warning: |\[(fold|progress)\] "
+    r"# (command|host|job|start|pid|end|exit status):|warning: |\[(fold|job|progress)\] "
 )
 
 
@@ -167,24 +167,32 @@ class LoggedCommand:
 
     def report(self, out: IO[str], err: IO[str]) -> None:
         """Print the warnings of a finished command and, if it failed, the reason."""
-        with open(self.log, "rb") as stream:
-            stream.seek(self._began)
-            lines = stream.read().decode("utf-8", "replace").splitlines()
-        for line in lines:
+        self.warn(out)
+        if self._status:
+            print(f"{self.reason()}\n{self.ending()}".strip(), file=err)
+        err.flush()
+
+    def warn(self, out: IO[str]) -> None:
+        """Print the warnings of a finished command."""
+        for line in self._lines():
             if line.startswith(WARNING):
                 print(line, file=out, flush=True)
+
+    def reason(self) -> str:
+        """Return the last words of a failed command, which say why it failed."""
         if self._status == EXIT_RESUME:
-            print(
-                "stopped by a signal after writing a checkpoint; run the same command to resume",
-                file=err,
-            )
-        elif self._status:
-            body = [line for line in lines if not FURNITURE.match(line)]
-            print(
-                "\n".join([*last_words(body), f"exit status {self._status}; log: {self.log}"]),
-                file=err,
-            )
-        err.flush()
+            return "stopped by a signal after writing a checkpoint; run the same command to resume"
+        return "\n".join(last_words([x for x in self._lines() if not FURNITURE.match(x)]))
+
+    def ending(self) -> str:
+        """Return the exit status and log of a failed command."""
+        stopped = self._status == EXIT_RESUME
+        return "" if stopped else f"exit status {self._status}; log: {self.log}"
+
+    def _lines(self) -> list[str]:
+        with open(self.log, "rb") as stream:
+            stream.seek(self._began)
+            return stream.read().decode("utf-8", "replace").splitlines()
 
     def _append(self, command: Sequence[str], new: bool) -> None:
         try:

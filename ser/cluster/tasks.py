@@ -203,14 +203,14 @@ class Board:
         return [number for number, state in self.states.items() if state in (PENDING, RUNNING)]
 
 
-def conclude(tasks: Tasks, statuses: Mapping[int, int]) -> int:
+def conclude(tasks: Tasks, statuses: Mapping[int, int], said: bool = False) -> int:
     """Return the exit status of a run: 0, or that of the first failed task.
 
     Stopped tasks (75) count only if none failed. If there are several tasks, the failed ones are
-    listed on stderr with their logs.
+    listed on stderr with their logs, unless ``said``: their common reason was printed already.
     """
     failed = {n: s for n, s in sorted(statuses.items()) if s not in (0, EXIT_RESUME)}
-    if failed and tasks.word:
+    if failed and tasks.word and not said:
         listed = [f"{tasks.log_of(n)} (exit status {s})" for n, s in failed.items()]
         more = len(listed) - NAMED_FAILURES
         listed[NAMED_FAILURES:] = [f"and {more} more"] if more > 0 else []

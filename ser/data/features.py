@@ -180,7 +180,12 @@ FUNCTIONALS = ("egemaps", "compare")  # one vector per utterance
 
 
 def require_extractor(feats_type: str) -> None:
-    """Raise UserError if the package that computes ``feats_type`` is not installed."""
+    """Raise UserError for an unknown type, or one whose package is not installed."""
+    known = ("raw", *FEATS_TYPES, video.AUDIO_VIDEO)
+    if feats_type not in known:
+        raise UserError(
+            f"--feats-type {feats_type}: no such type; choose one of {', '.join(known)}"
+        )
     if feats_type in FUNCTIONALS:
         _import_opensmile()
 

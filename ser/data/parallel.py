@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,6 +51,10 @@ _work: tuple[Callable, Sequence]  # of this worker: function and items
 def _begin(function: Callable, items: Sequence) -> None:
     global _work
     _work = function, items
+    # As in torch's DataLoader: threads of the parent do not exist after a fork, and waiting for
+    # them would hang.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     # Keep workers from waiting forever if their parent is killed with kill -9.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -115,12 +115,12 @@ class CTCHead(AuxHead):
     with fewer frames than U + R (U units, R of them equal to their left neighbour), has no
     alignment: it adds nothing here and still counts in the batch size.
 
-    Weights and bias start at zero, that is with every unit equally probable in every frame: of
-    random starts, some never leave the phase in which a few units and the blank hold everything.
+    Weights and bias start at zero, so that all units are equally probable in every frame: some
+    random starts never leave the phase in which a few units and the blank dominate.
 
     Args:
-        per_unit: Whether to divide by the number of units. Without, a long utterance counts for
-            more, and the same ``weight`` for as many times more as utterances have units.
+        per_unit: Divide by the number of units. Otherwise long utterances count for more, and the
+            effective ``weight`` grows with the number of units per utterance.
     """
 
     targets = UNITS
@@ -187,10 +187,9 @@ class LabelHead(AuxHead):
     speaker, a gap in the table) adds nothing and still counts in the batch size.
 
     Args:
-        gradient_reversal: The head learns its task, but what it passes back to the layers below
-            is multiplied by minus this factor, so that they unlearn it (Ganin and Lempitsky,
-            2015). 0 passes nothing back: the head only measures what the vector gives away.
-            None, the default, reverses nothing.
+        gradient_reversal: Multiply the gradient that the head passes to the layers below by minus
+            this factor, so that they unlearn its task (Ganin and Lempitsky, 2015). 0 passes no
+            gradient: the head only measures what the vector reveals. None: no reversal.
 
     Raises:
         UserError: the factor is not a finite number of 0 or more.
@@ -233,14 +232,14 @@ class LabelHead(AuxHead):
 class ValueHead(AuxHead):
     """One linear layer on the pooled vector: a number of a table, such as arousal from 1 to 5.
 
-    It learns z-scores by the mean and standard deviation of the fold's training utterances, which
-    its state keeps, and gives values as the table has them. An utterance of unknown value adds
-    nothing to the loss and still counts in the batch size.
+    It is trained on z-scores, with the mean and standard deviation of the fold's training
+    utterances, which are part of its state, and predicts values on the table's scale. An utterance
+    of unknown value adds nothing to the loss and still counts in the batch size.
 
     Args:
-        loss: ``ccc``, 1 - CCC over the known utterances of a batch, times their share of it, which
-            is mostly noise in small batches; or ``mse``, the mean squared error of z-scores.
-        range: The least and the largest value that the table may hold, e.g. [1, 5].
+        loss: ``ccc``, 1 - CCC over the known utterances of a batch, times their share of it; noisy
+            in small batches; or ``mse``, the mean squared error of z-scores.
+        range: Smallest and largest valid value of the table, e.g. [1, 5].
     """
 
     targets = VALUES

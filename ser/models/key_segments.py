@@ -128,7 +128,7 @@ def describe(segments: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def choose(values: torch.Tensor, wanted: int) -> torch.Tensor:
-    """Sorted members nearest to the centres of up to ``wanted`` clusters: (N, D) -> (K,).
+    """Sorted indices of those nearest to the centres of up to ``wanted`` clusters: (N, D) -> (K,).
 
     Kernel k-means with k(x, y) = exp(-||x - y||^2 / 2 s^2), s the median distance, deterministic:
     it starts from the first value, then the one farthest from all before. The distance of x from

@@ -77,7 +77,7 @@ class LadderEncoder(AbsEncoder):
         return hidden.unsqueeze(1), torch.ones_like(ilens), None
 
     def _rise(self, values: torch.Tensor, noise: float | None = None):
-        """Return the last layer's h, each z_l and (m_l, s_l); clean, by ``norms``, if no noise."""
+        """Return the last h, each z_l and (m_l, s_l); without ``noise``, the clean pass."""
         hidden = values + (noise or 0.0) * torch.randn_like(values)
         layers, moments = [hidden], [(0.0, 1.0)]
         for up, norm, gamma, beta in zip(self.up, self.norms, self.gamma, self.beta, strict=True):

@@ -39,7 +39,7 @@ class SERModel(torch.nn.Module):
         label_smoothing: Of the cross-entropy in training (Szegedy et al., 2016).
         dropout: Of the pooled vector before the emotion head, in training.
         class_counts: n_c, for ``class_weighting``.
-        emotion_weight: Factor on L_ER; with 0 auxiliary heads alone are learnt.
+        emotion_weight: Factor on L_ER; 0 trains the auxiliary heads alone.
         beta: Of ``effective_number``; 0 weights all classes alike, towards 1 by 1 / n_c.
         focal_gamma: In training -log p_c is multiplied by (1 - p_c)^gamma (Lin et al., 2017).
 

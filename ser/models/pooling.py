@@ -22,13 +22,13 @@ class AbsPooling(torch.nn.Module, ABC):
 
 
 class MeanPooling(AbsPooling):
-    """Mean over the real frames (eq. 7): an utterance's padding never enters its vector.
+    """Mean over the real frames (eq. 7), without the padding.
 
     Args:
         input_size: D.
-        mask: False takes the mean over the padding of the batch too, as the code that Cai et al.
-            (2021) released does. An utterance's scores then depend on how long its batch mates
-            are; it is there to measure what that costs.
+        mask: False averages over the padding too, as the released code of Cai et al. (2021) does,
+            so that the scores of an utterance depend on the lengths of others in its batch. Only
+            there to measure the effect.
     """
 
     def __init__(self, input_size: int, mask: bool = True):
@@ -132,8 +132,8 @@ class SelfAttentionPooling(AbsPooling):
     """Structured self-attention (Lin et al., 2017, eq. 6): ``hops`` weighted sums, concatenated.
 
     A = softmax(W_2 tanh(W_1 H^T)) over the real frames, M = A H; H is (T, D), W_1 (size, D),
-    W_2 (hops, size), A (hops, T), M (hops, D). The penalty on hops that look at the same frames
-    is left out: it is nothing to a single hop.
+    W_2 (hops, size), A (hops, T), M (hops, D). The penalty on hops that attend to the same frames
+    is left out; it does not apply to a single hop.
 
     Args:
         input_size: D.

@@ -15,7 +15,7 @@ STD_FLOOR = 1e-20  # for constant dimensions, which stay 0
 class FeatsFrontend(AbsFrontend):
     """Pass (B, T, F) features on, normalised over each utterance's own frames.
 
-    ESPnet's UtteranceMVN takes the padding into the variance, as frames at minus the mean.
+    ESPnet's UtteranceMVN includes the padding in the variance, as frames at minus the mean.
 
     Args:
         input_size: F, the feature dimension.
@@ -54,7 +54,7 @@ class FeatsFrontend(AbsFrontend):
 class GreyFrontend(AbsFrontend):
     """Log power spectrograms (T, F) as pictures whose grey values are in [0, 1].
 
-    The loudest bin of an utterance is white, 1; bins ``dynamic_range`` dB or more below it
+    The loudest bin of an utterance is white, 1; a bin ``dynamic_range`` dB or more below it
     is black, 0; in between, grey is proportional to the level in dB. Like any picture of a
     spectrogram this one does not show how loud the recording is as a whole.
 

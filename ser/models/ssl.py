@@ -51,8 +51,8 @@ class HFFrontend(AbsFrontend):
             their numbers, such as [2, 4, 6], 0 being H_l.
         low_level: With ``weighted_sum`` and ``concat``, whether H_l, the projected output of the
             convolutions, takes part (a_0 of eq. 4).
-        layer_norm: Scale every frame that leaves the fusion to zero mean and unit variance over
-            its D values; of layers side by side each by itself. Nothing in it is trained.
+        layer_norm: Normalise every fused frame to zero mean and unit variance over its D values,
+            or each concatenated layer by itself; without trainable parameters.
         freeze: ``none``; ``cnn``, the convolutions; ``all``; or a number N: the first N
             transformer layers and everything below them.
         unfreeze_after: With 0 the freezing lasts; with E > 0 everything is tuned from epoch

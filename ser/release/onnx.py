@@ -34,6 +34,7 @@ from ser.predict.card import format_size
 from ser.predict.classifier import NONE, SpeechEmotion
 from ser.predict.models import Model, OnnxModel, TorchModel
 from ser.predict.package import Packed, open_model
+from ser.predict.recordings import open_recording
 from ser.training.experiment import find_file, read_run
 
 OLDEST_OPSET = 18  # of torch's exporter
@@ -109,6 +110,8 @@ def export_onnx(
     """
     path = Path(path)
     _check_request(path, opset)
+    for recording in recordings:  # before anything is traced
+        open_recording(recording)
     packed = open_model(source)
     fold = fold or packed.folds[0]
     model = packed.load(fold)

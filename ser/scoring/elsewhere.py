@@ -50,7 +50,7 @@ Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
 def own_dump(exp_dir: Path | str, dump_root: Path | None = None) -> Path:
     """dump/<corpus> of an experiment's corpus; ``dump_root`` is next to exp/ by default."""
     corpus = Path(exp_dir).resolve().parent
-    return (dump_root or corpus.parents[1] / "dump") / corpus.name
+    return (dump_root or corpus.parent.parent / "dump") / corpus.name
 
 
 def crosscorpus(

@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 
 from ser.console import progress
+from ser.data.audio import SAMPLE_RATE
 from ser.data.labels import read_targets
 from ser.data.tables import own_ids, read_table
 from ser.errors import UserError
@@ -37,7 +38,6 @@ from ser.training.experiment import NOT_INFERRED, SCORED, Experiment, open_exper
 if TYPE_CHECKING:
     import torch
 
-SAMPLE_RATE = 16000
 # Keys of ESPnet's config.yaml about training inputs and outputs, not about the model.
 NOT_THE_MODEL = (
     "output_dir",

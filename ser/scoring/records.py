@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 
 def _wrong_decisions(scores: Scores) -> list[str]:
-    """Describe entries of ``speakers`` that are not decisions over the labels, and other folds."""
+    """Describe entries of ``speakers`` that are not decisions over the labels, and wrong folds."""
     known, problems = set(DIGITS[: len(scores.labels)]), []
     for i, entry in enumerate(scores.speakers):
         where = f"speakers[{i}] ({entry.fold}, {entry.speaker})"

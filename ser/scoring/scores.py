@@ -247,7 +247,7 @@ class Values(Part):
 
 
 class Raters(Part):
-    """Divergence (nats) from raters' shares; fractions any rater agrees with, raters divided on."""
+    """Divergence (nats) from the raters' shares; ``divided`` and ``any_rater`` are fractions."""
 
     n: int
     divided: Fraction

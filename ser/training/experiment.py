@@ -67,7 +67,7 @@ class Experiment:
 
     @property
     def feats_type(self) -> str:
-        """Input of the frontend: raw, spectrogram, fbank or mfcc."""
+        """Input of the frontend, such as raw or fbank (``--feats-type``)."""
         return str(self.run.get("feats_type") or "raw")
 
     @property

@@ -27,6 +27,7 @@ from scipy.special import log_softmax
 from ser.cluster import preemption
 from ser.config import check_arguments, encoder_confs
 from ser.console import progress
+from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.files import atomic_write, locked
@@ -37,7 +38,7 @@ from ser.models.ssl import CACHE_VERSION
 from ser.training.task import GRADIENT, LINEAR_SVM, SERTask
 from ser.training.trainer import HISTORY, PARAMETERS, count_parameters, wa_ua
 
-BATCH_SAMPLES = 60 * 16000  # per batch, padding included
+BATCH_SAMPLES = 60 * SAMPLE_RATE  # per batch, padding included
 # A dimension whose standard deviation is a smaller fraction of its largest value is treated as
 # constant: it varies only by rounding.
 LEAST_SPREAD = 1e-5
@@ -50,10 +51,10 @@ class FitConf:
 
     Args:
         C: Inverse strengths of the L2 penalty. The one with the best UA on the fold's validation
-            speakers is taken; where the protocol has none, by leaving out one training speaker
-            at a time. Of equally good ones, that of the smaller negative log-likelihood.
+            speakers is chosen, or without validation speakers by cross-validation over the
+            training speakers; ties are broken by the negative log-likelihood.
         class_weight: ``balanced`` or ``none``, as in scikit-learn.
-        max_iter: Iterations of the solver at most.
+        max_iter: Maximum number of solver iterations.
     """
 
     C: Sequence[float] = (0.001, 0.01, 0.1, 1.0)

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from espnet2.train.preprocessor import AbsPreprocessor
 
+from ser.models.inputs import INT16_SCALE
 from ser.models.heads import IGNORE_ID
-
-INT16_SCALE = 32768.0
 
 
 class SERPreprocessor(AbsPreprocessor):

@@ -189,6 +189,16 @@ def test_a_failed_task_stops_nobody_and_the_first_ones_status_is_returned(run, t
     assert "# exit status: 0\n" in (tmp_path / "t.4.log").read_text()
 
 
+def test_an_error_that_all_tasks_have_is_said_once_and_last(run):
+    script = "echo 'error: s1.yaml: lr: found x' >&2; exit 2"
+    done = run("--name", "stage4", "JOB=1:2", "t.JOB.log", "bash", "-c", script)
+    assert done.returncode == 2
+    assert done.err.count("error:") == 1
+    assert set(done.err.splitlines()[1:]) == {f"exit status 2; log: t.{n}.log" for n in (1, 2)}
+    killed = run("--name", "stage4", "JOB=1:2", "t.JOB.log", "bash", "-c", "kill -9 $$")
+    assert killed.err.splitlines()[-1].startswith("error: stage4: 2 of 2 tasks failed; see t.1.log")
+
+
 def test_only_what_show_asks_for_is_passed_on(run, tmp_path):
     done = run("--show", "^table", "t.log", "printf", "%s\n", "table of x", "chatter")
     assert done.out == "table of x\n"
@@ -271,7 +281,7 @@ def test_a_warning_reaches_every_command_alone_and_the_rest_is_left_for_later(st
         assert "child got" not in log.read_text()
         assert log.read_text().endswith("# exit status: 75\n")
     assert not (tmp_path / "t.3.log").exists()
-    assert err.count("stopped by a signal after writing a checkpoint; run the same command") == 2
+    assert err.count("stopped by a signal after writing a checkpoint; run the same command") == 1
     assert "failed with" not in out + err
 
 

@@ -175,6 +175,11 @@ def test_without_opensmile_it_is_said_how_to_install_it_and_what_its_licence_is_
         require_extractor(feats_type)
 
 
+def test_features_of_an_unknown_type_are_refused_before_audio_is_read():
+    with pytest.raises(UserError, match="--feats-type fbnk: no such type; choose one of raw, "):
+        require_extractor("fbnk")
+
+
 @pytest.fixture
 def small_arks(monkeypatch):
     monkeypatch.setattr("ser.data.features.UTTERANCES_PER_ARK", 2)

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
 from ser.data.parallel import parallel_map
 from ser.errors import UserError
+from tests.support import ROOT
 
 
 def square(number):
@@ -80,3 +83,21 @@ def test_a_worker_killed_while_large_items_wait_is_explained():
 def test_a_number_of_processes_below_one_is_refused():
     with pytest.raises(UserError, match="--nj: .* found 0"):
         list(parallel_map(square, [1], 0))
+
+
+AFTER_TORCH = """
+import torch
+from ser.data.parallel import parallel_map
+
+torch.set_num_threads(2)
+torch.ones(2_000_000).exp()  # by two threads, one of which no worker has
+print([float(x) for x in parallel_map(lambda n: torch.ones(2_000_000).exp().sum(), [1, 2], 2)])
+"""
+
+
+def test_workers_use_torch_although_their_parent_did_with_several_threads():
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_TORCH], env=environment, capture_output=True, timeout=300
+    )
+    assert done.stdout.count(b"5436") == 2, done.stderr  # 2e6 e = 5436563.66

@@ -272,3 +272,8 @@ def test_a_fold_that_is_not_there_is_named(runtime, tmp_path):
     exp_dir = make_experiment(tmp_path)
     with pytest.raises(UserError, match="no fold 'Ses07F' in it"):
         export_onnx(exp_dir, tmp_path / "model.onnx", fold="Ses07F")
+
+
+def test_recordings_are_looked_at_before_anything_is_loaded(tmp_path):
+    with pytest.raises(UserError, match="none.wav: no such file"):
+        export_onnx(tmp_path, tmp_path / "model.onnx", recordings=["none.wav"])

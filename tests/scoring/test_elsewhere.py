@@ -215,3 +215,16 @@ def test_an_unknown_condition_is_refused_before_anything_is_computed(toy):
     with pytest.raises(UserError, match="--conditions hum:3"):
         robustness(toy[0], ["white:10", "hum:3"])
     assert not (toy[0] / "robustness.json").exists()
+
+
+@pytest.mark.parametrize(
+    "test", [robustness, lambda directory: crosscorpus(directory, ["/none/x"])]
+)
+@pytest.mark.parametrize("name", ["/none", "none", "/"])
+def test_an_experiment_that_is_not_there_is_named_wherever_it_is_sought(test, name):
+    with pytest.raises(UserError, match=f"{name.rstrip('/')}/run.yaml: no such file; train first"):
+        test(name)
+
+
+def test_the_dump_of_an_experiment_near_the_root_is_sought_there():
+    assert str(elsewhere.own_dump("/none")) == "/dump"
