@@ -1,8 +1,7 @@
 """The mini corpus with videos: both speakers of a dialog side by side, as drawn faces.
 
-As in IEMOCAP's videos, the speaker wearing the markers is on the left. Mouth corners and brows of
-the current speaker follow from the emotion and vary, so that classes overlap; the listener looks
-neutral.
+As in IEMOCAP's videos, the speaker with the markers is on the left. The current speaker's mouth
+and brows follow from the emotion and vary, so that classes overlap; the listener looks neutral.
 """
 
 import random

@@ -1,8 +1,7 @@
 """Checks of audio containers that libsndfile does not make.
 
 libsndfile truncates files silently, reads only the first of several recordings in a file and
-rejects some headers that other readers accept. Here the first two are errors and the headers are
-repaired.
+rejects some headers that others accept. Here the first two are errors and headers are repaired.
 """
 
 import io

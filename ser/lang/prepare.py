@@ -206,8 +206,7 @@ def _summarize_units(
             )
     total = sum(map(len, units.values()))
     empty = sum(not target for target in units.values())
-    # wav2vec 2.0 and similar models have 25-ms frames every 20 ms:
-    # T = floor((seconds - 0.025) / 0.02) + 1
+    # wav2vec 2.0 and others have 25-ms frames every 20 ms: T = floor((seconds - 0.025) / 0.02) + 1
     frames = {utt: int((seconds - 0.025) / 0.02) + 1 for utt, seconds in duration.items()}
     too_long = sum(ctc_min_frames(target) > frames[utt] for utt, target in units.items())
     return [

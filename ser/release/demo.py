@@ -158,8 +158,7 @@ def serve(
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
-        load_model: Returns the model, which answers one request at a time; called after Gradio is
-            imported.
+        load_model: Returns the model, serving one request at a time; called once Gradio is there.
         source: Name of the model on the page.
         host: Address to listen on.
         port: 7860 or the next free one if None.
