@@ -1,7 +1,7 @@
 """Time to compile CPU kernels, and memory to cache them.
 
 oneDNN compiles its matrix products for each shape, and caches the last 1,024 by default, 2,048
-here (ser/models/conv_stack.py). S1 trains twice on 30 batches of different lengths, for several
+here (ser/models/cpu/conv_stack.py). S1 trains twice on 30 batches of different lengths, for several
 values of ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``; the largest still caches all of them the second time.
 
 Usage: python -m bench.kernels
