@@ -5,7 +5,7 @@
 # Complete and check the options (ser/cli/settings.py). Ends the run where they ask for something
 # other than stages, such as --help or --status.
 settle_options() { # OPTION...
-  local settings arguments=("$@") i instead=()
+  local settings arguments=("$@") i status=0 instead=()
   python=$root/.venv/bin/python
   for ((i = 0; i < $#; i++)); do
     case ${arguments[i]} in
@@ -22,7 +22,14 @@ settle_options() { # OPTION...
   [[ $python != */* || $python == /* ]] || python=$PWD/$python
   export SER_PYTHON=$python # a wrapper starts other processes as well
   . "$root/cmd.sh"
-  settings=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m ser.cli.recipe "$@") || exit
+  settings=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m ser.cli.recipe "$@") ||
+    status=$?
+  if [[ -z $settings && $("$python" -c 'print(1)' 2>/dev/null) != 1 ]]; then
+    printf 'error: --python %s: no Python; to install the recipe'\''s own: make install\n' \
+      "$python" >&2
+    exit "$((status > 0 ? status : 2))"
+  fi
+  ((status == 0)) || exit "$status"
   if [[ $settings == Usage:* ]]; then # --help
     printf '%s\n' "$settings"
     exit

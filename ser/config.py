@@ -383,7 +383,9 @@ def _mismatch(action: argparse.Action, value: Any) -> str | None:
     if action.choices is not None:
         choices = [c for c in action.choices if c is not None]
         fits = value in action.choices or str(value).lower() in choices
-        return None if fits else "one of " + ", ".join(str(c) for c in choices)
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return None if fits else "one of " + ", ".join(str(c) for c in choices) + hint
     kind = getattr(action.type, "__name__", "")
     if value is None:
         return None if action.default is None or kind.endswith("_or_none") else f"a {kind}"

@@ -822,6 +822,14 @@ def test_a_usage_error_ends_run_sh_before_anything_runs(recipe, args, message):
     assert not recipe.exp.exists()
 
 
+@pytest.mark.parametrize("program", ["/bin/false", "/bin/true"])
+def test_a_program_that_is_no_python_is_named(recipe, program):
+    done = recipe.run("--python", program)
+    assert done.returncode in (1, 2) and not done.stdout
+    assert done.stderr.startswith(f"error: --python {program}: no Python; to install")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_device_of_minus_one_is_no_gpu(recipe):
     status, _, said = recipe.settle("--ngpu", "1", CUDA_VISIBLE_DEVICES="-1")
     assert status == 2

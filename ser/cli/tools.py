@@ -281,7 +281,7 @@ def demo(
     for name, value in (("--max-megabytes", max_megabytes), ("--max-minutes", max_minutes)):
         if not 0 < value < math.inf:
             raise UserError(f"{name} {value}: expected a number above 0")
-    source = model or default_model(EXPERIMENTS)
+    source = _looked_at(model or default_model(EXPERIMENTS))
 
     def load_model():
         from ser.predict.classifier import SpeechEmotion
@@ -297,6 +297,18 @@ def demo(
         max_megabytes=max_megabytes,
         max_minutes=max_minutes,
     )
+
+
+def _looked_at(source: str) -> str:
+    """``source``; UserError if it is no model, where neither torch nor a download tells that."""
+    from ser.files import expand_home
+    from ser.predict.hub import HUB_ID
+    from ser.predict.package import open_model
+
+    path = expand_home(source)
+    if not (path / "run.yaml").is_file() and (path.exists() or not HUB_ID.fullmatch(source)):
+        open_model(source)
+    return source
 
 
 def release(

@@ -210,6 +210,8 @@ PROTOCOLS: dict[str, Callable[[Mapping[str, str], Mapping[str, str]], Folds]] = 
 }
 LEAKY = {"prefix": "train and test share speakers"}  # protocols that are mistakes, and why
 SPEAKER_DEPENDENT = "speaker-dependent"
+# What dump/<corpus>/folds/<protocol> and exp/<corpus>/<tag> hold beside the folds.
+OWN_NAMES = ("audit.txt", "folds", "figures", "log", "packed")
 
 
 def num_parts(protocol: str) -> int | None:
@@ -309,6 +311,17 @@ def require_training(protocol: str, folds: Folds, utt2spk: Mapping[str, str]) ->
         f"--protocol {protocol}: nobody is left to train where {fold} is tested; use more "
         f"speakers, or --protocol {cure}"
     )
+
+
+def require_names(protocol: str, folds: Iterable[str]) -> None:
+    """Raise UserError for a fold whose folder would be one that this recipe uses otherwise."""
+    for fold in folds:
+        if fold in OWN_NAMES:
+            raise UserError(
+                f"--protocol {protocol}: {fold} is the name of a speaker or session, and so of a "
+                "fold, but also of what the recipe writes beside the folds; rename it in the "
+                "corpus and run stage 1 again, or use another --protocol"
+            )
 
 
 def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:

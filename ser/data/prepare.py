@@ -18,7 +18,7 @@ import numpy as np
 from ser.console import progress
 from ser.data.audio import SAMPLE_RATE, probe, read_16k_mono
 from ser.data.features import digest, extract_features, load_for_ark, require_extractor, write_arks
-from ser.data.folds import assign, make_folds, require_training, sentence
+from ser.data.folds import assign, make_folds, require_names, require_training, sentence
 from ser.data.official import read_splits
 from ser.data.parallel import parallel_map
 from ser.data.tables import TABLES as DATA_TABLES
@@ -83,6 +83,7 @@ def prepare_dump(
     splits, undecided = read_splits(source), read_undecided(source)
     folds = assign(protocol, *tables, _sentences(source), splits, undecided)
     require_training(protocol, folds, tables[0])
+    require_names(protocol, folds)
 
     lock = data_dir / ".dump.lock"
     with locked(lock, f"{dump_dir}: another process is writing it; waiting"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ser.cluster import locks
 from ser.cluster.submissions import Queued, StageJob, describe_queue, fold_jobs, stage_jobs
+from ser.data.folds import require_protocol
 from ser.data.tables import read_lines
 from ser.errors import UserError
 from ser.stage import MARKER, read_marker
@@ -69,8 +70,9 @@ def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
     """Format what ``./run.sh --status`` prints about one experiment.
 
     Raises:
-        UserError: there is no such experiment; names the existing ones.
+        UserError: there is no such experiment or protocol; names the existing ones.
     """
+    require_protocol(protocol)
     if not exp_dir.is_dir():
         known = sorted(path.name for path in exp_dir.parent.glob("*/") if path.is_dir())
         raise UserError(

@@ -37,7 +37,7 @@ from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, SCORE_FIRST, read_score
 from ser.scoring.score import decisions_by_speaker
 from ser.scoring.uncertainty import from_decisions, measure, score_intervals
 from ser.stage import file_digest
-from ser.training.experiment import Experiment, model_state, open_experiment
+from ser.training.experiment import Experiment, model_state, open_experiment, read_run
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +48,19 @@ Record = dict[str, Any]  # tag, system, corpus, labels, commit; tests by name
 
 
 def own_dump(exp_dir: Path | str, dump_root: Path | None = None) -> Path:
-    """dump/<corpus> of an experiment's corpus; ``dump_root`` is next to exp/ by default."""
-    corpus = Path(exp_dir).resolve().parent
-    return (dump_root or corpus.parent.parent / "dump") / corpus.name
+    """dump/<corpus> of the corpus in run.yaml; ``dump_root`` is next to exp/ by default.
+
+    Raises:
+        UserError: no run.yaml, or no such folder.
+    """
+    root = dump_root or Path(exp_dir).resolve().parent.parent.parent / "dump"
+    dump = root / str(read_run(Path(exp_dir))["corpus"])
+    if not dump.is_dir():
+        raise UserError(
+            f"{dump}: no such folder, but {exp_dir} was trained on {dump.name}; give the folder "
+            f"that has {dump.name} with --dump-root, or make it with ./run.sh --stop-stage 3"
+        )
+    return dump
 
 
 def crosscorpus(

@@ -1,9 +1,9 @@
 """Fast check of a system's YAML against sources that are parsed, not imported.
 
-Importing ESPnet and torch takes ten seconds or more. Their command line, and the classes of
-ser/models with their options, are literals in the sources, so a misspelt key, a value of the
-wrong type or an unknown class is reported at once. Anything that is not a literal passes here and
-is checked by ser/training/settings against the classes themselves.
+Importing ESPnet and torch takes ten seconds or more. Their command line, the optimizers, and the
+classes of ser/models with their options are literals in the sources, so a misspelt key, a value of
+the wrong type or an unknown class is reported at once. Anything that is not a literal passes here
+and is checked by ser/training/settings against the classes themselves.
 """
 
 import argparse
@@ -12,20 +12,34 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from espnet2.utils import types
+from espnet2.utils.nested_dict_action import NestedDictAction
+
 import ser.models
 import ser.training
-from ser.config import check_arguments, check_config, encoder_confs, load_config, suggest
+from ser.config import (
+    check_arguments,
+    check_config,
+    encoder_confs,
+    load_config,
+    read_numbers,
+    suggest,
+)
 from ser.data.tables import read_lines
 from ser.errors import UserError
 from ser.models.lora import check_lora
 from ser.models.registry import check_folder, check_head, registered_name
 from ser.stage import require_done
+from ser.training.optim import check_factors
 
 _ABSENT = object()
+_MAPPING = {"action": NestedDictAction, "default": {}}
+_ABS_TASK = "espnet2.tasks.abs_task"
+LEAST = {"max_epoch": 1, "batch_size": 1, "accum_grad": 1, "patience": 0, "keep_nbest_models": 1}
 
 
 def check_system(
@@ -54,19 +68,20 @@ def check_system(
     for option in (arg.partition("=")[0] for arg in extra_args if arg.startswith("--")):
         if not any(name.startswith(option) for name in known):  # argparse accepts prefixes
             raise UserError(f"-- {option}: no such option; {suggest(option, known)}")
+    parser.set_defaults(**content)
+    given = read_numbers(vars(parser.parse_args(extra_args)))
     try:
-        _check_classes(content)
-        conf = content.get("frontend_conf", {})
-        for options in encoder_confs(content.get("frontend", "hf"), conf):
+        _check_numbers(given)
+        _check_classes(given)
+        _check_optimizer(given)
+        for options in encoder_confs(given["frontend"], given["frontend_conf"]):
             model = ssl or options.get("model")
             check_lora({**options, "init": "pretrained"} if ssl else options)
             if isinstance(model, str):
                 check_folder(model, weights=bool(ssl) or options.get("init") != "random")
     except UserError as err:
-        raise UserError(f"{config}: {err}") from None
-    parser.set_defaults(**{"batch_size": 1, **content})
-    if (size := parser.parse_args(extra_args).batch_size) < 1:
-        raise UserError(f"{config}: batch_size: found {size}; expected 1 or more")
+        where = f"{config} with the options after --" if extra_args else config
+        raise UserError(f"{where}: {err}") from None
     if fold_dir is not None:
         require_done(fold_dir, 3, f"the folds of protocol {fold_dir.name}")
         check_folds(fold_dir, folds)
@@ -90,7 +105,7 @@ def task_parser() -> argparse.ArgumentParser:
     parser.error = _refuse
     parser.add_argument("--config")
     sources = [
-        _module("espnet2.tasks.abs_task"),
+        _module(_ABS_TASK),
         *sorted(Path(*ser.training.__path__).glob("*.py")),
     ]
     for source in sources:
@@ -112,7 +127,7 @@ def _declared(node: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
             if isinstance(key, ast.Constant) and isinstance(value, ast.Dict):
                 pairs = zip(value.keys, value.values, strict=True)
                 given = {k.value: v for k, v in pairs if _is_text(k)}
-                mapping = {"action": NestedDictAction} if None in value.keys else {}
+                mapping = _MAPPING if None in value.keys else {}
                 if "help" in given:
                     yield key.value, {**_arguments(given), **mapping}
     elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
@@ -124,43 +139,50 @@ def _declared(node: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
         choices = [*_choices(node)]
         if choices and _is_text(node.args[0]):
             name = node.args[0].value
-            yield name, {"type": str, "choices": choices}
-            yield f"{name}_conf", {"action": NestedDictAction}
+            default = next(word.value for word in node.keywords if word.arg == "default")
+            yield name, {"type": str, "choices": choices, "default": _literal(default)}
+            yield f"{name}_conf", _MAPPING
 
 
 def _arguments(given: Mapping[str, ast.expr]) -> dict[str, Any]:
     """Literal arguments of add_argument that ``check_config`` reads."""
     action, kind = given.get("action"), given.get("type")
     if getattr(action, "id", "") == "NestedDictAction":
-        return {"action": NestedDictAction}
+        return _MAPPING
     options: dict[str, Any] = {"action": action.value} if _is_text(action) else {}
-    if isinstance(kind, ast.Name):
-        options["type"] = _named(kind.id)
+    if kind is not None:  # Python's, ESPnet's, or a lambda of these
+        options["type"] = eval(ast.unparse(kind), dict(vars(types)))
     for name in ("nargs", "choices", "default"):
         value = _literal(given[name]) if name in given else None
         if value is not _ABSENT and (value is not None or name == "default"):
             options[name] = value
+    if "choices" in given and "choices" not in options:
+        words = {node.id for node in ast.walk(given["choices"]) if isinstance(node, ast.Name)}
+        known = [name for table in words for name in _table(table)]
+        if known:
+            options["choices"] = known + [None] * ("None" in ast.unparse(given["choices"]))
     if "default" in given and "default" not in options:
-        options["default"] = ""  # something that is not None
+        options["default"] = _ABSENT  # which is not None, and no text to convert
     return options
 
 
-class NestedDictAction(argparse.Action):
-    """Option with a mapping as its value, like ESPnet's class of this name."""
-
-    def __call__(self, *args: Any) -> None:
-        """Do nothing: the class that takes the value checks it."""
-
-
-def _named(name: str) -> Any:
-    if name in ("int", "float"):
-        return {"int": int, "float": float}[name]
-
-    def convert(text: str) -> str:
-        return text
-
-    convert.__name__ = name
-    return convert
+@functools.cache
+def _table(name: str) -> dict[str, ast.expr]:
+    """Entries of a table of ESPnet's, such as optim_classes, that its packages allow."""
+    found = {}
+    for node in _parsed(_module(_ABS_TASK)).body:
+        imports = [part for part in getattr(node, "body", ()) if isinstance(part, ast.Import)]
+        if not all(importlib.util.find_spec(each.names[0].name) for each in imports):
+            continue
+        for part in ast.walk(node):
+            owner, value = None, part
+            if isinstance(part, ast.Assign):
+                owner, value = part.targets[0], part.value
+            elif isinstance(part, ast.Call) and getattr(part.func, "attr", "") == "update":
+                owner = part.func.value
+            if getattr(owner, "id", "") == name:
+                found |= {word.arg.lower(): word.value for word in getattr(value, "keywords", ())}
+    return found
 
 
 @dataclass(frozen=True)
@@ -256,15 +278,46 @@ def _choices(call: ast.Call) -> Iterator[str]:
             yield from (key.value for key in node.keys if _is_text(key))
 
 
-def _check_classes(content: Mapping[str, Any]) -> None:
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Reject numbers with which nothing would be trained or kept."""
+    for key, least in LEAST.items():
+        values = given[key] if isinstance(given[key], list) else [given[key]]
+        if any(value is not None and (type(value) is not int or value < least) for value in values):
+            raise UserError(f"{key}: found {given[key]}; expected a whole number, {least} or more")
+
+
+def _check_optimizer(given: Mapping[str, Any]) -> None:
+    """Reject options that the optimizer or the model does not have, or that would do nothing."""
+    check_factors(given["lr_conf"])
+    node = _table("optim_classes")[given["optim"]]
+    path = None
+    if isinstance(node, ast.Name):
+        path = _module(f"espnet2.optimizers.{given['optim']}")
+    elif ast.unparse(node).startswith("torch.optim."):
+        path = _module("torch").parent / "optim" / f"{node.attr.lower()}.py"
+    for part in _parsed(path).body if path else ():
+        if isinstance(part, ast.ClassDef) and part.name in ast.unparse(node).split("."):
+            check_arguments("optim_conf", _stand_in(_class(part)), given["optim_conf"])
+    if given["scheduler_conf"] and not given["scheduler"]:
+        raise UserError(
+            "scheduler_conf: there is no scheduler that would use it; add scheduler, or remove it"
+        )
+
+
+def _check_classes(given: Mapping[str, Any]) -> None:
     """Reject options that a chosen class does not have, and heads of unknown type."""
     for what in ("frontend", "encoder", "pooling"):
-        found = _subclasses(f"Abs{what.title()}", what.title()).get(content.get(what, ""))
+        found = _subclasses(f"Abs{what.title()}", what.title()).get(given[what])
         if found is not None:
-            check_arguments(f"{what}_conf", _stand_in(found), content.get(f"{what}_conf", {}))
+            check_arguments(f"{what}_conf", _stand_in(found), given[f"{what}_conf"])
+    model = _model_classes()["SERModel"]
+    options = [p for p in model.signature.parameters.values() if p.default is not p.empty]
+    options = [p for p in options if p.name != "class_counts"]  # which stage 4 sets
+    model = replace(model, signature=inspect.Signature(options))
+    check_arguments("model_conf", _stand_in(model), given["model_conf"])
     heads = _subclasses("AuxHead", "Head")
     options = {kind: _head_options(declared) for kind, declared in heads.items()}
-    for name, entry in content.get("aux_conf", {}).items():
+    for name, entry in given["aux_conf"].items():
         check_head(f"aux_conf.{name}", entry, options)
 
 

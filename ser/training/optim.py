@@ -8,13 +8,16 @@
 Each is a factor on ``optim_conf.lr``, 1 where it is not given.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ser.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 LAYER = re.compile(r"^frontend\.encoder\.(?:encoder\.)?layers\.(\d+)\.")
 UPSTREAM = re.compile(r"^frontend\.upstreams\.(\d+)\.")  # one of several speech encoders
@@ -40,19 +43,24 @@ def lr_factor(name: str, num_layers: int, conf: Mapping[str, float]) -> float:
     return conf.get("layer_decay", 1.0) ** depth
 
 
+def check_factors(conf: Mapping[str, Any]) -> None:
+    """Raise UserError for an unknown factor of ``lr_conf``, or one that is no number above 0."""
+    for key, value in conf.items():
+        if key not in FACTORS:
+            raise UserError(f"lr_conf.{key}: unknown; choose from {', '.join(FACTORS)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise UserError(f"lr_conf.{key}: {value!r}; give a number above 0")
+
+
 def parameter_groups(
     model: torch.nn.Module, lr: float, conf: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Assign every parameter to an optimizer group, one group per learning rate.
 
     Raises:
-        UserError: an unknown factor, or one that is not a number above 0.
+        UserError: as ``check_factors``.
     """
-    for key, value in conf.items():
-        if key not in FACTORS:
-            raise UserError(f"lr_conf.{key}: unknown; choose from {', '.join(FACTORS)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise UserError(f"lr_conf.{key}: {value!r}; give a number above 0")
+    check_factors(conf)
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         owner = model.frontend

@@ -364,6 +364,16 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_audio_is_read(corpus
     assert not (corpus / "dump").exists()
 
 
+@pytest.mark.parametrize("name", ["audit.txt", "folds", "figures", "log", "packed"])
+def test_a_fold_named_as_a_folder_of_the_recipe_is_refused_before_the_audio_is_read(corpus, name):
+    sessions = {u: s[:5] for u, s in read_table(corpus / "data/all/utt2spk").items()}
+    table = {utt: session.replace("Ses01", name) for utt, session in sessions.items()}
+    write_table(corpus / "data/all/utt2session", table)
+    with pytest.raises(UserError, match=f"--protocol session: {name} is the name of a speaker or"):
+        dump(corpus, protocol="session")
+    assert not (corpus / "dump").exists()
+
+
 def test_opensmile_that_is_missing_is_said_before_anything_is_written(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "opensmile", None)
     with pytest.raises(UserError, match="egemaps and compare: openSMILE is not installed here"):

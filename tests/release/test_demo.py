@@ -64,7 +64,7 @@ def cells(element: ET.Element) -> list[list[str]]:
 
 def test_it_is_for_this_machine_alone_unless_asked_for_more():
     with mock.patch.object(demo, "serve") as serve, pytest.raises(SystemExit) as stop:
-        call(app.make_app("demo"), ["demo", "--model", "m"], "ser")
+        call(app.make_app("demo"), ["demo", "--model", "owner/m"], "ser")
     assert stop.value.code == 0
     assert serve.call_args.kwargs == {
         "host": "127.0.0.1",
@@ -80,14 +80,22 @@ def test_it_is_for_this_machine_alone_unless_asked_for_more():
 )
 def test_options_that_are_no_numbers_are_usage_errors(wrong, capsys):
     with pytest.raises(SystemExit) as stop:
-        call(app.make_app("demo"), ["demo", "--model", "m", *wrong.split()], "ser")
+        call(app.make_app("demo"), ["demo", "--model", "owner/m", *wrong.split()], "ser")
     assert stop.value.code == 2 and "Invalid value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["--max-megabytes 0", "--max-minutes nan", "--max-minutes=-1"])
 def test_limits_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UserError, match="expected a number above 0"):
-        call(app.make_app("demo"), ["demo", "--model", "m", *wrong.split()], "ser")
+        call(app.make_app("demo"), ["demo", "--model", "owner/m", *wrong.split()], "ser")
+
+
+@pytest.mark.parametrize("name, what", [("none", "no such file"), ("", "not a model")])
+def test_a_model_that_is_not_there_is_said_before_gradio_is_imported(tmp_path, name, what):
+    model = str(tmp_path / name)
+    with mock.patch.object(demo, "serve") as serve, pytest.raises(UserError, match=what):
+        call(app.make_app("demo"), ["demo", "--model", model], "ser")
+    assert not serve.called
 
 
 def test_without_gradio_one_sentence_says_how_to_install_it(monkeypatch, tmp_path):

@@ -175,6 +175,11 @@ def test_an_unknown_experiment_is_refused_with_those_that_exist(places):
         show_status(exp.parent / "typo", dump, "strict")
 
 
+def test_an_unknown_protocol_is_refused_even_where_stage_4_has_begun(places):
+    with pytest.raises(UserError, match="--protocol nope: no such protocol; choose strict"):
+        show_status(*places, "nope")
+
+
 def test_the_status_is_shown_without_importing_torch_or_espnet(places):
     exp, dump = places
     program = (

@@ -23,6 +23,7 @@ from tests.support.fake_experiment import (
     FakeModel,
     make_experiment,
     train_fold,
+    write_run,
 )
 
 
@@ -226,5 +227,15 @@ def test_an_experiment_that_is_not_there_is_named_wherever_it_is_sought(test, na
         test(name)
 
 
-def test_the_dump_of_an_experiment_near_the_root_is_sought_there():
-    assert str(elsewhere.own_dump("/none")) == "/dump"
+def test_the_dump_of_a_moved_experiment_is_that_of_its_corpus(toy, tmp_path):
+    exp, dump, _ = toy
+    moved = shutil.copytree(exp, tmp_path / "kept/for/later")
+    with pytest.raises(UserError, match=f"{tmp_path}/dump/gone: no such .* --dump-root"):
+        write_run(moved, corpus="gone")
+        robustness(moved)
+    write_run(moved)
+    assert elsewhere.own_dump(moved) == dump
+    far = shutil.move(moved, tmp_path / "a/b/c/far")
+    with pytest.raises(UserError, match=f"{tmp_path}/a/dump/toy: no such .* --dump-root"):
+        robustness(far)
+    assert elsewhere.own_dump(far, dump.parent) == dump

@@ -15,7 +15,7 @@ from tests.support import ROOT
 # Stands in for "python -m ser NAME ARGS": notes its arguments, talks, and fails on demand. What
 # runs the stages does so; jobs of Slurm get numbers from 101 on.
 STUB = """#!/usr/bin/env bash
-if [[ $2 == ser.cli.recipe || $3 == stage || $3 == leakage ]]; then
+if [[ $1 == -c || $2 == ser.cli.recipe || $3 == stage || $3 == leakage ]]; then
   exec "$REAL_PYTHON" "$@"
 fi
 name=$3

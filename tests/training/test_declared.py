@@ -52,6 +52,24 @@ def test_every_system_passes(path):
         ("", ["--batch_size", "0"], "batch_size: found 0"),
         ("", ["--optm_conf", "lr=1"], "--optm_conf: no such option; did you mean --optim_conf"),
         ("", ["--pooling", "meen"], "invalid choice: 'meen'"),
+        ("optim: adm", [], "optim: found 'adm'; expected one of adam, .*; did you mean adam"),
+        ("scheduler: warmuplrr", [], "scheduler: found 'warmuplrr'; .*did you mean warmuplr"),
+        ("", ["--optim", "adm"], "--optim: invalid choice: 'adm' .*adamw"),
+        ("optim_conf: {lr: fast}", [], "x.yaml: optim_conf.lr: found 'fast'; expected a number"),
+        ("", ["--optim_conf", "lr=fast"], "with the options after --: optim_conf.lr: found 'fast'"),
+        ("optim_conf: {weight_dekay: 1}", [], "Adam has no option .*did you mean weight_decay"),
+        ("optim: sgd\noptim_conf: {momentun: 1}", [], "SGD has no option .*did you mean momentum"),
+        ("max_epoch: 0", [], "max_epoch: found 0; expected a whole number, 1 or more"),
+        ("max_epoch: many", [], "max_epoch: found 'many'; expected a whole number"),
+        ("accum_grad: 0", [], "accum_grad: found 0; expected a whole number, 1 or more"),
+        ("patience: -1", [], "patience: found -1; expected a whole number, 0 or more"),
+        ("", ["--patience", "-1"], "patience: found -1"),
+        ("keep_nbest_models: [3, 0]", [], r"keep_nbest_models: found \[3, 0\]; expected"),
+        ("keep_nbest_models: [many]", [], r"keep_nbest_models: found \['many'\]; expected"),
+        ("lr_conf: {encoders: 2.0}", [], "lr_conf.encoders: unknown; choose from heads"),
+        ("model_conf: {dropuot: 0.1}", [], "model_conf: SERModel .*did you mean dropout"),
+        ("model_conf: {class_counts: [1]}", [], "model_conf: SERModel has no option"),
+        ("scheduler_conf: {warmup_steps: 3}", [], "scheduler_conf: there is no scheduler"),
         ("aux_conf: [pr]", [], "aux_conf: found .*; expected a mapping"),
         (HEAD.format("type: ctc, wieght: 1"), [], "pr.wieght: .*; did you mean weight"),
         (HEAD.format("typ: ctc, weight: 1"), [], "did you mean type"),
@@ -63,6 +81,20 @@ def test_what_needs_no_network_is_refused(tmp_path, text, extra, message):
     path.write_text(f"base: {ROOT}/conf/mini_s1.yaml\n{text}\n")
     with pytest.raises(UserError, match=message):
         check_system(path, extra)
+
+
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [
+        ("optim: AdamW\noptim_conf: {lr: 1.0e-3}", ["--patience", "none", "--scheduler", "none"]),
+        ("scheduler: WarmupLR\nscheduler_conf: {warmup_steps: 3}", ["--max_epoch", "2"]),
+        ("patience: 0", ["--optim_conf", "lr=2e-5", "--scheduler", "StepLR"]),
+    ],
+)
+def test_what_espnet_takes_passes(tmp_path, text, extra):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"base: {ROOT}/conf/mini_s1.yaml\n{text}\n")
+    check_system(path, extra)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
