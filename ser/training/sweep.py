@@ -14,8 +14,8 @@ A sweep is a YAML file (conf/sweeps/):
     published: {}                     # what else it says, for --paper (conf/sweeps/paper.yaml)
 
 Keys are those of the system's YAML, with dots into its mappings; a point is that YAML
-(``--config``) with the point's values in it, and with the key ``sweep``, which says where it comes
-from. A point's experiments have the tags ``<sweep>_<point>_<protocol>_seed<N>`` and are ordinary
+(``--config``) with the point's values in it, null removing a key, and with the key ``sweep``, which
+says where it comes from. A point's experiments have the tags ``<sweep>_<point>_<protocol>_seed<N>`` and are ordinary
 ones: resumable, compared, in RESULTS.md.
 """
 
@@ -207,5 +207,8 @@ def _point(path: Path, name: str, changes: dict[str, Any], config: dict[str, Any
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise UserError(f"{path}: {key}: {parent} is no mapping in the system's YAML")
-        place[last] = value
+        if value is None:  # as in a file with a base
+            place.pop(last, None)
+        else:
+            place[last] = value
     return Point(name, changes, changed)

@@ -1,10 +1,13 @@
 """Sweeps: points, their configurations and their names."""
 
+import re
+
 import pytest
 import yaml
 
 from ser.config import check_config
 from ser.errors import UserError
+from ser.training.declared import check_system
 from ser.training.sweep import list_experiments, load_sweep, write_points
 from tests.support import ROOT
 
@@ -108,9 +111,7 @@ def test_every_point_and_seed_is_an_experiment(sweep, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "conf/sweeps").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("base", ["train_s1_mtl_phoneme", "mini_s1", "emodb_s1"])
 def test_every_sweep_fits_every_s1(path, base):
     from ser.training.task import SERTask
@@ -118,3 +119,11 @@ def test_every_sweep_fits_every_s1(path, base):
     parser = SERTask.get_parser()
     for point in load_sweep(path, ROOT / f"conf/{base}.yaml").points:
         check_config(path, point.config, parser)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_every_point_of_a_sweep_can_be_trained_around_the_system_that_it_names(path, tmp_path):
+    named = re.search(r"conf/\w+\.yaml", path.read_text(encoding="utf-8"))
+    base = ROOT / (named[0] if named else "conf/train_s1_mtl_phoneme.yaml")
+    for file in write_points(load_sweep(path, base), tmp_path).values():
+        check_system(file, [])
