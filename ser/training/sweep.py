@@ -15,8 +15,8 @@ A sweep is a YAML file (conf/sweeps/):
 
 Keys are those of the system's YAML, with dots into its mappings; a point is that YAML
 (``--config``) with the point's values in it, null removing a key, and with the key ``sweep``, which
-says where it comes from. A point's experiments have the tags ``<sweep>_<point>_<protocol>_seed<N>`` and are ordinary
-ones: resumable, compared, in RESULTS.md.
+says where it comes from. A point's experiments have the tags ``<sweep>_<point>_<protocol>_seed<N>``
+and are ordinary ones: resumable, compared, in RESULTS.md.
 """
 
 import copy
