@@ -192,7 +192,7 @@ def test_every_stage_knows_kfold_by_its_number_of_parts(recipe, options):
 
 
 def test_training_options_reach_the_trainer(recipe):
-    extra = ["--optim_conf", "lr=1.0e-4", "--num_iters_per_epoch", "a b"]
+    extra = ["--optim_conf", "lr=1.0e-4", "--wandb_project", "a b"]
     options = ["--max-epoch=3", "--ssl=owner/model", "--overwrite=true", "--folds", "Ses01F Ses02M"]
     done = recipe.run("--stage=4", "--stop-stage=4", "--nj=1", *options, "--", *extra)
     assert done.returncode == 0, done.stderr
