@@ -231,13 +231,3 @@ def is_synthetic(corpus: str) -> bool:
         return False
     spec = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return bool(spec.get("maker")) or is_synthetic(str(spec.get("based_on", "")))
-
-
-def same_tests(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two scores.json cover the same utterances in the same folds."""
-    if first["test_sha256"] != second["test_sha256"] or first["labels"] != second["labels"]:
-        return False
-    layouts = [
-        [(e["fold"], e["speaker"], e["ref"]) for e in s["speakers"]] for s in (first, second)
-    ]
-    return layouts[0] == layouts[1]

@@ -16,10 +16,10 @@ from ser.console import progress
 from ser.files import atomic_write
 from ser.reporting.charts import Chart
 from ser.reporting.figures import confusion_chart, lambda_chart
-from ser.reporting.inputs import same_tests
 from ser.reporting.render import render
 from ser.reporting.rows import Row
 from ser.reporting.sweeps import find_points
+from ser.scoring.records import same_tests
 from ser.scoring.text import difference, partial_notes
 from ser.scoring.uncertainty import Trials, differences, from_decisions, paired
 from ser.training.sweep import Sweep

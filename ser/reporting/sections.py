@@ -8,8 +8,9 @@ from markupsafe import Markup
 from ser.console import percent
 from ser.data.folds import SPEAKER_DEPENDENT, num_groups, num_parts
 from ser.reporting.figures import spark_chart
-from ser.reporting.inputs import ReportInput, is_synthetic, same_tests
+from ser.reporting.inputs import ReportInput, is_synthetic
 from ser.reporting.rows import system_name
+from ser.scoring.records import same_tests
 from ser.scoring.text import (
     CLASS_SCORES,
     KNOWN_SPEAKERS,

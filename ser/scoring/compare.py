@@ -21,7 +21,7 @@ from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, some
-from ser.scoring.records import SCORE_FIRST, read_scores
+from ser.scoring.records import SCORE_FIRST, read_scores, same_tests
 from ser.scoring.slices import read_utterance_table
 from ser.scoring.text import (
     KNOWN_SPEAKERS,
@@ -325,11 +325,8 @@ def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
 
 
 def _refuse_other_records(paths: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
-    def tests(s: Mapping[str, Any]) -> list[Any]:
-        return [s["test_sha256"], *((e["fold"], e["speaker"], e["ref"]) for e in s["speakers"])]
-
     for path, other in zip(paths[1:], scores[1:], strict=True):
-        if tests(other) != tests(scores[0]):
+        if not same_tests(other, scores[0]):
             raise UserError(
                 f"{path}: tests other utterances than {paths[0]}, or has them in other folds; "
                 "records are compared utterance by utterance, experiments (exp/<corpus>/<tag>) "

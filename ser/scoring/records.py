@@ -174,3 +174,13 @@ def _differing(found: Any, expected: Any, where: str) -> list[str]:
     if equal:
         return []
     return [f"{where} is {_shown(found)}, the decisions give {_shown(expected)}"]
+
+
+def same_tests(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two scores.json cover the same utterances in the same folds."""
+    if first["test_sha256"] != second["test_sha256"] or first["labels"] != second["labels"]:
+        return False
+    layouts = [
+        [(e["fold"], e["speaker"], e["ref"]) for e in s["speakers"]] for s in (first, second)
+    ]
+    return layouts[0] == layouts[1]
