@@ -133,12 +133,18 @@ def test_a_detached_chain_goes_from_nothing_to_the_results_table(chain):
 
 
 def test_a_detached_run_returns_at_once_and_every_job_waits_for_the_one_before(chain):
-    _, output, queued, waiting = chain
+    site, output, queued, waiting = chain
     ids = re.findall(r"submitted job (\d+)", output)
     assert f"scancel {' '.join(ids)}" in output
     assert list(queued.values()).count("PENDING") >= len(ids) - 1  # the first may have begun
     assert "no folds yet" in waiting
+    # Slurm gives one of two reasons why it waits, so that it is asked what it waits for
     assert re.search(rf"stage6: job {ids[5]}: 1 pending \((Dependency|PartitionDown)\)", waiting)
+    submitted = {
+        job.submission.job: job.submission.sbatch for job in stage_jobs(site.exp("chain_seed1"))
+    }
+    for job, before in zip(ids[1:], ids, strict=False):
+        assert f"--dependency=afterok:{before}" in submitted[job]
 
 
 def test_the_status_of_a_finished_chain_is_all_scored_and_no_job(chain):

@@ -274,5 +274,8 @@ def test_the_paper_is_run_on_mini_killed_and_gone_on_with_and_nothing_is_trained
     assert "76.0 / 76.9" in html and "ours not run" not in html
     assert len(set(cells(page.read_text(), "Systems (Table 2)", "S1, multi-task"))) > 1
 
+    again = run(tmp_path, "--stage", "4", "--stop-stage", "4")
+    assert again.count("[fold] Ses01F: already trained") == 14
+    assert {path: path.stat().st_mtime_ns for path in done} == done
     shown = run(tmp_path, "--status")
     assert shown.count("Ses01F  scored") == 14
