@@ -29,7 +29,15 @@ CHUNKS = (b"data", b"LIST", b"fact", b"cue ", b"bext", b"id3 ", b"smpl", b"fmt "
 # In libsndfile's log: the size of the samples, or of the file if no other is given.
 SHORTENED = r"(?m)^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)"
 CHUNK_NAME = re.compile(rb"[ -~]{4}")
-FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+# Where a file of a format begins, for formats whose parts are found by searching: FLAC, AU, CAF,
+# RF64 and Sony Wave64. A match inside the samples is not a start unless it can be opened.
+STARTS = {
+    b"fLaC": re.compile(rb"fLaC[\0\x80]\0\0\x22"),
+    b".snd": re.compile(rb"\.snd\0\0"),
+    b"caff": re.compile(rb"caff\0\x01\0\0desc"),
+    b"RF64": re.compile(rb"RF64[\0-\xff]{4}WAVEds64"),
+    b"riff": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
+}
 FLAC_BLOCK = 4096  # samples decoded at once to count them
 FLAC_UNKNOWN = (1 << 36) - 1  # the maximum of the header field
 
@@ -82,9 +90,9 @@ def check_container(path: Path | str, size: int) -> None:
             raise truncated(path, "a RIFF header of 44 bytes", f"{size} bytes")
         elif head[:4] == b"OggS":
             _check_parts(path, stream, _ogg_parts(path, stream, size))
-        elif head[:4] == b"fLaC":
+        elif begins := STARTS.get(head[:4]):
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                starts = [match.start() for match in re.finditer(FLAC_START, data)]
+                starts = [match.start() for match in begins.finditer(data)]
             _check_parts(path, stream, starts)
         elif head[:3] == b"ID3" or _is_mpeg(head):
             _check_parts(path, stream, _mp3_parts(stream))

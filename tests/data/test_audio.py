@@ -135,6 +135,7 @@ JOINABLE = [
     ("FLAC", "PCM_16"),
     ("WAV", "PCM_16"),
     ("AIFF", "PCM_16"),
+    *[(kind, "PCM_16") for kind in ("AU", "CAF", "W64", "RF64")],
 ]
 
 
