@@ -1,8 +1,10 @@
 """What several tests share."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 from ser.data.tables import own_ids, read_table
 
@@ -19,5 +21,6 @@ def load_script(path: str) -> ModuleType:
     """The module of a script of the repository that is in no package, such as local/x.py."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str((ROOT / path).parent), *sys.path]):  # as for a script
+        spec.loader.exec_module(module)
     return module
