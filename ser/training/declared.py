@@ -11,6 +11,7 @@ import ast
 import functools
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def check_system(
     try:
         _check_numbers(given)
         _check_classes(given)
-        _check_optimizer(given)
+        _check_training(given)
         for options in encoder_confs(given["frontend"], given["frontend_conf"]):
             model = ssl or options.get("model")
             check_lora({**options, "init": "pretrained"} if ssl else options)
@@ -217,6 +218,10 @@ def _class(node: ast.ClassDef) -> Declared:
         for target in item.targets
         if isinstance(target, ast.Name)
     }
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and item.value]
+    if start is None and "dataclass" in "".join(map(ast.unparse, node.decorator_list)):
+        names = [ast.arg(item.target.id) for item in fields]
+        start = ast.arguments([], names, None, [], [], None, [item.value for item in fields])
     return Declared(
         node.name,
         tuple(base.id for base in node.bases if isinstance(base, ast.Name)),
@@ -286,22 +291,35 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: found {given[key]}; expected a whole number, {least} or more")
 
 
-def _check_optimizer(given: Mapping[str, Any]) -> None:
-    """Reject options that the optimizer or the model does not have, or that would do nothing."""
+def _check_training(given: Mapping[str, Any]) -> None:
+    """Reject options that the optimizer, the scheduler or a phase does not have or would not use."""
     check_factors(given["lr_conf"])
-    node = _table("optim_classes")[given["optim"]]
-    path = None
-    if isinstance(node, ast.Name):
-        path = _module(f"espnet2.optimizers.{given['optim']}")
-    elif ast.unparse(node).startswith("torch.optim."):
-        path = _module("torch").parent / "optim" / f"{node.attr.lower()}.py"
-    for part in _parsed(path).body if path else ():
-        if isinstance(part, ast.ClassDef) and part.name in ast.unparse(node).split("."):
-            check_arguments("optim_conf", _stand_in(_class(part)), given["optim_conf"])
     if given["scheduler_conf"] and not given["scheduler"]:
         raise UserError(
             "scheduler_conf: there is no scheduler that would use it; add scheduler, or remove it"
         )
+    chosen = {"heads_first": "HeadsFirst", "fit": "FitConf"}
+    for key in ("optim", "scheduler"):
+        if given[key]:
+            chosen[key] = ast.unparse(_table(f"{key}_classes")[given[key]])
+    for key, name in chosen.items():
+        declared = _class_of_training(name)
+        conf = {option: value for option, value in given[f"{key}_conf"].items() if value != "auto"}
+        if declared is not None:
+            check_arguments(f"{key}_conf", _stand_in(declared), conf)
+
+
+def _class_of_training(name: str) -> Declared | None:
+    """Find a class of torch's optimizers and schedulers (torch.optim...), ESPnet's or our own."""
+    espnet = _module("espnet2").parent
+    folders = [Path(*ser.training.__path__), espnet / "optimizers", espnet / "schedulers"]
+    if name.startswith("torch."):
+        folders, name = [_module("torch").parent / "optim"], name.rpartition(".")[2]
+    for path in (path for folder in folders for path in sorted(folder.glob("*.py"))):
+        if re.search(rf"(?m)^class {name}\b", path.read_text(encoding="utf-8")):
+            nodes = (node for node in _parsed(path).body if isinstance(node, ast.ClassDef))
+            return _class(next(node for node in nodes if node.name == name))
+    return None
 
 
 def _check_classes(given: Mapping[str, Any]) -> None:
