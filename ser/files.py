@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import math
 import os
 import re
 import shutil
@@ -134,13 +135,21 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
             continue
         host, pid = found.groups()
         if host != socket.gethostname():
-            gone = time.time() - leftover.stat().st_mtime > LEFT_FOR_GOOD
+            gone = time.time() - _modified(leftover) > LEFT_FOR_GOOD
         else:
             gone = pid == str(os.getpid()) or not Path("/proc", pid).exists()
         if gone and leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         elif gone:
             leftover.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    """When ``path`` was last written; infinity if its process has just finished with it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def expand_home(path: Path | str) -> Path:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,14 @@ def test_what_a_living_writer_has_written_so_far_is_left_alone(tmp_path, manager
         with manager(tmp_path / "table"):
             pass
         assert sorted(os.listdir(tmp_path)) == [theirs, "table"]
+
+
+def test_another_machine_may_finish_with_its_file_while_this_one_looks(tmp_path, monkeypatch):
+    gone = tmp_path / ".table.tmp-another-host-17"
+    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
+    with atomic_write(tmp_path / "table"):
+        pass
+    assert os.listdir(tmp_path) == ["table"]
 
 
 def test_a_full_disk_is_reported_with_the_file(tmp_path):
