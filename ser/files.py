@@ -78,6 +78,9 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     try:
         with naming(path, temporary):
             yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):  # a done-marker is among them
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
             with locked(path.parent, ""):  # two processes must not swap at the same time
                 if path.exists():
                     os.replace(path, old)

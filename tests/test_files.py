@@ -61,6 +61,20 @@ def test_what_a_living_writer_has_written_so_far_is_left_alone(tmp_path, manager
         assert sorted(os.listdir(tmp_path)) == [theirs, "table"]
 
 
+@pytest.mark.parametrize("manager", [atomic_write, atomic_dir])
+def test_what_takes_its_place_is_on_the_disk_whatever_happens_to_the_power(
+    tmp_path, manager, monkeypatch
+):
+    events, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda _: events.append("on the disk"))
+    monkeypatch.setattr(os, "replace", lambda *a: events.append("in its place") or replace(*a))
+    with manager(tmp_path / "table") as target:
+        if manager is atomic_dir:
+            (target / "fold").mkdir()
+            (target / "fold/test").write_text("utterance")
+    assert events == ["on the disk", "in its place"]
+
+
 def test_another_machine_may_finish_with_its_file_while_this_one_looks(tmp_path, monkeypatch):
     gone = tmp_path / ".table.tmp-another-host-17"
     monkeypatch.setattr(Path, "glob", lambda *_: [gone])
