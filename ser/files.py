@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-LEFTOVER = re.compile(r"\..+\.(?:tmp|old)-(.+)-(\d+)")
+LEFTOVER = re.compile(r"\.(.+)\.(tmp|old)-(.+)-(\d+)")
 LEFT_FOR_GOOD = 24 * 3600  # seconds
 
 ROOT = Path(__file__).resolve().parents[1]  # of the recipe: run.sh, conf, egs and so on
@@ -129,19 +129,23 @@ def _beside(path: Path, kind: str) -> Path:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove temporary files and folders of killed processes, all or those of one ``name``.
 
-    For processes on other machines this cannot be checked; after a day it is assumed.
+    For processes on other machines this cannot be checked; after a day it is assumed. What a
+    process had moved aside comes back if it was killed before it put the new one in its place.
     """
     pattern = "*" if name == "*" else glob.escape(name)
     for leftover in folder.glob(f".{pattern}.*-*-*"):
         found = LEFTOVER.fullmatch(leftover.name)
         if not found:
             continue
-        host, pid = found.groups()
+        target, kind, host, pid = found.groups()
         if host != socket.gethostname():
             gone = time.time() - _modified(leftover) > LEFT_FOR_GOOD
         else:
             gone = pid == str(os.getpid()) or not Path("/proc", pid).exists()
-        if gone and leftover.is_dir():
+        if gone and kind == "old" and not (folder / target).exists():
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(leftover, folder / target)
+        elif gone and leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         elif gone:
             leftover.unlink(missing_ok=True)
