@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-LEFTOVER = re.compile(r"\..+\.(?:tmp|old)-(.+)-(\d+)")
+LEFTOVER = re.compile(r"\.(.+)\.(tmp|old)-(.+)-(\d+)")
 LEFT_FOR_GOOD = 24 * 3600  # seconds
 
 ROOT = Path(__file__).resolve().parents[1]  # of the recipe: run.sh, conf, egs and so on
@@ -77,6 +78,9 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     try:
         with naming(path, temporary):
             yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):  # a done-marker is among them
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
             with locked(path.parent, ""):  # two processes must not swap at the same time
                 if path.exists():
                     os.replace(path, old)
@@ -125,22 +129,34 @@ def _beside(path: Path, kind: str) -> Path:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove temporary files and folders of killed processes, all or those of one ``name``.
 
-    For processes on other machines this cannot be checked; after a day it is assumed.
+    For processes on other machines this cannot be checked; after a day it is assumed. What a
+    process had moved aside comes back if it was killed before it put the new one in its place.
     """
     pattern = "*" if name == "*" else glob.escape(name)
     for leftover in folder.glob(f".{pattern}.*-*-*"):
         found = LEFTOVER.fullmatch(leftover.name)
         if not found:
             continue
-        host, pid = found.groups()
+        target, kind, host, pid = found.groups()
         if host != socket.gethostname():
-            gone = time.time() - leftover.stat().st_mtime > LEFT_FOR_GOOD
+            gone = time.time() - _modified(leftover) > LEFT_FOR_GOOD
         else:
             gone = pid == str(os.getpid()) or not Path("/proc", pid).exists()
-        if gone and leftover.is_dir():
+        if gone and kind == "old" and not (folder / target).exists():
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(leftover, folder / target)
+        elif gone and leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         elif gone:
             leftover.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    """When ``path`` was last written; infinity if its process has just finished with it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def expand_home(path: Path | str) -> Path:

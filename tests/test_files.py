@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,46 @@ def test_what_a_living_writer_has_written_so_far_is_left_alone(tmp_path, manager
         with manager(tmp_path / "table"):
             pass
         assert sorted(os.listdir(tmp_path)) == [theirs, "table"]
+
+
+def test_a_folder_comes_back_if_a_kill_hits_the_moment_in_which_it_is_replaced(tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/utt2mood").write_text("of the user")
+    program = f"""
+        import os
+        from ser import files
+        replace = os.replace
+        os.replace = lambda *paths: replace(*paths) or os.kill(os.getpid(), 9)
+        with files.atomic_dir({str(tmp_path / "all")!r}):
+            pass
+        """
+    assert start(program).wait(60) == -9
+    assert not (tmp_path / "all").exists()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["all"]
+    assert (tmp_path / "all/utt2mood").read_text() == "of the user"
+
+
+@pytest.mark.parametrize("manager", [atomic_write, atomic_dir])
+def test_what_takes_its_place_is_on_the_disk_whatever_happens_to_the_power(
+    tmp_path, manager, monkeypatch
+):
+    events, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda _: events.append("on the disk"))
+    monkeypatch.setattr(os, "replace", lambda *a: events.append("in its place") or replace(*a))
+    with manager(tmp_path / "table") as target:
+        if manager is atomic_dir:
+            (target / "fold").mkdir()
+            (target / "fold/test").write_text("utterance")
+    assert events == ["on the disk", "in its place"]
+
+
+def test_another_machine_may_finish_with_its_file_while_this_one_looks(tmp_path, monkeypatch):
+    gone = tmp_path / ".table.tmp-another-host-17"
+    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
+    with atomic_write(tmp_path / "table"):
+        pass
+    assert os.listdir(tmp_path) == ["table"]
 
 
 def test_a_full_disk_is_reported_with_the_file(tmp_path):

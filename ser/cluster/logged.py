@@ -18,6 +18,7 @@ from typing import IO
 
 from ser.cluster.locks import slurm_job
 from ser.cluster.tasks import Signals
+from ser.console import explain
 from ser.errors import EXIT_RESUME, UserError
 
 EXIT_NOT_FOUND = 127  # of shells
@@ -122,6 +123,7 @@ class LoggedCommand:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.log, self.display = Path(log), display
+        self._lost: OSError | None = None
         self._append(command, new=not append)
         environment = dict(os.environ if environment is None else environment)
         if threads:
@@ -140,11 +142,11 @@ class LoggedCommand:
                 preexec_fn=die_with_parent,
             )
         except OSError as err:
-            self._write(f"error: {command[0]}: {err.strerror}\n")
+            self._write(f"error: {command[0]}: {err.strerror}\n".encode())
             self._end(EXIT_NOT_FOUND)
             return
         self._guard = _Guard(self._process.pid)
-        self._write(f"# pid: {self._process.pid}\n")
+        self._write(f"# pid: {self._process.pid}\n".encode())
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -182,7 +184,8 @@ class LoggedCommand:
         """Return the last words of a failed command, which say why it failed."""
         if self._status == EXIT_RESUME:
             return "stopped by a signal after writing a checkpoint; run the same command to resume"
-        return "\n".join(last_words([x for x in self._lines() if not FURNITURE.match(x)]))
+        words = last_words([x for x in self._lines() if not FURNITURE.match(x)])
+        return "\n".join([*words, f"error: {explain(self._lost)}"] if self._lost else words)
 
     def ending(self) -> str:
         """Return the exit status and log of a failed command."""
@@ -205,20 +208,26 @@ class LoggedCommand:
                 f"{self.log}: cannot be written; choose an --exp-dir on a writable disk"
             ) from None
         self._began = 0 if new else self.log.stat().st_size
-        self._write(header(command))
+        self._write(header(command).encode())
 
     def _read(self) -> None:
         for raw in self._process.stdout:
-            self._stream.write(raw if raw.endswith(b"\n") else raw + b"\n")  # in one piece
-            self.display.line(raw.decode("utf-8", "replace").rstrip("\n"))
+            self._write(raw if raw.endswith(b"\n") else raw + b"\n")  # in one piece
+            with contextlib.suppress(OSError):  # nobody looks, or its file is on a full disk
+                self.display.line(raw.decode("utf-8", "replace").rstrip("\n"))
 
-    def _write(self, text: str) -> None:
-        self._stream.write(text.encode("utf-8"))
+    def _write(self, line: bytes) -> None:
+        """Write to the log; the command goes on without what a full disk refuses."""
+        try:
+            self._stream.write(line)
+        except OSError as err:
+            self._lost = OSError(err.errno, err.strerror, str(self.log))
 
     def _end(self, status: int) -> None:
-        self._write(footer(status))
+        self._write(footer(status).encode())
         self._stream.close()
-        self.display.close()
+        with contextlib.suppress(OSError):
+            self.display.close()
         self._status = status
 
 

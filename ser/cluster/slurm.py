@@ -10,13 +10,15 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ser.cluster.locks import forget_jobs, note_jobs
-from ser.cluster.slurm_commands import Interrupted, ask, status_of, words
+from ser.cluster.slurm_commands import Interrupted, ask, call, is_silent, polls, status_of, words
 from ser.cluster.slurm_conf import Setting, blame, read_settings, sbatch_options
 from ser.cluster.slurm_watch import Watch
 from ser.cluster.submissions import SUBMISSION, Submission, read_submission
@@ -107,8 +109,9 @@ def submit(
     with atomic_write(script) as stream:
         stream.write(job_script(tasks, directory))
     command = sbatch_command(tasks, settings, after, script)
+    late = partial(_late, tasks, script, earlier, signals)
     try:
-        done = ask(command, "submit the job", signals)
+        done = ask(command, "submit the job", signals, late)
     except Interrupted:
         script.unlink()
         raise
@@ -217,6 +220,28 @@ def _check_dependencies(after: str, signals: Signals) -> None:
                 f"--after {job}: {words(done.stderr)}; Slurm forgets jobs that ended some minutes "
                 "ago; leave --after out if all went well with it"
             )
+
+
+def _late(
+    tasks: Tasks, script: Path, earlier: Submission | None, signals: Signals
+) -> subprocess.CompletedProcess | None:
+    """Look for a job of ``script`` that sbatch gave up on and the controller took nevertheless.
+
+    Returns:
+        What sbatch would have answered; an error if the controller is silent; None without a job.
+    """
+    command = ["squeue", "--noheader", "--states=all", f"--name={tasks.name}", "--format=%F|%o"]
+    before = int(earlier.job) if earlier else 0
+    for _ in range(2):  # the controller may answer this before it takes the job
+        done = call(command)
+        if is_silent(done):
+            return done
+        for line in done.stdout.splitlines():
+            job, _, path = line.partition("|")
+            if path == os.path.abspath(script) and int(job) > before:
+                return subprocess.CompletedProcess(command, 0, job, "")
+        signals.wait(polls()[0])
+    return None
 
 
 def _refused(

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ser.cluster.tasks import Signals
 from ser.errors import EXIT_RESUME, UserError
@@ -23,15 +23,23 @@ class Interrupted(Exception):
         self.signal = number
 
 
-def ask(command: Sequence[str], purpose: str, signals: Signals) -> subprocess.CompletedProcess:
+def ask(
+    command: Sequence[str],
+    purpose: str,
+    signals: Signals,
+    late: Callable[[], subprocess.CompletedProcess | None] = lambda: None,
+) -> subprocess.CompletedProcess:
     """Run a Slurm command; while the controller does not answer, say so once and retry.
+
+    Args:
+        late: Looks, before a retry, for what the command has done although its answer got lost.
 
     Raises:
         Interrupted: one of ``signals`` arrived, and the command did not succeed.
     """
     said = False
     while True:
-        done = call(command)
+        done = (late() if said else None) or call(command)
         silent = is_silent(done)
         if silent and not said:
             print(f"waiting for Slurm's controller to {purpose}: {words(done.stderr)}", flush=True)

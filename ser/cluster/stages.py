@@ -68,8 +68,9 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
         received = signals.last
     seconds = round(time.monotonic() - began)
     elapsed = f"{seconds // 60}:{seconds % 60:02d}"
+    outcome = "FAILED"
     if received not in (None, signal.SIGUSR1):
-        status = 128 + received
+        status, outcome = 128 + received, f"stopped by {received.name}"
     elif received == signal.SIGUSR1 and status == 128 + signal.SIGTERM:
         status = EXIT_RESUME
     if status == 0:
@@ -79,7 +80,7 @@ def run_stage(stage: Stage, slurm_conf: Path | None = None) -> int:
         _stop_for_now(stage, elapsed)
     elif status:
         log = stage.log if stage.log.exists() else log  # a job that Slurm has not accepted
-        print(f"{stage.title}: FAILED after {elapsed}; log: {log}", file=sys.stderr)
+        print(f"{stage.title}: {outcome} after {elapsed}; log: {log}", file=sys.stderr)
     return status
 
 

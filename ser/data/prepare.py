@@ -188,7 +188,8 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
         "directory": os.path.abspath(directory),
         "sources": _digest_sources(wavs),
     }
-    if is_done(directory, settings):
+    written = [dump_dir / name for name in ("wav.scp", "utt2num_samples", "utt2hash")]
+    if is_done(directory, settings) and all(map(Path.is_file, written)):
         return False
     surveyed = _survey(wavs, nj)
     _refuse_bad_audio(surveyed)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
-from ser.stage import file_digest, mark_done
+from ser.stage import MARKER, file_digest, mark_done
 
 # One value per utterance. spk2utt, emotions, language and partial have other shapes.
 TABLES = (
@@ -337,15 +337,25 @@ def _read_text(path: Path | str) -> str:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {_again(Path(path))}") from None
+    if b"\0" in data:
         raise UserError(
-            f"{path}: no such file; make the data directory again with ./run.sh --stage 1"
-        ) from None
+            f"{path}: holds zero bytes, as files may after a power cut; remove it; "
+            f"{_again(Path(path))}"
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
         line = data[: err.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8; tables are UTF-8 text") from err
     return text if text.endswith("\n") or not text else text + "\n"
+
+
+def _again(path: Path) -> str:
+    """How to make a file again, also where a stage believes that it is done."""
+    owner = next((folder for folder in path.parents if (folder / MARKER).is_file()), None)
+    marker = f"remove {owner / MARKER}, then " if owner else ""
+    return f"{marker}make it again: ./run.sh --stage 1 with the same --corpus and options"
 
 
 _INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")

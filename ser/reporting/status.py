@@ -204,7 +204,7 @@ def _trained_state(
 ) -> tuple[str, float | None]:
     try:
         state = experiment.state(fold) if experiment else NOT_INFERRED
-    except UserError:  # a damaged run.json, which stage 5 explains
+    except (UserError, OSError):  # a damaged or lost file, which stage 5 explains
         state = NOT_INFERRED
     marker = PREDICTIONS_MARKER if state == SCORED else MARKER
     return SHOWN.get(state, state), _mtime(fold_dir / marker)

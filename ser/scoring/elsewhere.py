@@ -27,7 +27,7 @@ from ser.console import progress
 from ser.data.audio import FULL_SCALE, SAMPLE_RATE
 from ser.data.tables import UNDECIDED, read_lines, read_table, read_undecided
 from ser.errors import UserError
-from ser.files import atomic_write
+from ser.files import atomic_write, locked
 from ser.models.inputs import load_input, make_batches, pad, to_input
 from ser.provenance import git_commit
 from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, parse
@@ -247,10 +247,7 @@ def _open(
     if not path.is_file():
         raise UserError(f"{path}: no such file; {SCORE_FIRST}")
     scores = read_scores(path)
-    try:
-        tests = json.loads((experiment.exp_dir / name).read_text(encoding="utf-8"))["tests"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        tests = {}
+    tests = _tests(experiment.exp_dir / name)
     about = {key: scores[key] for key in ("tag", "system", "corpus", "labels")}
     if sweep := scores["sweep"]:
         about["system"] = f"{sweep['name']} {sweep['point']}"
@@ -291,7 +288,16 @@ def _add(
     _write(path, record)
 
 
+def _tests(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["tests"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _write(path: Path, record: Record) -> None:
-    with atomic_write(path) as stream:
+    """Write a record, with the tests that other processes have added to its file meanwhile."""
+    with locked(path.parent, ""), atomic_write(path) as stream:
+        record["tests"] = _tests(path) | record["tests"]
         json.dump(record, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from ser.console import progress
 from ser.data.audio import SAMPLE_RATE
@@ -33,7 +32,14 @@ from ser.scoring.calibration import fit_temperature
 from ser.scoring.decisions import Evidence, gather, unit_tags, write_evidence
 from ser.scoring.predictions import FILE_NAME, Prediction, write_predictions
 from ser.training.devices import require_gpu
-from ser.training.experiment import NOT_INFERRED, SCORED, Experiment, open_experiment, read_weights
+from ser.training.experiment import (
+    NOT_INFERRED,
+    SCORED,
+    Experiment,
+    open_experiment,
+    read_fold_config,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -316,5 +322,5 @@ class FoldModels:
 
 def model_config(config_file: Path) -> dict[str, Any]:
     """Read the part of ESPnet's config.yaml that defines the model, shared by all folds."""
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = read_fold_config(config_file.parents[1], config_file.parent.name)
     return {key: value for key, value in config.items() if not key.startswith(NOT_THE_MODEL)}

@@ -252,7 +252,8 @@ def read_fold_run(fold_dir: Path) -> dict[str, Any]:
     """Read run.json of a finished fold.
 
     Raises:
-        UserError: run.json is absent, is not JSON or does not name an existing model file.
+        UserError: run.json is absent, is not JSON or does not name an existing model file, or
+            there is no config.yaml.
     """
     path = fold_dir / "run.json"
     cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 4 --folds {fold_dir.name}"
@@ -263,6 +264,8 @@ def read_fold_run(fold_dir: Path) -> dict[str, Any]:
     model = run.get("inference_model")
     if not model or not (fold_dir / model).is_file():
         raise UserError(f"{path}: inference_model {model!r} is not a file there; {cure}")
+    if not (fold_dir / NETWORK).is_file():
+        raise UserError(f"{fold_dir / NETWORK}: no such file; {cure}")
     return run
 
 
@@ -325,7 +328,7 @@ def finished_folds(exp_dir: Path) -> list[str]:
 def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
     """Read config.yaml of a trained fold; UserError if it cannot be read."""
     path = exp_dir / fold / NETWORK
-    cure = f"train this fold again: ./run.sh --stage 4 --stop-stage 5 --folds {fold}"
+    cure = f"remove {path.parent} and train the fold again with --stage 4"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as err:

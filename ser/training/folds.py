@@ -254,7 +254,7 @@ def _run(args: argparse.Namespace, settings: dict[str, Any], processes: Processe
     output_dir = Path(args.output_dir)
     for phase in phases(args):
         phase.warm_start, args.warm_start = args.warm_start, f"{phase.output_dir}/latest.pth"
-        if not is_done(phase.output_dir, settings):
+        if not (is_done(phase.output_dir, settings) and Path(args.warm_start).is_file()):
             _train_phase(phase, settings, processes)
         if processes.first:
             print(f"[fold] {phase.run_label}: {summary(Path(phase.output_dir))}", flush=True)

@@ -10,6 +10,7 @@ from typing import Any
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.stage import file_digest
+from ser.training.experiment import NETWORK
 from ser.training.heads_first import phases
 from ser.training.task import GRADIENT
 from ser.training.trainer import HISTORY, PARAMETERS
@@ -71,9 +72,10 @@ def read_history(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def names_model(output_dir: Path) -> bool:
-    """Whether run.json names an existing model, as stage 5 requires."""
+    """Whether run.json names an existing model beside its config.yaml, as stage 5 requires."""
     try:
-        return (output_dir / read_record(output_dir).inference_model).is_file()
+        names = (read_record(output_dir).inference_model, NETWORK)
+        return all((output_dir / name).is_file() for name in names)
     except (OSError, ValueError, TypeError):
         return False
 

@@ -348,6 +348,20 @@ def test_an_appended_log_keeps_its_history_and_shows_the_last_run_only(tmp_path)
     assert "the first" not in err.getvalue()
 
 
+def test_a_command_goes_on_without_its_log_on_a_full_disk_and_a_failure_says_so(tmp_path):
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *JOBS, "--show", "^later"]
+    script = "seq 40000; echo later; exit 3"
+    done = subprocess.run(
+        [*limited, tmp_path / "t.log", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (3, "later\n")
+    assert f"error: {tmp_path}/t.log: File too large\nexit status 3; log: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_without_its_helper_a_command_still_ends_with_its_status_in_the_log(tmp_path):
     log = tmp_path / "t.log"
     script = "until [[ -e $0/gate || $SECONDS -gt 60 ]]; do sleep 0.05; done; exit 3"
@@ -618,6 +632,7 @@ def test_a_signal_ends_the_wait_for_a_controller_that_is_away(
 
 def test_a_controller_that_comes_back_is_given_the_job(start, programs, tmp_path):
     programs.add("sbatch", f"[ -e back ] && echo 12 && exit; {AWAY}")
+    programs.add("squeue", "")
     process = start(
         *("--backend", "slurm", "--detach", "--name", "s", "t.log", "true"),
         **{"PATH": programs.path, "SER_SLURM_POLL": "0.05"},

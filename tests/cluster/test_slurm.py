@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 import pytest
 
 from tests.support import ROOT
-from tests.support.slurm_cluster import START_SECONDS, Cluster, missing, wait_until
+from tests.support.slurm_cluster import SEARCH_PATH, START_SECONDS, Cluster, missing, wait_until
 
 POLL = "0.2"  # seconds between looks at the queue
 
@@ -298,6 +299,24 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for(recipe):
     assert process.returncode == 0, process.err
     assert process.out.count("Slurm's controller answers again\n") == 1
     assert "does not answer" not in process.out
+
+
+def test_a_job_that_was_taken_although_sbatch_gave_up_is_not_submitted_again(recipe):
+    earlier = recipe.run("--name", "s", recipe.dir / "t.log", "true")
+    assert earlier.returncode == 0, earlier.err
+    sbatch = recipe.dir / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        f'#!/bin/sh\n{shutil.which("sbatch", path=SEARCH_PATH)} "$@"\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2\n"
+        "exit 1\n"
+    )
+    sbatch.chmod(0o755)
+    path = f"{sbatch.parent}:{recipe.env['PATH']}"
+    done = recipe.run("--name", "s", "JOB=1:2", recipe.dir / "t.JOB.log", "true", PATH=path)
+    assert done.returncode == 0, done.err
+    assert f"submitted job {recipe.submission('s')['job']} (s, 2 tasks)\n" in done.out
+    assert [recipe.log(f"t.{task}").count("# command:") for task in (1, 2)] == [1, 1]
 
 
 def test_a_task_whose_node_fails_is_run_again_on_another(recipe):

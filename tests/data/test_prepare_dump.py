@@ -1,6 +1,7 @@
 """ser/data/prepare.py and ser dump: stage 3 as a whole, on a corpus of a few short tones."""
 
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -213,6 +214,20 @@ def test_a_second_token_type_joins_the_first_without_touching_audio_or_folds(cor
         assert all(after[p] == t for p, t in before.items() if p.startswith(str(directory / part)))
     dump(corpus)  # the first type again
     assert snapshot(directory) == after
+
+
+@pytest.mark.parametrize(
+    "name", ["wav.scp", "utt2num_samples", "utt2emo", "text", "folds/strict/Ses01F/test"]
+)
+def test_a_lost_file_is_made_again_once_the_advice_is_followed(corpus, name):
+    path = dump(corpus) / name
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(UserError, match="no such file; remove .*, then make it again") as raised:
+        read_lines(path)
+    os.unlink(re.search("remove (.*), then", str(raised.value))[1])
+    dump(corpus)
+    assert path.read_bytes() == content
 
 
 def test_changed_targets_are_copied_again(corpus):

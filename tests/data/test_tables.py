@@ -1,3 +1,4 @@
+import re
 import subprocess
 from dataclasses import replace
 
@@ -6,6 +7,7 @@ import pytest
 from ser.data import tables as datadir
 from ser.data.tables import Utterance
 from ser.errors import UserError
+from ser.stage import MARKER, mark_done
 
 EMOTIONS = ["angry", "happy"]
 
@@ -172,6 +174,7 @@ def test_what_is_missing_stands_in_partial(tmp_path):
         (b"a 1\nb\n", ":2: b has no value"),
         (b"a 1\n\nb 2\n", ":2: no key"),
         (b"a 1\nb \xff\n", ":2: not UTF-8"),
+        (b"\0\0\0\0", ": holds zero bytes, .*; remove it; make it again: ./run.sh --stage 1"),
     ],
 )
 def test_a_malformed_table_is_refused_with_its_line(tmp_path, content, message):
@@ -181,8 +184,12 @@ def test_a_malformed_table_is_refused_with_its_line(tmp_path, content, message):
 
 
 def test_a_missing_table_says_which_stage_makes_it(tmp_path):
-    with pytest.raises(UserError, match=r"utt2spk: no such file.*run.sh --stage 1"):
+    with pytest.raises(UserError, match=r"utt2spk: no such file; make it again: ./run.sh --sta"):
         datadir.read_table(tmp_path / "utt2spk")
+    mark_done(tmp_path, {})  # the stage would pass it over
+    marker = re.escape(str(tmp_path / MARKER))
+    with pytest.raises(UserError, match=rf"no such file; remove {marker}, then make it again: "):
+        datadir.read_lines(tmp_path / "fold/test")
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,13 @@ def test_a_damaged_record_does_not_hide_the_other_folds(places):
     assert [status.state for status in experiment_status(*places, "strict")][:2] == ["trained"] * 2
 
 
+def test_a_lost_table_does_not_hide_the_folds(places):
+    exp, dump = places
+    (exp / "Ses01F/predictions.tsv").write_text("")
+    (dump / "wav.scp").unlink()
+    assert status_of(places, "Ses01F").state == "trained"
+
+
 def test_the_table_counts_states_and_lines_up(places):
     exp, _ = places
     write_log(exp, "Ses03F", "# exit status: 1\n")

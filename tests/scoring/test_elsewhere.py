@@ -102,6 +102,20 @@ def test_other_corpora_are_classified_by_the_mean_of_the_folds_among_shared_emot
     assert rows[-1][2:5] == ["other", str(len(wanted)), "3"] and rows[-1][-1] == "50.0"
 
 
+def test_what_another_process_adds_meanwhile_is_kept(toy):
+    exp, dump, _ = toy
+    others = [dump.parent / "other", shutil.copytree(dump.parent / "other", dump.parent / "third")]
+
+    def build(config, device):
+        crosscorpus(exp, others[1:], build_model=Builder())
+        return Levels()
+
+    expected = {dump.name, "other", "third"}
+    assert crosscorpus(exp, others[:1], build_model=build)["tests"].keys() == expected
+    again = crosscorpus(exp, others, build_model=None)  # all of them are there
+    assert again["tests"].keys() == expected
+
+
 def test_utterances_without_a_majority_are_not_tested(toy):
     exp, dump, _ = toy
     other = dump.parent / "other"

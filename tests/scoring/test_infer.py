@@ -167,6 +167,23 @@ def test_a_failure_in_one_fold_keeps_the_folds_before_it(toy):
     assert not (exp / "Ses01M/predictions.tsv").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; train this fold again: .*--stage 4"),
+        ("\0\0", r"cannot be read \(ReaderError: .*; remove .*Ses01M and train the fold again"),
+        ("seed: 1\nmult", r"cannot be read \(ScannerError: .*; remove .*Ses01M and train the fold"),
+        ("seed: 1\n", "emotions, token_type, .* not found in it; remove .*Ses01M and train the"),
+    ],
+)
+def test_a_lost_or_damaged_config_is_named_with_what_to_do(toy, content, message):
+    exp, dump, _ = toy
+    config = exp / "Ses01M/config.yaml"
+    config.unlink() if content is None else config.write_text(content)
+    with pytest.raises(UserError, match=f"{config}: {message}"):
+        infer_folds(exp, dump, build_model=Builder())
+
+
 def test_a_model_file_that_lacks_weights_is_refused(toy):
     exp, dump, _ = toy
     torch.save({}, exp / "Ses01F/2epoch.pth")

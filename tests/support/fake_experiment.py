@@ -10,6 +10,7 @@ import yaml
 
 from ser.data.tables import write_lines, write_table
 from ser.stage import file_digest, mark_done
+from ser.training.experiment import NETWORK_KEYS
 
 LABELS = ["angry", "happy", "sad", "neutral"]
 LEVELS = {"angry": 8000, "happy": 4000, "sad": 1000, "neutral": 2000}  # of 32768
@@ -107,7 +108,11 @@ def write_run(exp: Path, **changes) -> None:
 def train_fold(fold_dir: Path, sharpness: float, **config) -> None:
     """What stage 4 leaves in a finished fold."""
     fold_dir.mkdir(parents=True, exist_ok=True)
-    content = {"output_dir": str(fold_dir), "run_label": fold_dir.name, "seed": 1} | config
+    content = dict.fromkeys(NETWORK_KEYS) | {
+        "output_dir": str(fold_dir),
+        "run_label": fold_dir.name,
+    }
+    content |= {"seed": 1} | config
     (fold_dir / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     torch.save({"sharpness": torch.tensor(sharpness)}, fold_dir / "2epoch.pth")
     (fold_dir / "latest.pth").unlink(missing_ok=True)

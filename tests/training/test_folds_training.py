@@ -114,11 +114,14 @@ def test_a_finished_fold_keeps_the_model_that_is_tested_and_nothing_else(corpus,
     assert len(list(fold.glob("*.pth"))) == len(list(fresh.glob("Ses01F/*.pth")))
 
 
-@pytest.mark.parametrize("content", [None, "garbage", "[]"])
-def test_a_lost_record_is_made_again_without_training(corpus, trained, tmp_path, content):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.json", None), ("run.json", "garbage"), ("run.json", "[]"), ("config.yaml", None)],
+)
+def test_a_lost_record_is_made_again_without_training(corpus, trained, tmp_path, name, content):
     shutil.copytree(trained, tmp_path / "exp", symlinks=True)
-    path = tmp_path / "exp/Ses01F/run.json"
-    record = path.read_text()
+    path = tmp_path / "exp/Ses01F" / name
+    record = path.read_text().replace(str(trained), str(tmp_path / "exp"))
     path.unlink() if content is None else path.write_text(content)
     train(corpus, tmp_path / "exp")
     assert path.read_text() == record
