@@ -292,7 +292,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _check_training(given: Mapping[str, Any]) -> None:
-    """Reject options that the optimizer, the scheduler or a phase does not have or would not use."""
+    """Reject options that the optimizer, scheduler or a phase does not have or would not use."""
     check_factors(given["lr_conf"])
     if given["scheduler_conf"] and not given["scheduler"]:
         raise UserError(
