@@ -4,8 +4,8 @@ corpus.yaml may have ``table`` (the file, relative to --corpus-dir; default: the
 or several by split, whose name is then the column split), ``columns`` (ser/corpora/rows.py) and
 ``audio_dir``, the folder of the corpus that audio paths are relative to; the default is the
 folder of the table, or of the corpus if there are several tables. The first line of CSV and TSV
-names the columns; the separator (comma, semicolon or tab) is detected from it. The id is a column,
-or the path of the audio without its suffix.
+names the columns; the separator (comma, semicolon, tab or |) is detected from it. The id is a
+column, or the path of the audio without its suffix.
 """
 
 import csv
@@ -133,7 +133,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     said = re.fullmatch(r'"?sep=(.)"?\s*', rows[before]) if rows else None  # Excel's first line
     before += bool(said)
     head = "".join(rows[before:][:1])
-    usual = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    usual = "\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|"
     lines = csv.reader(
         rows[before:],
         delimiter=said[1] if said else max(usual, key=head.count),

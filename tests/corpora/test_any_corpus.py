@@ -435,6 +435,19 @@ def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, mess
         run_table(tmp_path, utterances(), f"{PLAIN}columns: {columns}")
 
 
+def test_each_unknown_label_is_named_once(tmp_path):
+    records = [(f, "fury" if e == "anger" else "joy", *rest) for f, e, *rest in utterances()]
+    with pytest.raises(UserError, match=r"(?s):2: label 'fury'.*: 4\).*:3: label 'joy'.*: 4\)"):
+        run_table(tmp_path, records)
+
+
+def test_an_unknown_speaker_may_have_two_genders(tmp_path):
+    records = changed(0, "speaker", "Unknown")
+    records[-1][HEADER.index("speaker")] = "Unknown"
+    data = run_table(tmp_path, records)
+    assert by_own_id(data / "utt2gender")["anna_001"] == "u"
+
+
 def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
     records = changed(0, "emotion", "unclear")
     data = run_table(tmp_path, records, PLAIN + "skip_labels: [unclear]")
@@ -535,7 +548,7 @@ def test_a_table_in_another_encoding_is_named_with_the_line(tmp_path):
         stage_1(tmp_path, PLAIN, folder)
 
 
-@pytest.mark.parametrize("kind", ["semicolon", "tsv", "jsonl", "bom"])
+@pytest.mark.parametrize("kind", ["semicolon", "bar", "tsv", "jsonl", "bom"])
 def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
     folder = write_table(tmp_path / "calls", utterances())
     path = folder / "metadata.csv"
@@ -548,7 +561,8 @@ def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     else:
         path.unlink()
-        name, mark = ("t.tsv", "\t") if kind == "tsv" else ("t.csv", ";")
+        name = "t.tsv" if kind == "tsv" else "t.csv"
+        mark = {"semicolon": ";", "bar": "|", "tsv": "\t"}[kind]
         with open(folder / name, "w", newline="") as stream:
             csv.writer(stream, delimiter=mark).writerows([HEADER, *(r.values() for r in records)])
     check_four_speakers(stage_1(tmp_path, PLAIN, folder))
