@@ -49,8 +49,9 @@ class Reader(RowsReader):
         if not paths:
             kinds = Counter(path.suffix.lower() for path in _files(given)).most_common(PATHS_SHOWN)
             shown = ", ".join(f"{number} {kind or 'without suffix'}" for kind, number in kinds)
+            besides = ", besides what ignore leaves out" if self.spec.ignore else ""
             raise UserError(
-                f"--corpus-dir {given}: no audio ({', '.join(SUFFIXES)}) in it; found "
+                f"--corpus-dir {given}: no audio ({', '.join(SUFFIXES)}) in it{besides}; found "
                 f"{shown or 'no files'}: give the folder of {self.spec.name}, unpack its archives, "
                 "or convert videos and other formats (ffmpeg -i FILE NEW.wav)"
             )

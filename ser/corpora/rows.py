@@ -273,6 +273,7 @@ def _kept(
 ) -> Iterator[tuple[str, str, Row]]:
     """(utterance id, emotion, row) of the rows to keep; others are counted or are errors."""
     unknown: dict[str, list[str]] = {}
+    missing: list[str] = []
     for row in rows:
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
         speaker, session = as_id(row.values["speaker"]), row.values["session"]
@@ -295,7 +296,7 @@ def _kept(
         elif not _is_utf8("".join((speaker, utt_id, session, row.values["text"]))):
             problems.append(f"{row.where}: half a character (such as \\ud83d, of two for an emoji)")
         elif isinstance(row.audio, Path) and not row.audio.is_file():
-            problems.append(f"{row.where}: no such file: {row.audio}")
+            missing.append(f"{row.where}: no such file: {row.audio}")
         else:
             yield utt_id, emotion, row
     problems += [
@@ -303,6 +304,10 @@ def _kept(
         f"there, or to skip_labels to leave it out (utterances: {len(where)})"
         for label, where in unknown.items()
     ]
+    if missing:
+        cure = "put them there, or leave them out (ignore in corpus.yaml)"
+        got = f"; to get the corpus: {spec.obtain}" if "obtain" in spec.model_fields_set else ""
+        problems.append(join_problems(missing, cure + got))
 
 
 def _is_utf8(text: str) -> bool:

@@ -31,6 +31,16 @@ from ser.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
+def _tables(folder: Path) -> list[Path]:
+    """Tables in ``folder``, but not ._metadata.csv of macOS or ~$metadata.csv of Excel."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in files if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~")
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(path.name for path in _tables(folder)) or "none"
+
+
 class Reader(RowsReader):
     """Reader of one table; ``home`` is not written to."""
 
@@ -50,20 +60,17 @@ class Reader(RowsReader):
             for path in tables.values():
                 if not path.is_file():
                     raise UserError(
-                        f"table in the corpus.yaml of {self.spec.name}: no such file: {path}"
+                        f"table in the corpus.yaml of {self.spec.name}: no such file: {path}; "
+                        f"{path.parent} has {_names(path.parent)}: give the folder of the corpus, "
+                        "or name its table there"
                     )
             self.tables = tables if several else None
             return root if several else tables[""]
-        found = sorted(
-            p  # but not ._metadata.csv of macOS or ~$metadata.csv of Excel
-            for p in root.iterdir()
-            if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~"
-        )
+        found = _tables(root)
         if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
             raise UserError(
-                f"--corpus-dir {root}: expected one table ({', '.join(SUFFIXES)}), found {names}; "
-                "name it in corpus.yaml, e.g. table: metadata.csv"
+                f"--corpus-dir {root}: expected one table ({', '.join(SUFFIXES)}), found "
+                f"{_names(root)}; name it in corpus.yaml, e.g. table: metadata.csv"
             )
         return found[0]
 

@@ -391,8 +391,11 @@ def test_a_row_at_fault_is_named_by_its_line(tmp_path, row, column, value, messa
 def test_a_file_that_is_not_there_is_named_by_its_line(tmp_path):
     folder = write_table(tmp_path / "calls", utterances())
     (folder / "ben/001.wav").unlink()
-    with pytest.raises(UserError, match=r"metadata.csv:4: no such file: .*/calls/ben/001.wav"):
-        stage_1(tmp_path, PLAIN, folder)
+    line = r"(?s)metadata.csv:4: no such file: .*/calls/ben/001.wav.*put them there, .*get .*: ask"
+    with pytest.raises(UserError, match=line):
+        stage_1(tmp_path, PLAIN + "obtain: ask us", folder)
+    with pytest.raises(UserError, match=r"no such file: .*/t.csv; .*/calls has metadata.csv: give"):
+        stage_1(tmp_path, PLAIN + "table: t.csv", folder)
 
 
 def test_a_file_that_is_no_audio_is_named(tmp_path):
