@@ -88,7 +88,9 @@ def choose_columns(
     columns = {}
     for field, default in defaults.items():
         column = named.get(field, default)
-        if all(name.split(".")[0] in found for name in names_in(column)):
+        if column is None and field not in REQUIRED:
+            continue
+        if column and all(name.split(".")[0] in found for name in names_in(column)):
             columns[field] = column
         elif field in named or (field in REQUIRED and (field != "audio" or needs_audio)):
             why = (

@@ -451,6 +451,15 @@ def test_an_unknown_speaker_may_have_two_genders(tmp_path):
     assert by_own_id(data / "utt2gender")["anna_001"] == "u"
 
 
+def test_a_column_that_means_something_else_is_left_unread(tmp_path):
+    header = ["wav", "emotion", "speaker", "session", "id"]
+    rows = [(f, label, s, f"{f} in May", s) for f, label, s, _, _ in utterances()]
+    data = run_table(tmp_path, rows, PLAIN + "columns: {session: null, id: null}", header)
+    assert by_own_id(data / "utt2session")["anna_001"] == "Ses01"
+    with pytest.raises(UserError, match="no column None for the speaker"):
+        run_table(tmp_path, rows, PLAIN + "columns: {speaker: null}", header)
+
+
 def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
     records = changed(0, "emotion", "unclear")
     data = run_table(tmp_path, records, PLAIN + "skip_labels: [unclear]")
