@@ -106,13 +106,17 @@ def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str 
         where = f"{path}:{number}"
         if not values["audio"]:
             raise UserError(f"{where}: no audio file in column {columns['audio']!r}; fill it in")
+        audio = on_disk(values["audio"], base)
+        if "\\" in values["audio"] and not audio.exists():  # written on Windows
+            values["audio"] = values["audio"].replace("\\", "/")
+            audio = on_disk(values["audio"], base)
         named = PurePath(normalized(values["audio"])).with_suffix("").parts
         from_path = prefix + "/".join(part for part in named if part not in ("..", "/"))
         rows.append(
             Row(
                 where,
                 {**values, "id": values["id"] or from_path},
-                on_disk(values["audio"], base),
+                audio,
             )
         )
     return rows

@@ -560,7 +560,7 @@ def test_a_table_in_another_encoding_is_named_with_the_line(tmp_path):
         stage_1(tmp_path, PLAIN, folder)
 
 
-@pytest.mark.parametrize("kind", ["semicolon", "bar", "tsv", "jsonl", "bom"])
+@pytest.mark.parametrize("kind", ["semicolon", "bar", "tsv", "jsonl", "bom", "backslash"])
 def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
     folder = write_table(tmp_path / "calls", utterances())
     path = folder / "metadata.csv"
@@ -571,6 +571,8 @@ def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
         (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     elif kind == "bom":
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    elif kind == "backslash":
+        path.write_bytes(path.read_bytes().replace(b"/", b"\\"))
     else:
         path.unlink()
         name = "t.tsv" if kind == "tsv" else "t.csv"
