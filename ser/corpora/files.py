@@ -10,6 +10,7 @@ corpora are distributed with a second copy of themselves in a subfolder, which i
 import filecmp
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,12 @@ from ser.errors import UserError
 
 SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav")
 PATHS_SHOWN = 3
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
+        yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
 class Reader(RowsReader):
@@ -39,23 +46,28 @@ class Reader(RowsReader):
         homes = {str(home) for path in paths for _, home in self._matches(path, given)}
         if homes:
             return Path(os.path.commonpath(homes))
+        if not paths:
+            kinds = Counter(path.suffix.lower() for path in _files(given)).most_common(PATHS_SHOWN)
+            shown = ", ".join(f"{number} {kind or 'without suffix'}" for kind, number in kinds)
+            besides = ", besides what ignore leaves out" if self.spec.ignore else ""
+            raise UserError(
+                f"--corpus-dir {given}: no audio ({', '.join(SUFFIXES)}) in it{besides}; found "
+                f"{shown or 'no files'}: give the folder of {self.spec.name}, unpack its archives, "
+                "or convert videos and other formats (ffmpeg -i FILE NEW.wav)"
+            )
         shown = ", ".join(str(path.relative_to(given)) for path in paths[:PATHS_SHOWN])
         raise UserError(
             f"--corpus-dir {given}: none of its {len(paths)} audio files fits the pattern in the "
-            f"corpus.yaml of {self.spec.name}, {self.spec.pattern}; found {shown or 'no audio'}: "
+            f"corpus.yaml of {self.spec.name}, {self.spec.pattern}; found {shown}: "
             f"give the folder of {self.spec.name}, or correct the pattern"
         )
 
     def fingerprint_files(self, root: Path) -> list[Path]:
         """All audio files except those matching ``ignore``; dot files (of macOS) are not audio."""
-        found = []
-        for folder, folders, names in os.walk(root, followlinks=True):
-            folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
-            found += [Path(folder, name) for name in names if name[0] != "."]
         ignore = re.compile(self.spec.ignore) if self.spec.ignore else None
         return sorted(
             path
-            for path in found
+            for path in _files(root)
             if path.suffix.lower() in SUFFIXES
             and not (ignore and ignore.search(path.relative_to(root).as_posix()))
         )

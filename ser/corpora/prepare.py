@@ -283,7 +283,11 @@ def add_durations(utterances: Sequence[Utterance], nj: int) -> list[Utterance]:
 
     Raises UserError that lists the unreadable files.
     """
-    headers = probe_files([u.wav for u in utterances], nj)
+    try:
+        headers = probe_files([u.wav for u in utterances], nj)
+    except UserError as err:
+        cure = "what cannot be mended: ignore in corpus.yaml leaves it out (file names, tables)"
+        raise UserError(f"{err}\n  {cure}") from err
     return [replace(u, duration=h.duration) for u, h in zip(utterances, headers, strict=True)]
 
 

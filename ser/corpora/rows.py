@@ -88,7 +88,9 @@ def choose_columns(
     columns = {}
     for field, default in defaults.items():
         column = named.get(field, default)
-        if all(name.split(".")[0] in found for name in names_in(column)):
+        if column is None and field not in REQUIRED:
+            continue
+        if column and all(name.split(".")[0] in found for name in names_in(column)):
             columns[field] = column
         elif field in named or (field in REQUIRED and (field != "audio" or needs_audio)):
             why = (
@@ -98,7 +100,7 @@ def choose_columns(
             )
             raise UserError(
                 f"{where}: no column {column!r} for the {field}{why}; it has {', '.join(found)}: "
-                f"name the right one in corpus.yaml, e.g. columns: {{{field}: {found[0]}}}"
+                f"name the right one in corpus.yaml: columns: {{{field}: ...}}"
             )
     return columns
 
@@ -156,7 +158,7 @@ def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: 
     skipped: Counter[str] = Counter()
     kept = list(_kept(rows, spec, emotions, reading, skipped, problems))
     reading.skipped = dict(skipped)
-    problems += _repeated(kept)
+    problems += _repeated(kept, spec)
     _one_of_each(kept, "speaker", lambda row: row.values["speaker"], problems)
     for field in DIMENSIONS:
         table = reading.tables[f"utt2{field}"] = {}
@@ -185,7 +187,7 @@ def read_rows(rows: Sequence[Row], spec: Spec, emotions: Sequence[str], folder: 
         )
         if number % 500 == 0:
             progress(f"audio: {number} of {len(kept)} utterances")
-    if not spec.counts.model_fields_set:
+    if not (spec.counts.model_fields_set or spec.editions):
         total = len(reading.utterances)
         print(
             f"corpus.yaml states no counts, so none was checked; to fix: counts: {{total: {total}}}"
@@ -272,6 +274,8 @@ def _kept(
     problems: list[str],
 ) -> Iterator[tuple[str, str, Row]]:
     """(utterance id, emotion, row) of the rows to keep; others are counted or are errors."""
+    unknown: dict[str, list[str]] = {}
+    missing: list[str] = []
     for row in rows:
         label, utt_id = row.values["emotion"], as_id(row.values["id"])
         speaker, session = as_id(row.values["speaker"]), row.values["session"]
@@ -283,10 +287,7 @@ def _kept(
             skipped[f"utterances labelled {label}"] += 1
             reading.left_out.add(utt_id)
         elif emotion is None:
-            problems.append(
-                f"{row.where}: label {label!r} is not in label_map ({', '.join(spec.label_map)}); "
-                f"add it there, or to skip_labels to leave its utterances out"
-            )
+            unknown.setdefault(label, []).append(row.where)
         elif not speaker:
             problems.append(f"{row.where}: no speaker; expected who speaks, to be left out as one")
         elif {speaker, utt_id, as_id(session) or "-"} & set(NO_NAMES):
@@ -297,23 +298,34 @@ def _kept(
         elif not _is_utf8("".join((speaker, utt_id, session, row.values["text"]))):
             problems.append(f"{row.where}: half a character (such as \\ud83d, of two for an emoji)")
         elif isinstance(row.audio, Path) and not row.audio.is_file():
-            problems.append(f"{row.where}: no such file: {row.audio}")
+            missing.append(f"{row.where}: no such file: {row.audio}")
         else:
             yield utt_id, emotion, row
+    problems += [
+        f"{where[0]}: label {label!r} is not in label_map ({', '.join(spec.label_map)}); add it "
+        f"there, or to skip_labels to leave it out (utterances: {len(where)})"
+        for label, where in unknown.items()
+    ]
+    if missing:
+        cure = "put them there, or leave them out (ignore in corpus.yaml)"
+        got = f"; to get the corpus: {spec.obtain}" if "obtain" in spec.model_fields_set else ""
+        problems.append(join_problems(missing, cure + got))
 
 
 def _is_utf8(text: str) -> bool:
     return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
 
 
-def _repeated(kept: Sequence[tuple[str, str, Row]]) -> list[str]:
+def _repeated(kept: Sequence[tuple[str, str, Row]], spec: Spec) -> list[str]:
     problems = []
+    apart = "; tell them apart: columns: {id: '{speaker}_{emotion}_{stem}'}"
+    cure = apart if spec.reader == "files" and "id" not in spec.columns else ""
     ids: dict[str, Row] = {}
     files: dict[str, Row] = {}
     for utt_id, _, row in kept:
         first = ids.setdefault(utt_id, row)
         if first is not row:
-            problems.append(f"{row.where}: the id {utt_id} is also that of {first.where}")
+            problems.append(f"{row.where}: the id {utt_id} is also that of {first.where}{cure}")
         elif isinstance(row.audio, Path):
             other = files.setdefault(os.path.realpath(row.audio), row)
             if other is not row:
@@ -345,7 +357,10 @@ def _one_of_each(
 
 
 def _gender(row: Row, spec: Spec) -> str:
-    found = row.values["gender"] or spec.speakers.get(row.values["speaker"], "")
+    speaker = row.values["speaker"]
+    if speaker.casefold() == "unknown":  # several people
+        return UNKNOWN_GENDER
+    found = row.values["gender"] or spec.speakers.get(speaker, "")
     gender = GENDERS.get(spec.gender_map.get(found, found).lower())
     if gender is None:
         raise UserError(

@@ -167,11 +167,12 @@ class Spec(Strict):
         description="a reader of any corpus: from where relative audio paths are seen, a folder of "
         "the corpus",
     )
-    columns: dict[Literal[FIELDS], str] = Field(
+    columns: dict[Literal[FIELDS], str | None] = Field(
         {},
         description="a reader of any corpus: ours -> yours, of audio, emotion, speaker, gender, "
         "text, session, id, split; valence, arousal, dominance (numbers); a dot goes into a field, "
-        "braces make one of several: dia{Dialogue_ID}_utt{Utterance_ID}.wav",
+        "braces make one of several: dia{Dialogue_ID}_utt{Utterance_ID}.wav; null: there is none, "
+        "whatever a column of that name holds",
     )
     gender_map: dict[Text, str] = Field(
         {}, description="a reader of any corpus: value of the gender column -> f or m"
@@ -281,6 +282,7 @@ def _contradictions(spec: Spec, folder: str) -> Iterator[tuple[str, str]]:
     yield from _wrong_classes(spec)
     yield from _wrong_people(spec)
     yield from _wrong_pattern(spec)
+    yield from _keys_of_other_readers(spec)
     for name, counts in _all_counts(spec).items():
         only_iemocap = {"dialog", "wav", "label"} & counts.model_fields_set
         if only_iemocap and spec.reader != "iemocap":
@@ -356,6 +358,13 @@ def _wrong_pattern(spec: Spec) -> Iterator[tuple[str, str]]:
     for field in ("speaker", "emotion"):
         if field not in groups and field not in spec.columns:
             yield "pattern", f"has no group (?P<{field}>...); the {field} is in each file's path"
+
+
+def _keys_of_other_readers(spec: Spec) -> Iterator[tuple[str, str]]:
+    for key in sorted(spec.model_fields_set):
+        readers = KEYS[key].partition(": ")[0].split(", ")  # descriptions begin with them
+        if set(readers) <= READERS.keys() and spec.reader not in readers:
+            yield key, f"of the reader {' or '.join(readers)}, not of {spec.reader}; take it out"
 
 
 def _all_counts(spec: Spec) -> dict[str, Counts]:

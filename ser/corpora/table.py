@@ -4,8 +4,8 @@ corpus.yaml may have ``table`` (the file, relative to --corpus-dir; default: the
 or several by split, whose name is then the column split), ``columns`` (ser/corpora/rows.py) and
 ``audio_dir``, the folder of the corpus that audio paths are relative to; the default is the
 folder of the table, or of the corpus if there are several tables. The first line of CSV and TSV
-names the columns; the separator (comma, semicolon or tab) is detected from it. The id is a column,
-or the path of the audio without its suffix.
+names the columns; the separator (comma, semicolon, tab or |) is detected from it. The id is a
+column, or the path of the audio without its suffix.
 """
 
 import csv
@@ -31,6 +31,16 @@ from ser.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
+def _tables(folder: Path) -> list[Path]:
+    """Tables in ``folder``, but not ._metadata.csv of macOS or ~$metadata.csv of Excel."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in files if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~")
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(path.name for path in _tables(folder)) or "none"
+
+
 class Reader(RowsReader):
     """Reader of one table; ``home`` is not written to."""
 
@@ -50,20 +60,17 @@ class Reader(RowsReader):
             for path in tables.values():
                 if not path.is_file():
                     raise UserError(
-                        f"table in the corpus.yaml of {self.spec.name}: no such file: {path}"
+                        f"table in the corpus.yaml of {self.spec.name}: no such file: {path}; "
+                        f"{path.parent} has {_names(path.parent)}: give the folder of the corpus, "
+                        "or name its table there"
                     )
             self.tables = tables if several else None
             return root if several else tables[""]
-        found = sorted(
-            p  # but not ._metadata.csv of macOS or ~$metadata.csv of Excel
-            for p in root.iterdir()
-            if p.suffix.lower() in SUFFIXES and p.name[0] not in ".~"
-        )
+        found = _tables(root)
         if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
             raise UserError(
-                f"--corpus-dir {root}: expected one table ({', '.join(SUFFIXES)}), found {names}; "
-                "name it in corpus.yaml, e.g. table: metadata.csv"
+                f"--corpus-dir {root}: expected one table ({', '.join(SUFFIXES)}), found "
+                f"{_names(root)}; name it in corpus.yaml, e.g. table: metadata.csv"
             )
         return found[0]
 
@@ -99,13 +106,17 @@ def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str 
         where = f"{path}:{number}"
         if not values["audio"]:
             raise UserError(f"{where}: no audio file in column {columns['audio']!r}; fill it in")
+        audio = on_disk(values["audio"], base)
+        if "\\" in values["audio"] and not audio.exists():  # written on Windows
+            values["audio"] = values["audio"].replace("\\", "/")
+            audio = on_disk(values["audio"], base)
         named = PurePath(normalized(values["audio"])).with_suffix("").parts
         from_path = prefix + "/".join(part for part in named if part not in ("..", "/"))
         rows.append(
             Row(
                 where,
                 {**values, "id": values["id"] or from_path},
-                on_disk(values["audio"], base),
+                audio,
             )
         )
     return rows
@@ -133,7 +144,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     said = re.fullmatch(r'"?sep=(.)"?\s*', rows[before]) if rows else None  # Excel's first line
     before += bool(said)
     head = "".join(rows[before:][:1])
-    usual = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    usual = "\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|"
     lines = csv.reader(
         rows[before:],
         delimiter=said[1] if said else max(usual, key=head.count),

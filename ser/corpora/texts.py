@@ -14,23 +14,28 @@ def add_texts(path: Path, reading: Reading) -> list[Utterance]:
     """Replace the transcripts of ``reading`` with those of ``path``.
 
     A line is ``<utterance id> words`` or, in corpora with sentence codes, ``<sentence> words`` for
-    all of its utterances without their own line. An utterance without a line has no words. The
-    number of utterances that got words is printed.
+    all of its utterances without their own line. An utterance without a line has no words, and a
+    line of no utterance is left out, since copies of a corpus may lack recordings; both are
+    counted.
 
     Raises UserError, with the lines, for a file that is empty or in an encoding other than UTF-8
-    or UTF-16 with BOM, a repeated key, and a key that the corpus does not have.
+    or UTF-16 with BOM, a repeated key, and keys of which the corpus has none.
     """
     lines = _read_lines(path)
     utterances = reading.utterances
     known = {u.utt_id for u in utterances} | {u.sentence for u in utterances if u.sentence}
     words: dict[str, str] = {}
-    problems = []
+    problems, others = [], []
     for number, key, text in lines:
         if key in words:
             problems.append(f"{path}:{number}: {key} stands here a second time")
-        elif key not in known | reading.left_out:
-            problems.append(f"{path}:{number}: no utterance of the corpus is called {key!r}")
+        elif key not in known and key not in reading.left_out:
+            others.append(f"{path}:{number}: no utterance of the corpus is called {key!r}")
         words[key] = text
+    if others and known.isdisjoint(words):
+        problems += others
+    elif others:
+        print(f"left out: {len(others)} lines of --text, e.g. {others[0]}")
     if problems:
         expected = f"expected '<utterance id> words', e.g. '{utterances[0].utt_id} ...'"
         sentences = sorted(u.sentence for u in utterances if u.sentence)
@@ -50,7 +55,7 @@ def _read_lines(path: Path) -> list[tuple[int, str, str]]:
     """Read (line number, key, words) of every non-blank line."""
     lines = []
     for number, line in enumerate(re.split("\r\n|\r|\n", _decode(path)), start=1):
-        key, *words = line.split(maxsplit=1)[:2] or [""]
+        key, *words = line.removeprefix("\ufeff").split(maxsplit=1)[:2] or [""]
         if key:
             lines.append((number, key, " ".join(words).strip()))
     if not lines:
@@ -67,8 +72,8 @@ def _decode(path: Path) -> str:
     except UnicodeDecodeError as err:
         number = err.object[: err.start].count(b"\n") + 1
         raise UserError(
-            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Chinese encoding: "
-            f"iconv -f GB18030 -t UTF-8 {path.name} > utf8.txt"
+            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Western or Chinese "
+            f"encoding: iconv -f CP1252 (or GB18030) -t UTF-8 {path.name} > utf8.txt"
         ) from err
     if "\0" in text:
         raise UserError(

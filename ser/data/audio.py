@@ -76,6 +76,10 @@ def probe(path: Path | str) -> AudioInfo:
     except soundfile.SoundFileError as err:
         with open(path, "rb") as stream:
             start = stream.read(12)
+        if start == b"version http":
+            raise NotAudioError(
+                f"{path}: not an audio file, but a pointer of git lfs to it; run git lfs pull there"
+            ) from err
         raise NotAudioError(
             f"{path}: not an audio file (it starts with {start!r}); expected WAV, FLAC, MP3, Ogg "
             "or another format of libsndfile; convert it (ffmpeg -i FILE NEW.wav) or copy it again"

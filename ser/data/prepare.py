@@ -286,7 +286,10 @@ def _refuse_bad_audio(surveyed: Sequence[_Surveyed]) -> None:
     lines += problems[:BAD_FILES_SHOWN]
     if len(problems) > BAD_FILES_SHOWN:
         lines.append(f"... and {len(problems) - BAD_FILES_SHOWN} more")
-    lines.append("nothing was written; fix these files, then run stages 1 to 3 again")
+    lines.append(
+        "nothing was written; fix these files, or leave them out (file names and tables: ignore in "
+        "corpus.yaml), then run stages 1 to 3 again"
+    )
     raise UserError("\n  ".join(lines))
 
 

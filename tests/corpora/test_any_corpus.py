@@ -391,14 +391,17 @@ def test_a_row_at_fault_is_named_by_its_line(tmp_path, row, column, value, messa
 def test_a_file_that_is_not_there_is_named_by_its_line(tmp_path):
     folder = write_table(tmp_path / "calls", utterances())
     (folder / "ben/001.wav").unlink()
-    with pytest.raises(UserError, match=r"metadata.csv:4: no such file: .*/calls/ben/001.wav"):
-        stage_1(tmp_path, PLAIN, folder)
+    line = r"(?s)metadata.csv:4: no such file: .*/calls/ben/001.wav.*put them there, .*get .*: ask"
+    with pytest.raises(UserError, match=line):
+        stage_1(tmp_path, PLAIN + "obtain: ask us", folder)
+    with pytest.raises(UserError, match=r"no such file: .*/t.csv; .*/calls has metadata.csv: give"):
+        stage_1(tmp_path, PLAIN + "table: t.csv", folder)
 
 
 def test_a_file_that_is_no_audio_is_named(tmp_path):
     folder = write_table(tmp_path / "calls", utterances())
     (folder / "ben/001.wav").write_text("no audio")
-    with pytest.raises(UserError, match=r"ben/001.wav: not an audio file"):
+    with pytest.raises(UserError, match=r"(?s)ben/001.wav: not an audio file.*ignore in"):
         stage_1(tmp_path, PLAIN, folder)
     assert not (tmp_path / "data/calls/all").exists()
 
@@ -433,6 +436,28 @@ def test_without_a_speaker_column_it_says_why_that_is_needed(tmp_path):
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path, columns, message):
     with pytest.raises(UserError, match=message):
         run_table(tmp_path, utterances(), f"{PLAIN}columns: {columns}")
+
+
+def test_each_unknown_label_is_named_once(tmp_path):
+    records = [(f, "fury" if e == "anger" else "joy", *rest) for f, e, *rest in utterances()]
+    with pytest.raises(UserError, match=r"(?s):2: label 'fury'.*: 4\).*:3: label 'joy'.*: 4\)"):
+        run_table(tmp_path, records)
+
+
+def test_an_unknown_speaker_may_have_two_genders(tmp_path):
+    records = changed(0, "speaker", "Unknown")
+    records[-1][HEADER.index("speaker")] = "Unknown"
+    data = run_table(tmp_path, records)
+    assert by_own_id(data / "utt2gender")["anna_001"] == "u"
+
+
+def test_a_column_that_means_something_else_is_left_unread(tmp_path):
+    header = ["wav", "emotion", "speaker", "session", "id"]
+    rows = [(f, label, s, f"{f} in May", s) for f, label, s, _, _ in utterances()]
+    data = run_table(tmp_path, rows, PLAIN + "columns: {session: null, id: null}", header)
+    assert by_own_id(data / "utt2session")["anna_001"] == "Ses01"
+    with pytest.raises(UserError, match="no column None for the speaker"):
+        run_table(tmp_path, rows, PLAIN + "columns: {speaker: null}", header)
 
 
 def test_labels_are_left_out_only_if_corpus_yaml_says_so(tmp_path, capsys):
@@ -535,7 +560,7 @@ def test_a_table_in_another_encoding_is_named_with_the_line(tmp_path):
         stage_1(tmp_path, PLAIN, folder)
 
 
-@pytest.mark.parametrize("kind", ["semicolon", "tsv", "jsonl", "bom"])
+@pytest.mark.parametrize("kind", ["semicolon", "bar", "tsv", "jsonl", "bom", "backslash"])
 def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
     folder = write_table(tmp_path / "calls", utterances())
     path = folder / "metadata.csv"
@@ -546,9 +571,12 @@ def test_other_kinds_of_tables_hold_the_same(tmp_path, kind):
         (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     elif kind == "bom":
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    elif kind == "backslash":
+        path.write_bytes(path.read_bytes().replace(b"/", b"\\"))
     else:
         path.unlink()
-        name, mark = ("t.tsv", "\t") if kind == "tsv" else ("t.csv", ";")
+        name = "t.tsv" if kind == "tsv" else "t.csv"
+        mark = {"semicolon": ";", "bar": "|", "tsv": "\t"}[kind]
         with open(folder / name, "w", newline="") as stream:
             csv.writer(stream, delimiter=mark).writerows([HEADER, *(r.values() for r in records)])
     check_four_speakers(stage_1(tmp_path, PLAIN, folder))

@@ -89,7 +89,7 @@ def test_the_folder_above_wav_is_mended_and_said(tmp_path, four, given, capsys):
 
 def test_the_wrong_folder_is_an_error(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match="none of its 0 audio files fits the pattern"):
+    with pytest.raises(UserError, match="in it; found no files: give"):
         _prepare(tmp_path, tmp_path / "x")
 
 

@@ -104,6 +104,12 @@ def test_with_i_capitals_are_those_of_corpus_yaml_and_alternatives_make_an_id(ru
             r"(?s)none of its 16 audio files fits the pattern .*; found anna/t1A.wav, "
             r"anna/t1N.wav, anna/t2A.wav: give the folder",
         ),
+        (
+            "columns: {}",
+            (),
+            r"ben/t1A.wav: the id t1A is also that of .*anna/t1A.wav; tell them apart: columns:",
+        ),
+        ("ignore: wav", (), r"no audio \(.*\) in it, besides.* found 16 .wav, 1 .txt: give"),
         ("official: folds", (), "official in corpus.yaml: .*/corpus/folds: no folds; expected"),
     ],
 )  # fmt: skip

@@ -114,6 +114,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, line, message):
         ("sessions: [A, B]", "6: sessions: found a list; expected session -> speakers"),
         ("counts: {emotion: {joy: 1}}", "6: counts.emotion.joy: no class"),
         ("counts: {speaker: {a: {joy: 1}}}", "6: counts.speaker.a.joy: no class"),
+        ("texts: {a: Hi.}", "6: texts: of the reader files, not of table; take it out"),
         ("counts: {wav: {A: 1}}", "6: counts.wav: counted by the reader iemocap alone"),
         ("name: toy\nname: toy", "6: name: given a second time, first in line 5"),
         ("label_map: {a: angry, a: neutral}", "5: label_map.a: given a second time"),

@@ -53,7 +53,7 @@ def test_a_line_without_words_takes_the_words_of_the_sentence_away(words):
 
 
 def test_files_from_windows_blank_lines_and_wide_blanks_are_read(words):
-    found = words("\ufeff201\t就是\r\n\r\n202\u3000今天 天气\r\n")
+    found = words("\ufeff201\t就是\r\n\r\n\ufeff202\u3000今天 天气\r\n")  # two files joined
     assert found["s1_sad_201"] == "就是"
     assert found["s1_sad_202"] == "今天 天气"
 
@@ -65,6 +65,13 @@ def test_any_line_ends_and_marked_encodings_are_read(words, encoding, end):
     assert (found["s1_sad_201"], found["s1_sad_202"]) == ("就是", "今天")
 
 
+def test_lines_of_recordings_that_this_copy_lacks_are_counted(words, capsys):
+    assert words("201 a\n\n205 b\n206 c\n")["s1_sad_201"] == "a"
+    printed = capsys.readouterr().out
+    assert "left out: 2 lines of --text, e.g. " in printed
+    assert "sentences.txt:3: no utterance of the corpus is called '205'" in printed
+
+
 def test_lines_of_utterances_that_the_chosen_emotions_leave_out_are_no_mistake(words):
     assert words("201 就\ns1_fear_201 就\n")["s1_sad_201"] == "就"
 
@@ -72,10 +79,13 @@ def test_lines_of_utterances_that_the_chosen_emotions_leave_out_are_no_mistake(w
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("201 a\n\n205 b\n", r"sentences.txt:3: no utterance of the corpus is called '205'"),
+        ("204 a\n\n205 b\n", r"sentences.txt:3: no utterance of the corpus is called '205'"),
         ("201 a\n201 b\n", r"sentences.txt:2: 201 stands here a second time"),
         ("s1_sad_21 a\n", r"'s1_sad_201 \.\.\.', or '<sentence> words', e.g. '201 \.\.\.'"),
-        ("201 a\n202 就".encode("gb18030"), r"sentences.txt:2: not UTF-8; .*iconv -f GB18030"),
+        (
+            "201 a\n202 就".encode("gb18030"),
+            r"sentences.txt:2: not UTF-8; .*iconv -f CP1252 .or GB18030",
+        ),
         ("201 a\n".encode("utf-16-le"), r"sentences.txt: holds zero bytes.*iconv -f UTF-16LE"),
         ("201 a\n".encode("utf-16") + b"\n", r"sentences.txt:2: not UTF-8"),
         ("\n \n", r"sentences.txt: the file is empty; expected lines '<utterance id> words'"),

@@ -229,7 +229,9 @@ class TestRefusedByTheHeader:
     @pytest.mark.parametrize("content", [b"version https://git-lfs", b"x", b"<html>" * 50])
     def test_text_called_wav(self, tmp_path, function, content):
         (tmp_path / "a.wav").write_bytes(content)
-        assert "not an audio file" in refused(tmp_path / "a.wav", function)
+        message = refused(tmp_path / "a.wav", function)
+        assert "not an audio file" in message
+        assert ("run git lfs pull" in message) == content.startswith(b"version")
 
     @pytest.mark.parametrize("rate", [16000, 48000])
     def test_shorter_than_one_frame(self, tmp_path, function, rate):
