@@ -173,20 +173,23 @@ def as_textgrid(name: str, said: Prediction) -> str:
         lines += [
             f"    item [{number}]:",
             '        class = "IntervalTier"',
-            f'        name = "{tier}"',
+            f"        name = {_quoted(tier)}",
             "        xmin = 0",
             f"        xmax = {end}",
             f"        intervals: size = {len(whole)}",
         ]
         for index, interval in enumerate(whole, start=1):
-            text = interval.text.replace('"', '""')
             lines += [
                 f"        intervals [{index}]:",
                 f"            xmin = {interval.start}",
                 f"            xmax = {interval.end}",
-                f'            text = "{text}"',
+                f"            text = {_quoted(interval.text)}",
             ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _without_gaps(intervals: Sequence[Interval], end: float) -> list[Interval]:

@@ -8,6 +8,7 @@ for each of the estimated ``values``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -97,6 +98,11 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # failures are raised
+        # All graphs share one arena: each of its own would keep the memory of its largest input,
+        # and with patterns also of each other length.
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.enable_mem_pattern = False
         try:
             self.session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
@@ -120,10 +126,27 @@ class OnnxModel:
         self.names += [self.head] if self.head else []
 
     def __call__(self, batch: np.ndarray) -> Output:
-        """Process one batch."""
-        found = dict(zip(self.names, self.session.run(self.names, {"speech": batch}), strict=True))
+        """Process one batch; UserError if the graph cannot, as when an utterance is too short."""
+        try:
+            outputs = self.session.run(self.names, {"speech": batch})
+        except Exception as err:  # onnxruntime has its own class for every error
+            what = " ".join(str(err).split())[:200]
+            raise UserError(
+                f"onnxruntime cannot process an input of length {batch.shape[1]} ({what}); give "
+                "more of the recording if that is too short for the encoder, or set --backend torch"
+            ) from None
+        found = dict(zip(self.names, outputs, strict=True))
         values = {name: found[f"{name}_value"] for name in self.values}
         return Output(found["emotion_logp"], found.get(self.head), values)
+
+
+@functools.cache
+def _share_arena() -> None:
+    from onnxruntime import OrtAllocatorType, OrtMemoryInfo, OrtMemType
+    from onnxruntime import create_and_register_allocator as register
+
+    kind = OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    register(OrtMemoryInfo("Cpu", kind, 0, OrtMemType.DEFAULT), None)
 
 
 Model = TorchModel | OnnxModel

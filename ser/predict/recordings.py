@@ -97,13 +97,15 @@ def _as_array(audio: Any) -> np.ndarray:
 
 
 def _from_array(samples: np.ndarray, sampling_rate: Any) -> Recording:
-    number = isinstance(sampling_rate, Real) and np.isfinite(sampling_rate)
-    if not number or sampling_rate < MIN_SAMPLE_RATE:
-        raise UserError(f"{ARRAY}: sampling_rate is {sampling_rate}; give it in Hz, e.g. 16000")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
         raise UserError(
             f"{ARRAY}: {samples.dtype} of shape {samples.shape}; expected samples as numbers, "
-            "(L,), (L, channels) or (channels, L)"
+            "(L,), (L, channels) or (channels, L), or the path of one file"
+        )
+    number = isinstance(sampling_rate, Real) and np.isfinite(sampling_rate)
+    if not number or sampling_rate < MIN_SAMPLE_RATE:
+        raise UserError(
+            f"{ARRAY}: sampling_rate is {sampling_rate!r}; give it in Hz as a number, e.g. 16000"
         )
     if samples.ndim == 1:
         samples = samples[:, None]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 1.0
 NAME = "standard input"
+HEADERS = b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b".snd", b"FORM"  # of files, not samples
 
 
 def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment | None]:
@@ -28,7 +29,7 @@ def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment
         rate: Sampling rate of the samples, Hz.
 
     Raises:
-        UserError: A ``rate`` too low for speech.
+        UserError: A ``rate`` too low for speech; a file with a header; less than a second.
     """
     if rate < MIN_SAMPLE_RATE:
         raise UserError(
@@ -39,6 +40,11 @@ def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment
     window = np.zeros(0, np.int16)
     seconds = 0.0
     while len(block := _read(pipe, 2 * step)) == 2 * step:
+        if not seconds and block.startswith(HEADERS):
+            raise UserError(
+                f"{NAME}: an audio file (it starts with {block[:4]!r}), but --stream reads bare "
+                "samples (ffmpeg -f s16le -ac 1, arecord -t raw); leave --stream out to predict it"
+            )
         samples = converter(np.frombuffer(block, "<i2").astype(np.int16)[:, None])
         window = np.concatenate([window, samples])[-size:]
         seconds += STEP_SECONDS
@@ -49,6 +55,11 @@ def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment
         said = model(window, SAMPLE_RATE, segments="none")
         start = max(0.0, seconds - WINDOW_SECONDS)
         yield Segment(start, seconds, said.probabilities, said.values, model.abstain)
+    if not seconds:
+        raise UserError(
+            f"{NAME}: ended after {len(block)} bytes, less than a second of samples; check the "
+            "program that writes them"
+        )
 
 
 def _read(pipe: IO[bytes], count: int) -> bytes:

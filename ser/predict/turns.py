@@ -16,8 +16,9 @@ import numpy as np
 
 from ser.data.audio import FRAME_SAMPLES, SAMPLE_RATE
 from ser.errors import UserError
+from ser.predict.classifier import SHORTEST_SECONDS
 from ser.predict.inputs import Meter
-from ser.predict.recordings import open_recording
+from ser.predict.recordings import ARRAY, open_recording
 from ser.predict.windows import Segment, decide, has_sound, mean_values, most_probable
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ def predict_turns(
 ) -> Prediction:
     """Predict each turn separately; overlapping speech is used for the turns of both speakers.
 
-    The recording is held in memory, 2 bytes per sample. Turns shorter than a frame or without sound
-    are left out. ``speakers`` has the mean over each speaker's turns, weighted by duration.
+    The recording is held in memory, 2 bytes per sample. Turns too short for the model or without
+    sound are left out, and counted in ``warnings``. ``speakers`` has the mean over each speaker's
+    turns, weighted by duration.
 
     Raises:
         UserError: As SpeechEmotion; no turn with sound.
@@ -106,17 +108,17 @@ def predict_turns(
     samples = np.concatenate(list(recording.blocks()))
     meter = Meter()
     meter.add(samples)
-    said, found = None, []
+    heard, found = [], []
     for turn in turns:
         part = samples[round(turn.start * SAMPLE_RATE) : round(turn.end * SAMPLE_RATE)]
-        if len(part) >= FRAME_SAMPLES and has_sound(part):
-            said = model(part, SAMPLE_RATE, segments)
+        if said := _predict_turn(model, part, turn, segments):
+            heard.append(said)
             found += [
                 s._replace(start=s.start + turn.start, end=s.end + turn.start, speaker=turn.speaker)
                 for s in said.segments
             ]
         on_progress(turn.end, len(samples) / SAMPLE_RATE)
-    if said is None:
+    if not heard:
         raise UserError(f"{recording.name}: no turn of --rttm has sound")
     speakers = {}
     for name in dict.fromkeys(turn.speaker for turn in turns):
@@ -125,14 +127,32 @@ def predict_turns(
             seconds = sum(s.end - s.start for s in own)
             speakers[name] = Segment(0, seconds, decide(own), mean_values(own), model.abstain, name)
     probabilities = decide(found)
+    warnings = model.warnings_of(meter, recording.rate)
+    if left := len(turns) - len(heard):
+        lost = f"{left} of {len(turns)} turns left out, too short for the model or without sound"
+        warnings = (*warnings, lost)
     return replace(
-        said,
+        heard[0],
         emotion=most_probable(probabilities, model.abstain),
         probabilities=probabilities,
         segments=found,
         units=[],
         duration=len(samples) / SAMPLE_RATE,
-        warnings=model.warnings_of(meter, recording.rate),
+        warnings=warnings,
         values=mean_values(found),
         speakers=speakers,
     )
+
+
+def _predict_turn(
+    model: SpeechEmotion, part: np.ndarray, turn: Turn, segments: str | float
+) -> Prediction | None:
+    """Predict a turn's samples; None if they are too short for the model or have no sound."""
+    if len(part) < FRAME_SAMPLES or not has_sound(part):
+        return None
+    try:
+        return model(part, SAMPLE_RATE, segments)
+    except UserError as err:
+        if len(part) < SHORTEST_SECONDS * SAMPLE_RATE:
+            return None
+        raise UserError(f"{turn.where}: {str(err).removeprefix(f'{ARRAY}: ')}") from None

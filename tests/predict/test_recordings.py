@@ -108,9 +108,12 @@ def test_whatever_gives_samples_is_an_array():
     np.testing.assert_array_equal(whole(open_recording(kept)), expected)
     rounded = whole(open_recording(tensor.bfloat16(), np.int16(16000)))
     np.testing.assert_allclose(rounded, expected, atol=2**15 / 2**8)
-    for odd in ([[1.0, 2.0], [3.0]], (16000, samples), open, torch.eye(800).to_sparse()):
-        with pytest.raises(UserError, match=r"the array: .*; (give a NumPy|expected samples)"):
-            open_recording(odd, 16000)
+    ragged = [[1.0, 2.0], [3.0]]
+    other = ["a.wav", "b.wav"], {"waveform": samples, "sample_rate": 16000}
+    for odd in (ragged, (16000, samples), open, torch.eye(800).to_sparse(), *other):
+        for rate in (16000, None):
+            with pytest.raises(UserError, match=r"the array: .*; (give a NumPy|expected samples)"):
+                open_recording(odd, rate)
     with pytest.raises(UserError, match="0 samples .* shorter than one"):
         open_recording(np.zeros((2, 0)), 16000)
 

@@ -68,3 +68,16 @@ def test_options_that_do_not_fit_are_refused(packed, capsys):
         assert err == ["error: --stream: reads standard input, '-', and prints text or json lines"]
     with pytest.raises(UserError, match="--rate 800: expected the samples' rate"):
         next(follow(fake(), io.BytesIO(b""), 800))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"RIFF" + bytes(40000), r"an audio file \(it starts with b'RIFF'\), but --stream reads"),
+        (b"RIFF", "ended after 4 bytes, less than a second"),
+        (b"", "ended after 0 bytes, less than a second of samples; check the program"),
+    ],
+)
+def test_what_is_no_stream_of_samples_is_refused(data, said):
+    with pytest.raises(UserError, match=f"^standard input: {said}"):
+        list(follow(fake(), io.BytesIO(data), RATE))

@@ -1,12 +1,22 @@
 """Emotions by speaker, from the turns of a diarisation."""
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 
 from ser.errors import UserError
-from ser.predict.turns import read_rttm, turns_of
-from tests.predict.test_classifier import packed, said_like, ser_predict, write
+from ser.predict.classifier import SpeechEmotion
+from ser.predict.turns import Turn, predict_turns, read_rttm, turns_of
+from tests.predict.test_classifier import (
+    fake,
+    packed,
+    read_textgrid,
+    said_like,
+    ser_predict,
+    write,
+)
 
 __all__ = ["packed"]
 RTTM = """;; by hand
@@ -36,6 +46,28 @@ def test_each_turn_is_predicted_by_itself_and_each_speaker_from_his_turns(talk, 
     found = {who: (s["emotion"], s["seconds"]) for who, s in said["speakers"].items()}
     assert found == {"anna": ("angry", 4.0), "ben": ("sad", 2.0)}
     assert (said["emotion"], said["duration"]) == ("angry", 6.0)
+    assert said["warnings"] == ["1 of 4 turns left out, too short for the model or without sound"]
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.6])
+def test_a_turn_that_the_model_refuses_is_left_out_if_it_is_short_and_else_named(
+    talk, monkeypatch, seconds
+):
+    def call(model, samples, *given):
+        if len(samples) < 16000:
+            raise UserError("the array: too short for this encoder")
+        return heard(model, samples, *given)
+
+    heard = SpeechEmotion.__call__
+    monkeypatch.setattr(SpeechEmotion, "__call__", call)
+    turns = [*read_rttm(f"{talk[:-4]}.rttm")["talk"], Turn(1, 1 + seconds, "cleo", "t.rttm:9")]
+    predicted = functools.partial(predict_turns, fake(), talk, turns, "auto", lambda *_: None)
+    if seconds > 0.5:
+        with pytest.raises(UserError, match="^t.rttm:9: too short for this encoder"):
+            predicted()
+    else:
+        said = predicted()
+        assert list(said.speakers) == ["anna", "ben"] and "2 of 5 turns" in said.warnings[-1]
 
 
 def test_every_format_says_who(talk, capsys):
@@ -59,8 +91,9 @@ def test_every_format_says_who(talk, capsys):
         ("segment", "sad", "ben"),
         ("segment", "angry", "anna"),
     ]
-    grid = ser_predict(capsys, talk, *rttm, "--format", "textgrid")[1]
-    assert 'name = "emotion anna"' in grid and 'name = "emotion ben"' in grid
+    Path(rttm[1]).write_text(RTTM.replace("ben", 'b"e"n'), encoding="utf-8")
+    grid = read_textgrid(ser_predict(capsys, talk, *rttm, "--format", "textgrid")[1])
+    assert list(grid) == ["emotion anna", 'emotion b"e"n', "warnings"]
 
 
 @pytest.mark.parametrize(

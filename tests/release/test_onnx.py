@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -188,6 +189,28 @@ def test_graphs_of_a_packed_model_say_what_pytorch_says_in_every_part_of_a_predi
             assert (one.start, one.end) == (other.start, other.end)
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
         assert told.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_the_graphs_of_a_model_share_the_memory_that_they_compute_in(with_graphs):
+    """In a process of its own, where no other test has left memory to compute in."""
+    code = (
+        "import sys; import numpy as np; from ser.predict.models import OnnxModel\n"
+        "held = lambda: int(open('/proc/self/statm').read().split()[1])\n"
+        "models = [OnnxModel(sys.argv[1]) for _ in range(8)]; before = held()\n"
+        "for model in models:\n"
+        "    model(np.zeros((1, 960000), np.float32)); print(held() - before)\n"
+    )
+    graph = with_graphs / "packed/fold_Ses01F.onnx"
+    told = subprocess.check_output([sys.executable, "-c", code, graph], text=True, cwd=ROOT)
+    first, *_, last = map(int, told.split())
+    assert last < 1.5 * first
+
+
+def test_a_graph_that_cannot_process_an_input_says_so_in_one_sentence(with_graphs):
+    model = SpeechEmotion.from_pretrained(with_graphs / "packed", folds="Ses01F")
+    model.models[0].session = SimpleNamespace(run=lambda *_: 1 / 0)
+    with pytest.raises(UserError, match="^the array: onnxruntime cannot .* of length 8000 .*torch"):
+        model(np.random.default_rng(0).standard_normal(8000) / 9, 16000)
 
 
 def test_what_computes_is_chosen_by_what_there_is_and_what_is_asked_for(with_graphs, monkeypatch):
