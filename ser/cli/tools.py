@@ -217,7 +217,8 @@ def manifest(
     and the emotion as custom.emotion) and, for each fold, cuts_train, cuts_valid and
     cuts_test.jsonl.gz. OUTPUT/emobox/<corpus> holds EmoBox's metadata: <corpus>.jsonl,
     label_map.json and, for fold N, fold_N/<corpus>_train_fold_N.jsonl and so on; folds.tsv says
-    which fold N is. Only strict has a valid split. Audio is referred to, not copied.
+    which fold N is. Of the protocols, strict, crossed and official have a valid split. Audio is
+    not copied.
 
     \b
       ser manifest data/emodb
