@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ser.cli.options import Model
+from ser.cli.options import Device, Model
 from ser.console import EXIT_ERROR, explain
 from ser.errors import UserError
 from ser.files import naming
@@ -23,7 +23,6 @@ STDIN = "-"
 STDIN_NAME = "standard input"
 EXPERIMENTS = Path("exp")
 
-
 Files = Annotated[
     list[str],
     typer.Argument(
@@ -32,10 +31,8 @@ Files = Annotated[
     ),
 ]
 Folds = Annotated[
-    str,
-    typer.Option(help="average the models of these folds only; default: all folds"),
+    str, typer.Option(help="average the models of these folds only; default: all folds")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")]
 Backend = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(

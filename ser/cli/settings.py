@@ -340,15 +340,19 @@ def _plan(settings: Settings, options: SimpleNamespace) -> list[str]:
     """Command that estimates how long the stages will take."""
     command = [*SER, "plan", f"--data-dir={settings.data}", f"--dump-dir={settings.dump}"]
     command += [f"--protocol={protocol}" for protocol in settings.protocols]
-    if settings.sweep:
-        command += [f"--experiments={file}" for file in settings.lists]
-    else:
+    command += [f"--experiments={file}" for file in settings.lists]
+    if not settings.sweep:
         command += [f"--exp-dir={directory}" for directory in settings.experiments]
-        command += [f"--seed={settings.seed}", f"--config={settings.config}"]
-    command += [f"--ngpu={options.ngpu}", f"--folds-per-gpu={options.folds_per_gpu}"]
-    command += [f"--nj={options.nj}", f"--max-epoch={options.max_epoch}", f"--ssl={options.ssl}"]
-    command += [f"--folds={settings.folds}", f"--backend={options.backend}"]
+    command += [f"--backend={options.backend}", *_of_training(settings, options)]
     return [*command, "--", *(options.espnet_options or [])]
+
+
+def _of_training(settings: Settings, options: SimpleNamespace) -> list[str]:
+    """Options that ``ser plan`` and ``ser train`` share."""
+    shared = [] if settings.sweep else [f"--config={settings.config}", f"--seed={settings.seed}"]
+    shared += [f"--folds={settings.folds}", f"--ngpu={options.ngpu}", f"--nj={options.nj}"]
+    shared += [f"--folds-per-gpu={options.folds_per_gpu}", f"--max-epoch={options.max_epoch}"]
+    return [*shared, f"--ssl={options.ssl}"]
 
 
 def _system(settings: Settings, options: SimpleNamespace) -> None:
@@ -371,15 +375,9 @@ def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
     for name in ("allow_partial", "undecided"):
         if getattr(options, name):
             settings.data_options.append(f"--{name.replace('_', '-')}")
-    slurm = options.backend == "slurm"
-    train = [f"--config={settings.config}"] if not settings.sweep else []
-    train += [f"--seed={settings.seed}"] if not settings.sweep else []
-    train += [f"--select={options.select}", f"--folds={settings.folds}", f"--ngpu={options.ngpu}"]
-    train += [f"--folds-per-gpu={options.folds_per_gpu}", f"--nj={options.nj}"]
-    train += [f"--max-epoch={options.max_epoch}"] if options.max_epoch else []
-    train += [f"--ssl={options.ssl}"] if options.ssl else []
+    train = [*_of_training(settings, options), f"--select={options.select}"]
     train += ["--overwrite"] if options.overwrite else []
-    if slurm:
+    if options.backend == "slurm":
         train += ["--backend=slurm", f"--slurm-conf={options.slurm_conf}"]
         train += [f"--num-nodes={options.num_nodes}"]
         settings.slurm = [f"--slurm-conf={options.slurm_conf}"]
