@@ -10,13 +10,13 @@ import difflib
 import inspect
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
-from ser.errors import UserError
+from ser.errors import UserError, join_problems, not_utf8
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,7 +31,6 @@ _YAML_12 = {  # types of plain scalars in YAML 1.2
         r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
     ),
 }
-_PROBLEMS_SHOWN = 5
 Model = TypeVar("Model", bound="BaseModel")
 
 
@@ -140,8 +139,7 @@ def _read_text(path: Path) -> str:
     except IsADirectoryError:
         raise UserError(f"{path}: a folder; give a YAML file") from None
     except UnicodeDecodeError as err:
-        line = err.object[: err.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+        raise not_utf8(path, err) from None
 
 
 def parse(
@@ -171,13 +169,12 @@ def parse(
         elif error["type"] == "value_error":
             problems.append(f"{where}: {f'{key}: ' if key else ''}{error['ctx']['error']}")
         elif error["type"] != "missing":
-            problems.append(f"{where}: {key}: found {_shown(error)}; expected {_expected(error)}")
-    more = len(problems) - _PROBLEMS_SHOWN
-    shown = problems[:_PROBLEMS_SHOWN] + ([f"... and {more} more like these"] if more > 0 else [])
-    raise UserError("\n  ".join(shown))
+            shown = "nothing" if error["input"] is None else repr(error["input"])
+            problems.append(f"{where}: {key}: found {shown}; expected {_expected(error)}")
+    raise UserError(join_problems(problems))
 
 
-def suggest(word: str, known: Mapping[str, Any] | Any) -> str:
+def suggest(word: str, known: Iterable[Any]) -> str:
     """List the ``known`` names similar to ``word``, or all of them."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(word, names, n=1)
@@ -260,18 +257,12 @@ def _key(error: Mapping[str, Any], content: Any) -> str:
 
 def _nearest(model: Any, loc: tuple[Any, ...]) -> str:
     """Known keys similar to the unknown one at ``loc``."""
-    import typing
-
     for part in loc[:-1]:
         field = model.model_fields.get(part)
-        inner = [field.annotation, *typing.get_args(field.annotation)] if field else []
-        inner += [a for arg in inner for a in typing.get_args(arg)]
+        inner = [field.annotation, *get_args(field.annotation)] if field else []
+        inner += [a for arg in inner for a in get_args(arg)]
         model = next((a for a in inner if hasattr(a, "model_fields")), model)
     return suggest(str(loc[-1]), model.model_fields)
-
-
-def _shown(error: Mapping[str, Any]) -> str:
-    return "nothing" if error["input"] is None else repr(error["input"])
 
 
 def _expected(error: Mapping[str, Any]) -> str:

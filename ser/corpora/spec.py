@@ -11,8 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from ser.config import parse, read_yaml, suggest
 from ser.corpora import ANY_CORPUS, MAKERS, READERS
-from ser.data.tables import join_problems
-from ser.errors import UserError
+from ser.errors import UserError, join_problems
 from ser.provenance import EGS
 
 DIMENSIONS = ("valence", "arousal", "dominance")

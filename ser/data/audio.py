@@ -18,8 +18,7 @@ import soxr
 
 from ser.console import progress
 from ser.data.containers import check_container, check_length, open_sound, truncated
-from ser.data.tables import join_problems
-from ser.errors import UserError
+from ser.errors import UserError, join_problems
 
 SAMPLE_RATE = 16000  # Hz; expected by every frontend and feature of the recipe
 MIN_SAMPLE_RATE = 4000  # Hz; a header with a lower rate is damaged, or its file holds no speech
