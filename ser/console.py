@@ -5,7 +5,7 @@ import errno
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from ser.errors import Stopped, UserError
 
@@ -31,21 +31,17 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as err:
-        _fail(explain(err))
+        with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
+            sys.stdout.flush()
+        # in one write: print writes the newline separately, and other output could come in between
+        print(f"error: {explain(err)}\n", end="", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-
-
-def _fail(message: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
-        sys.stdout.flush()
-    # in one write: print writes the newline separately, and other output could come in between
-    print(f"error: {message}\n", end="", file=sys.stderr)
-    sys.exit(EXIT_ERROR)
 
 
 def explain(err: Exception) -> str:

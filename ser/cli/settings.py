@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +71,8 @@ def settle(options: SimpleNamespace) -> Settings:
     if options.paper:
         _for_the_paper(options)
     if options.plan:
-        _for_a_plan(options)
+        _refuse(options, ("detach", "status", "compare", "test_on"), "--plan")
+        options.stop_stage = 3
     _numbers(options)
     _backend(options)
     protocol = _protocol(options)
@@ -110,9 +111,7 @@ def settle(options: SimpleNamespace) -> Settings:
 
 def _for_the_paper(options: SimpleNamespace) -> None:
     """Set the options of --paper: a sweep in two protocols."""
-    for name in ("sweep", "compare", "tag", "k"):
-        if getattr(options, name):
-            raise UserError(f"--{name} does not go with --paper; leave one of them out")
+    _refuse(options, ("sweep", "compare", "tag", "k"), "--paper")
     if (options.protocol, options.select) != ("strict", "protocol"):
         raise UserError(
             "--protocol and --select do not go with --paper, which runs the protocols paper and "
@@ -121,13 +120,12 @@ def _for_the_paper(options: SimpleNamespace) -> None:
     options.sweep = str(ROOT / "conf/sweeps/paper.yaml")
 
 
-def _for_a_plan(options: SimpleNamespace) -> None:
-    """Set the options of --plan: run only stages 1 to 3."""
-    for name in ("detach", "status", "compare", "test_on"):
+def _refuse(options: SimpleNamespace, names: Sequence[str], mode: str) -> None:
+    """Raise UserError if an option of ``names`` is given beside ``mode``."""
+    for name in names:
         if getattr(options, name):
             option = name.replace("_", "-")
-            raise UserError(f"--{option} does not go with --plan; leave one of them out")
-    options.stop_stage = 3
+            raise UserError(f"--{option} does not go with {mode}; leave one of them out")
 
 
 def _numbers(options: SimpleNamespace) -> None:

@@ -162,10 +162,8 @@ def job_script(tasks: Tasks, directory: Path) -> str:
     """Build the script that Slurm runs for each task."""
 
     def quote(text: str) -> str:
-        return '"$JOB"'.join(shlex.quote(part) if part else "" for part in parts(text)) or "''"
-
-    def parts(text: str) -> list[str]:
-        return tasks.split(text)
+        parts = tasks.split(text)
+        return '"$JOB"'.join(shlex.quote(part) if part else "" for part in parts) or "''"
 
     command = list(tasks.command)
     if tasks.num_nodes > 1:

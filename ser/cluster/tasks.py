@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ser.cluster.locks import held
@@ -91,18 +91,15 @@ def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
             f"LOG {log}: {word} does not stand in it, so that {last - first + 1} tasks would write "
             f"one log; expected e.g. {Path(log).with_suffix('')}.{word}.log"
         )
-    name = name or re.sub(r"[^\w.-]", "_", ".".join(p.strip(".") for p in tasks.split(_stem(log))))
+    parts = tasks.split(Path(log).name.removesuffix(".log"))
+    name = name or re.sub(r"[^\w.-]", "_", ".".join(part.strip(".") for part in parts))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name.strip(".")):
         raise UserError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
     least_of = {"gpu": 0, "devices": 0, "num_threads": 0, "nj": 0, "num_nodes": 1}
     for option, least in least_of.items():
         if getattr(tasks, option) < least:
             raise UserError(f"--{option.replace('_', '-')}: expected a number from {least} on")
-    return Tasks(log, command, name.strip("."), word, first, last, **options)
-
-
-def _stem(log: str) -> str:
-    return Path(log).name.removesuffix(".log")
+    return replace(tasks, name=name.strip("."))
 
 
 # --- common to both backends ----------------------------------------------------------------------

@@ -34,7 +34,7 @@ from ser.data.tables import (
     write_table,
 )
 from ser.errors import UserError, join_problems
-from ser.files import atomic_write, locked, write_once
+from ser.files import locked, write_once
 from ser.stage import MARKER, digest, file_digest, is_done, mark_done, read_marker, require_done
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session", "utt2orig")
@@ -183,10 +183,7 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
     """Write wav.scp, utt2num_samples, utt2hash and, where needed, wav/wav.*.ark."""
     wavs = read_table(source / "wav.scp")
     directory = dump_dir / "wav"
-    settings = {
-        "directory": os.path.abspath(directory),
-        "sources": _digest_sources(wavs),
-    }
+    settings = {"directory": os.path.abspath(directory), "sources": _digest_sources(wavs)}
     written = [dump_dir / name for name in ("wav.scp", "utt2num_samples", "utt2hash")]
     if is_done(directory, settings) and all(map(Path.is_file, written)):
         return False
@@ -331,22 +328,17 @@ def _dump_tables(
         write_table(dump_dir / name, {ids.get(utt, utt): table[utt] for utt in table})
     for name in LISTS:
         if name in lists:
-            _copy(source / name, dump_dir / name)
+            write_once(dump_dir / name, (source / name).read_bytes())
         else:
             (dump_dir / name).unlink(missing_ok=True)
     for suffix, directory in lang_dirs.items():
-        _copy(directory / "text.units", dump_dir / f"text{suffix}")
-        _copy(directory / "units.txt", dump_dir / f"units{suffix}.txt")
+        write_once(dump_dir / f"text{suffix}", (directory / "text.units").read_bytes())
+        write_once(dump_dir / f"units{suffix}.txt", (directory / "units.txt").read_bytes())
     return settings
 
 
 def _sentences(source: Path) -> dict[str, str]:
     return {utt: sentence(utt, text) for utt, text in read_table(source / "text", True).items()}
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_write(target, "wb") as stream:
-        stream.write(source.read_bytes())
 
 
 def _invalidate(dump_dir: Path, *parts: str) -> None:

@@ -346,9 +346,7 @@ def _again(path: Path) -> str:
     return f"{marker}make it again: ./run.sh --stage 1 with the same --corpus and options"
 
 
-_INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")
-
-
 def lang_inputs(source: Path) -> str:
     """Digest of the tables of ``source`` that determine the lexicon and the units."""
-    return file_digest(*(source / name for name in _INPUTS))
+    names = ("text", "utt2emo", "emotions", "language", "utt2dur")
+    return file_digest(*(source / name for name in names))
