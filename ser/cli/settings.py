@@ -63,11 +63,7 @@ class Settings:
 
 
 def settle(options: SimpleNamespace) -> Settings:
-    """Check the options of ``recipe`` and complete them.
-
-    Raises:
-        UserError: An invalid option; nothing has been written.
-    """
+    """Check the options of ``recipe`` and complete them."""
     if options.paper:
         _for_the_paper(options)
     if options.plan:
