@@ -6,12 +6,13 @@ it is stored with the first seed.
 
 import json
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from ser.cluster.locks import squeue
 
 SQUEUE_SECONDS = 15  # --status should be quick, even if the controller is down
 STAGE_JOBS = "log/slurm/stage*"
@@ -81,7 +82,9 @@ def stage_jobs(exp_dir: Path) -> list[StageJob]:
     jobs: list[StageJob] = []
     for name in sorted(found):
         silent = bool(jobs) and jobs[-1].queued is None  # do not ask squeue again after a timeout
-        jobs.append(StageJob(found[name], None if silent else _queue(found[name].job)))
+        lines = None if silent else squeue(found[name].job, SQUEUE_SECONDS)
+        queued = None if lines is None else [Queued(*line.split("|", 2)) for line in lines]
+        jobs.append(StageJob(found[name], queued))
     return jobs
 
 
@@ -129,17 +132,3 @@ def _values(command: Sequence[str], option: str) -> list[str]:
     """The value of each ``option``, as ``--name value`` or ``--name=value``."""
     after = [value for name, value in pairwise(command) if name == option]
     return after + [w.partition("=")[2] for w in command if w.startswith(f"{option}=")]
-
-
-def _queue(job: str) -> list[Queued] | None:
-    """Entries of ``job`` in squeue; None if there is no squeue or no answer."""
-    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={job}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=False
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0 and "Invalid job id" not in done.stderr:
-        return None
-    return [Queued(*line.split("|", 2)) for line in done.stdout.splitlines()]
