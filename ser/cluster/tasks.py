@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ser.cluster.locks import held
 from ser.console import progress
-from ser.errors import EXIT_RESUME, UserError
+from ser.errors import EXIT_RESUME, UserError, some
 
 LOCK = ".lock"
 NAMED_FAILURES = 10  # listed in the last line of a run
@@ -201,12 +201,10 @@ def conclude(tasks: Tasks, statuses: Mapping[int, int], said: bool = False) -> i
     failed = {n: s for n, s in sorted(statuses.items()) if s not in (0, EXIT_RESUME)}
     if failed and tasks.word and not said:
         listed = [f"{tasks.log_of(n)} (exit status {s})" for n, s in failed.items()]
-        more = len(listed) - NAMED_FAILURES
-        listed[NAMED_FAILURES:] = [f"and {more} more"] if more > 0 else []
         sys.stdout.flush()
         print(
             f"error: {tasks.name}: {len(failed)} of {len(tasks.numbers)} tasks failed; see "
-            + ", ".join(listed),
+            + some(listed, NAMED_FAILURES),
             file=sys.stderr,
         )
     if failed:

@@ -213,21 +213,14 @@ def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
     headers = []
     problems = []
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        for number, result in enumerate(pool.map(_probe, paths), start=1):
-            if isinstance(result, UserError):
-                problems.append(str(result))
-            else:
-                headers.append(result)
+        for number, found in enumerate([pool.submit(probe, path) for path in paths], start=1):
+            try:
+                headers.append(found.result())
+            except UserError as err:
+                problems.append(str(err))
             if number % 500 == 0:
                 progress(f"durations: {number} of {len(paths)} files")
     if problems:
         head = f"{len(problems)} of {len(paths)} files cannot be used"
         raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
     return headers
-
-
-def _probe(path: Path | str) -> AudioInfo | UserError:
-    try:
-        return probe(path)
-    except UserError as err:
-        return err
