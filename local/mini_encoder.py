@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -275,22 +274,19 @@ def make(directory: Path, seed: int) -> None:
         parameters = sum(parameter.numel() for parameter in plain.parameters())
         (temporary / "README.md").write_text(
             README.format(
-                minutes=minutes, parameters=parameters, per=percent(rate), **_sizes(facts)
+                seed=seed,
+                minutes=minutes,
+                parameters=parameters,
+                per=percent(rate),
+                voices=len(VOICES),
+                held_out=len(HELD_OUT),
+                heard=facts["minutes"],
+                sentences=UTTERANCES,
+                tested=TESTED,
+                words=len(WORDS),
             ),
             encoding="utf-8",
         )
-
-
-def _sizes(facts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "seed": facts["seed"],
-        "voices": len(VOICES),
-        "held_out": len(HELD_OUT),
-        "heard": facts["minutes"],
-        "sentences": UTTERANCES,
-        "tested": TESTED,
-        "words": len(WORDS),
-    }
 
 
 if __name__ == "__main__":  # FOLDER [SEED]

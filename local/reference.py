@@ -248,8 +248,8 @@ def optimisation_section() -> list[str]:
             written = ", ".join(
                 p.name if p.default is p.empty else f"{p.name}={_value(p.default)}" for p in options
             )
-            rows.append((code(name), f"{cls.__module__.split('.')[0]}: {cls.__name__}"))
-            rows[-1] += (code(written),)
+            origin = cls.__module__.split(".")[0]
+            rows.append((code(name), f"{origin}: {cls.__name__}", code(written)))
         parts += [f"### {title}\n\n`{key}` chooses, `{key}_conf` holds options.{about}\n"]
         parts += [table((key, "class", "options and their defaults"), rows) + "\n"]
     return parts

@@ -10,13 +10,13 @@ import difflib
 import inspect
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
-from ser.errors import UserError
+from ser.errors import UserError, join_problems, not_utf8
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,7 +31,6 @@ _YAML_12 = {  # types of plain scalars in YAML 1.2
         r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
     ),
 }
-_PROBLEMS_SHOWN = 5
 Model = TypeVar("Model", bound="BaseModel")
 
 
@@ -51,9 +50,6 @@ def read_layers(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
     """Read a YAML file, the file that its key ``base`` names, that file's base and so on.
 
     A base is relative to the file that names it. ``base`` itself is left out of the mappings.
-
-    Raises:
-        UserError: As ``read_config``; a base that does not exist or a cycle of bases.
     """
     layers, here = [(Path(path), dict(read_config(path)))], Path(path)
     while (name := layers[-1][1].pop("base", None)) is not None:
@@ -82,11 +78,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """Read the mapping in one YAML file of a system or a sweep, without its bases.
-
-    Raises:
-        UserError: As ``read_yaml``.
-    """
+    """Read the mapping in one YAML file of a system or a sweep, without its bases."""
     try:
         return read_yaml(path)[0]
     except FileNotFoundError:
@@ -140,18 +132,13 @@ def _read_text(path: Path) -> str:
     except IsADirectoryError:
         raise UserError(f"{path}: a folder; give a YAML file") from None
     except UnicodeDecodeError as err:
-        line = err.object[: err.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+        raise not_utf8(path, err) from None
 
 
 def parse(
     model: type[Model], content: Mapping[str, Any], path: Path, lines: Mapping[str, int]
 ) -> Model:
-    """Validate ``content`` against a pydantic model.
-
-    Raises:
-        UserError: Each invalid value with file, line, key, the value and what was expected.
-    """
+    """Validate ``content`` against a pydantic model; a UserError lists what is invalid, by line."""
     from pydantic import ValidationError
 
     try:
@@ -171,13 +158,12 @@ def parse(
         elif error["type"] == "value_error":
             problems.append(f"{where}: {f'{key}: ' if key else ''}{error['ctx']['error']}")
         elif error["type"] != "missing":
-            problems.append(f"{where}: {key}: found {_shown(error)}; expected {_expected(error)}")
-    more = len(problems) - _PROBLEMS_SHOWN
-    shown = problems[:_PROBLEMS_SHOWN] + ([f"... and {more} more like these"] if more > 0 else [])
-    raise UserError("\n  ".join(shown))
+            shown = "nothing" if error["input"] is None else repr(error["input"])
+            problems.append(f"{where}: {key}: found {shown}; expected {_expected(error)}")
+    raise UserError(join_problems(problems))
 
 
-def suggest(word: str, known: Mapping[str, Any] | Any) -> str:
+def suggest(word: str, known: Iterable[Any]) -> str:
     """List the ``known`` names similar to ``word``, or all of them."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(word, names, n=1)
@@ -260,18 +246,12 @@ def _key(error: Mapping[str, Any], content: Any) -> str:
 
 def _nearest(model: Any, loc: tuple[Any, ...]) -> str:
     """Known keys similar to the unknown one at ``loc``."""
-    import typing
-
     for part in loc[:-1]:
         field = model.model_fields.get(part)
-        inner = [field.annotation, *typing.get_args(field.annotation)] if field else []
-        inner += [a for arg in inner for a in typing.get_args(arg)]
+        inner = [field.annotation, *get_args(field.annotation)] if field else []
+        inner += [a for arg in inner for a in get_args(arg)]
         model = next((a for a in inner if hasattr(a, "model_fields")), model)
     return suggest(str(loc[-1]), model.model_fields)
-
-
-def _shown(error: Mapping[str, Any]) -> str:
-    return "nothing" if error["input"] is None else repr(error["input"])
 
 
 def _expected(error: Mapping[str, Any]) -> str:
@@ -339,11 +319,7 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
 
 
 def encoder_confs(frontend: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
-    """HFFrontend options of each speech encoder in ``frontend_conf``, if any.
-
-    Raises:
-        UserError: ``upstreams`` that is not a list of options.
-    """
+    """HFFrontend options of each speech encoder in ``frontend_conf``, if any."""
     if frontend == "hf":
         return [conf]
     upstreams = conf.get("upstreams") or []

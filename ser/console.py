@@ -5,9 +5,9 @@ import errno
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from ser.errors import Stopped, UserError
+from ser.errors import Stopped, UserError, some
 
 EXPECTED = {  # by type of pydantic error
     "int_type": "expected a whole number",
@@ -31,21 +31,17 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as err:
-        _fail(explain(err))
+        with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
+            sys.stdout.flush()
+        # in one write: print writes the newline separately, and other output could come in between
+        print(f"error: {explain(err)}\n", end="", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-
-
-def _fail(message: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
-        sys.stdout.flush()
-    # in one write: print writes the newline separately, and other output could come in between
-    print(f"error: {message}\n", end="", file=sys.stderr)
-    sys.exit(EXIT_ERROR)
 
 
 def explain(err: Exception) -> str:
@@ -93,10 +89,10 @@ def duration(seconds: Sequence[float | None]) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def validation_problems(errors: Sequence[Mapping[str, Any]], most: int = 5) -> str:
+def validation_problems(errors: Sequence[Mapping[str, Any]]) -> str:
     """Format pydantic's ``ValidationError.errors()``, such as ``summary.wa: expected ...``."""
     lines = []
-    for error in errors[:most]:
+    for error in errors:
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"])
         if error["type"] == "missing":
             lines.append(f"{where[1:]} not found in it")
@@ -104,5 +100,4 @@ def validation_problems(errors: Sequence[Mapping[str, Any]], most: int = 5) -> s
         found = json.dumps(error["input"], ensure_ascii=False, default=str)[:40]
         what = EXPECTED.get(error["type"], error["msg"].replace("Input should be", "expected"))
         lines.append(f"{where[1:]}: {what}, found {found}")
-    more = len(errors) - most
-    return ", ".join(lines) + (f" and {more} more" if more > 0 else "")
+    return some(lines)

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ser import stage
 from ser.config import read_yaml
 from ser.files import ROOT, expand_home
 
@@ -90,8 +91,7 @@ def digest(lines: Iterable[str]) -> str:
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of a run's settings without the seed: equal for runs that differ only in the seed."""
     kept = {key: value for key, value in settings.items() if key != "seed"}
-    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return stage.digest([json.dumps(kept, sort_keys=True, ensure_ascii=False)])
 
 
 def default_tag(config: Path | str, protocol: str, seed: int | str, select: str = "") -> str:

@@ -7,6 +7,7 @@ output (options, digests of its inputs), so that a rerun can distinguish "alread
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from ser.files import atomic_write
 MARKER = ".done"
 
 
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 over ``lines``, which hold no line break, as hex."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def file_digest(*paths: Path | str) -> str:
     """SHA-256 over the contents of ``paths`` in the given order, as hex."""
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-    return digest.hexdigest()
+        whole.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def read_marker(directory: Path | str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from espnet2.tasks import abs_task
 from ser.config import check_config, differences, load_config, read_yaml
 from ser.data.features import FEATS_SIZES
 from ser.errors import UserError
-from ser.lang.units import tagged_class_inventory, write_units
+from ser.lang.units import phone_units, write_units
 from ser.models.heads import read_heads
 from ser.training.settings import TrainingOptions, resolve
 from ser.training.task import SERTask
@@ -249,7 +249,8 @@ def test_every_configuration_builds_a_model_that_takes_a_step(path, tmp_path):
             extra += ["--frontend_conf", f"{key}={json.dumps(value)}"]
     args = resolve(path, TrainingOptions(extra_args=extra))
     args.emotions, args.units = " ".join(EMOTIONS), str(tmp_path / "units.txt")
-    write_units(tmp_path / "units.txt", tagged_class_inventory(len(EMOTIONS)))
+    inventory, _ = phone_units("tagged_class", {}, {}, {}, len(EMOTIONS))
+    write_units(tmp_path / "units.txt", inventory)
     heads = read_heads(args.aux_conf)
     tables = {name: head.table for name, head in heads.items() if head.table}
     values = {name: table.limits is not None for name, table in tables.items()}

@@ -26,7 +26,7 @@ COMMANDS = {
     "jobs": "jobs",
 }
 # Called by run.sh, job scripts and make.
-INTERNAL = {"leakage": "recipe", "plan": "plan", "paper": "tools", "stage": "jobs", "task": "jobs"}
+INTERNAL = {"leakage": "recipe", "plan": "train", "paper": "tools", "stage": "jobs", "task": "jobs"}
 PASS_ON = {**CONTEXT, "allow_interspersed_args": False}  # the words after LOG are another command's
 
 

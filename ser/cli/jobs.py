@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ser.cli.options import Backend
 from ser.errors import UserError
 
 Command = Annotated[list[str], typer.Argument(metavar="COMMAND [ARG]...", help="what to run")]
@@ -25,7 +26,7 @@ def jobs(
     arguments: Annotated[
         list[str], typer.Argument(metavar="[JOB=1:N] LOG COMMAND [ARG]...", help="what to run")
     ],
-    backend: Annotated[str, typer.Option(envvar="SER_BACKEND", help="local or slurm")] = "local",
+    backend: Backend = "local",
     gpu: Gpu = 0,
     devices: Annotated[int, typer.Option(help="GPUs that tasks share here; 0: all")] = 0,
     num_threads: Threads = 0,

@@ -25,6 +25,8 @@ Protocol = Annotated[
     str, typer.Option(help="strict, paper, session, official, crossed<k>, kfold<k>")
 ]
 Folds = Annotated[str, typer.Option(help='these only, e.g. "Ses01F Ses01M"; default: all')]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")]
+Backend = Annotated[str, typer.Option(envvar="SER_BACKEND", help="local or slurm")]
 ExpDirs = Annotated[
     list[Path],
     typer.Option("--exp-dir", help="exp/<corpus>/<tag>; may be given several times"),

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ser.cli.options import Model
+from ser.cli.options import Device, Model
 from ser.console import EXIT_ERROR, explain
 from ser.errors import UserError
 from ser.files import naming
@@ -23,7 +23,6 @@ STDIN = "-"
 STDIN_NAME = "standard input"
 EXPERIMENTS = Path("exp")
 
-
 Files = Annotated[
     list[str],
     typer.Argument(
@@ -32,10 +31,8 @@ Files = Annotated[
     ),
 ]
 Folds = Annotated[
-    str,
-    typer.Option(help="average the models of these folds only; default: all folds"),
+    str, typer.Option(help="average the models of these folds only; default: all folds")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")]
 Backend = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(
@@ -142,7 +139,7 @@ def predict(
     _require_audio(files)  # before the models are loaded
     turns = _turns(rttm, files) if rttm else {}
     source = model or default_model(EXPERIMENTS)
-    decide = {"classes": _names(classes), "abstain": abstain}
+    decide = {"classes": classes.replace(",", " ").split() or None, "abstain": abstain}
     classifier = _load(spans, source, device, folds.split() or None, backend, precision, **decide)
     if stream:
         _follow(classifier, rate, form)
@@ -240,10 +237,6 @@ def _turns(rttm: Path, files: Sequence[str]) -> dict[str, list["Turn"]]:
     return turns
 
 
-def _names(text: str) -> list[str] | None:
-    return text.replace(",", " ").split() or None
-
-
 def _segments(text: str) -> str | float:
     if text in ("auto", "none"):
         return text
@@ -334,7 +327,9 @@ def _targets(files: Sequence[str], form: str, output: Path | None) -> dict[str, 
         if output.is_dir() or not output.absolute().parent.is_dir():
             what = "a folder" if output.is_dir() else f"there is no folder {output.parent}"
             raise UserError(f"--output {output}: {what}; expected the name of a file to write")
-        if any(name != STDIN and _same(Path(name), output) for name in files):
+        if output.exists() and any(
+            name != STDIN and Path(name).exists() and output.samefile(name) for name in files
+        ):
             raise UserError(f"--output {output}: is one of the recordings; choose another name")
         if _is_recording(output):
             raise UserError(
@@ -353,10 +348,6 @@ def _targets(files: Sequence[str], form: str, output: Path | None) -> dict[str, 
             )
         targets[name] = target
     return targets
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _is_recording(path: Path) -> bool:

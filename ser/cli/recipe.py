@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,81 +37,49 @@ NOT_WITH_LEAKAGE = (
 )  # fmt: skip
 
 
-Corpus = Annotated[str, typer.Option(metavar="NAME", help="a folder of egs/")]
+def option(metavar: str, about: str, **more: Any) -> Any:
+    """An option with the name of its value."""
+    return typer.Option(metavar=metavar, help=about, **more)
+
+
+Corpus = Annotated[str, option("NAME", "a folder of egs/")]
 CorpusDir = Annotated[
-    str,
-    typer.Option(metavar="DIR", help="where the corpus is on disk (mini is made by the recipe)"),
+    str, option("DIR", "where the corpus is on disk (mini is made by the recipe)")
 ]
 Text = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE",
-        help='transcripts in place of the corpus\' own, "<utterance id> words" a line',
-    ),
+    str, option("FILE", 'transcripts in place of the corpus\' own, "<utterance id> words" a line')
 ]
 Config = Annotated[
     str,
-    typer.Option(
-        metavar="FILE",
-        help="the system; default: S1 (conf/<corpus>_s1.yaml if there is one), casia: S4",
-    ),
+    option("FILE", "the system; default: S1 (conf/<corpus>_s1.yaml if there is one), casia: S4"),
 ]
 Tag = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="name of the experiment; default: made from config, protocol and seed",
-    ),
+    str, option("NAME", "name of the experiment; default: made from config, protocol and seed")
 ]
-Stage = Annotated[int, typer.Option(metavar="N", min=1, max=7, help="first stage to run")]
+Stage = Annotated[int, option("N", "first stage to run", min=1, max=7)]
 StopStage = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=0,
-        max=7,
-        show_default="6, or 7 with --stage 7",
-        help="last stage to run",
-    ),
+    int, option("N", "last stage to run", min=0, max=7, show_default="6, or 7 with --stage 7")
 ]
 Protocol = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="strict, paper, session, official or crossed; kfold and official_shared are "
+    option(
+        "NAME",
+        "strict, paper, session, official or crossed; kfold and official_shared are "
         "speaker-dependent; prefix LEAKY",
     ),
 ]
-K = Annotated[
-    str,
-    typer.Option(metavar="N", help="groups of sentences of --protocol crossed, folds of kfold"),
-]
+K = Annotated[str, option("N", "groups of sentences of --protocol crossed, folds of kfold")]
 Select = Annotated[
-    str,
-    typer.Option(
-        metavar="WHICH",
-        help="epoch that is tested: that of the protocol, or best-on-test (LEAKY)",
-    ),
+    str, option("WHICH", "epoch that is tested: that of the protocol, or best-on-test (LEAKY)")
 ]
 Folds = Annotated[
-    str,
-    typer.Option(
-        metavar="NAMES",
-        help='train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all',
-    ),
+    str, option("NAMES", 'train, infer and pack these only, e.g. "Ses01F Ses01M"; default: all')
 ]
 Seed = Annotated[
-    str,
-    typer.Option(
-        metavar="N",
-        help='of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep\'s',
-    ),
+    str, option("N", 'of training; "1 2 3": experiments TAG_seed1 ...; auto: 1, or the sweep\'s')
 ]
 Sweep = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE", help="run all points of a file of conf/sweeps, variations of the config"
-    ),
+    str, option("FILE", "run all points of a file of conf/sweeps, variations of the config")
 ]
 Paper = Annotated[
     bool,
@@ -130,39 +98,22 @@ Plan = Annotated[
 ]
 Ngpu = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="GPUs, each trains a fold (Slurm: on each node of one fold); 0: the CPU",
-    ),
+    option("N", "GPUs, each trains a fold (Slurm: on each node of one fold); 0: the CPU", min=0),
 ]
-FoldsPerGpu = Annotated[
-    int, typer.Option(metavar="N", min=1, help="folds that share each GPU of this machine")
-]
+FoldsPerGpu = Annotated[int, option("N", "folds that share each GPU of this machine", min=1)]
 Nj = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="processes at a time; 0: 2 on this machine, no limit for the folds on Slurm",
+    option(
+        "N", "processes at a time; 0: 2 on this machine, no limit for the folds on Slurm", min=0
     ),
 ]
 MaxEpoch = Annotated[
-    int,
-    typer.Option(
-        metavar="N", min=0, help="replaces max_epoch of the config; 0: that of the config"
-    ),
+    int, option("N", "replaces max_epoch of the config; 0: that of the config", min=0)
 ]
 Ssl = Annotated[
-    str,
-    typer.Option(
-        metavar="MODEL", help="hub id or folder of the speech encoder; replaces the config's"
-    ),
+    str, option("MODEL", "hub id or folder of the speech encoder; replaces the config's")
 ]
-Emotions = Annotated[
-    str,
-    typer.Option(metavar="SET", help="a set of egs/<corpus>/corpus.yaml, e.g. 4 or 7 for emodb"),
-]
+Emotions = Annotated[str, option("SET", "a set of egs/<corpus>/corpus.yaml, e.g. 4 or 7 for emodb")]
 AllowPartial = Annotated[
     bool,
     typer.Option("--allow-partial", help="accept an incomplete corpus; the results will say so"),
@@ -185,17 +136,12 @@ Status = Annotated[
     bool, typer.Option("--status", help="run nothing; show how far every fold has come")
 ]
 Compare = Annotated[
-    list[str],
-    typer.Option(
-        metavar="TAG...",
-        help="run nothing; compare two experiments, or the seeds of two systems",
-    ),
+    list[str], option("TAG...", "run nothing; compare two experiments, or the seeds of two systems")
 ]
 TestOn = Annotated[
     list[str],
-    typer.Option(
-        metavar="CORPUS...",
-        help="train nothing; test the experiment on other corpora, of which stage 3 is done",
+    option(
+        "CORPUS...", "train nothing; test the experiment on other corpora, of which stage 3 is done"
     ),
 ]
 Leakage = Annotated[
@@ -205,27 +151,13 @@ Leakage = Annotated[
         help="compare the system under every protocol and selection, sound and leaky",
     ),
 ]
-DataDir = Annotated[
-    str, typer.Option(metavar="DIR", help="written by stages 1 and 2", show_default="data")
-]
-DumpDir = Annotated[
-    str, typer.Option(metavar="DIR", help="written by stage 3", show_default="dump")
-]
-ExpDir = Annotated[
-    str, typer.Option(metavar="DIR", help="written by stages 4 and 5", show_default="exp")
-]
-Results = Annotated[
-    str,
-    typer.Option(metavar="FILE", help="written by stage 6; default: RESULTS.md in --exp-dir"),
-]
-Python = Annotated[
-    str, typer.Option(metavar="PROGRAM", help="interpreter with the recipe's packages")
-]
+DataDir = Annotated[str, option("DIR", "written by stages 1 and 2", show_default="data")]
+DumpDir = Annotated[str, option("DIR", "written by stage 3", show_default="dump")]
+ExpDir = Annotated[str, option("DIR", "written by stages 4 and 5", show_default="exp")]
+Results = Annotated[str, option("FILE", "written by stage 6; default: RESULTS.md in --exp-dir")]
+Python = Annotated[str, option("PROGRAM", "interpreter with the recipe's packages")]
 Backend = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", envvar="SER_BACKEND", help="local or slurm; default: that of cmd.sh"
-    ),
+    str, option("NAME", "local or slurm; default: that of cmd.sh", envvar="SER_BACKEND")
 ]
 Detach = Annotated[
     bool,
@@ -234,15 +166,11 @@ Detach = Annotated[
         help="Slurm: submit all stages, each to begin when the one before is done, and return",
     ),
 ]
-NumNodes = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Slurm: nodes that train one fold together")
-]
+NumNodes = Annotated[int, option("N", "Slurm: nodes that train one fold together", min=1)]
 SlurmConf = Annotated[
     str,
-    typer.Option(
-        metavar="FILE",
-        help="Slurm: partition, time and so on (docs/cluster.md)",
-        show_default="conf/slurm.conf",
+    option(
+        "FILE", "Slurm: partition, time and so on (docs/cluster.md)", show_default="conf/slurm.conf"
     ),
 ]
 EspnetOptions = Annotated[

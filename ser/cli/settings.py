@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,15 +63,12 @@ class Settings:
 
 
 def settle(options: SimpleNamespace) -> Settings:
-    """Check the options of ``recipe`` and complete them.
-
-    Raises:
-        UserError: An invalid option; nothing has been written.
-    """
+    """Check the options of ``recipe`` and complete them."""
     if options.paper:
         _for_the_paper(options)
     if options.plan:
-        _for_a_plan(options)
+        _refuse(options, ("detach", "status", "compare", "test_on"), "--plan")
+        options.stop_stage = 3
     _numbers(options)
     _backend(options)
     protocol = _protocol(options)
@@ -110,9 +107,7 @@ def settle(options: SimpleNamespace) -> Settings:
 
 def _for_the_paper(options: SimpleNamespace) -> None:
     """Set the options of --paper: a sweep in two protocols."""
-    for name in ("sweep", "compare", "tag", "k"):
-        if getattr(options, name):
-            raise UserError(f"--{name} does not go with --paper; leave one of them out")
+    _refuse(options, ("sweep", "compare", "tag", "k"), "--paper")
     if (options.protocol, options.select) != ("strict", "protocol"):
         raise UserError(
             "--protocol and --select do not go with --paper, which runs the protocols paper and "
@@ -121,13 +116,12 @@ def _for_the_paper(options: SimpleNamespace) -> None:
     options.sweep = str(ROOT / "conf/sweeps/paper.yaml")
 
 
-def _for_a_plan(options: SimpleNamespace) -> None:
-    """Set the options of --plan: run only stages 1 to 3."""
-    for name in ("detach", "status", "compare", "test_on"):
+def _refuse(options: SimpleNamespace, names: Sequence[str], mode: str) -> None:
+    """Raise UserError if an option of ``names`` is given beside ``mode``."""
+    for name in names:
         if getattr(options, name):
             option = name.replace("_", "-")
-            raise UserError(f"--{option} does not go with --plan; leave one of them out")
-    options.stop_stage = 3
+            raise UserError(f"--{option} does not go with {mode}; leave one of them out")
 
 
 def _numbers(options: SimpleNamespace) -> None:
@@ -340,15 +334,19 @@ def _plan(settings: Settings, options: SimpleNamespace) -> list[str]:
     """Command that estimates how long the stages will take."""
     command = [*SER, "plan", f"--data-dir={settings.data}", f"--dump-dir={settings.dump}"]
     command += [f"--protocol={protocol}" for protocol in settings.protocols]
-    if settings.sweep:
-        command += [f"--experiments={file}" for file in settings.lists]
-    else:
+    command += [f"--experiments={file}" for file in settings.lists]
+    if not settings.sweep:
         command += [f"--exp-dir={directory}" for directory in settings.experiments]
-        command += [f"--seed={settings.seed}", f"--config={settings.config}"]
-    command += [f"--ngpu={options.ngpu}", f"--folds-per-gpu={options.folds_per_gpu}"]
-    command += [f"--nj={options.nj}", f"--max-epoch={options.max_epoch}", f"--ssl={options.ssl}"]
-    command += [f"--folds={settings.folds}", f"--backend={options.backend}"]
+    command += [f"--backend={options.backend}", *_of_training(settings, options)]
     return [*command, "--", *(options.espnet_options or [])]
+
+
+def _of_training(settings: Settings, options: SimpleNamespace) -> list[str]:
+    """Options that ``ser plan`` and ``ser train`` share."""
+    shared = [] if settings.sweep else [f"--config={settings.config}", f"--seed={settings.seed}"]
+    shared += [f"--folds={settings.folds}", f"--ngpu={options.ngpu}", f"--nj={options.nj}"]
+    shared += [f"--folds-per-gpu={options.folds_per_gpu}", f"--max-epoch={options.max_epoch}"]
+    return [*shared, f"--ssl={options.ssl}"]
 
 
 def _system(settings: Settings, options: SimpleNamespace) -> None:
@@ -371,15 +369,9 @@ def _stage_options(settings: Settings, options: SimpleNamespace) -> None:
     for name in ("allow_partial", "undecided"):
         if getattr(options, name):
             settings.data_options.append(f"--{name.replace('_', '-')}")
-    slurm = options.backend == "slurm"
-    train = [f"--config={settings.config}"] if not settings.sweep else []
-    train += [f"--seed={settings.seed}"] if not settings.sweep else []
-    train += [f"--select={options.select}", f"--folds={settings.folds}", f"--ngpu={options.ngpu}"]
-    train += [f"--folds-per-gpu={options.folds_per_gpu}", f"--nj={options.nj}"]
-    train += [f"--max-epoch={options.max_epoch}"] if options.max_epoch else []
-    train += [f"--ssl={options.ssl}"] if options.ssl else []
+    train = [*_of_training(settings, options), f"--select={options.select}"]
     train += ["--overwrite"] if options.overwrite else []
-    if slurm:
+    if options.backend == "slurm":
         train += ["--backend=slurm", f"--slurm-conf={options.slurm_conf}"]
         train += [f"--num-nodes={options.num_nodes}"]
         settings.slurm = [f"--slurm-conf={options.slurm_conf}"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ser.cli.options import DumpDir, ExpDirs, Model
+from ser.cli.options import Device, DumpDir, ExpDirs, Model
 from ser.errors import UserError
 
 DumpRoot = Annotated[
@@ -241,7 +241,7 @@ def manifest(
 def demo(
     model: Model = "",
     folds: Annotated[str, typer.Option(help="use the models of these folds only")] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU if any")] = "auto",
+    device: Device = "auto",
     host: Annotated[
         str,
         typer.Option(

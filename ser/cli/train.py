@@ -1,4 +1,4 @@
-"""``ser train``: stage 4, as jobs or in this process."""
+"""``ser train``: stage 4, as jobs or in this process; ``ser plan``: what it will take."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ser.cli.options import (
+    Backend,
     DataDir,
     DumpDir,
     EspnetOptions,
@@ -16,8 +17,8 @@ from ser.cli.options import (
     Folds,
     Protocol,
 )
-from ser.cli.settings import SER
 from ser.errors import UserError
+from ser.files import SER
 
 Trainings = list[tuple[Path, int, Path]]  # folder, seed and YAML of each experiment
 Seed = Annotated[str, typer.Option(help='of weights and batches; several: "1 2 3"')]
@@ -55,7 +56,6 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="train anew if settings or data have changed"),
 ]
-Backend = Annotated[str, typer.Option(envvar="SER_BACKEND", help="local or slurm")]
 SlurmConf = Annotated[Path | None, typer.Option(help="Slurm: partition, time and so on")]
 NumNodes = Annotated[int, typer.Option(min=1, help="Slurm: nodes of one fold")]
 Detach = Annotated[bool, typer.Option("--detach", help="Slurm: submit and return")]
@@ -174,10 +174,58 @@ def _worker(directories: list[Path], given: SimpleNamespace) -> list[str]:
         worker += [f"--exp-dir={directory}" for directory in directories]
         worker += [f"--seed={given.seed}", f"--config={given.config}"]
     worker += [f"--protocol={given.protocol}", f"--select={given.select}"]
-    worker.append(f"--folds={' '.join(given.folds)}")
-    worker += [f"--max-epoch={given.max_epoch}"] if given.max_epoch else []
-    worker += [f"--ssl={given.ssl}"] if given.ssl else []
+    worker += [f"--folds={' '.join(given.folds)}"]
+    worker += [f"--max-epoch={given.max_epoch}", f"--ssl={given.ssl}"]
     return [*worker, "--overwrite"] if given.overwrite else worker
+
+
+def plan(
+    data_dir: DataDir,
+    dump_dir: DumpDir,
+    protocol: Annotated[list[str], typer.Option(help="one for each list of experiments")],
+    exp_dir: ExpDirs = [],  # noqa: B006 (typer copies it)
+    seed: Seed = "1",
+    config: Config = None,
+    experiments: Annotated[list[Path], typer.Option(help="lists of a sweep")] = [],  # noqa: B006
+    folds: Folds = "",
+    ngpu: Ngpu = 0,
+    folds_per_gpu: FoldsPerGpu = 1,
+    nj: Nj = 0,
+    max_epoch: MaxEpoch = 0,
+    ssl: Ssl = "",
+    backend: Annotated[str, typer.Option(help="with slurm nothing is timed here")] = "local",
+    espnet_options: EspnetOptions = None,
+) -> None:
+    """Estimate what a run of run.sh will take, stage by stage: time, disk and memory."""
+    from ser.training.devices import require_gpu
+    from ser.training.estimate import describe_plan, make_plan
+    from ser.training.folds import Training
+    from ser.training.launch import LOCAL_PROCESSES
+
+    lists = experiments or [None]
+    trainings = {
+        name: [
+            Training(directory, file, number)
+            for directory, number, file in trainings_of(chosen, exp_dir, seed, config)
+        ]
+        for name, chosen in zip(protocol, lists, strict=True)
+    }
+    local = backend == "local"
+    if local:
+        require_gpu(ngpu)
+    found = make_plan(
+        trainings,
+        data_dir,
+        dump_dir,
+        at_once=(ngpu * folds_per_gpu or nj or LOCAL_PROCESSES) if local else 1,
+        timed_here=local,
+        folds=folds.split(),
+        ngpu=min(ngpu, 1),
+        max_epoch=max_epoch or None,
+        ssl=ssl or None,
+        extra_args=espnet_options or [],
+    )
+    print(describe_plan(found))
 
 
 def trainings_of(

@@ -9,7 +9,6 @@ there too: the lock is held as long as Slurm has one of them in its queue.
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from ser.errors import UserError
 
 SQUEUE_SECONDS = 30  # timeout for an answer of the controller
+UNKNOWN = "Invalid job id"  # squeue about a job that has left the queue
 ATTEMPTS, ATTEMPT_SECONDS = 5, 0.05  # to take a flock
 
 
@@ -66,14 +66,11 @@ def slurm_job() -> str:
 
 @contextmanager
 def held(path: Path | str, what: str) -> Iterator[None]:
-    """Hold the lock ``path`` while the block runs.
+    """Hold the lock ``path`` while the block runs; UserError if another process holds it.
 
     A lock whose holder has died is taken over. A requeued Slurm job waits for its previous run,
     which may still be ending. On a file system without locks, the content alone decides: a process
     on this host is looked up by its pid, a Slurm job by squeue, any other is assumed to be alive.
-
-    Raises:
-        UserError: another process holds it; names it and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,24 +140,20 @@ def queued(jobs: Sequence[str]) -> list[str]:
     Without an answer (no Slurm here, controller down) all of them are assumed to be: training
     twice into one directory is worse than waiting.
     """
-    if not jobs:
-        return []
-    if shutil.which("squeue") is None:
-        return list(jobs)
-    alive = []
-    for job in jobs:  # one by one: a single unknown id makes squeue reject the whole list
-        command = ["squeue", "--noheader", "--format=%i", f"--jobs={job}"]
-        try:
-            answer = subprocess.run(
-                command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            alive.append(job)
-            continue
-        unknown = "Invalid job id" in answer.stderr
-        if answer.stdout.strip() or (answer.returncode != 0 and not unknown):
-            alive.append(job)
-    return alive
+    # one by one: a single unknown id makes squeue reject the whole list
+    return [job for job in jobs if squeue(job, SQUEUE_SECONDS) != []]
+
+
+def squeue(job: str, seconds: float) -> list[str] | None:
+    """Lines ``12_3|PENDING|Resources`` of a job; None if Slurm does not answer in time."""
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={job}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0 and UNKNOWN not in done.stderr:
+        return None
+    return done.stdout.splitlines()
 
 
 def _living(named: Holder | None, locked: bool) -> Holder | None:

@@ -1,7 +1,7 @@
-"""Run a command on this machine with a log: command, host, times and exit status."""
+"""Logs of what runs on this machine: command, host, times, output and exit status."""
 
-import contextlib
 import ctypes
+import logging
 import os
 import re
 import shlex
@@ -12,14 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO
 
 from ser.cluster.locks import slurm_job
 from ser.cluster.tasks import Signals
 from ser.console import explain
-from ser.errors import EXIT_RESUME, UserError
+from ser.errors import EXIT_RESUME, Stopped, UserError
 
 EXIT_NOT_FOUND = 127  # of shells
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -108,9 +110,6 @@ class LoggedCommand:
     Args:
         threads: Threads of the command's numeric libraries; 0 leaves them alone.
         append: Append to ``log`` instead of replacing it.
-
-    Raises:
-        UserError: the log cannot be written.
     """
 
     def __init__(
@@ -213,7 +212,7 @@ class LoggedCommand:
     def _read(self) -> None:
         for raw in self._process.stdout:
             self._write(raw if raw.endswith(b"\n") else raw + b"\n")  # in one piece
-            with contextlib.suppress(OSError):  # nobody looks, or its file is on a full disk
+            with suppress(OSError):  # nobody looks, or its file is on a full disk
                 self.display.line(raw.decode("utf-8", "replace").rstrip("\n"))
 
     def _write(self, line: bytes) -> None:
@@ -226,7 +225,7 @@ class LoggedCommand:
     def _end(self, status: int) -> None:
         self._write(footer(status).encode())
         self._stream.close()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.display.close()
         self._status = status
 
@@ -248,7 +247,7 @@ class _Guard:
 
     def release(self) -> None:
         """Stop guarding: the group has ended."""
-        with contextlib.suppress(BrokenPipeError):  # it was killed
+        with suppress(BrokenPipeError):  # it was killed
             os.write(self._write, b"\n")
         os.close(self._write)
         self._process.wait()
@@ -268,6 +267,50 @@ def run_logged(
             command.send(passed.get(number, number))
         command.display.tick()
     return status
+
+
+@contextmanager
+def fold_log(path: Path, command: Sequence[str]) -> Iterator[None]:
+    """Append everything this process prints to ``path`` while the block runs.
+
+    File descriptors are redirected, which also captures existing logging handlers and output of
+    native libraries. If the block raises, the log gets the error (with a traceback unless it is a
+    UserError) and the footer exit status 1, or that of the signal if the training was asked to
+    stop.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    stdout, stderr = os.dup(1), os.dup(2)
+    handlers = list(logging.root.handlers)
+    status = 1
+    with open(path, "a", encoding="utf-8", buffering=1) as log:
+        log.write(header(command))
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            with redirect_stdout(log), redirect_stderr(log):
+                try:
+                    yield
+                    status = 0
+                except UserError as err:
+                    print(f"error: {err}", file=sys.stderr)
+                    raise
+                except Stopped as stop:
+                    print(stop)
+                    status = stop.status
+                    raise
+                except Exception:
+                    traceback.print_exc()
+                    raise
+        finally:
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            os.close(stdout)
+            os.close(stderr)
+            # drop ESPnet's handler for this log; it adds another for the next fold
+            logging.root.handlers = [h for h in logging.root.handlers if h in handlers]
+            log.write(footer(status))
 
 
 def last_words(body: Sequence[str]) -> list[str]:

@@ -48,10 +48,6 @@ def run_slurm(
         after: ``ID[:ID...]``: jobs that must be done first.
         detach: Do not wait. Locks are then held as long as the job exists.
         id_file: File to write the job id to.
-
-    Raises:
-        UserError: Slurm is not installed or rejects the job, a log cannot be written, a directory
-            of ``tasks.hold`` is in use.
     """
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -162,10 +158,8 @@ def job_script(tasks: Tasks, directory: Path) -> str:
     """Build the script that Slurm runs for each task."""
 
     def quote(text: str) -> str:
-        return '"$JOB"'.join(shlex.quote(part) if part else "" for part in parts(text)) or "''"
-
-    def parts(text: str) -> list[str]:
-        return tasks.split(text)
+        parts = tasks.split(text)
+        return '"$JOB"'.join(shlex.quote(part) if part else "" for part in parts) or "''"
 
     command = list(tasks.command)
     if tasks.num_nodes > 1:

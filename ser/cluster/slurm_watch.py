@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ser.cluster.locks import UNKNOWN
 from ser.cluster.slurm_commands import accounted, call, is_silent, polls, status_of, words
 from ser.cluster.submissions import Submission
 from ser.cluster.tasks import DONE, FAILED, PENDING, RUNNING, Board, Signals, Tasks, conclude
@@ -14,7 +15,6 @@ from ser.errors import EXIT_RESUME
 
 GRACE_POLLS = 4  # to wait for the record of a task that left the queue; network disks lag
 ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
-UNKNOWN = "Invalid job id"
 
 
 @dataclass

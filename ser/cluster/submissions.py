@@ -6,15 +6,14 @@ it is stored with the first seed.
 
 import json
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+from ser.cluster.locks import squeue
+
 SQUEUE_SECONDS = 15  # --status should be quick, even if the controller is down
 STAGE_JOBS = "log/slurm/stage*"
 SUBMISSION = "submission.json"
@@ -83,7 +82,9 @@ def stage_jobs(exp_dir: Path) -> list[StageJob]:
     jobs: list[StageJob] = []
     for name in sorted(found):
         silent = bool(jobs) and jobs[-1].queued is None  # do not ask squeue again after a timeout
-        jobs.append(StageJob(found[name], None if silent else _queue(found[name].job)))
+        lines = None if silent else squeue(found[name].job, SQUEUE_SECONDS)
+        queued = None if lines is None else [Queued(*line.split("|", 2)) for line in lines]
+        jobs.append(StageJob(found[name], queued))
     return jobs
 
 
@@ -91,14 +92,14 @@ def fold_jobs(job: StageJob, exp_dir: Path, folds: Sequence[str]) -> dict[str, Q
     """Map folds of ``exp_dir`` to their tasks in a stage-4 array, if queued."""
     command, submission = job.submission.command, job.submission
     experiments = _experiments(command)
-    chosen = " ".join(_values(command, "--folds")).split()
+    folds = " ".join(_values(command, "--folds")).split() or folds
     queued = {entry.job: entry for entry in job.queued or () if entry.state != "COMPLETING"}
     tasks = submission.last - submission.first + 1
     found = {}
-    for fold in chosen or folds:
-        task = task_of(_absolute(exp_dir), fold, experiments, chosen or folds, tasks)
-        entry = queued.get(submission.job_of(task))
-        if entry:
+    for i, fold in enumerate(folds):
+        # tasks take turns: at all folds of the first experiment, then at those of the next
+        position = experiments.index(os.path.abspath(exp_dir)) * len(folds) + i
+        if entry := queued.get(submission.job_of(position % tasks + 1)):
             found[fold] = entry
     return found
 
@@ -115,15 +116,15 @@ def describe_queue(job: StageJob) -> str:
 def _concerns(submission: Submission, exp_dir: Path, directory: Path) -> bool:
     if directory.is_relative_to(exp_dir):
         return True
-    return _absolute(exp_dir) in _experiments(submission.command)
+    return os.path.abspath(exp_dir) in _experiments(submission.command)
 
 
 def _experiments(command: Sequence[str]) -> list[str]:
     """Absolute paths of the experiments that a ``ser`` command works on."""
-    found = [_absolute(path) for path in _values(command, "--exp-dir")]
+    found = [os.path.abspath(path) for path in _values(command, "--exp-dir")]
     for file in map(Path, _values(command, "--experiments")):  # a sweep's
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        found += [_absolute(file.parent / line.split("\t")[0]) for line in lines]
+        found += [os.path.abspath(file.parent / line.split("\t")[0]) for line in lines]
     return found
 
 
@@ -131,33 +132,3 @@ def _values(command: Sequence[str], option: str) -> list[str]:
     """The value of each ``option``, as ``--name value`` or ``--name=value``."""
     after = [value for name, value in pairwise(command) if name == option]
     return after + [w.partition("=")[2] for w in command if w.startswith(f"{option}=")]
-
-
-def _absolute(path: Path | str) -> str:
-    return os.path.abspath(path)
-
-
-def _queue(job: str) -> list[Queued] | None:
-    """Entries of ``job`` in squeue; None if there is no squeue or no answer."""
-    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={job}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=False
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0 and "Invalid job id" not in done.stderr:
-        return None
-    return [Queued(*line.split("|", 2)) for line in done.stdout.splitlines()]
-
-
-def task_of(
-    experiment: T, fold: str, experiments: Sequence[T], folds: Sequence[str], tasks: int
-) -> int:
-    """Number of the task, from 1 to ``tasks``, that trains ``fold`` of ``experiment``.
-
-    ``experiments`` and ``folds`` are all those of the array, in its order. Raises ValueError if it
-    does not train this pair.
-    """
-    position = experiments.index(experiment) * len(folds) + folds.index(fold)
-    return position % tasks + 1

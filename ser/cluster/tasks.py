@@ -10,12 +10,12 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ser.cluster.locks import held
 from ser.console import progress
-from ser.errors import EXIT_RESUME, UserError
+from ser.errors import EXIT_RESUME, UserError, some
 
 LOCK = ".lock"
 NAMED_FAILURES = 10  # listed in the last line of a run
@@ -69,11 +69,7 @@ class Tasks:
 
 
 def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
-    """Parse ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks.
-
-    Raises:
-        UserError: something is missing or invalid; says what was expected.
-    """
+    """Parse ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks."""
     word, first, last = "", 1, 1
     rest = list(arguments)
     found = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]) if rest else None
@@ -91,18 +87,15 @@ def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
             f"LOG {log}: {word} does not stand in it, so that {last - first + 1} tasks would write "
             f"one log; expected e.g. {Path(log).with_suffix('')}.{word}.log"
         )
-    name = name or re.sub(r"[^\w.-]", "_", ".".join(p.strip(".") for p in tasks.split(_stem(log))))
+    parts = tasks.split(Path(log).name.removesuffix(".log"))
+    name = name or re.sub(r"[^\w.-]", "_", ".".join(part.strip(".") for part in parts))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name.strip(".")):
         raise UserError(f"--name {name!r}: expected letters, digits, dots, dashes and underscores")
     least_of = {"gpu": 0, "devices": 0, "num_threads": 0, "nj": 0, "num_nodes": 1}
     for option, least in least_of.items():
         if getattr(tasks, option) < least:
             raise UserError(f"--{option.replace('_', '-')}: expected a number from {least} on")
-    return Tasks(log, command, name.strip("."), word, first, last, **options)
-
-
-def _stem(log: str) -> str:
-    return Path(log).name.removesuffix(".log")
+    return replace(tasks, name=name.strip("."))
 
 
 # --- common to both backends ----------------------------------------------------------------------
@@ -110,11 +103,7 @@ def _stem(log: str) -> str:
 
 @contextmanager
 def hold(tasks: Tasks) -> Iterator[list[Path]]:
-    """Hold the lock of each directory in ``tasks.hold`` while the block runs; yield their paths.
-
-    Raises:
-        UserError: another run is using one of them; says which.
-    """
+    """Hold the lock of each directory in ``tasks.hold`` while the block runs; yield their paths."""
     with ExitStack() as stack:
         locks = [Path(directory) / LOCK for directory in tasks.hold]
         for lock in locks:
@@ -212,12 +201,10 @@ def conclude(tasks: Tasks, statuses: Mapping[int, int], said: bool = False) -> i
     failed = {n: s for n, s in sorted(statuses.items()) if s not in (0, EXIT_RESUME)}
     if failed and tasks.word and not said:
         listed = [f"{tasks.log_of(n)} (exit status {s})" for n, s in failed.items()]
-        more = len(listed) - NAMED_FAILURES
-        listed[NAMED_FAILURES:] = [f"and {more} more"] if more > 0 else []
         sys.stdout.flush()
         print(
             f"error: {tasks.name}: {len(failed)} of {len(tasks.numbers)} tasks failed; see "
-            + ", ".join(listed),
+            + some(listed, NAMED_FAILURES),
             file=sys.stderr,
         )
     if failed:

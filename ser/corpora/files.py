@@ -17,8 +17,7 @@ from pathlib import Path
 from ser.corpora import Reading
 from ser.corpora.rows import Row, RowsReader, choose_columns, given_root, pick
 from ser.corpora.spec import Spec
-from ser.data.tables import join_problems
-from ser.errors import UserError
+from ser.errors import UserError, join_problems
 
 SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav")
 PATHS_SHOWN = 3

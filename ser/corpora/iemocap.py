@@ -21,8 +21,8 @@ from typing import Any
 from ser.corpora import Reading
 from ser.corpora.spec import DIMENSIONS, Spec
 from ser.data.labels import favourite
-from ser.data.tables import Utterance, join_problems
-from ser.errors import UserError
+from ser.data.tables import Utterance
+from ser.errors import UserError, join_problems, some
 
 SESSION_DIRECTORY = re.compile(r"Session([1-5])")
 DIALOG_ID = re.compile(r"Ses0[1-5][FM]_(impro\d\d[ab]?|script\d\d_\d[ab]?)")
@@ -236,7 +236,7 @@ def _missing(
             count = sum(map(len, lacking.values()))
             short.append(
                 f"{session}/{place}: {len(lacking)} of {len(utts_of)} dialogs are {what} "
-                f"({count} utterances): {_some(lacking)}"
+                f"({count} utterances): {some(lacking, NAMES_SHOWN)}"
             )
         else:
             for dialog, utts in lacking.items():
@@ -251,15 +251,12 @@ def _lacks(place: str, path: Path, utts: Sequence[str], is_there: bool, size: in
         hint = f" (the dialog has {size} utterances)" if size else ""
         return f"{path}{'' if place == WAVS else '.txt'}: missing{hint}"
     if place != WAVS:
-        return f"{path}.txt: no {'label' if place == LABELS else 'line'} for {_some(utts)}"
+        return (
+            f"{path}.txt: no {'label' if place == LABELS else 'line'} for {some(utts, NAMES_SHOWN)}"
+        )
     if len(utts) == 1:
         return f"{path}/{utts[0]}.wav: missing"
-    return f"{path}: {len(utts)} of {size} wav files are missing: {_some(utts)}"
-
-
-def _some(names: Collection[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(list(names)[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"{path}: {len(utts)} of {size} wav files are missing: {some(utts, NAMES_SHOWN)}"
 
 
 def _misplaced(name: str, session: Path) -> list[str]:

@@ -8,7 +8,6 @@ cut out into data/<corpus>/audio once. Lhotse itself is not needed.
 """
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from ser.corpora.rows import (
     pick,
 )
 from ser.corpora.spec import dumped
+from ser.corpora.table import json_lines
 from ser.data.audio import open_sound, probe
 from ser.errors import UserError
 from ser.files import atomic_write
@@ -112,15 +112,7 @@ def _objects(paths: Iterable[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
             text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as err:
             raise UserError(f"{path}: cannot be read ({err}); write the manifest again") from err
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except ValueError as err:
-                raise UserError(f"{path}:{number}: not JSON ({err}); write it again") from err
-            if not isinstance(value, dict):
-                raise UserError(f"{path}:{number}: expected a JSON object a line")
+        for number, value in json_lines(path, text):
             yield f"{path}:{number}", value
 
 

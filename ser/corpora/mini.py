@@ -9,12 +9,12 @@ and read by IEMOCAP's reader. It is meant for trying the recipe, not for studyin
 
 import io
 import json
+import operator
 import random
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -118,20 +118,10 @@ class Prosody:
 
     def varied(self, generator: random.Random, spread: "Prosody") -> "Prosody":
         """Sample from independent normal distributions around this one."""
-        return Prosody(
-            generator.gauss(self.rate, spread.rate),
-            generator.gauss(self.pitch, spread.pitch),
-            generator.gauss(self.range, spread.range),
-            generator.gauss(self.level, spread.level),
-        )
+        return Prosody(*map(generator.gauss, astuple(self), astuple(spread)))
 
     def shifted(self, by: "Prosody") -> "Prosody":
-        return Prosody(
-            self.rate + by.rate,
-            self.pitch + by.pitch,
-            self.range + by.range,
-            self.level + by.level,
-        )
+        return Prosody(*map(operator.add, astuple(self), astuple(by)))
 
 
 # Level is the utterance's power below full scale. The spreads decide how hard the task is;
@@ -212,21 +202,15 @@ def make(directory: Path, seed: int) -> None:
             "name a new folder, or leave the option out"
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = locked(
-        directory.with_name(f".{directory.name}.lock"),
-        f"{directory}: another process is making it; waiting",
-    )
-    with lock:
-        if not is_done(directory, settings):  # by another process meanwhile
-            _make(directory, seed, settings)
-
-
-def _make(directory: Path, seed: int, settings: dict[str, Any]) -> None:
-    with atomic_dir(directory) as temporary:
-        for number in range(1, SESSIONS + 1):
-            progress(f"mini corpus: synthesising session {number} of {SESSIONS}")
-            _make_session(temporary / f"Session{number}", number, seed)
-        mark_done(temporary, settings)
+    lock = directory.with_name(f".{directory.name}.lock")
+    with locked(lock, f"{directory}: another process is making it; waiting"):
+        if is_done(directory, settings):  # by the other process
+            return
+        with atomic_dir(directory) as temporary:
+            for number in range(1, SESSIONS + 1):
+                progress(f"mini corpus: synthesising session {number} of {SESSIONS}")
+                _make_session(temporary / f"Session{number}", number, seed)
+            mark_done(temporary, settings)
 
 
 def voice(gender: str, session: int) -> str:
@@ -289,14 +273,7 @@ def _make_session(directory: Path, number: int, seed: int) -> None:
     for dialog, planned in turns.items():
         if number == 1 and "impro" in dialog:
             first = next(i for i, turn in enumerate(planned) if turn.label == "hap")
-            planned[first] = Turn(
-                planned[first].utt_id,
-                planned[first].gender,
-                "hap",
-                WORDLESS,
-                TAGS[0],
-                planned[first].prosody,
-            )
+            planned[first] = replace(planned[first], spoken=WORDLESS, transcript=TAGS[0])
         _write_dialog(directory, dialog, planned, number, generator)
 
 

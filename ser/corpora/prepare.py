@@ -1,6 +1,5 @@
 """Stage 1: a corpus on disk -> ``data/<corpus>/all``."""
 
-import hashlib
 import importlib
 import json
 from collections import Counter
@@ -15,11 +14,11 @@ from ser.corpora.emobox import add_splits
 from ser.corpora.spec import Counts, Spec, choose_emotions, dumped, load_spec
 from ser.corpora.texts import add_texts
 from ser.data.audio import probe_files
-from ser.data.tables import UNDECIDED, Utterance, join_problems, read_table, write_data_dir
-from ser.errors import UserError
+from ser.data.tables import UNDECIDED, Utterance, read_table, write_data_dir
+from ser.errors import UserError, join_problems
 from ser.files import remove_leftovers
 from ser.provenance import EGS
-from ser.stage import file_digest, is_done, read_marker
+from ser.stage import digest, file_digest, is_done, read_marker
 
 
 def prepare(
@@ -57,7 +56,7 @@ def prepare(
     settings = {
         "corpus_dir": "" if corpus_dir is None and not spec.maker else str(root),
         "emotions": chosen,
-        "spec": _digest(json.dumps(dumped(spec), sort_keys=True)),
+        "spec": digest([json.dumps(dumped(spec), sort_keys=True)]),
         "files": fingerprint(reader.fingerprint_files(root)),
         "allow_partial": allow_partial,
         **text_settings,
@@ -302,15 +301,8 @@ def _text_settings(text: Path | None) -> dict[str, str]:
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """A digest of names, sizes and modification times: cheap, and changes with the corpus."""
-    lines = []
-    for path in paths:
-        stat = path.stat()
-        lines.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-    return _digest("\n".join(lines))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    stats = ((path, path.stat()) for path in paths)
+    return digest(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
 
 def _find_root(spec: Spec, reader: Any, corpus_dir: Path | None, home: Path, seed: int) -> Path:

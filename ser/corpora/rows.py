@@ -21,8 +21,8 @@ from ser.config import suggest
 from ser.console import progress
 from ser.corpora import Reading
 from ser.corpora.spec import DIMENSIONS, FIELDS, NO_NAMES, Spec, normalized
-from ser.data.tables import UNKNOWN_GENDER, Utterance, is_number, join_problems
-from ser.errors import UserError
+from ser.data.tables import UNKNOWN_GENDER, Utterance, is_number
+from ser.errors import UserError, join_problems
 from ser.files import expand_home
 
 REQUIRED = ("audio", "emotion", "speaker")

@@ -26,7 +26,7 @@ from ser.corpora.rows import (
     pick,
 )
 from ser.corpora.spec import Spec, normalized
-from ser.errors import UserError
+from ser.errors import UserError, not_utf8
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -112,13 +112,7 @@ def table_rows(path: Path, spec: Spec, base: Path, prefix: str = "", split: str 
             audio = on_disk(values["audio"], base)
         named = PurePath(normalized(values["audio"])).with_suffix("").parts
         from_path = prefix + "/".join(part for part in named if part not in ("..", "/"))
-        rows.append(
-            Row(
-                where,
-                {**values, "id": values["id"] or from_path},
-                audio,
-            )
-        )
+        rows.append(Row(where, {**values, "id": values["id"] or from_path}, audio))
     return rows
 
 
@@ -133,9 +127,8 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        line = err.object[: err.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; save the table as UTF-8") from err
-    yield from (_json_lines if path.suffix.lower() == ".jsonl" else _csv)(path, text)
+        raise not_utf8(path, err) from err
+    yield from (json_lines if path.suffix.lower() == ".jsonl" else _csv)(path, text)
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -170,7 +163,8 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         ) from err
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of each line; UserError for a line that is none."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

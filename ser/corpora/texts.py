@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ser.corpora import Reading
-from ser.data.tables import Utterance, join_problems
-from ser.errors import UserError
+from ser.data.tables import Utterance
+from ser.errors import UserError, join_problems, not_utf8
 
 
 def add_texts(path: Path, reading: Reading) -> list[Utterance]:
@@ -70,11 +70,8 @@ def _decode(path: Path) -> str:
             return content.decode("utf-16")
         text = content.decode("utf-8-sig")  # editors on Windows write a BOM
     except UnicodeDecodeError as err:
-        number = err.object[: err.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}:{number}: not UTF-8; convert it, e.g. from the usual Western or Chinese "
-            f"encoding: iconv -f CP1252 (or GB18030) -t UTF-8 {path.name} > utf8.txt"
-        ) from err
+        cure = "convert it, e.g. from the usual Western or Chinese encoding: iconv -f CP1252"
+        raise not_utf8(path, err, f"{cure} (or GB18030) -t UTF-8 {path.name} > utf8.txt") from err
     if "\0" in text:
         raise UserError(
             f"{path}: holds zero bytes, as UTF-16 does; convert it: iconv -f UTF-16LE -t UTF-8 "

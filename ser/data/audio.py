@@ -18,8 +18,7 @@ import soxr
 
 from ser.console import progress
 from ser.data.containers import check_container, check_length, open_sound, truncated
-from ser.data.tables import join_problems
-from ser.errors import UserError
+from ser.errors import UserError, join_problems
 
 SAMPLE_RATE = 16000  # Hz; expected by every frontend and feature of the recipe
 MIN_SAMPLE_RATE = 4000  # Hz; a header with a lower rate is damaged, or its file holds no speech
@@ -214,21 +213,14 @@ def probe_files(paths: Sequence[Path | str], nj: int) -> list[AudioInfo]:
     headers = []
     problems = []
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        for number, result in enumerate(pool.map(_probe, paths), start=1):
-            if isinstance(result, UserError):
-                problems.append(str(result))
-            else:
-                headers.append(result)
+        for number, found in enumerate([pool.submit(probe, path) for path in paths], start=1):
+            try:
+                headers.append(found.result())
+            except UserError as err:
+                problems.append(str(err))
             if number % 500 == 0:
                 progress(f"durations: {number} of {len(paths)} files")
     if problems:
         head = f"{len(problems)} of {len(paths)} files cannot be used"
         raise UserError(f"{head}\n  {join_problems(problems)}" if problems[1:] else problems[0])
     return headers
-
-
-def _probe(path: Path | str) -> AudioInfo | UserError:
-    try:
-        return probe(path)
-    except UserError as err:
-        return err

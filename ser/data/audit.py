@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from ser.data.tables import join_problems, read_lines, read_table, read_undecided
-from ser.errors import UserError
+from ser.data.tables import read_lines, read_table, read_undecided
+from ser.errors import UserError, join_problems, some
 
 SPLITS = ("train", "valid", "test")
 TRAIN_UNDECIDED = "train_undecided"  # the training split plus utterances without a majority label
@@ -48,7 +48,7 @@ class Audit:
         where = f"{self.where}/{fold}"
         unknown = sorted({utt for utts in splits.values() for utt in utts} - self.utt2emo.keys())
         if unknown:
-            self.problems.append(f"{where}: not utterances of {self.dump_dir}: {_some(unknown)}")
+            self.problems.append(f"{where}: not utterances of {self.dump_dir}: {some(unknown)}")
             return
         with_undecided = _read_split(directory / TRAIN_UNDECIDED)
         lists = splits | ({TRAIN_UNDECIDED: with_undecided} if self.undecided else {})
@@ -75,7 +75,7 @@ class Audit:
         self.problems += _shared(where, {TRAIN_UNDECIDED: training, **others}, self.refused)
         decided = {utt for utts in splits.values() for utt in utts}
         if found := sorted(decided & self.undecided):
-            self.problems.append(f"{where}: raters disagree on {_some(found)}")
+            self.problems.append(f"{where}: raters disagree on {some(found)}")
         if set(training) - self.undecided != set(splits["train"]):
             self.problems.append(f"{where}/{TRAIN_UNDECIDED}: expected all of train in it")
 
@@ -89,17 +89,13 @@ class Audit:
         ]
 
     def check_coverage(self, utt2hash: Mapping[str, str], whole: bool = True) -> None:
-        """Check after all folds that each utterance is tested once; unless ``whole``, at most once.
-
-        Raises:
-            UserError: Names all problems found.
-        """
+        """Raise all problems; each utterance is tested once, or at most once unless ``whole``."""
         untested = sorted(self.utt2emo.keys() - self.tested.keys() - self.undecided)
         if untested and whole:
-            self.problems.append(f"{self.where}: in no test split: {_some(untested)}")
+            self.problems.append(f"{self.where}: in no test split: {some(untested)}")
         repeated = sorted(utt for utt, count in self.tested.items() if count > 1)
         if repeated:
-            self.problems.append(f"{self.where}: in more than one test split: {_some(repeated)}")
+            self.problems.append(f"{self.where}: in more than one test split: {some(repeated)}")
         if self.problems:
             raise UserError(
                 join_problems(
@@ -148,7 +144,7 @@ def _shared(
             continue
         both = sorted(set(splits[first]) & set(splits[second]))
         if both:
-            problems.append(f"{pair} share utterances: {_some(both)}")
+            problems.append(f"{pair} share utterances: {some(both)}")
         for kind, utt2group in groups.items():
             if kind == SENTENCE and second != "test":  # training sentences may be in valid
                 continue
@@ -156,9 +152,9 @@ def _shared(
             common = sorted(left.keys() & right.keys())
             if common and kind == "audio":
                 pairs = [f"{left[h]} = {right[h]}" for h in common]
-                problems.append(f"{pair} share the same audio: {_some(pairs)}")
+                problems.append(f"{pair} share the same audio: {some(pairs)}")
             elif common:
-                problems.append(f"{pair} share the {kind} {_some(common)}")
+                problems.append(f"{pair} share the {kind} {some(common)}")
     return problems
 
 
@@ -167,9 +163,4 @@ def _same_audio(utt2hash: Mapping[str, str]) -> list[str]:
     for utt, value in utt2hash.items():
         same[value].append(utt)
     repeated = [" = ".join(utts) for utts in same.values() if len(utts) > 1]
-    return [f"the same audio within a split: {_some(repeated)}"] if repeated else []
-
-
-def _some(items: list[str], limit: int = 5) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
+    return [f"the same audio within a split: {some(repeated)}"] if repeated else []

@@ -7,13 +7,12 @@ openSMILE functionals: one vector per utterance, T = 1. ``audio_video`` has 40-m
 """
 
 import functools
-import hashlib
 import importlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ser.data.parallel import parallel_map
 from ser.data.tables import read_table, write_table
 from ser.errors import UserError
 from ser.files import atomic_write
-from ser.stage import MARKER, is_done, mark_done
+from ser.stage import MARKER, digest, is_done, mark_done
 
 FRAME_SHIFT = 160  # samples: 10 ms
 OPENSMILE_SAMPLES = 960  # 60 ms: the shortest input of openSMILE
@@ -337,8 +336,3 @@ def _write_ark(load: Callable[[str], Any], compression_method: int | None, ark: 
             "another --dump-dir) and run the same command again: finished arks are kept"
         ) from err
     return ark.path.name
-
-
-def digest(values: Iterable[str]) -> str:
-    """SHA-256 over strings that hold no line break, as hex."""
-    return hashlib.sha256("\n".join(values).encode("utf-8", "surrogateescape")).hexdigest()

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ser.data.audit import SENTENCE, SPLITS, TRAIN_UNDECIDED, Audit
 from ser.data.official import OFFICIAL, official, read_splits
@@ -42,26 +43,19 @@ def strict(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     folds = {}
     for test in sorted(set(utt2spk.values())):
         valid = set().union(*(who for who in partners.values() if test in who)) - {test}
-        folds[test] = _split(
-            utt2spk, lambda speaker, valid=valid, test=test: _role(speaker, valid, {test})
-        )
+        roles = {**dict.fromkeys(valid, "valid"), test: "test"}
+        folds[test] = _split(utt2spk, lambda speaker, roles=roles: roles.get(speaker, "train"))
     return folds
 
 
 def paper(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     """Leave one speaker out; train on all others, without a validation set."""
-    return {
-        test: _split(utt2spk, lambda speaker, test=test: _role(speaker, (), {test}))
-        for test in sorted(set(utt2spk.values()))
-    }
+    return _leave_one_out(utt2spk)
 
 
 def session(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
     """Leave one session out; train on all others, without a validation set."""
-    return {
-        test: _split(utt2session, lambda name, test=test: _role(name, (), {test}))
-        for test in sorted(set(utt2session.values()))
-    }
+    return _leave_one_out(utt2session)
 
 
 def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
@@ -79,11 +73,7 @@ def prefix(utt2spk: Mapping[str, str], utt2session: Mapping[str, str]) -> Folds:
             f"--protocol prefix: utterance {unnamed} names no dialog; this mistake can only be "
             "made on a corpus with IEMOCAP's names (iemocap, mini)"
         )
-    groups = {utt: name.split("_")[0] for utt, name in own.items()}
-    return {
-        test: _split(groups, lambda name, test=test: _role(name, (), {test}))
-        for test in sorted(set(groups.values()))
-    }
+    return _leave_one_out({utt: name.split("_")[0] for utt, name in own.items()})
 
 
 def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Folds:
@@ -113,12 +103,7 @@ def kfold(utt2spk: Mapping[str, str], utt2emo: Mapping[str, str], k: int) -> Fol
         kinds = ((emotion, speaker), (emotion, None), (None, speaker), (None, None))
         tested[utt] = min(range(k), key=lambda i, kinds=kinds: [counts[(i, *c)] for c in kinds])
         counts.update((tested[utt], *kind) for kind in kinds)
-    return {
-        f"fold{i + 1:0{len(str(k))}d}": _split(
-            tested, lambda part, i=i: "test" if part == i else "train"
-        )
-        for i in range(k)
-    }
+    return _leave_one_out({utt: f"fold{i + 1:0{len(str(k))}d}" for utt, i in tested.items()})
 
 
 def sentence(utt: str, text: str) -> str:
@@ -139,9 +124,6 @@ def sentence_groups(
     Sentences are taken by decreasing frequency, then in C order; each goes to the group with the
     fewest utterances of its emotions, then of all. So groups are of about equal size and have
     about the same share of each emotion. Nothing is random.
-
-    Raises:
-        UserError: k is below 2, or there are fewer sentences than groups.
     """
     emotions: dict[str, Counter[str]] = defaultdict(Counter)
     for utt, said in utt2sentence.items():
@@ -227,6 +209,20 @@ def num_groups(protocol: str) -> int | None:
 def _number(protocol: str, name: str) -> int | None:
     match = re.fullmatch(rf"{name}([1-9][0-9]*)", protocol)
     return int(match[1]) if match else None
+
+
+def expected_folds(spec: Any, protocol: str) -> int:
+    """Number of folds that stage 3 will make of a corpus, from its corpus.yaml (``load_spec``).
+
+    Too high a number does no harm, since a task without a fold ends at once; with too low a number
+    a task trains several folds. So the result is 1 if corpus.yaml does not determine it.
+    """
+    parts = num_parts(protocol)
+    if parts is not None:
+        return parts
+    if protocol == "session":
+        return len(spec.sessions or spec.counts.session or [None])
+    return len(spec.counts.speaker or [None]) * (num_groups(protocol) or 1)
 
 
 def mean_over(protocol: str) -> str:
@@ -324,8 +320,12 @@ def require_names(protocol: str, folds: Iterable[str]) -> None:
             )
 
 
-def _role(name: str, valid: Iterable[str], test: Iterable[str]) -> str:
-    return "test" if name in test else "valid" if name in valid else "train"
+def _leave_one_out(utt2group: Mapping[str, str]) -> Folds:
+    """A fold for each group, in C order, which tests it and trains on all others."""
+    return {
+        test: _split(utt2group, lambda group, test=test: "test" if group == test else "train")
+        for test in sorted(set(utt2group.values()))
+    }
 
 
 def _split(utt2group: Mapping[str, str], role: Callable[[str], str]) -> dict[str, list[str]]:

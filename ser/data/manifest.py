@@ -210,7 +210,7 @@ def _write_emobox(directory: Path, corpus: _Corpus) -> None:
     home = directory / name
     home.mkdir(parents=True)
     rows = {utt: _emobox_row(utt, corpus) for utt in corpus.paths}
-    _write_jsonl(home / f"{name}.jsonl", rows.values())
+    (home / f"{name}.jsonl").write_bytes(_json_lines(rows.values()))
     same = {emotion: emotion for emotion in corpus.emotions}
     (home / "label_map.json").write_text(json.dumps(same, indent=4) + "\n", encoding="utf-8")
     lines = []
@@ -219,7 +219,7 @@ def _write_emobox(directory: Path, corpus: _Corpus) -> None:
         (home / f"fold_{number}").mkdir()
         for split, utts in splits.items():
             path = home / f"fold_{number}" / f"{name}_{split}_fold_{number}.jsonl"
-            _write_jsonl(path, (rows[utt] for utt in utts))
+            path.write_bytes(_json_lines(rows[utt] for utt in utts))
     (home / "folds.tsv").write_text("".join(lines), encoding="utf-8")
 
 
@@ -248,10 +248,6 @@ def _gender(utt: str, corpus: _Corpus) -> dict[str, str]:
 
 
 # --- files -------------------------------------------------------------------------------------
-
-
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_bytes(_json_lines(rows))
 
 
 def _write_jsonl_gz(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

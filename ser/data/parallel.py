@@ -1,17 +1,14 @@
 """Map a function over items in several processes, in order, with readable errors."""
 
-import ctypes
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ser.cluster.logged import die_with_parent
 from ser.errors import UserError
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def parallel_map(function: Callable, items: Sequence, nj: int) -> Iterator[Any]:
@@ -55,8 +52,7 @@ def _begin(function: Callable, items: Sequence) -> None:
     # them would hang.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    # Keep workers from waiting forever if their parent is killed with kill -9.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # rather than wait forever if it is killed with kill -9
 
 
 def _apply(number: int) -> Any:

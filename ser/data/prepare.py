@@ -17,13 +17,12 @@ import numpy as np
 
 from ser.console import progress
 from ser.data.audio import SAMPLE_RATE, probe, read_16k_mono
-from ser.data.features import digest, extract_features, load_for_ark, require_extractor, write_arks
+from ser.data.features import extract_features, load_for_ark, require_extractor, write_arks
 from ser.data.folds import assign, make_folds, require_names, require_training, sentence
 from ser.data.official import read_splits
 from ser.data.parallel import parallel_map
 from ser.data.tables import TABLES as DATA_TABLES
 from ser.data.tables import (
-    join_problems,
     lang_inputs,
     own_ids,
     read_lines,
@@ -34,9 +33,9 @@ from ser.data.tables import (
     write_spk_tables,
     write_table,
 )
-from ser.errors import UserError
-from ser.files import atomic_write, locked, write_once
-from ser.stage import MARKER, file_digest, is_done, mark_done, read_marker, require_done
+from ser.errors import UserError, join_problems
+from ser.files import locked, write_once
+from ser.stage import MARKER, digest, file_digest, is_done, mark_done, read_marker, require_done
 
 TABLES = ("utt2emo", "utt2spk", "utt2gender", "utt2session", "utt2orig")
 OWN_TABLES = (*TABLES, "utt2sentence", "utt2num_samples", "utt2hash")
@@ -184,10 +183,7 @@ def _dump_audio(source: Path, dump_dir: Path, nj: int) -> bool:
     """Write wav.scp, utt2num_samples, utt2hash and, where needed, wav/wav.*.ark."""
     wavs = read_table(source / "wav.scp")
     directory = dump_dir / "wav"
-    settings = {
-        "directory": os.path.abspath(directory),
-        "sources": _digest_sources(wavs),
-    }
+    settings = {"directory": os.path.abspath(directory), "sources": _digest_sources(wavs)}
     written = [dump_dir / name for name in ("wav.scp", "utt2num_samples", "utt2hash")]
     if is_done(directory, settings) and all(map(Path.is_file, written)):
         return False
@@ -282,15 +278,12 @@ def _refuse_bad_audio(surveyed: Sequence[_Surveyed]) -> None:
     problems = [s.problem for s in surveyed if s.problem]
     if not problems:
         return
-    lines = [f"{len(problems)} of {len(surveyed)} utterances have audio that cannot be used:"]
-    lines += problems[:BAD_FILES_SHOWN]
-    if len(problems) > BAD_FILES_SHOWN:
-        lines.append(f"... and {len(problems) - BAD_FILES_SHOWN} more")
-    lines.append(
+    cure = (
         "nothing was written; fix these files, or leave them out (file names and tables: ignore in "
         "corpus.yaml), then run stages 1 to 3 again"
     )
-    raise UserError("\n  ".join(lines))
+    head = f"{len(problems)} of {len(surveyed)} utterances have audio that cannot be used:"
+    raise UserError(f"{head}\n  {join_problems(problems, cure, BAD_FILES_SHOWN)}")
 
 
 def _dump_tables(
@@ -335,22 +328,17 @@ def _dump_tables(
         write_table(dump_dir / name, {ids.get(utt, utt): table[utt] for utt in table})
     for name in LISTS:
         if name in lists:
-            _copy(source / name, dump_dir / name)
+            write_once(dump_dir / name, (source / name).read_bytes())
         else:
             (dump_dir / name).unlink(missing_ok=True)
     for suffix, directory in lang_dirs.items():
-        _copy(directory / "text.units", dump_dir / f"text{suffix}")
-        _copy(directory / "units.txt", dump_dir / f"units{suffix}.txt")
+        write_once(dump_dir / f"text{suffix}", (directory / "text.units").read_bytes())
+        write_once(dump_dir / f"units{suffix}.txt", (directory / "units.txt").read_bytes())
     return settings
 
 
 def _sentences(source: Path) -> dict[str, str]:
     return {utt: sentence(utt, text) for utt, text in read_table(source / "text", True).items()}
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_write(target, "wb") as stream:
-        stream.write(source.read_bytes())
 
 
 def _invalidate(dump_dir: Path, *parts: str) -> None:

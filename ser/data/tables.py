@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ser.errors import UserError
+from ser.errors import UserError, join_problems, not_utf8
 from ser.files import atomic_dir, atomic_write
 from ser.stage import MARKER, file_digest, mark_done
 
@@ -33,7 +33,6 @@ UNDECIDED = "utt2undecided"  # utterances without a majority: their number of ra
 UNKNOWN_GENDER = "u"
 GENDERS = ("f", "m", UNKNOWN_GENDER)
 USER_TABLE = re.compile(r"utt2[\w-]+")
-PROBLEMS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,6 @@ class Utterance:
     duration: float = 0.0
     sentence: str = ""
     split: str = ""
-
-
-def join_problems(problems: Sequence[str], cure: str = "", most: int = PROBLEMS_SHOWN) -> str:
-    """Join errors into one message: the first few, how many more there are, and the cure."""
-    shown = list(problems[:most])
-    if len(problems) > len(shown):
-        shown.append(f"... and {len(problems) - len(shown)} more like these")
-    if cure:
-        shown.append(cure)
-    return "\n  ".join(shown)
 
 
 def read_table(path: Path | str, allow_empty: bool = False) -> dict[str, str]:
@@ -346,8 +335,7 @@ def _read_text(path: Path | str) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
-        line = data[: err.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; tables are UTF-8 text") from err
+        raise not_utf8(path, err) from err
     return text if text.endswith("\n") or not text else text + "\n"
 
 
@@ -358,9 +346,7 @@ def _again(path: Path) -> str:
     return f"{marker}make it again: ./run.sh --stage 1 with the same --corpus and options"
 
 
-_INPUTS = ("text", "utt2emo", "emotions", "language", "utt2dur")
-
-
 def lang_inputs(source: Path) -> str:
     """Digest of the tables of ``source`` that determine the lexicon and the units."""
-    return file_digest(*(source / name for name in _INPUTS))
+    names = ("text", "utt2emo", "emotions", "language", "utt2dur")
+    return file_digest(*(source / name for name in names))

@@ -28,7 +28,7 @@ from ser.data.tables import (
     write_table,
 )
 from ser.errors import UserError
-from ser.files import atomic_dir, atomic_write
+from ser.files import atomic_dir
 from ser.lang.lexicon import Lexicon, Transcripts, build_lexicon, split_text
 from ser.lang.tokens import bpe_units, char_units
 from ser.lang.units import TOKEN_TYPES, ctc_min_frames, phone_units, write_units
@@ -132,8 +132,7 @@ def _make_lang_of_type(
     summary = _summarize_units(source, inventory, units)
     with atomic_dir(directory) as temporary:
         if model is not None:
-            with atomic_write(temporary / "bpe.model", "wb") as stream:
-                stream.write(model)
+            (temporary / "bpe.model").write_bytes(model)
         _finish(temporary, inventory, units, summary, settings)
     _show(directory, summary)
 

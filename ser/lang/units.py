@@ -48,11 +48,6 @@ for _vowel in _VOWELS.split():
     ARPABET_TO_CLASS |= {_vowel: "V", f"{_vowel}0": "V", f"{_vowel}1": "Vs", f"{_vowel}2": "Vs"}
 
 
-def tagged_class_inventory(num_emotions: int) -> list[str]:
-    """List S0 S1 .. F0 F1 .. Vs0 Vs1 ..: by class in the order of CLASSES, then by emotion."""
-    return [f"{name}{digit}" for name in CLASSES for digit in range(num_emotions)]
-
-
 def phone_units(
     token_type: str,
     text_phn: Mapping[str, Sequence[str]],
@@ -63,31 +58,22 @@ def phone_units(
     """Make the inventory (without blank) and each utterance's units, for a phone-based token type.
 
     ``text_phn`` maps an utterance to its phones, ``classes`` a phone to its manner class and
-    ``emotion_index`` an utterance to its emotion's index. Class inventories are complete; phone
-    inventories are the phones of this corpus in C order. Every unit of an utterance carries the
-    same tag.
+    ``emotion_index`` an utterance to its emotion's index. Class inventories are complete, in the
+    order of CLASSES; phone inventories are the phones of this corpus in C order. Tagged
+    inventories are in this order, then by emotion. All units of an utterance have the same tag.
     """
-    phones = sorted({phone for target in text_phn.values() for phone in target})
-    digits = range(num_emotions)
-    if token_type == "tagged_class":
-        inventory = tagged_class_inventory(num_emotions)
-        return inventory, {
-            utt: [f"{classes[phone]}{emotion_index[utt]}" for phone in target]
-            for utt, target in text_phn.items()
-        }
-    if token_type == "class":
-        return list(CLASSES), {
-            utt: [classes[phone] for phone in target] for utt, target in text_phn.items()
-        }
-    if token_type == "tagged_phone":
-        # The underscore separates the tag from ARPAbet's stress digit.
-        return [f"{phone}_{digit}" for phone in phones for digit in digits], {
-            utt: [f"{phone}_{emotion_index[utt]}" for phone in target]
-            for utt, target in text_phn.items()
-        }
-    if token_type == "phone":
-        return phones, {utt: list(target) for utt, target in text_phn.items()}
-    raise ValueError(f"not made from phones: {token_type}")
+    if token_type.endswith("class"):
+        inventory, mark = list(CLASSES), ""
+        text_phn = {utt: [classes[phone] for phone in said] for utt, said in text_phn.items()}
+    else:
+        inventory = sorted({phone for said in text_phn.values() for phone in said})
+        mark = "_"  # separates the tag from ARPAbet's stress digit
+    if not token_type.startswith("tagged"):
+        return inventory, {utt: list(said) for utt, said in text_phn.items()}
+    return [f"{unit}{mark}{digit}" for unit in inventory for digit in range(num_emotions)], {
+        utt: [f"{unit}{mark}{emotion_index[utt]}" for unit in said]
+        for utt, said in text_phn.items()
+    }
 
 
 def token_tables(token_type: str) -> tuple[str, str]:

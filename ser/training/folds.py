@@ -19,7 +19,7 @@ from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
 from ser.cluster import preemption
 from ser.cluster.locks import held
-from ser.cluster.runlog import fold_log
+from ser.cluster.logged import fold_log
 from ser.console import explain
 from ser.data.audit import training_list
 from ser.data.labels import fold_labels, label_path

@@ -106,7 +106,7 @@ def _count_folds(dump_dir: Path, protocol: str, folds: Sequence[str], jobs: Jobs
     if not jobs.after:
         return 1  # this task reports what is missing
     from ser.corpora.prepare import load_spec
-    from ser.data.shares import expected_folds
+    from ser.data.folds import expected_folds
 
     return expected_folds(load_spec(dump_dir.name), protocol)
 

@@ -67,7 +67,7 @@ def time_training(kind: Kind, directory: Path, dump_dir: Path) -> dict[str, floa
         (bytes of these outputs); and in bytes ``memory`` (of the process, or of the GPU),
         ``model`` and ``checkpoint``.
     """
-    from ser.cluster.runlog import fold_log
+    from ser.cluster.logged import fold_log
 
     with TemporaryDirectory(prefix="timing.", dir=directory) as name:
         scratch = Path(name)

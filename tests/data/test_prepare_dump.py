@@ -241,7 +241,7 @@ def test_a_run_that_stops_while_targets_are_replaced_is_not_done(corpus, monkeyp
     directory = dump(corpus)
     utts = read_table(corpus / "data/all/utt2spk")
     write_table(corpus / "data/lang/text.units", dict.fromkeys(utts, "N0"))
-    monkeypatch.setattr("ser.data.prepare.atomic_write", lambda *args: 1 / 0)
+    monkeypatch.setattr("ser.data.prepare.write_once", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dump(corpus)
     assert not (directory / MARKER).exists()

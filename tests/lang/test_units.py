@@ -9,7 +9,6 @@ from ser.lang.units import (
     ctc_min_frames,
     phone_units,
     read_units,
-    tagged_class_inventory,
     write_units,
 )
 
@@ -43,14 +42,14 @@ def test_every_symbol_that_cmudict_uses_has_a_class():
 
 
 def test_four_emotions_give_24_units_by_class_then_emotion():
-    inventory = tagged_class_inventory(4)
+    inventory, _ = phone_units("tagged_class", {}, {}, {}, 4)
     assert " ".join(inventory) == (
         "S0 S1 S2 S3 F0 F1 F2 F3 N0 N1 N2 N3 L0 L1 L2 L3 V0 V1 V2 V3 Vs0 Vs1 Vs2 Vs3"
     )
 
 
 def test_seven_emotions_give_42_units():
-    inventory = tagged_class_inventory(7)
+    inventory, _ = phone_units("tagged_class", {}, {}, {}, 7)
     assert len(inventory) == len(set(inventory)) == 42
     assert inventory[6] == "S6" and inventory[-1] == "Vs6"
 

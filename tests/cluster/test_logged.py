@@ -2,7 +2,7 @@
 
 import logging
 
-from ser.cluster.runlog import fold_log
+from ser.cluster.logged import fold_log
 
 
 def test_each_fold_has_its_own_messages_in_its_log(tmp_path, monkeypatch):
