@@ -50,6 +50,9 @@ def read_layers(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
     """Read a YAML file, the file that its key ``base`` names, that file's base and so on.
 
     A base is relative to the file that names it. ``base`` itself is left out of the mappings.
+
+    Raises:
+        UserError: As ``read_config``; a base that does not exist or a cycle of bases.
     """
     layers, here = [(Path(path), dict(read_config(path)))], Path(path)
     while (name := layers[-1][1].pop("base", None)) is not None:
@@ -78,7 +81,11 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """Read the mapping in one YAML file of a system or a sweep, without its bases."""
+    """Read the mapping in one YAML file of a system or a sweep, without its bases.
+
+    Raises:
+        UserError: As ``read_yaml``.
+    """
     try:
         return read_yaml(path)[0]
     except FileNotFoundError:
@@ -138,7 +145,11 @@ def _read_text(path: Path) -> str:
 def parse(
     model: type[Model], content: Mapping[str, Any], path: Path, lines: Mapping[str, int]
 ) -> Model:
-    """Validate ``content`` against a pydantic model; a UserError lists what is invalid, by line."""
+    """Validate ``content`` against a pydantic model.
+
+    Raises:
+        UserError: Each invalid value with file, line, key, the value and what was expected.
+    """
     from pydantic import ValidationError
 
     try:
@@ -319,7 +330,11 @@ def check_arguments(where: str, cls: type, conf: dict[str, Any]) -> None:
 
 
 def encoder_confs(frontend: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
-    """HFFrontend options of each speech encoder in ``frontend_conf``, if any."""
+    """HFFrontend options of each speech encoder in ``frontend_conf``, if any.
+
+    Raises:
+        UserError: ``upstreams`` that is not a list of options.
+    """
     if frontend == "hf":
         return [conf]
     upstreams = conf.get("upstreams") or []

@@ -63,7 +63,11 @@ class Settings:
 
 
 def settle(options: SimpleNamespace) -> Settings:
-    """Check the options of ``recipe`` and complete them."""
+    """Check the options of ``recipe`` and complete them.
+
+    Raises:
+        UserError: An invalid option; nothing has been written.
+    """
     if options.paper:
         _for_the_paper(options)
     if options.plan:

@@ -17,6 +17,9 @@ def run_local(tasks: Tasks) -> int:
 
     INT, TERM and HUP are passed on as TERM and USR1 as USR1; no further tasks are then started.
     The status is that of the signal, or, after USR1, 75 if any work is left.
+
+    Raises:
+        UserError: a locked directory, or more GPUs or nodes asked for than one machine has.
     """
     if tasks.num_nodes > 1:
         raise UserError(f"--num-nodes {tasks.num_nodes}: more than one node needs --backend slurm")

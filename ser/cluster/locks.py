@@ -66,11 +66,14 @@ def slurm_job() -> str:
 
 @contextmanager
 def held(path: Path | str, what: str) -> Iterator[None]:
-    """Hold the lock ``path`` while the block runs; UserError if another process holds it.
+    """Hold the lock ``path`` while the block runs.
 
     A lock whose holder has died is taken over. A requeued Slurm job waits for its previous run,
     which may still be ending. On a file system without locks, the content alone decides: a process
     on this host is looked up by its pid, a Slurm job by squeue, any other is assumed to be alive.
+
+    Raises:
+        UserError: another process holds it; names it and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,9 @@ class LoggedCommand:
     Args:
         threads: Threads of the command's numeric libraries; 0 leaves them alone.
         append: Append to ``log`` instead of replacing it.
+
+    Raises:
+        UserError: the log cannot be written.
     """
 
     def __init__(

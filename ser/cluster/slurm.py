@@ -48,6 +48,10 @@ def run_slurm(
         after: ``ID[:ID...]``: jobs that must be done first.
         detach: Do not wait. Locks are then held as long as the job exists.
         id_file: File to write the job id to.
+
+    Raises:
+        UserError: Slurm is not installed or rejects the job, a log cannot be written, a directory
+            of ``tasks.hold`` is in use.
     """
     if shutil.which("sbatch") is None:
         raise UserError(

@@ -61,6 +61,10 @@ def read_settings(path: Path, gpu: int) -> list[Setting]:
     """Read the settings for a task with ``gpu`` GPUs: the common ones and those of its section.
 
     GPUs requested in the common part (``gres``, ``gpus``...) do not apply to tasks without GPUs.
+
+    Raises:
+        UserError: no such file, or a line that is not a comment, section or ``key = value``, is
+            given twice, or sets what the program sets itself; names file and line.
     """
     if not path.is_file():
         raise UserError(f"--slurm-conf {path}: no such file; the recipe has one in conf/slurm.conf")

@@ -69,7 +69,11 @@ class Tasks:
 
 
 def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
-    """Parse ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks."""
+    """Parse ``[JOB=1:N] LOG COMMAND [ARG...]``; ``options`` are fields of Tasks.
+
+    Raises:
+        UserError: something is missing or invalid; says what was expected.
+    """
     word, first, last = "", 1, 1
     rest = list(arguments)
     found = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]) if rest else None
@@ -103,7 +107,11 @@ def parse_tasks(arguments: Sequence[str], name: str = "", **options) -> Tasks:
 
 @contextmanager
 def hold(tasks: Tasks) -> Iterator[list[Path]]:
-    """Hold the lock of each directory in ``tasks.hold`` while the block runs; yield their paths."""
+    """Hold the lock of each directory in ``tasks.hold`` while the block runs; yield their paths.
+
+    Raises:
+        UserError: another run is using one of them; says which.
+    """
     with ExitStack() as stack:
         locks = [Path(directory) / LOCK for directory in tasks.hold]
         for lock in locks:

@@ -21,6 +21,9 @@ def add_splits(folder: str | None, root: Path, utterances: Sequence[Utterance]) 
 
     Paths are compared by as many of their last parts as distinguish the utterances, ignoring
     suffix and case. The number of recordings in the folds that match no utterance is printed.
+
+    Raises:
+        UserError: No such folder, no folds in it, or folds of other recordings.
     """
     if folder is None:
         return list(utterances)

@@ -235,6 +235,10 @@ def load_spec(corpus: str, egs: Path = EGS) -> Spec:
     """Read ``egs/<corpus>/corpus.yaml``.
 
     A corpus ``based_on`` another inherits its keys, except those that it states itself.
+
+    Raises:
+        UserError: An unknown corpus, or a corpus.yaml that is not YAML, lacks keys, has unknown
+            keys or values of the wrong type, or contradicts itself; each with its line.
     """
     path = egs / corpus / "corpus.yaml"
     content, lines = _content(corpus, egs, ())
@@ -378,7 +382,11 @@ def _sums(counts: Counts, emotions: Sequence[str]) -> Iterable[tuple[str, int, i
 
 
 def choose_emotions(spec: Spec, wanted: str) -> list[str]:
-    """Choose the emotions in class order: a named set of ``spec``, a comma list, or the default."""
+    """Choose the emotions in class order: a named set of ``spec``, a comma list, or the default.
+
+    Raises:
+        UserError: An emotion that the corpus does not have, or fewer than two.
+    """
     if not wanted:
         return list(spec.emotions)
     if wanted in spec.emotion_sets:

@@ -89,7 +89,11 @@ class Audit:
         ]
 
     def check_coverage(self, utt2hash: Mapping[str, str], whole: bool = True) -> None:
-        """Raise all problems; each utterance is tested once, or at most once unless ``whole``."""
+        """Check after all folds that each utterance is tested once; unless ``whole``, at most once.
+
+        Raises:
+            UserError: Names all problems found.
+        """
         untested = sorted(self.utt2emo.keys() - self.tested.keys() - self.undecided)
         if untested and whole:
             self.problems.append(f"{self.where}: in no test split: {some(untested)}")

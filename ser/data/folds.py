@@ -124,6 +124,9 @@ def sentence_groups(
     Sentences are taken by decreasing frequency, then in C order; each goes to the group with the
     fewest utterances of its emotions, then of all. So groups are of about equal size and have
     about the same share of each emotion. Nothing is random.
+
+    Raises:
+        UserError: k is below 2, or there are fewer sentences than groups.
     """
     emotions: dict[str, Counter[str]] = defaultdict(Counter)
     for utt, said in utt2sentence.items():

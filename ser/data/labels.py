@@ -31,7 +31,11 @@ def label_path(table: str, dump_dir: Path) -> Path:
 
 
 def read_targets(head: str, targets: Targets, dump_dir: Path) -> dict[str, Any]:
-    """Read the word or number of each utterance in a table, for the head of this name."""
+    """Read the word or number of each utterance in a table, for the head of this name.
+
+    Raises:
+        UserError: As ``read_labels``, or a value that is not a number or outside the limits.
+    """
     found: dict[str, Any] = read_labels(head, targets.table, dump_dir)
     least, most = targets.limits or (-math.inf, math.inf)
     for number, (utt_id, text) in enumerate(found.items() if targets.limits is not None else ()):
@@ -50,6 +54,9 @@ def read_labels(head: str, table: str, dump_dir: Path) -> dict[str, str]:
     """Read the value of each utterance in ``table``, for the head of this name.
 
     An unknown gender, ``u`` in utt2gender, is treated as missing.
+
+    Raises:
+        UserError: No such table, or a line that is not an utterance and one word.
     """
     path, where = label_path(table, dump_dir), f"aux_conf.{head}.table"
     if not path.is_file():
@@ -75,6 +82,9 @@ def read_raters(path: Path, emotions: Sequence[str]) -> dict[str, np.ndarray]:
     A line is an utterance and one word per rater; a rater's vote is split equally among several
     words joined by commas. Words not in ``emotions`` are ignored, and utterances without any other
     word are left out.
+
+    Raises:
+        UserError: No such table, a malformed line, or no line with one of the emotions.
     """
     import numpy as np
 
@@ -132,6 +142,9 @@ def fold_labels(
     Args:
         tables: Tables by head, as in ``aux_conf``.
         dump_dir, fold_dir: dump/<corpus>, and the protocol's folds in it.
+
+    Raises:
+        UserError: A table that is missing or malformed, or cannot be learnt in a fold.
     """
     labels = {head: read_targets(head, targets, dump_dir) for head, targets in tables.items()}
     every = set(read_table(dump_dir / "utt2spk")) if tables else set()
@@ -158,6 +171,9 @@ def training_values(
     """Classes of a head: the words in the training utterances of ``fold``, in C order.
 
     For numbers, their mean and standard deviation (1 / n).
+
+    Raises:
+        UserError: Fewer than two values, so that there is nothing to learn.
     """
     known = [labels[utt_id] for utt_id in utterances if utt_id in labels]
     values = sorted(set(known))
