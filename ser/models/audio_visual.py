@@ -6,7 +6,7 @@ from ser.data.video import FRAME_BYTES, PICTURE, SOUND_BYTES, STEP
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, without_padding
 from ser.models.raw import RawConv, RawFrontend
 from ser.models.resnet import ResNet
 from ser.models.weights import start_from
@@ -20,16 +20,13 @@ class AudioVisualFrontend(AbsFrontend):
     """The frames of ``feats_type: audio_video`` as they are."""
 
     reads = ("audio_video",)
-
-    def output_size(self) -> int:
-        return FRAME_BYTES
+    _output_size = FRAME_BYTES
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, 28928), (B,) -> the same with zeros for padding."""
-        real = frame_mask(input_lengths, input.size(1), input.device).unsqueeze(-1)
-        return input.masked_fill(~real, 0.0), input_lengths
+        return without_padding(input, input_lengths), input_lengths
 
 
 class AudioVisualEncoder(AbsEncoder):
@@ -95,9 +92,7 @@ class AudioVisualEncoder(AbsEncoder):
             bidirectional=False,
             dropout=dropout,
         )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
+        self._output_size = self.recurrent.output_size()
 
     def train(self, mode: bool = True) -> "AudioVisualEncoder":
         """Set the mode; a frozen ResNet stays in evaluation mode."""

@@ -8,12 +8,15 @@ import torch
 class AbsFrontend(torch.nn.Module, ABC):
     """Map the model's input to frames.
 
-    A subclass that reads anything other than features lists its ``feats_type`` values in ``reads``.
+    A subclass that reads anything other than features lists its ``feats_type`` values in ``reads``,
+    and any subclass sets ``_output_size`` or overrides ``output_size``.
     """
 
-    @abstractmethod
+    _output_size: int
+
     def output_size(self) -> int:
         """Frame size D."""
+        return self._output_size
 
     @abstractmethod
     def forward(
@@ -23,11 +26,13 @@ class AbsFrontend(torch.nn.Module, ABC):
 
 
 class AbsEncoder(torch.nn.Module, ABC):
-    """Map frames to frames."""
+    """Map frames to frames; a subclass sets ``_output_size`` or overrides ``output_size``."""
 
-    @abstractmethod
+    _output_size: int
+
     def output_size(self) -> int:
         """Frame size D'."""
+        return self._output_size
 
     @abstractmethod
     def forward(

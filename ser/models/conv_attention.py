@@ -3,7 +3,8 @@
 import torch
 
 from ser.errors import UserError
-from ser.models.pooling import AbsPooling, _softmax, _without_padding
+from ser.models.masks import masked_softmax, without_padding
+from ser.models.pooling import AbsPooling
 
 
 class ConvAttentionPooling(AbsPooling):
@@ -35,11 +36,8 @@ class ConvAttentionPooling(AbsPooling):
         self.hidden = torch.nn.Conv1d(input_size, size, kernel, padding=kernel // 2, bias=False)
         self.score = torch.nn.Linear(size, hops, bias=False)  # W_2
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        frames = _without_padding(frames, lengths)
+        frames = without_padding(frames, lengths)
         hidden = self.hidden(frames.transpose(1, 2)).transpose(1, 2).tanh()  # (B, T, size)
-        weights = _softmax(self.score(hidden), lengths)  # (B, T, hops)
+        weights = masked_softmax(self.score(hidden), lengths)  # (B, T, hops)
         return (weights.transpose(1, 2) @ frames).flatten(1)  # (B, hops D)

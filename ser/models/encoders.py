@@ -12,7 +12,7 @@ from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.cpu.recurrent import read_padded
-from ser.models.masks import beside, frame_mask, positions
+from ser.models.masks import beside, frame_mask, positions, without_padding
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
@@ -24,9 +24,6 @@ class IdentityEncoder(AbsEncoder):
     def __init__(self, input_size: int):
         super().__init__()
         self._output_size = input_size
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, D), (B,) -> the same, and no state."""
@@ -100,14 +97,10 @@ class ConvRecurrentEncoder(AbsEncoder):
             )
             self._output_size = hidden_size * (2 if bidirectional else 1)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, T', D') with zeros for padding, (B,), and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        picture = xs_pad.masked_fill(padding, 0.0)
-        maps = picture.unsqueeze(1).expand(-1, self.in_channels, -1, -1)  # (B, C, T, F)
+        picture = without_padding(xs_pad, ilens).unsqueeze(1)
+        maps = picture.expand(-1, self.in_channels, -1, -1)  # (B, C, T, F)
         for layer in self.convs:
             maps, ilens = layer(maps, ilens)
         frames = maps.transpose(1, 2).flatten(2)  # (B, T', C' F')

@@ -63,9 +63,6 @@ class GINEncoder(AbsEncoder):
         )
         self._output_size = sum(sizes)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, N, D) with zeros for padding, (B,), and no state."""
         frames, lengths, _ = self.rnn(xs_pad, ilens)

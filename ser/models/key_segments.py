@@ -71,9 +71,7 @@ class KeySegmentsEncoder(AbsEncoder):
             bidirectional=True,
             dropout=dropout,
         )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
+        self._output_size = self.recurrent.output_size()
 
     def train(self, mode: bool = True) -> "KeySegmentsEncoder":
         """Set the mode; a frozen ResNet stays in evaluation mode."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import beside, frame_mask
+from ser.models.masks import frame_mask, normalize
 
 BLOCK = 16384  # FFT size
 DIRECT = 64  # taps; longer kernels are applied by FFT
@@ -16,20 +16,13 @@ class RawFrontend(AbsFrontend):
     """Samples as frames of one value, with mean 0 and variance 1 over each utterance."""
 
     reads = ("raw",)
-
-    def output_size(self) -> int:
-        return 1
+    _output_size = 1
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L), (B,) -> (B, L, 1) with zeros for padding, (B,)."""
-        real = frame_mask(input_lengths, input.size(1), input.device)
-        count = beside(input_lengths, input.device).unsqueeze(1)
-        samples = input.masked_fill(~real, 0.0)
-        centred = (samples - samples.sum(1, keepdim=True) / count).masked_fill(~real, 0.0)
-        variance = centred.square().sum(1, keepdim=True) / count
-        return (centred / (variance + 1e-7).sqrt()).unsqueeze(-1), input_lengths
+        return normalize(input, input_lengths).unsqueeze(-1), input_lengths
 
 
 class RawConv(torch.nn.Module):
@@ -129,9 +122,7 @@ class RawConvEncoder(AbsEncoder):
             bidirectional=True,
             dropout=dropout,
         )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
+        self._output_size = self.recurrent.output_size()
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""

@@ -7,7 +7,7 @@ from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.encoders import MaskedBatchNorm
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, without_padding
 from ser.models.pooling import StatisticsPooling
 from ser.models.weights import start_from
 
@@ -158,16 +158,12 @@ class XVectorEncoder(AbsEncoder):
         self.freeze = freeze
         start_from(self, weights, within="encoder.", freeze=freeze)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def train(self, mode: bool = True) -> "XVectorEncoder":
         """Set the mode; a frozen network stays in evaluation mode, with fixed batch norm."""
         return super().train(mode and not self.freeze)
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
-        real = frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        maps, lengths = self.network(xs_pad.masked_fill(~real, 0.0).unsqueeze(1), ilens)
+        maps, lengths = self.network(without_padding(xs_pad, ilens).unsqueeze(1), ilens)
         pooled = self.pooling(maps.transpose(1, 2).flatten(2), lengths)
         return self.embed(pooled).relu().unsqueeze(1), torch.ones_like(ilens), None
