@@ -9,6 +9,7 @@ from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer
 from ser.models.masks import frame_mask, without_padding
 from ser.models.pooling import AbsPooling, MeanPooling
+from ser.models.registry import check_whole
 
 ROUTINGS = ("frame_normalised", "dynamic")
 
@@ -86,10 +87,7 @@ class CapsulePooling(AbsPooling):
         super().__init__()
         numbers = {"capsules": capsules, "size": size, "types": types, "iterations": iterations}
         for name, value in numbers.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(
-                    f"pooling_conf.{name}: found {value!r}; expected a whole number, 1 or more"
-                )
+            check_whole(f"pooling_conf.{name}", value)
         if routing not in ROUTINGS:
             raise UserError(
                 f"pooling_conf.routing: found {routing!r}; expected one of {', '.join(ROUTINGS)}"

@@ -13,6 +13,7 @@ from ser.models.base import AbsEncoder
 from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.cpu.recurrent import read_padded
 from ser.models.masks import beside, frame_mask, positions, without_padding
+from ser.models.registry import check_whole, is_whole
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
@@ -70,8 +71,7 @@ class ConvRecurrentEncoder(AbsEncoder):
         if rnn_type not in RNNS:
             raise _unfit("rnn_type", rnn_type, f"one of {', '.join(RNNS)}")
         for name, value in (("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if not _is_count(value):
-                raise _unfit(name, value, "a whole number of 1 or more")
+            check_whole(f"encoder_conf.{name}", value)
         if not 0.0 <= dropout < 1.0:
             raise _unfit("dropout", dropout, "a share from 0.0 to below 1")
         if isinstance(convs, str) or not isinstance(convs, Sequence):
@@ -205,20 +205,15 @@ def _conv_layer(where: str, in_channels: int, conf: Any) -> ConvLayer:
     for key in ("channels", "kernel"):
         if key not in conf:
             raise _unfit(where, dict(conf), f"the key {key} as well")
-    if not _is_count(conf["channels"]):
-        raise _unfit(f"{where}.channels", conf["channels"], "a whole number of 1 or more")
+    check_whole(f"encoder_conf.{where}.channels", conf["channels"])
     for key in ("kernel", "pool"):
         value = conf.get(key, (1, 1))
         pair = isinstance(value, list | tuple) and len(value) == 2
-        if not pair or not all(_is_count(n) for n in value):
+        if not pair or not all(map(is_whole, value)):
             raise _unfit(f"{where}.{key}", value, "[frames, bins], two whole numbers of 1 or more")
     if conf.get("norm", "none") not in NORMS:
         raise _unfit(f"{where}.norm", conf["norm"], f"one of {', '.join(NORMS)}")
     return ConvLayer(in_channels, **conf)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _unfit(key: str, found: Any, expected: str) -> UserError:

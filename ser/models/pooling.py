@@ -6,6 +6,7 @@ import torch
 
 from ser.errors import UserError
 from ser.models.masks import beside, masked_softmax, without_padding
+from ser.models.registry import check_whole
 
 
 class AbsPooling(torch.nn.Module, ABC):
@@ -139,10 +140,7 @@ class SelfAttentionPooling(AbsPooling):
     def __init__(self, input_size: int, size: int = 64, hops: int = 1):
         super().__init__()
         for name, value in (("size", size), ("hops", hops)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f"pooling_conf.{name}: found {value!r}; expected a whole number of 1 or more"
-                )
+            check_whole(f"pooling_conf.{name}", value)
         self._output_size = hops * input_size
         self.hidden = torch.nn.Linear(input_size, size, bias=False)  # W_1
         self.score = torch.nn.Linear(size, hops, bias=False)  # W_2

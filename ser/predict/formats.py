@@ -28,9 +28,7 @@ def as_text(name: str, said: Prediction) -> str:
             best = max(part.probabilities.values())
             lines.append(f"  {span}  {part.emotion} {best:.2f}{values}")
     if said.units:
-        more = len(said.units) - UNITS_SHOWN
-        shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
-        lines.append(f"  units: {shown}" + (f" and {more} more" if more > 0 else ""))
+        lines.append(f"  units: {first_units(said)}")
     if said.warnings:
         lines.append(f"  warning: {'; '.join(said.warnings)}")
     return "\n".join(lines) + "\n"
@@ -46,6 +44,13 @@ def stream_line(second: int, said: Segment | None, form: str) -> str:
             line | ({"values": _rounded(said.values)} if said and said.values else {})
         )
     return f"{clock(second)}  {emotion}  {_ranked(probabilities)}".rstrip()
+
+
+def first_units(said: Prediction) -> str:
+    """The first units, and how many more there are."""
+    more = len(said.units) - UNITS_SHOWN
+    shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def _ranked(probabilities: Mapping[str, float]) -> str:

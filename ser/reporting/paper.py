@@ -229,11 +229,7 @@ def _ours(paper: Paper, point: str) -> list[str]:
         row = rows[point]
         partial = "*" if row and any(partial_notes(s) for _, s in row.runs) else ""
         for score in SCORES:
-            cells.append(
-                NOT_RUN
-                if row is None
-                else f"{row.cell('summary', score)} [{row.interval(score)}]{partial}"
-            )
+            cells.append(NOT_RUN if row is None else row.scored(score) + partial)
     return cells
 
 

@@ -7,8 +7,9 @@ from markupsafe import Markup
 
 from ser.console import percent
 from ser.data.folds import SPEAKER_DEPENDENT, num_groups, num_parts
+from ser.predict.card import is_synthetic
 from ser.reporting.figures import spark_chart
-from ser.reporting.inputs import ReportInput, is_synthetic
+from ser.reporting.inputs import ReportInput
 from ser.reporting.rows import system_name
 from ser.scoring.records import same_tests
 from ser.scoring.text import (
@@ -19,12 +20,13 @@ from ser.scoring.text import (
     differing,
     interval,
     mark,
+    others_like,
     p_value,
     paired_over,
     partial_notes,
     raters_line,
 )
-from ser.scoring.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar, paired
+from ser.scoring.uncertainty import differences, from_decisions, mcnemar, paired
 
 PROTOCOLS = {
     "strict": "one speaker tests, the session's other one validates, all others train",
@@ -198,9 +200,7 @@ def origin_rows(m: ReportInput) -> Rows:
 
 
 def _about_interval(scores: Mapping[str, Any]) -> str:
-    others = f"other speakers like these {scores['interval']['speakers']}"
-    if scores["interval"]["method"] == METHOD_KNOWN:
-        others = f"other utterances of these {scores['interval']['speakers']} speakers"
+    others = others_like(scores["protocol"], f" {scores['interval']['speakers']}")
     return f"95%: where the scores of {others} would be ({scores['interval']['method']})."
 
 

@@ -5,7 +5,6 @@ are training.
 """
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from ser.training.experiment import (
     PREDICTIONS_MARKER,
     SCORED,
     Experiment,
+    history_so_far,
     open_experiment,
     read_run,
 )
@@ -160,7 +160,7 @@ def fold_status(
     state, since = _state(exp_dir, fold, experiment, queued, log)
     begun = [phase for phase in PHASES if (fold_dir / phase / "config.yaml").exists()]
     phase = "" if (fold_dir / "config.yaml").exists() or not begun else begun[-1]
-    history = _read_history(fold_dir / phase / "history.json")
+    history = history_so_far(fold_dir / phase)
     ua = [entry["valid"]["UA"] for entry in history if "UA" in entry.get("valid", {})]
     return FoldStatus(
         fold=fold,
@@ -253,13 +253,6 @@ def _exit_status(log: Path) -> int | None:
         end = stream.read().decode("utf-8", "replace")
     found = re.search(r"(?:^|\n)# exit status: (\d+)\s*$", end)
     return int(found[1]) if found else None
-
-
-def _read_history(path: Path) -> list[dict]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet
-        return []
 
 
 def _max_epoch(config: Path) -> int | None:

@@ -21,7 +21,7 @@ from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, some
-from ser.scoring.records import SCORE_FIRST, read_scores, same_tests
+from ser.scoring.records import read_scores, same_tests
 from ser.scoring.slices import read_utterance_table
 from ser.scoring.text import (
     KNOWN_SPEAKERS,
@@ -41,6 +41,7 @@ from ser.scoring.uncertainty import (
     differences,
     mcnemar,
     measure,
+    numbers,
 )
 from ser.training.experiment import open_experiment
 
@@ -105,7 +106,7 @@ def compare(
     """
     exp_dirs = [Path(directory) for directory in exp_dirs]
     of_records = _are_records(exp_dirs, dump_dir)
-    scores = [_read(directory) for directory in exp_dirs]
+    scores = [read_scores(_scores_file(directory)) for directory in exp_dirs]
     _refuse_unlike(exp_dirs, scores)
     if of_records:
         _refuse_other_records(exp_dirs, scores)
@@ -187,10 +188,10 @@ def compare_systems(
     labels, utts = scores["labels"], sorted(first.runs[0].decided)
     right = [_right(system, utts) for system in (first, second)]  # (seeds, N) each
     trials = Trials(
-        speaker=_numbers([utt2spk[u] for u in utts]),
+        speaker=numbers([utt2spk[u] for u in utts]),
         label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
         fold=np.stack(
-            [_numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
+            [numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
             axis=1,
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
@@ -290,18 +291,12 @@ def _scores_file(path: Path) -> Path:
     return path if path.suffix == ".json" else path / "scores.json"
 
 
-def _read(exp_dir: Path) -> dict[str, Any]:
-    path = _scores_file(exp_dir)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
-    return read_scores(path)
-
-
 def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
     """Reject different corpora, emotions or kinds of protocol, before anything else is read."""
     if len(exp_dirs) < 2:
         raise UserError("--exp-dir: one experiment; a comparison is of two")
-    repeated = [str(d) for i, d in enumerate(exp_dirs) if d.resolve() in _resolved(exp_dirs[:i])]
+    places = [directory.resolve() for directory in exp_dirs]
+    repeated = [d for i, d in enumerate(exp_dirs) if places[i] in places[:i]]
     if repeated:
         raise UserError(f"--exp-dir: {repeated[0]} is given twice; name two experiments")
     for key, what in (("corpus", "corpus"), ("labels", "emotions")):
@@ -353,20 +348,12 @@ def _refuse_other_tests(runs: Sequence[Scored]) -> None:
             )
 
 
-def _resolved(directories: Sequence[Path]) -> list[Path]:
-    return [directory.resolve() for directory in directories]
-
-
 def _words(value: Any) -> str:
     return value if isinstance(value, str) else " ".join(value)
 
 
 def _stem(scores: Mapping[str, Any]) -> str:
     return scores["tag"].removesuffix(f"_seed{scores['seed']}")
-
-
-def _numbers(names: Sequence[str]) -> np.ndarray:
-    return np.unique(names, return_inverse=True)[1]
 
 
 def _right(system: System, utts: Sequence[str]) -> np.ndarray:

@@ -33,8 +33,8 @@ from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import align, tag_stripper, unit_error_rate
 from ser.scoring.auxiliary import score_auxiliary
-from ser.scoring.calibration import calibration, scaled
-from ser.scoring.decision_scores import score_decisions
+from ser.scoring.calibration import calibration, scaled, score_raters
+from ser.scoring.decision_scores import score_decisions, valid_ua
 from ser.scoring.metrics import (
     DIGITS,
     absent,
@@ -49,7 +49,6 @@ from ser.scoring.metrics import (
     unweighted_accuracy,
 )
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, write_errors
-from ser.scoring.raters import score_raters
 from ser.scoring.scores import SCHEMA, Scores
 from ser.scoring.slices import find_slices, read_utterance_table, score_slices
 from ser.scoring.text import format_scores
@@ -61,9 +60,8 @@ from ser.scoring.uncertainty import (
     from_decisions,
     score_intervals,
 )
-from ser.scoring.validation import valid_ua
 from ser.stage import file_digest, read_marker
-from ser.training.experiment import SCORED, Experiment, open_experiment
+from ser.training.experiment import SCORED, Experiment, open_experiment, read_fold_run
 
 
 def score_folds(
@@ -289,7 +287,7 @@ def _score_decisions(
 
 def _add_training(scores: dict[str, Any], experiment: Experiment) -> None:
     """Add cost and validation UA of the scored folds' trainings."""
-    runs = {fold: experiment.fold_run(fold) for fold in scores["per_fold"]}
+    runs = {fold: read_fold_run(experiment.exp_dir / fold) for fold in scores["per_fold"]}
     for fold, values in scores["per_fold"].items():
         run = runs[fold]
         values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}

@@ -33,7 +33,7 @@ from ser.config import (
 from ser.data.tables import read_lines
 from ser.errors import UserError
 from ser.models.lora import check_lora
-from ser.models.registry import check_folder, check_head, registered_name
+from ser.models.registry import check_folder, check_head, is_whole, registered_name
 from ser.stage import require_done
 from ser.training.optim import check_factors
 
@@ -103,7 +103,7 @@ def check_folds(fold_dir: Path, folds: Sequence[str]) -> list[str]:
 def task_parser() -> argparse.ArgumentParser:
     """Build the task's command line from its sources, with types resolved by name."""
     parser = argparse.ArgumentParser()
-    parser.error = _refuse
+    parser.error = refuse
     parser.add_argument("--config")
     sources = [
         _module(_ABS_TASK),
@@ -117,7 +117,8 @@ def task_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(message: str) -> None:
+def refuse(message: str) -> None:
+    """Raise UserError with what argparse says about an option of the YAML or after --."""
     raise UserError(f"training options: {message}; see conf/ for examples")
 
 
@@ -287,7 +288,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
     """Reject numbers with which nothing would be trained or kept."""
     for key, least in LEAST.items():
         values = given[key] if isinstance(given[key], list) else [given[key]]
-        if any(value is not None and (type(value) is not int or value < least) for value in values):
+        if not all(value is None or is_whole(value, least) for value in values):
             raise UserError(f"{key}: found {given[key]}; expected a whole number, {least} or more")
 
 

@@ -19,7 +19,7 @@ from ser.data.tables import read_lines, read_table
 from ser.files import atomic_write
 from ser.provenance import hardware
 from ser.stage import read_marker, require_done
-from ser.training.experiment import LAYER_CACHE, PREDICTIONS_MARKER
+from ser.training.experiment import LAYER_CACHE, PREDICTIONS_MARKER, history_so_far
 from ser.training.timing import STEPS, VALID_COST, Kind, time_training
 
 
@@ -319,12 +319,9 @@ def timings_of(
 
 def _trained(output: Path) -> tuple[int, float]:
     """Number of epochs in a fold's history, and their total seconds."""
-    try:
-        history = json.loads((output / "history.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0, 0.0
+    history = history_so_far(output)
     phases = [entry[name] for entry in history for name in ("train", "valid") if name in entry]
-    return len(history), sum(phase["seconds"] for phase in phases)
+    return len(history), sum((phase["seconds"] for phase in phases), 0.0)
 
 
 def _size(count: float) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 NETWORK, UNITS, PREDICTIONS = "config.yaml", "units.txt", "predictions.tsv"
+HISTORY = "history.json"  # statistics of a fold's epochs
 # Keys of ESPnet's config.yaml that define the model; the inventories of heads are elsewhere.
 NETWORK_KEYS = (
     "emotions",
@@ -118,10 +119,6 @@ class Experiment:
             what = f"no emotion known for {unknown[0]}" if unknown else "no utterances"
             raise UserError(f"{path}: {what}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3")
         return {utt_id: self.emotions[utt_id] for utt_id in utterances}
-
-    def fold_run(self, fold: str) -> dict[str, Any]:
-        """Record of stage 4 about a finished fold; see ``read_fold_run``."""
-        return read_fold_run(self.exp_dir / fold)
 
     def made_from(self, fold: str) -> dict[str, Any]:
         """Everything that determines a fold's predictions: ``model_state`` and its input."""
@@ -279,10 +276,21 @@ def read_inferred(fold_dir: Path) -> dict[str, Any]:
 
 def read_temperature(fold_dir: Path) -> float | None:
     """Temperature of a fold's current model, if stage 5 has fitted one."""
-    noted = read_inferred(fold_dir)
-    tested = noted.get("made_from") or {}
-    same = all(tested.get(key) == value for key, value in model_state(fold_dir).items())
-    return noted.get("temperature") if same else None
+    return read_inferred(fold_dir).get("temperature") if is_inferred(fold_dir) else None
+
+
+def is_inferred(fold_dir: Path) -> bool:
+    """Whether a fold's current model is the one that stage 5 has tested."""
+    tested = read_inferred(fold_dir).get("made_from") or {}
+    return all(tested.get(key) == value for key, value in model_state(fold_dir).items())
+
+
+def history_so_far(directory: Path) -> list[dict[str, Any]]:
+    """Epochs in the history of a fold or of one of its phases; empty if it cannot be read yet."""
+    try:
+        return json.loads((directory / HISTORY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
 
 
 def model_state(fold_dir: Path) -> dict[str, Any]:

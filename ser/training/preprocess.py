@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from ser.models.inputs import INT16_SCALE
+from ser.data.audio import FULL_SCALE
 from ser.models.heads import IGNORE_ID
 
 
@@ -41,7 +41,7 @@ class SERPreprocessor(AbsPreprocessor):
 
     def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:
         if self.waveform and "speech" in data:
-            data["speech"] = data["speech"] / np.float32(INT16_SCALE)
+            data["speech"] = data["speech"] / np.float32(FULL_SCALE)
         if "emotion" in data:
             known = uid not in self.unlabelled
             emotion = self.emotion_id[data["emotion"]] if known else IGNORE_ID

@@ -36,11 +36,11 @@ from ser.console import progress
 from ser.files import atomic_write
 from ser.models.concordance import MOMENTS, concordance
 from ser.models.ssl import HFFrontend
+from ser.training.experiment import HISTORY
 from ser.training.heads_first import warm_start
 from ser.models.model import SERModel
 from ser.lang.units import tag_stripper
 
-HISTORY = "history.json"
 PARAMETERS = "parameters.json"
 
 
