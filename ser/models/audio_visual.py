@@ -5,11 +5,10 @@ import torch
 from ser.data.video import FRAME_BYTES, PICTURE, SOUND_BYTES, STEP
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.encoders import ConvRecurrentEncoder
+from ser.models.encoders import lstm
 from ser.models.masks import frame_mask, without_padding
 from ser.models.raw import RawConv, RawFrontend
 from ser.models.resnet import ResNet
-from ser.models.weights import start_from
 
 STREAMS = ("both", "audio", "video")
 # ImageNet statistics, as used to train the weights
@@ -71,7 +70,7 @@ class AudioVisualEncoder(AbsEncoder):
             raise UserError(
                 f"encoder_conf.streams: found {streams}; choose one of {', '.join(STREAMS)}"
             )
-        self.freeze, size = freeze, 0
+        size = 0
         self.standardise = RawFrontend()
         self.input_dropout = torch.nn.Dropout(input_dropout)
         self.sound, self.sight = None, None
@@ -80,26 +79,12 @@ class AudioVisualEncoder(AbsEncoder):
             size += self.sound.size
         if streams != "audio":
             self.sight = ResNet(3, depth, width, picture=True)
-            start_from(self.sight, weights, freeze=freeze)
+            self.sight.start_from(weights, freeze)
             size += self.sight.size
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)
-        self.recurrent = ConvRecurrentEncoder(
-            size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bidirectional=False,
-            dropout=dropout,
-        )
+        self.recurrent = lstm(size, hidden_size, num_layers, dropout, bidirectional=False)
         self._output_size = self.recurrent.output_size()
-
-    def train(self, mode: bool = True) -> "AudioVisualEncoder":
-        """Set the mode; a frozen ResNet stays in evaluation mode."""
-        super().train(mode)
-        if self.sight is not None:
-            self.sight.train(mode and not self.freeze)
-        return self
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, 28928), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""

@@ -126,6 +126,20 @@ class ConvRecurrentEncoder(AbsEncoder):
         return outputs.index_select(0, beside(order.argsort(), frames.device))
 
 
+def lstm(
+    size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool = True
+) -> ConvRecurrentEncoder:
+    """An LSTM over frames of ``size`` values, without convolutions."""
+    return ConvRecurrentEncoder(
+        size,
+        rnn_type="lstm",
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        dropout=dropout,
+    )
+
+
 class ConvLayer(torch.nn.Module):
     """Convolution of stride 1, batch norm if asked for, ReLU and max pooling.
 

@@ -4,7 +4,7 @@ import torch
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
-from ser.models.encoders import ConvLayer, ConvRecurrentEncoder
+from ser.models.encoders import ConvLayer, lstm
 from ser.models.masks import beside, frame_mask, masked_softmax, without_padding
 from ser.models.pooling import MeanPooling, SelfAttentionPooling
 
@@ -70,14 +70,7 @@ class ParallelEncoder(AbsEncoder):
             self.frame_attention = torch.nn.MultiheadAttention(width, HEADS, batch_first=True)
         self.conv_pooling = SelfAttentionPooling(width)
         self.dimension_attention = DimensionAttention(lld_size) if dimension_attention else None
-        self.recurrent = ConvRecurrentEncoder(
-            lld_size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=2,
-            bidirectional=True,
-            dropout=dropout,
-        )
+        self.recurrent = lstm(lld_size, hidden_size, 2, dropout)
         self.recurrent_pooling = MeanPooling(2 * hidden_size)
         fused = width + 2 * hidden_size
         self.fuse = torch.nn.Sequential(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.encoders import ConvRecurrentEncoder
+from ser.models.encoders import lstm
 from ser.models.masks import frame_mask, normalize
 
 BLOCK = 16384  # FFT size
@@ -114,14 +114,7 @@ class RawConvEncoder(AbsEncoder):
             raise UserError("encoder: raw_conv reads samples; set frontend: raw")
         self.noise = noise
         self.convs = RawConv(channels, kernel1, pool, kernel2, channel_pool, step)
-        self.recurrent = ConvRecurrentEncoder(
-            self.convs.size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bidirectional=True,
-            dropout=dropout,
-        )
+        self.recurrent = lstm(self.convs.size, hidden_size, num_layers, dropout)
         self._output_size = self.recurrent.output_size()
 
     def forward(self, xs_pad, ilens, prev_states=None):

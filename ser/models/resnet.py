@@ -41,7 +41,7 @@ class ResNet(torch.nn.Module):
                 f"encoder_conf.depth: found {depth}; choose one of {', '.join(map(str, DEPTHS))}"
             )
         counts, bottleneck = DEPTHS[depth]
-        self.picture = picture
+        self.picture, self.frozen = picture, False
         kernel, stride, padding = (7, 2, 3) if picture else (3, 1, 1)
         self.conv1 = torch.nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
         self.bn1 = MaskedBatchNorm(width)
@@ -54,6 +54,19 @@ class ResNet(torch.nn.Module):
                 size = blocks[-1].size
             setattr(self, f"layer{stage + 1}", torch.nn.ModuleList(blocks))
         self.size = size  # output channels
+
+    def start_from(self, weights: str | None, freeze: bool) -> None:
+        """Load the weights of torchvision's network; if ``freeze``, they and the statistics stay.
+
+        Raises:
+            UserError: as ``ser.models.weights.start_from``.
+        """
+        start_from(self, weights, freeze=freeze)
+        self.frozen = freeze
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Set the mode; a frozen network stays in evaluation mode, with fixed batch norm."""
+        return super().train(mode and not self.frozen)
 
     def forward(
         self, maps: torch.Tensor, lengths: torch.Tensor

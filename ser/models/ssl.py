@@ -254,18 +254,6 @@ class HFFrontend(AbsFrontend):
         hidden |= self._upper(hidden[depth or 0], lengths, depth or 0, max(self.used))
         return self._fuse([hidden[i] for i in self.used]), lengths
 
-    def hidden_states(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The inputs of eq. 4: H_l and H_{h,1} .. H_{h,N}, each (B, T, D), and lengths (B,).
-
-        They equal transformers' ``output_hidden_states`` except at index 0, which there includes
-        the convolutional position embeddings and here is H_l itself.
-        """
-        hidden, lengths = self._lower(speech, speech_lengths, 0)
-        hidden |= self._upper(hidden[0], lengths, 0, self.num_layers)
-        return [hidden[i] for i in range(self.num_layers + 1)], lengths
-
     def _fuse(self, layers: list[torch.Tensor]) -> torch.Tensor:
         """Fuse the layers ``used``, each (B, T, D), into one sequence of frames."""
         if self.layers == "weighted_sum":

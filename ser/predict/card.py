@@ -152,7 +152,6 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """
     card, emotions = config["card"], config["emotions"]
     scores, folds, protocol = card["scores"], list(config["folds"]), card["protocol"]
-    how = PROTOCOLS[protocol.rstrip("0123456789")].format(num_groups(protocol))
     overview = OVERVIEW.format(
         rate=config["sampling_rate"],
         emotions=", ".join(emotions),
@@ -168,8 +167,9 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     parts += [
         "## Scores\n",
         _wrap(
-            f"Protocol `{protocol}`: {how}. {scores['folds']} folds, {scores['speakers']} "
-            f"speakers, {scores['utterances']} utterances, seed {card['seed']}."
+            f"Protocol `{protocol}`: {describe_protocol(protocol)}. {scores['folds']} folds, "
+            f"{scores['speakers']} speakers, {scores['utterances']} utterances, seed "
+            f"{card['seed']}."
         ),
         _score_table(scores, protocol),
         _wrap(f"Interval: {scores['interval']}. Recall of each emotion, all folds together:"),
@@ -200,6 +200,12 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         ),
     ]
     return "\n".join(part for part in parts if part is not None)
+
+
+def describe_protocol(protocol: str) -> str:
+    """Say in words who is tested and who trains."""
+    known = PROTOCOLS.get(protocol.rstrip("0123456789"), "not one of this recipe's")
+    return known.format(num_groups(protocol))
 
 
 def _limits(card: Mapping[str, Any], count: int) -> list[str]:

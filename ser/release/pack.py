@@ -40,6 +40,7 @@ from ser.training.experiment import (
     NETWORK,
     NETWORK_KEYS,
     UNITS,
+    choose_folds,
     find_file,
     find_units,
     fold_model_file,
@@ -99,7 +100,7 @@ def pack_experiment(
         raise UserError(f"{exp_dir}: {what}; give an experiment: exp/<corpus>/<tag>")
     run = read_run(exp_dir)
     scores = read_scores(exp_dir / "scores.json")
-    names = _choose(exp_dir, scores["folds"]["scored"], folds)
+    names = choose_folds(folds, scores["folds"]["scored"], f"the scored folds of {exp_dir}")
     for fold in names:
         _require_scored(exp_dir, fold, run)
     configs = {fold: read_fold_config(exp_dir, fold) for fold in names}
@@ -279,16 +280,6 @@ def without_paths(value: Any) -> Any:
         if root != Path("/"):
             value = value.replace(f"{root}/", "PATH/TO/")
     return ABSOLUTE_PATH.sub(lambda match: f"PATH/TO/{Path(match[0]).name}", value)
-
-
-def _choose(exp_dir: Path, scored: Sequence[str], folds: Sequence[str]) -> list[str]:
-    unknown = [fold for fold in folds if fold not in scored]
-    if unknown:
-        raise UserError(
-            f"--folds: {' '.join(unknown)}: not among the scored folds of {exp_dir}; choose from: "
-            f"{' '.join(scored)}"
-        )
-    return [fold for fold in scored if not folds or fold in folds]
 
 
 def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:

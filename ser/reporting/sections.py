@@ -6,8 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from ser.console import percent
-from ser.data.folds import SPEAKER_DEPENDENT, num_groups, num_parts
-from ser.predict.card import is_synthetic
+from ser.data.folds import SPEAKER_DEPENDENT
+from ser.predict.card import describe_protocol, is_synthetic
 from ser.reporting.figures import spark_chart
 from ser.reporting.inputs import ReportInput
 from ser.reporting.rows import system_name
@@ -28,14 +28,6 @@ from ser.scoring.text import (
 )
 from ser.scoring.uncertainty import differences, from_decisions, mcnemar, paired
 
-PROTOCOLS = {
-    "strict": "one speaker tests, the session's other one validates, all others train",
-    "paper": "one speaker tests, all others train; the last epoch is tested",
-    "session": "one session tests, all others train; the last epoch is tested",
-    "official": "the split that comes with the corpus; no speaker is in two of its sets",
-    "official_shared": "the split that comes with the corpus, whose sets share speakers",
-    "prefix": "folds by the name of the dialog, in which both speakers speak",
-}
 SLICES = {"text": "words"}  # kinds with a clearer name
 SYNTHETIC = (
     "no person speaks in this corpus: the recipe makes it with a speech synthesiser, to be tried "
@@ -73,14 +65,10 @@ def marks(m: ReportInput, several: bool) -> list[tuple[str, str]]:
 def facts(m: ReportInput) -> list[tuple[str, Any]]:
     """Entries of an experiment's card below WA and UA."""
     s, summary, stated = m.scores, m.scores["summary"], m.scores["stated"] or {}
-    protocol, parts = s["protocol"], num_parts(s["protocol"])
-    about = PROTOCOLS.get(protocol) or (parts and f"{parts} parts; every part tests once")
-    if num_groups(protocol):
-        about = f"speakers by {num_groups(protocol)} groups of sentences; both are left out"
     scored, expected = len(s["folds"]["scored"]), len(s["folds"]["expected"])
     units = s["units"] or {}
     found = [
-        ("protocol", f"{protocol}: {about}" if about else protocol),
+        ("protocol", f"{s['protocol']}: {describe_protocol(s['protocol'])}"),
         ("differs from its configuration in", differing(s)),
         ("corpus", s["corpus"] + (", synthetic speech" if is_synthetic(s["corpus"]) else "")),
         ("folds", expected if scored == expected else f"{scored} of {expected}"),

@@ -9,7 +9,7 @@ predictions were made from, so that a retrained fold is inferred again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,15 +166,19 @@ class Experiment:
             json.dump(content, stream, indent=1)
             stream.write("\n")
 
-    def require_folds(self, folds: list[str]) -> list[str]:
-        """Return ``folds`` in the protocol's order; UserError names unknown ones."""
-        unknown = [fold for fold in folds if fold not in self.folds]
-        if unknown:
-            raise UserError(
-                f"--folds: {' '.join(unknown)}: no such fold in the {self.run['protocol']} "
-                f"protocol; choose from: {' '.join(self.folds)}"
-            )
-        return [fold for fold in self.folds if fold in folds]
+    def require_folds(self, folds: Sequence[str]) -> list[str]:
+        """Return ``folds``, all if empty, in the protocol's order; UserError for an unknown one."""
+        return choose_folds(folds, self.folds, f"the folds of protocol {self.run['protocol']}")
+
+
+def choose_folds(folds: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """Return those of ``known`` that are among ``folds``, or all; UserError for an unknown one."""
+    unknown = [fold for fold in folds if fold not in known]
+    if unknown:
+        raise UserError(
+            f"--folds: {' '.join(unknown)}: not among {what}; choose from: {' '.join(known)}"
+        )
+    return [fold for fold in known if not folds or fold in folds]
 
 
 def data_state(
