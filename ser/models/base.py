@@ -36,9 +36,6 @@ class AbsEncoder(torch.nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
-        prev_states: torch.Tensor | None = None,
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, prev_states: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(B, T, D), (B,) -> (B, T', D'), (B,) and states, which this recipe does not use."""

@@ -48,10 +48,7 @@ class RawConv(torch.nn.Module):
         self, channels: int, kernel1: int, pool: int, kernel2: int, channel_pool: int, step: int
     ):
         super().__init__()
-        for name, value, divisor in (
-            ("channels", channels, channel_pool),
-            ("step", step, pool),
-        ):
+        for name, value, divisor in (("channels", channels, channel_pool), ("step", step, pool)):
             if value % divisor:
                 raise UserError(
                     f"encoder_conf.{name}: found {value}; expected a multiple of {divisor}"

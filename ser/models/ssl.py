@@ -232,10 +232,7 @@ class HFFrontend(AbsFrontend):
         return None if self.cache_dir is None else digests(speech, lengths)
 
     def forward(
-        self,
-        input: torch.Tensor,
-        input_lengths: torch.Tensor,
-        keys: Sequence[str] | None = None,
+        self, input: torch.Tensor, input_lengths: torch.Tensor, keys: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,).
 

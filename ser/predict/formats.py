@@ -36,14 +36,12 @@ def as_text(name: str, said: Prediction) -> str:
 
 def stream_line(second: int, said: Segment | None, form: str) -> str:
     """Format a line of ``--stream`` at ``second``; ``said`` is None in silence."""
-    probabilities = said.probabilities if said else {}
-    emotion = said.emotion if said else "silence"
     if form == "json":
-        line = {"end": second, "emotion": emotion, "probabilities": _rounded(probabilities)}
-        return json.dumps(
-            line | ({"values": _rounded(said.values)} if said and said.values else {})
-        )
-    return f"{clock(second)}  {emotion}  {_ranked(probabilities)}".rstrip()
+        answer = _answer(said) if said else {"emotion": "silence", "probabilities": {}}
+        return json.dumps({"end": second, **answer})
+    if said is None:
+        return f"{clock(second)}  silence"
+    return f"{clock(second)}  {said.emotion}  {_ranked(said.probabilities)}"
 
 
 def first_units(said: Prediction) -> str:
@@ -73,18 +71,14 @@ def as_json(name: str, said: Prediction) -> str:
     document = {
         "file": name,
         "duration": _seconds(said.duration),
-        "emotion": said.emotion,
-        "probabilities": _rounded(said.probabilities),
-        **({"values": _rounded(said.values)} if said.values else {}),
+        **_answer(said),
         **({"speakers": _speakers(said)} if said.speakers else {}),
         "segments": [
             {
                 **({"speaker": segment.speaker} if segment.speaker else {}),
                 "start": _seconds(segment.start),
                 "end": _seconds(segment.end),
-                "emotion": segment.emotion,
-                "probabilities": _rounded(segment.probabilities),
-                **({"values": _rounded(segment.values)} if segment.values else {}),
+                **_answer(segment),
             }
             for segment in said.segments
         ],
@@ -98,14 +92,14 @@ def as_json(name: str, said: Prediction) -> str:
 
 def _speakers(said: Prediction) -> dict[str, Any]:
     return {
-        who: {
-            "seconds": _seconds(whole.end),
-            "emotion": whole.emotion,
-            "probabilities": _rounded(whole.probabilities),
-            **({"values": _rounded(whole.values)} if whole.values else {}),
-        }
+        who: {"seconds": _seconds(whole.end), **_answer(whole)}
         for who, whole in said.speakers.items()
     }
+
+
+def _answer(said: Prediction | Segment) -> dict[str, Any]:
+    values = {"values": _rounded(said.values)} if said.values else {}
+    return {"emotion": said.emotion, "probabilities": _rounded(said.probabilities), **values}
 
 
 def csv_header(emotions: Sequence[str], values: Sequence[str] = (), turns: bool = False) -> str:

@@ -18,13 +18,7 @@ from ser.files import atomic_write
 from ser.predict.card import is_synthetic
 from ser.reporting import elsewhere
 from ser.reporting.inputs import read_input
-from ser.reporting.overview import (
-    DECADE,
-    DECADE_TITLE,
-    dated_rows,
-    decade_table,
-    write_overview,
-)
+from ser.reporting.overview import DECADE, DECADE_TITLE, dated_rows, decade_table, write_overview
 from ser.reporting.render import render
 from ser.reporting.rows import Row, group_seeds, system_name
 from ser.reporting.sweeps import PointsTable, marked_protocol

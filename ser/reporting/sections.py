@@ -11,12 +11,12 @@ from ser.predict.card import describe_protocol, is_synthetic
 from ser.reporting.figures import spark_chart
 from ser.reporting.inputs import ReportInput
 from ser.reporting.rows import system_name
+from ser.scoring.compare import System, compare_systems, load_record, row, speakers_of
 from ser.scoring.records import same_tests
 from ser.scoring.text import (
     CLASS_SCORES,
     KNOWN_SPEAKERS,
     concordance,
-    difference,
     differing,
     interval,
     mark,
@@ -26,7 +26,6 @@ from ser.scoring.text import (
     partial_notes,
     raters_line,
 )
-from ser.scoring.uncertainty import differences, from_decisions, mcnemar, paired
 
 SLICES = {"text": "words"}  # kinds with a clearer name
 SYNTHETIC = (
@@ -97,16 +96,11 @@ def system_difference(first: ReportInput, second: ReportInput) -> dict[str, Any]
     a, b = first.scores, second.scores
     if not same_tests(a, b):
         return None
-    both = [from_decisions([s["speakers"]], len(a["labels"]), s["protocol"]) for s in (a, b)]
-    found = differences(paired(*both))
-    rows: Rows = []
-    for key, name in (("wa", "WA"), ("ua", "UA")):
-        values = [percent(s["summary"][key]) for s in (a, b)]
-        rows.append([name, *values, *difference(found[key])])
-    for label, change in zip(a["labels"], found["recall"], strict=True):
-        values = [percent(s["per_class"][label]["recall"]) for s in (a, b)]
-        rows.append([f"recall, {label}", *values, *(difference(change) if change else "---")])
-    test = mcnemar(both[0].right[:, 0], both[1].right[:, 0])
+    runs = [load_record(m.exp_dir, m.scores) for m in (first, second)]
+    found = compare_systems(*(System([run]) for run in runs), speakers_of(runs[0]))
+    rows = [row(name.upper(), found["scores"][name]) for name in ("wa", "ua")]
+    rows += [row(f"recall, {label}", entry) for label, entry in found["recall"].items()]
+    (test,) = found["mcnemar"]
     return {
         "head": ["%", first.name, second.name, "second - first", "95%", "p"],
         "rows": rows,

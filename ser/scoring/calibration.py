@@ -77,10 +77,7 @@ def proper_scores(predictions: Sequence[Prediction], labels: Sequence[str]) -> d
     refs = np.array([labels.index(p.ref) for p in predictions])  # (N,)
     own = probs[np.arange(len(refs)), refs]
     errors = np.square(probs - np.eye(len(labels))[refs]).sum(axis=1)
-    return {
-        "nll": float(-np.log(own.clip(min=LEAST)).mean()),
-        "brier": float(errors.mean()),
-    }
+    return {"nll": float(-np.log(own.clip(min=LEAST)).mean()), "brier": float(errors.mean())}
 
 
 def _selective(sure: np.ndarray, right: np.ndarray) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def compare(
     if of_records:
         _refuse_other_records(exp_dirs, scores)
         runs = [load_record(d, s) for d, s in zip(exp_dirs, scores, strict=True)]
-        utt2spk = {utt: utt.rpartition(" ")[0] for utt in runs[0].decided}
+        utt2spk = speakers_of(runs[0])
     else:
         runs = [load(d, s, Path(dump_dir)) for d, s in zip(exp_dirs, scores, strict=True)]
         _refuse_other_tests(runs)
@@ -160,6 +160,11 @@ def load_record(path: Path, scores: dict[str, Any]) -> Scored:
     return Scored(path, scores, fold, decided)
 
 
+def speakers_of(record: Scored) -> dict[str, str]:
+    """The speaker of each utterance of ``load_record``."""
+    return {utt: utt.rpartition(" ")[0] for utt in record.decided}
+
+
 def group_systems(runs: Sequence[Scored]) -> tuple[System, System]:
     """Group ``runs`` into two systems, in the order of their first run."""
     if len(runs) == 2:
@@ -191,8 +196,7 @@ def compare_systems(
         speaker=numbers([utt2spk[u] for u in utts]),
         label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
         fold=np.stack(
-            [numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
-            axis=1,
+            [numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)], axis=1
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
         classes=len(labels),
@@ -255,8 +259,8 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     # a fold of strict and a speaker of crossed are the same utterances
     crossed = any(mean_over(s["protocol"]) == "speakers" for s in result["systems"])
     over = "speakers" if crossed else "folds"
-    rows += [_row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
-    rows += [_row(f"recall {label}", entry) for label, entry in result["recall"].items()]
+    rows += [row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
+    rows += [row(f"recall {label}", entry) for label, entry in result["recall"].items()]
     lines += columns(rows)
     lines += [
         f"95% and p: bootstrap, {result['paired']}; p is not corrected for several comparisons",
@@ -393,7 +397,8 @@ def _mcnemars(first: System, second: System, right: Sequence[np.ndarray]) -> lis
     ]
 
 
-def _row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
+def row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
+    """Cells of an entry of ``compare_systems``: both scores, difference, interval and p."""
     if entry is None:
         return [name, *["-"] * 5]
     change = difference(Difference(**entry["difference"]))

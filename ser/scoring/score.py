@@ -110,11 +110,7 @@ def score_folds(
 def _by_class(pooled: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     """``per_class``, ``macro`` and ``confusion`` of scores.json from counts (C, C)."""
     rows = pooled.sum(axis=1, keepdims=True)  # (C, 1)
-    by_class = {
-        "precision": precisions(pooled),
-        "recall": recalls(pooled),
-        "f1": f1_scores(pooled),
-    }
+    by_class = {"precision": precisions(pooled), "recall": recalls(pooled), "f1": f1_scores(pooled)}
     normalised = [
         [int(n) / int(total) for n in row] if total else [None] * len(labels)
         for row, total in zip(pooled, rows[:, 0], strict=True)

@@ -314,20 +314,23 @@ def model_state(fold_dir: Path) -> dict[str, Any]:
 
 def read_run(exp_dir: Path) -> dict[str, Any]:
     """Read run.yaml of ``exp_dir``; UserError if it is absent or incomplete."""
-    path = exp_dir / "run.yaml"
     cure = "train first: ./run.sh --stage 4 --stop-stage 4 with the same options"
+    return _read_yaml(exp_dir / "run.yaml", ("corpus", "protocol", "config", "seed"), cure)
+
+
+def _read_yaml(path: Path, keys: Sequence[str], cure: str) -> dict[str, Any]:
+    """Read a YAML file that has all of ``keys``; UserError, which ends in ``cure``, if not."""
     try:
-        run = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {cure}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise UserError(f"{path}: not YAML ({' '.join(str(err).split())}); {cure}") from None
-    if not isinstance(run, dict):
-        raise UserError(f"{path}: holds no `key: value` lines; {cure}")
-    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in run]
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        what = " ".join(str(err).split())
+        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
+    lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
-    return run
+    return content
 
 
 def finished_folds(exp_dir: Path) -> list[str]:
@@ -341,15 +344,7 @@ def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
     """Read config.yaml of a trained fold; UserError if it cannot be read."""
     path = exp_dir / fold / NETWORK
     cure = f"remove {path.parent} and train the fold again with --stage 4"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as err:
-        what = " ".join(str(err).split())
-        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
-    lacking = [key for key in NETWORK_KEYS if key not in (config or {})]
-    if lacking:
-        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
-    return config
+    return _read_yaml(path, NETWORK_KEYS, cure)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

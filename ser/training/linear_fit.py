@@ -277,12 +277,7 @@ def choose(
 
 
 def _held_out(
-    fit: str,
-    conf: FitConf,
-    c: float,
-    train: Split,
-    valid: Split | None,
-    emotions: Sequence[str],
+    fit: str, conf: FitConf, c: float, train: Split, valid: Split | None, emotions: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits (N, C) and labels (N,) of held-out speakers."""
     if valid is not None:

@@ -226,15 +226,12 @@ class SERTask(AbsTask):
     def build_collate_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Callable[
-        [Collection[tuple[str, dict[str, np.ndarray]]]],
-        tuple[list[str], dict[str, torch.Tensor]],
+        [Collection[tuple[str, dict[str, np.ndarray]]]], tuple[list[str], dict[str, torch.Tensor]]
     ]:
         heads = read_heads(args.aux_conf).values()
         labels = [head.entry for head in heads if head.table]
         return CommonCollateFn(
-            float_pad_value=0.0,
-            int_pad_value=IGNORE_ID,
-            not_sequence=("emotion", RATERS, *labels),
+            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion", RATERS, *labels)
         )
 
     @classmethod

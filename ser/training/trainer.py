@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from espnet2.schedulers.abs_scheduler import (
-    AbsEpochStepScheduler,
-    AbsValEpochStepScheduler,
-)
+from espnet2.schedulers.abs_scheduler import AbsEpochStepScheduler, AbsValEpochStepScheduler
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.reporter import Reporter, SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
