@@ -68,11 +68,12 @@ def clock(seconds: float) -> str:
 
 def as_json(name: str, said: Prediction) -> str:
     """Format one JSON object on one line."""
+    speakers = {w: {"seconds": _seconds(s.end), **_answer(s)} for w, s in said.speakers.items()}
     document = {
         "file": name,
         "duration": _seconds(said.duration),
         **_answer(said),
-        **({"speakers": _speakers(said)} if said.speakers else {}),
+        **({"speakers": speakers} if speakers else {}),
         "segments": [
             {
                 **({"speaker": segment.speaker} if segment.speaker else {}),
@@ -88,13 +89,6 @@ def as_json(name: str, said: Prediction) -> str:
         "warnings": said.warnings,
     }
     return json.dumps(document) + "\n"
-
-
-def _speakers(said: Prediction) -> dict[str, Any]:
-    return {
-        who: {"seconds": _seconds(whole.end), **_answer(whole)}
-        for who, whole in said.speakers.items()
-    }
 
 
 def _answer(said: Prediction | Segment) -> dict[str, Any]:

@@ -332,7 +332,9 @@ def _open_experiment(exp_dir: Path) -> Packed:
     members = {
         fold: Fold(
             where=str(exp_dir / fold),
-            network=network if _same_network(config, first) else network_conf(config),
+            network=network
+            if all(config[key] == first[key] for key in NETWORK_KEYS)
+            else network_conf(config),
             labels=label_values(config),
             weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
             encoder=encoder,
@@ -350,7 +352,3 @@ def _open_experiment(exp_dir: Path) -> Packed:
         card=card_of_experiment(exp_dir),
         members=members,
     )
-
-
-def _same_network(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(config[key] == other[key] for key in NETWORK_KEYS)

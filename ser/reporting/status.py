@@ -63,7 +63,10 @@ class FoldStatus:
         epoch = f"{self.phase} {self.epoch}/{self.max_epoch}".strip() if self.max_epoch else "-"
         ua = "-" if self.best_ua is None else f"{100 * self.best_ua:.1f}"
         log = str(self.log) if self.log.exists() else "-"
-        return self.fold, self.state, epoch, ua, format_time(self.since), log
+        since = "-"
+        if self.since is not None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return self.fold, self.state, epoch, ua, since, log
 
 
 def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
@@ -224,11 +227,6 @@ def format_status(title: str, folds: Sequence[FoldStatus]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def format_time(since: float | None) -> str:
-    """Local time, or a dash."""
-    return "-" if since is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
 
 
 def _parse_time(text: str) -> float | None:
