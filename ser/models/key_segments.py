@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.encoders import lstm
+from ser.models.registry import check_whole
 from ser.models.resnet import ResNet
 
 BANDS = 40  # frequency bands of a segment's descriptor
@@ -54,9 +54,8 @@ class KeySegmentsEncoder(AbsEncoder):
         dropout: float = 0.3,
     ):
         super().__init__()
-        for name, value, least in (("segment", segment, 4), ("most", most, 0)):
-            if value < least:
-                raise UserError(f"encoder_conf.{name}: found {value}; expected {least} or more")
+        check_whole("encoder_conf.segment", segment, least=4)
+        check_whole("encoder_conf.most", most, least=0)
         self.segment, self.most, self.shape = segment, most, tuple(picture)
         self.network = ResNet(3, depth, width, picture=True)
         self.network.start_from(weights, freeze)

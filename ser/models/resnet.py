@@ -12,7 +12,9 @@ from ser.models.pooling import StatisticsPooling
 from ser.models.weights import start_from
 
 # Blocks in each of the four stages, and whether they are bottleneck blocks.
-DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
 }

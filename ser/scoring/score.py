@@ -227,10 +227,10 @@ def score_experiment(
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
     scores |= {"partial": bool(missing or shortages), "corpus_partial": shortages}
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
-    scores = _score_decisions(scores, experiment, folds, data_dir)
+    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    scores = _score_decisions(scores, experiment, folds, data_dir, own)
     _add_training(scores, experiment)
     scores["units"] = None
-    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
@@ -253,12 +253,11 @@ def _score_decisions(
     experiment: Experiment,
     folds: Mapping[str, Sequence[Prediction]],
     data_dir: Path,
+    own: Mapping[str, str],
 ) -> dict[str, Any]:
     """Add everything about the decisions of ``folds`` to ``scores``."""
     rows = [p for predictions in folds.values() for p in predictions]
-    utts = [p.utt_id for p in rows]
-    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
-    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", [p.utt_id for p in rows])
     slices = find_slices(experiment, folds, data_dir)
     scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels, own)
     scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
