@@ -303,7 +303,7 @@ def demo(
 def _looked_at(source: str) -> str:
     """``source``; UserError if it is no model, where neither torch nor a download tells that."""
     from ser.files import expand_home
-    from ser.predict.hub import HUB_ID
+    from ser.predict.files import HUB_ID
     from ser.predict.package import open_model
 
     path = expand_home(source)

@@ -5,11 +5,10 @@ import torch
 from ser.data.video import FRAME_BYTES, PICTURE, SOUND_BYTES, STEP
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import frame_mask
+from ser.models.encoders import lstm
+from ser.models.masks import frame_mask, without_padding
 from ser.models.raw import RawConv, RawFrontend
 from ser.models.resnet import ResNet
-from ser.models.weights import start_from
 
 STREAMS = ("both", "audio", "video")
 # ImageNet statistics, as used to train the weights
@@ -20,16 +19,13 @@ class AudioVisualFrontend(AbsFrontend):
     """The frames of ``feats_type: audio_video`` as they are."""
 
     reads = ("audio_video",)
-
-    def output_size(self) -> int:
-        return FRAME_BYTES
+    _output_size = FRAME_BYTES
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, 28928), (B,) -> the same with zeros for padding."""
-        real = frame_mask(input_lengths, input.size(1), input.device).unsqueeze(-1)
-        return input.masked_fill(~real, 0.0), input_lengths
+        return without_padding(input, input_lengths), input_lengths
 
 
 class AudioVisualEncoder(AbsEncoder):
@@ -74,7 +70,7 @@ class AudioVisualEncoder(AbsEncoder):
             raise UserError(
                 f"encoder_conf.streams: found {streams}; choose one of {', '.join(STREAMS)}"
             )
-        self.freeze, size = freeze, 0
+        size = 0
         self.standardise = RawFrontend()
         self.input_dropout = torch.nn.Dropout(input_dropout)
         self.sound, self.sight = None, None
@@ -83,28 +79,12 @@ class AudioVisualEncoder(AbsEncoder):
             size += self.sound.size
         if streams != "audio":
             self.sight = ResNet(3, depth, width, picture=True)
-            start_from(self.sight, weights, freeze=freeze)
+            self.sight.start_from(weights, freeze)
             size += self.sight.size
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)
-        self.recurrent = ConvRecurrentEncoder(
-            size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bidirectional=False,
-            dropout=dropout,
-        )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
-
-    def train(self, mode: bool = True) -> "AudioVisualEncoder":
-        """Set the mode; a frozen ResNet stays in evaluation mode."""
-        super().train(mode)
-        if self.sight is not None:
-            self.sight.train(mode and not self.freeze)
-        return self
+        self.recurrent = lstm(size, hidden_size, num_layers, dropout, bidirectional=False)
+        self._output_size = self.recurrent.output_size()
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, 28928), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""

@@ -8,12 +8,15 @@ import torch
 class AbsFrontend(torch.nn.Module, ABC):
     """Map the model's input to frames.
 
-    A subclass that reads anything other than features lists its ``feats_type`` values in ``reads``.
+    A subclass that reads anything other than features lists its ``feats_type`` values in ``reads``,
+    and any subclass sets ``_output_size`` or overrides ``output_size``.
     """
 
-    @abstractmethod
+    _output_size: int
+
     def output_size(self) -> int:
         """Frame size D."""
+        return self._output_size
 
     @abstractmethod
     def forward(
@@ -23,17 +26,16 @@ class AbsFrontend(torch.nn.Module, ABC):
 
 
 class AbsEncoder(torch.nn.Module, ABC):
-    """Map frames to frames."""
+    """Map frames to frames; a subclass sets ``_output_size`` or overrides ``output_size``."""
 
-    @abstractmethod
+    _output_size: int
+
     def output_size(self) -> int:
         """Frame size D'."""
+        return self._output_size
 
     @abstractmethod
     def forward(
-        self,
-        xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
-        prev_states: torch.Tensor | None = None,
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, prev_states: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(B, T, D), (B,) -> (B, T', D'), (B,) and states, which this recipe does not use."""

@@ -7,8 +7,9 @@ import torch
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvLayer
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, without_padding
 from ser.models.pooling import AbsPooling, MeanPooling
+from ser.models.registry import check_whole
 
 ROUTINGS = ("frame_normalised", "dynamic")
 
@@ -40,13 +41,9 @@ class MultiScaleConvEncoder(AbsEncoder):
         self.last = ConvLayer(len(kernels) * channels, last_channels, (3, 3), (2, 2), "batch")
         self._output_size = last_channels * ((input_size + 3) // 4)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, T', D) with zeros for padding, (B,), and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        picture = xs_pad.masked_fill(padding, 0.0).unsqueeze(1)  # (B, 1, T, F)
+        picture = without_padding(xs_pad, ilens).unsqueeze(1)  # (B, 1, T, F)
         outputs = [scale(picture, ilens) for scale in self.scales]
         maps, lengths = self.last(torch.cat([maps for maps, _ in outputs], dim=1), outputs[0][1])
         return maps.transpose(1, 2).flatten(2), lengths, None
@@ -90,10 +87,7 @@ class CapsulePooling(AbsPooling):
         super().__init__()
         numbers = {"capsules": capsules, "size": size, "types": types, "iterations": iterations}
         for name, value in numbers.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(
-                    f"pooling_conf.{name}: found {value!r}; expected a whole number, 1 or more"
-                )
+            check_whole(f"pooling_conf.{name}", value)
         if routing not in ROUTINGS:
             raise UserError(
                 f"pooling_conf.routing: found {routing!r}; expected one of {', '.join(ROUTINGS)}"
@@ -105,9 +99,6 @@ class CapsulePooling(AbsPooling):
         self.primary = torch.nn.Linear(input_size, types * self.PRIMARY)
         self.vote = torch.nn.Parameter(torch.empty(types, capsules, self.PRIMARY, size))
         torch.nn.init.normal_(self.vote, std=self.PRIMARY**-0.5)
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         primary = squash(self.primary(frames).unflatten(-1, (self.types, self.PRIMARY)))

@@ -40,6 +40,7 @@ class CoAttentionFrontend(UpstreamsFrontend):
 
     def __init__(self, upstreams=(), fusion: str = "concat", size: int | None = None):
         super().__init__(upstreams, fusion, size)
+        self._output_size += SPECTRAL
         counts = [int(u.output_lengths(torch.tensor(SEGMENT))) for u in self.upstreams]
         if max(counts) > SLOTS:
             raise UserError(
@@ -55,9 +56,6 @@ class CoAttentionFrontend(UpstreamsFrontend):
         self.register_buffer("mels", mels, persistent=False)  # (bins, mels)
         self.register_buffer("dct", dct, persistent=False)  # (mels, cepstra)
         self.register_buffer("window", torch.hamming_window(WINDOW), persistent=False)
-
-    def output_size(self) -> int:
-        return super().output_size() + SPECTRAL
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
@@ -153,9 +151,6 @@ class CoAttentionEncoder(AbsEncoder):
         self.fuse = torch.nn.Sequential(
             *_dense(dropout, 3 * size, size), *_dense(dropout, size, size)
         )
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, 150 N, D), (B,) -> one frame per segment (B, N, P), (B,), and no state."""

@@ -3,7 +3,9 @@
 import torch
 
 from ser.errors import UserError
-from ser.models.pooling import AbsPooling, _softmax, _without_padding
+from ser.models.masks import masked_softmax, without_padding
+from ser.models.pooling import AbsPooling
+from ser.models.registry import check_whole, is_whole
 
 
 class ConvAttentionPooling(AbsPooling):
@@ -25,21 +27,18 @@ class ConvAttentionPooling(AbsPooling):
 
     def __init__(self, input_size: int, size: int = 64, kernel: int = 9, hops: int = 1):
         super().__init__()
-        for name, value in (("size", size), ("kernel", kernel), ("hops", hops)):
-            if not isinstance(value, int) or value < 1 or name == "kernel" and value % 2 == 0:
-                odd = "an odd" if name == "kernel" else "a"
-                raise UserError(
-                    f"pooling_conf.{name}: found {value!r}; expected {odd} whole number, 1 or more"
-                )
+        check_whole("pooling_conf.size", size)
+        check_whole("pooling_conf.hops", hops)
+        if not is_whole(kernel) or kernel % 2 == 0:
+            raise UserError(
+                f"pooling_conf.kernel: found {kernel!r}; expected an odd whole number, 1 or more"
+            )
         self._output_size = hops * input_size
         self.hidden = torch.nn.Conv1d(input_size, size, kernel, padding=kernel // 2, bias=False)
         self.score = torch.nn.Linear(size, hops, bias=False)  # W_2
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        frames = _without_padding(frames, lengths)
+        frames = without_padding(frames, lengths)
         hidden = self.hidden(frames.transpose(1, 2)).transpose(1, 2).tanh()  # (B, T, size)
-        weights = _softmax(self.score(hidden), lengths)  # (B, T, hops)
+        weights = masked_softmax(self.score(hidden), lengths)  # (B, T, hops)
         return (weights.transpose(1, 2) @ frames).flatten(1)  # (B, hops D)

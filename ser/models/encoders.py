@@ -12,7 +12,8 @@ from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.cpu.recurrent import read_padded
-from ser.models.masks import beside, frame_mask, positions
+from ser.models.masks import beside, frame_mask, positions, without_padding
+from ser.models.registry import check_whole, is_whole
 
 RNNS = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "none": None}
 NORMS = ("none", "batch")
@@ -24,9 +25,6 @@ class IdentityEncoder(AbsEncoder):
     def __init__(self, input_size: int):
         super().__init__()
         self._output_size = input_size
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, D), (B,) -> the same, and no state."""
@@ -73,8 +71,7 @@ class ConvRecurrentEncoder(AbsEncoder):
         if rnn_type not in RNNS:
             raise _unfit("rnn_type", rnn_type, f"one of {', '.join(RNNS)}")
         for name, value in (("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if not _is_count(value):
-                raise _unfit(name, value, "a whole number of 1 or more")
+            check_whole(f"encoder_conf.{name}", value)
         if not 0.0 <= dropout < 1.0:
             raise _unfit("dropout", dropout, "a share from 0.0 to below 1")
         if isinstance(convs, str) or not isinstance(convs, Sequence):
@@ -100,14 +97,10 @@ class ConvRecurrentEncoder(AbsEncoder):
             )
             self._output_size = hidden_size * (2 if bidirectional else 1)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, T', D') with zeros for padding, (B,), and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        picture = xs_pad.masked_fill(padding, 0.0)
-        maps = picture.unsqueeze(1).expand(-1, self.in_channels, -1, -1)  # (B, C, T, F)
+        picture = without_padding(xs_pad, ilens).unsqueeze(1)
+        maps = picture.expand(-1, self.in_channels, -1, -1)  # (B, C, T, F)
         for layer in self.convs:
             maps, ilens = layer(maps, ilens)
         frames = maps.transpose(1, 2).flatten(2)  # (B, T', C' F')
@@ -131,6 +124,20 @@ class ConvRecurrentEncoder(AbsEncoder):
         outputs, _ = self.rnn(packed)
         outputs = pad_packed_sequence(outputs, batch_first=True, total_length=frames.size(1))[0]
         return outputs.index_select(0, beside(order.argsort(), frames.device))
+
+
+def lstm(
+    size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool = True
+) -> ConvRecurrentEncoder:
+    """An LSTM over frames of ``size`` values, without convolutions."""
+    return ConvRecurrentEncoder(
+        size,
+        rnn_type="lstm",
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        dropout=dropout,
+    )
 
 
 class ConvLayer(torch.nn.Module):
@@ -212,20 +219,15 @@ def _conv_layer(where: str, in_channels: int, conf: Any) -> ConvLayer:
     for key in ("channels", "kernel"):
         if key not in conf:
             raise _unfit(where, dict(conf), f"the key {key} as well")
-    if not _is_count(conf["channels"]):
-        raise _unfit(f"{where}.channels", conf["channels"], "a whole number of 1 or more")
+    check_whole(f"encoder_conf.{where}.channels", conf["channels"])
     for key in ("kernel", "pool"):
         value = conf.get(key, (1, 1))
         pair = isinstance(value, list | tuple) and len(value) == 2
-        if not pair or not all(_is_count(n) for n in value):
+        if not pair or not all(map(is_whole, value)):
             raise _unfit(f"{where}.{key}", value, "[frames, bins], two whole numbers of 1 or more")
     if conf.get("norm", "none") not in NORMS:
         raise _unfit(f"{where}.norm", conf["norm"], f"one of {', '.join(NORMS)}")
     return ConvLayer(in_channels, **conf)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _unfit(key: str, found: Any, expected: str) -> UserError:

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.encoders import ConvRecurrentEncoder
 from ser.models.masks import frame_mask, positions
+from ser.models.registry import check_whole
 
 
 class GINEncoder(AbsEncoder):
@@ -48,12 +48,10 @@ class GINEncoder(AbsEncoder):
         rnn_conf: dict[str, Any] | None = None,
     ):
         super().__init__()
-        lowest = {"layers": (layers, 1), "size": (size, 1), "window": (window, 0)}
-        lowest["frames_per_node"] = (frames_per_node, 1)
-        for name, (value, least) in lowest.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                expected = f"a whole number, {least} or more"
-                raise UserError(f"encoder_conf.{name}: found {value!r}; expected {expected}")
+        numbers = {"layers": layers, "size": size, "frames_per_node": frames_per_node}
+        for name, value in numbers.items():
+            check_whole(f"encoder_conf.{name}", value)
+        check_whole("encoder_conf.window", window, least=0)
         self.rnn = ConvRecurrentEncoder(input_size, **(rnn_conf or {}))
         self.window, self.cycle, self.frames_per_node = window, cycle, frames_per_node
         sizes = [self.rnn.output_size(), *[size] * layers]
@@ -62,9 +60,6 @@ class GINEncoder(AbsEncoder):
             for before, after in zip(sizes[:-1], sizes[1:], strict=True)
         )
         self._output_size = sum(sizes)
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, N, D) with zeros for padding, (B,), and no state."""

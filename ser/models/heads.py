@@ -34,13 +34,7 @@ IGNORE_ID = -1  # padding of target sequences, and unknown labels
 UNITS, LABELS, VALUES = "units", "labels", "values"  # the kinds of targets
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED = (
-    "speech",
-    "emotion",
-    "text",
-    "er",
-    RATERS,
-)  # data entries, and the loss of the emotion head
+RESERVED = ("speech", "emotion", "text", "er", RATERS)  # data entries, the emotion head's loss
 TINY = 1e-8
 
 
@@ -126,12 +120,7 @@ class CTCHead(AuxHead):
     targets = UNITS
 
     def __init__(
-        self,
-        frame_size: int,
-        pooled_size: int,
-        inventory: Sequence[str],
-        *,
-        per_unit: bool = True,
+        self, frame_size: int, pooled_size: int, inventory: Sequence[str], *, per_unit: bool = True
     ):
         super().__init__(frame_size, pooled_size, inventory)
         if not isinstance(per_unit, bool):

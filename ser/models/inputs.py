@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser.data.audio import FULL_SCALE
 from ser.data.features import compute_features
 from ser.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-
-INT16_SCALE = 32768.0  # a 16-bit sample divided by this is in [-1, 1)
 
 
 def make_batches(lengths: Mapping[str, int], max_samples: float) -> list[list[str]]:
@@ -55,7 +53,7 @@ def load_input(entry: str, feats_type: str = "raw") -> np.ndarray:
             f"{entry}: expected 16-bit samples of one channel, found {array.dtype} "
             f"{array.shape}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3"
         )
-    return array.astype(np.float32) / np.float32(INT16_SCALE)
+    return array.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.ndarray:
@@ -64,7 +62,7 @@ def to_input(samples: np.ndarray, feats_type: str = "raw", *more: str) -> np.nda
     ``more`` is a line of utt2video for ``audio_video``.
     """
     if feats_type == "raw":
-        return samples.astype(np.float32) / np.float32(INT16_SCALE)
+        return samples.astype(np.float32) / np.float32(FULL_SCALE)
     return compute_features(feats_type, samples, *more)
 
 

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ser.errors import UserError
 from ser.models.base import AbsEncoder
-from ser.models.encoders import ConvRecurrentEncoder
+from ser.models.encoders import lstm
+from ser.models.registry import check_whole
 from ser.models.resnet import ResNet
-from ser.models.weights import start_from
 
 BANDS = 40  # frequency bands of a segment's descriptor
 ROUNDS = 20  # clustering iterations
@@ -55,31 +54,14 @@ class KeySegmentsEncoder(AbsEncoder):
         dropout: float = 0.3,
     ):
         super().__init__()
-        for name, value, least in (("segment", segment, 4), ("most", most, 0)):
-            if value < least:
-                raise UserError(f"encoder_conf.{name}: found {value}; expected {least} or more")
+        check_whole("encoder_conf.segment", segment, least=4)
+        check_whole("encoder_conf.most", most, least=0)
         self.segment, self.most, self.shape = segment, most, tuple(picture)
         self.network = ResNet(3, depth, width, picture=True)
-        start_from(self.network, weights, freeze=freeze)
-        self.freeze = freeze
+        self.network.start_from(weights, freeze)
         self.norm = torch.nn.BatchNorm1d(self.network.size, affine=False)
-        self.recurrent = ConvRecurrentEncoder(
-            self.network.size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bidirectional=True,
-            dropout=dropout,
-        )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
-
-    def train(self, mode: bool = True) -> "KeySegmentsEncoder":
-        """Set the mode; a frozen ResNet stays in evaluation mode."""
-        super().train(mode)
-        self.network.train(mode and not self.freeze)
-        return self
+        self.recurrent = lstm(self.network.size, hidden_size, num_layers, dropout)
+        self._output_size = self.recurrent.output_size()
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, K, D) with zeros for padding, (B,), and no state."""

@@ -64,9 +64,6 @@ class LadderEncoder(AbsEncoder):
         self._output_size = widths[-1]
         self.own_loss: torch.Tensor | None = None  # of the last training batch
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
         values = self.scale(self.mean(xs_pad, ilens)).clamp(-self.clip, self.clip)

@@ -94,11 +94,7 @@ class FrameCache:
             logging.warning(f"{self.directory}: {err}; the rest is computed every time")
 
 
-_INTEGERS = {
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
+_INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
 
 def fingerprint(module: torch.nn.Module, *facts: object) -> str:

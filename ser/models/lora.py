@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser.config import check_arguments, encoder_confs
 from ser.errors import UserError
+from ser.models.registry import from_recipe, is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -66,23 +67,20 @@ def read_lora(given: Any) -> Lora | None:
         )
     check_arguments(OPTION, Lora, dict(given))
     lora = Lora(**given)
-    if isinstance(lora.r, bool) or not isinstance(lora.r, int) or lora.r < 1:
+    if not is_whole(lora.r):
         raise UserError(f"{OPTION}.r: found {lora.r!r}; expected a whole number from 1")
     if isinstance(lora.alpha, bool) or not 0 < lora.alpha < float("inf"):
         raise UserError(f"{OPTION}.alpha: found {lora.alpha!r}; expected a number above 0")
     if isinstance(lora.dropout, bool) or not 0 <= lora.dropout < 1:
         raise UserError(f"{OPTION}.dropout: found {lora.dropout!r}; expected 0.0 to below 1")
     names = lora.targets
-    if not isinstance(names, list | tuple) or not names or not all(_is_name(n) for n in names):
+    listed = isinstance(names, list | tuple) and all(isinstance(n, str) and n for n in names)
+    if not listed or not names:
         raise UserError(
             f"{OPTION}.targets: found {names!r}; expected a list of linear layers, such as "
             "[q_proj, v_proj]"
         )
     return lora
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 def check_lora(conf: Mapping[str, Any]) -> None:
@@ -247,7 +245,6 @@ def frozen_weights(frontend: str, conf: Mapping[str, Any]) -> dict[str, torch.Te
         UserError: an encoder is no longer available.
     """
     from ser.models.pretrained import load_encoder, load_encoder_config
-    from ser.models.registry import from_recipe
 
     prefixes, weights = adapted(frontend, conf), {}
     for prefix, options in _encoders(frontend, conf):

@@ -1,4 +1,4 @@
-"""Padding masks, and group norm over real frames only."""
+"""Padding masks, and statistics over real frames only."""
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,27 @@ def frame_mask(
 def beside(lengths: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy ``lengths``, which are kept on the CPU, to ``device`` without blocking."""
     return lengths.to(device, non_blocking=True)
+
+
+def without_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Set the padding of (B, T) or (B, T, D) to zero, given ``lengths`` (B,)."""
+    real = frame_mask(lengths, frames.size(1), frames.device)
+    return frames.masked_fill(~(real if frames.dim() == 2 else real.unsqueeze(-1)), 0.0)
+
+
+def masked_softmax(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Softmax of each of R columns over the real frames: (B, T, R) -> (B, T, R)."""
+    real = frame_mask(lengths, scores.size(1), scores.device).unsqueeze(-1)
+    return scores.masked_fill(~real, -torch.inf).softmax(dim=1)
+
+
+def normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Zero mean and unit variance over each utterance's own samples (B, L); padding is zero."""
+    count = beside(lengths, speech.device).unsqueeze(1)
+    mean = without_padding(speech, lengths).sum(1, keepdim=True) / count
+    centred = without_padding(speech - mean, lengths)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / (variance + 1e-7).sqrt()  # 1e-7 as in transformers' feature extractor
 
 
 def none_padded(lengths: torch.Tensor, max_length: int) -> bool:

@@ -187,10 +187,7 @@ class SERModel(torch.nn.Module):
 
     @torch.no_grad()
     def infer(
-        self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
-        dtype: torch.dtype = torch.float32,
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, dtype: torch.dtype = torch.float32
     ) -> dict:
         """Predict a batch; call it in evaluation mode.
 

@@ -1,13 +1,11 @@
 """Parallel convolutional and recurrent branches, each with attention (S8)."""
 
-import math
-
 import torch
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder
-from ser.models.encoders import ConvLayer, ConvRecurrentEncoder
-from ser.models.masks import beside, frame_mask
+from ser.models.encoders import ConvLayer, lstm
+from ser.models.masks import beside, frame_mask, masked_softmax, without_padding
 from ser.models.pooling import MeanPooling, SelfAttentionPooling
 
 HEADS = 4
@@ -72,14 +70,7 @@ class ParallelEncoder(AbsEncoder):
             self.frame_attention = torch.nn.MultiheadAttention(width, HEADS, batch_first=True)
         self.conv_pooling = SelfAttentionPooling(width)
         self.dimension_attention = DimensionAttention(lld_size) if dimension_attention else None
-        self.recurrent = ConvRecurrentEncoder(
-            lld_size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=2,
-            bidirectional=True,
-            dropout=dropout,
-        )
+        self.recurrent = lstm(lld_size, hidden_size, 2, dropout)
         self.recurrent_pooling = MeanPooling(2 * hidden_size)
         fused = width + 2 * hidden_size
         self.fuse = torch.nn.Sequential(
@@ -90,13 +81,9 @@ class ParallelEncoder(AbsEncoder):
         )
         self._output_size = output_size
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
-        padding = ~frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        frames = xs_pad.masked_fill(padding, 0.0)
+        frames = without_padding(xs_pad, ilens)
         mels, values = frames.split([frames.size(2) - self.lld_size, self.lld_size], dim=2)
         both = torch.cat([self._read_picture(mels, ilens), self._read(values, ilens)], dim=-1)
         return self.fuse(both).unsqueeze(1), torch.ones_like(ilens), None
@@ -137,10 +124,9 @@ class DimensionAttention(torch.nn.Module):
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T, D), (B,) -> (B, T, D) with zeros for padding."""
-        padding = ~frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
-        scores = self.score(self.hidden(frames).relu()).masked_fill(padding, -math.inf)
-        weights = scores.softmax(dim=1) * beside(lengths, frames.device).view(-1, 1, 1)
-        return weights * frames.masked_fill(padding, 0.0)
+        weights = masked_softmax(self.score(self.hidden(frames).relu()), lengths)
+        weights = weights * beside(lengths, frames.device).view(-1, 1, 1)
+        return weights * without_padding(frames, lengths)
 
 
 def differences(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -151,5 +137,4 @@ def differences(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     before = torch.minimum((places - 1).clamp(min=0), last)
     index = (after, before)
     ahead, behind = (frames.gather(1, i.unsqueeze(-1).expand_as(frames)) for i in index)
-    real = frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
-    return ((ahead - behind) / 2).masked_fill(~real, 0.0)
+    return without_padding((ahead - behind) / 2, lengths)

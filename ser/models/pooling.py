@@ -1,20 +1,25 @@
 """Pool frames into one vector per utterance."""
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
 
 from ser.errors import UserError
-from ser.models.masks import beside, frame_mask
+from ser.models.masks import beside, masked_softmax, without_padding
+from ser.models.registry import check_whole
 
 
 class AbsPooling(torch.nn.Module, ABC):
-    """Pool (B, T, D) frames of which the first ``lengths[b]`` are real into (B, P)."""
+    """Pool (B, T, D) frames of which the first ``lengths[b]`` are real into (B, P).
 
-    @abstractmethod
+    A subclass sets ``_output_size`` or overrides ``output_size``.
+    """
+
+    _output_size: int
+
     def output_size(self) -> int:
         """Size P of the pooled vector."""
+        return self._output_size
 
     @abstractmethod
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -36,13 +41,10 @@ class MeanPooling(AbsPooling):
         self._output_size = input_size
         self.mask = mask
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         if not self.mask:
             return frames.mean(dim=1)
-        total = _without_padding(frames, lengths).sum(dim=1)  # (B, D)
+        total = without_padding(frames, lengths).sum(dim=1)  # (B, D)
         return total / beside(lengths, frames.device).unsqueeze(-1).to(frames.dtype)
 
 
@@ -59,13 +61,10 @@ class StatisticsPooling(AbsPooling):
         super().__init__()
         self._output_size = 2 * input_size
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         count = beside(lengths, frames.device).unsqueeze(-1).to(frames.dtype)
-        mean = _without_padding(frames, lengths).sum(dim=1) / count  # (B, D)
-        centred = _without_padding(frames - mean.unsqueeze(1), lengths)
+        mean = without_padding(frames, lengths).sum(dim=1) / count  # (B, D)
+        centred = without_padding(frames - mean.unsqueeze(1), lengths)
         deviation = (centred.square().sum(dim=1) / count + 1e-5).sqrt()
         return torch.cat([mean, deviation], dim=-1)
 
@@ -93,9 +92,6 @@ class LastPooling(AbsPooling):
         self._output_size = input_size
         self.bidirectional = bidirectional
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         ends = beside(lengths, frames.device) - 1
         last = frames[torch.arange(len(frames), device=frames.device), ends]  # (B, D)
@@ -119,12 +115,9 @@ class AttentionPooling(AbsPooling):
         self._output_size = input_size
         self.score = torch.nn.Linear(input_size, 1, bias=False)  # w
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        frames = _without_padding(frames, lengths)
-        weights = _softmax(self.score(frames), lengths)  # (B, T, 1)
+        frames = without_padding(frames, lengths)
+        weights = masked_softmax(self.score(frames), lengths)  # (B, T, 1)
         return (weights * frames).sum(dim=1)
 
 
@@ -147,30 +140,12 @@ class SelfAttentionPooling(AbsPooling):
     def __init__(self, input_size: int, size: int = 64, hops: int = 1):
         super().__init__()
         for name, value in (("size", size), ("hops", hops)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f"pooling_conf.{name}: found {value!r}; expected a whole number of 1 or more"
-                )
+            check_whole(f"pooling_conf.{name}", value)
         self._output_size = hops * input_size
         self.hidden = torch.nn.Linear(input_size, size, bias=False)  # W_1
         self.score = torch.nn.Linear(size, hops, bias=False)  # W_2
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        frames = _without_padding(frames, lengths)
-        weights = _softmax(self.score(self.hidden(frames).tanh()), lengths)  # (B, T, hops)
+        frames = without_padding(frames, lengths)
+        weights = masked_softmax(self.score(self.hidden(frames).tanh()), lengths)  # (B, T, hops)
         return (weights.transpose(1, 2) @ frames).flatten(1)  # (B, hops D)
-
-
-def _without_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Set padding to zero: (B, T, D), (B,) -> (B, T, D)."""
-    padding = ~frame_mask(lengths, frames.size(1), frames.device).unsqueeze(-1)
-    return frames.masked_fill(padding, 0.0)
-
-
-def _softmax(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Softmax of each of R columns over the real frames: (B, T, R) -> (B, T, R)."""
-    padding = ~frame_mask(lengths, scores.size(1), scores.device).unsqueeze(-1)
-    return scores.masked_fill(padding, -math.inf).softmax(dim=1)

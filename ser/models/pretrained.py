@@ -23,7 +23,12 @@ OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 # Weights that only pre-training uses; they may be missing from a checkpoint.
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 # Keys of a model's configuration that do not describe its architecture.
-NOT_ARCHITECTURE = ("architectures", "dtype", "id2label", "label2id", "model_type") + (
+NOT_ARCHITECTURE = (
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "model_type",
     "transformers_version",
 )
 

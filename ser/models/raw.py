@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
-from ser.models.encoders import ConvRecurrentEncoder
-from ser.models.masks import beside, frame_mask
+from ser.models.encoders import lstm
+from ser.models.masks import frame_mask, normalize
 
 BLOCK = 16384  # FFT size
 DIRECT = 64  # taps; longer kernels are applied by FFT
@@ -16,20 +16,13 @@ class RawFrontend(AbsFrontend):
     """Samples as frames of one value, with mean 0 and variance 1 over each utterance."""
 
     reads = ("raw",)
-
-    def output_size(self) -> int:
-        return 1
+    _output_size = 1
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L), (B,) -> (B, L, 1) with zeros for padding, (B,)."""
-        real = frame_mask(input_lengths, input.size(1), input.device)
-        count = beside(input_lengths, input.device).unsqueeze(1)
-        samples = input.masked_fill(~real, 0.0)
-        centred = (samples - samples.sum(1, keepdim=True) / count).masked_fill(~real, 0.0)
-        variance = centred.square().sum(1, keepdim=True) / count
-        return (centred / (variance + 1e-7).sqrt()).unsqueeze(-1), input_lengths
+        return normalize(input, input_lengths).unsqueeze(-1), input_lengths
 
 
 class RawConv(torch.nn.Module):
@@ -55,10 +48,7 @@ class RawConv(torch.nn.Module):
         self, channels: int, kernel1: int, pool: int, kernel2: int, channel_pool: int, step: int
     ):
         super().__init__()
-        for name, value, divisor in (
-            ("channels", channels, channel_pool),
-            ("step", step, pool),
-        ):
+        for name, value, divisor in (("channels", channels, channel_pool), ("step", step, pool)):
             if value % divisor:
                 raise UserError(
                     f"encoder_conf.{name}: found {value}; expected a multiple of {divisor}"
@@ -121,17 +111,8 @@ class RawConvEncoder(AbsEncoder):
             raise UserError("encoder: raw_conv reads samples; set frontend: raw")
         self.noise = noise
         self.convs = RawConv(channels, kernel1, pool, kernel2, channel_pool, step)
-        self.recurrent = ConvRecurrentEncoder(
-            self.convs.size,
-            rnn_type="lstm",
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bidirectional=True,
-            dropout=dropout,
-        )
-
-    def output_size(self) -> int:
-        return self.recurrent.output_size()
+        self.recurrent = lstm(self.convs.size, hidden_size, num_layers, dropout)
+        self._output_size = self.recurrent.output_size()
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, L, 1), (B,) -> (B, T, D) with zeros for padding, (B,), and no state."""

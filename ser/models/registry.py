@@ -1,4 +1,4 @@
-"""Registry of the classes that a system's YAML can choose, found in the files of this folder.
+"""The classes that a system's YAML can choose, found in this folder, and checks of their options.
 
 This module does not import torch itself.
 """
@@ -66,6 +66,17 @@ def check_head(where: str, entry: Any, options: Mapping[str, Sequence[str]]) -> 
                 f"{where}.{key}: a head of type {kind} has no such option; it takes: "
                 f"{', '.join(options[kind])}{_hint(str(key), options[kind])}"
             )
+
+
+def check_whole(option: str, value: Any, least: int = 1) -> None:
+    """Raise UserError unless ``value`` of ``option`` is a whole number of ``least`` or more."""
+    if not is_whole(value, least):
+        raise UserError(f"{option}: found {value!r}; expected a whole number, {least} or more")
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether ``value`` is a whole number of ``least`` or more, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _hint(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -7,12 +7,14 @@ from ser.errors import UserError
 from ser.models.base import AbsEncoder
 from ser.models.cpu.conv_norm import conv_norm, quick
 from ser.models.encoders import MaskedBatchNorm
-from ser.models.masks import frame_mask
+from ser.models.masks import frame_mask, without_padding
 from ser.models.pooling import StatisticsPooling
 from ser.models.weights import start_from
 
 # Blocks in each of the four stages, and whether they are bottleneck blocks.
-DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False)} | {
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
 }
@@ -41,7 +43,7 @@ class ResNet(torch.nn.Module):
                 f"encoder_conf.depth: found {depth}; choose one of {', '.join(map(str, DEPTHS))}"
             )
         counts, bottleneck = DEPTHS[depth]
-        self.picture = picture
+        self.picture, self.frozen = picture, False
         kernel, stride, padding = (7, 2, 3) if picture else (3, 1, 1)
         self.conv1 = torch.nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
         self.bn1 = MaskedBatchNorm(width)
@@ -54,6 +56,19 @@ class ResNet(torch.nn.Module):
                 size = blocks[-1].size
             setattr(self, f"layer{stage + 1}", torch.nn.ModuleList(blocks))
         self.size = size  # output channels
+
+    def start_from(self, weights: str | None, freeze: bool) -> None:
+        """Load the weights of torchvision's network; if ``freeze``, they and the statistics stay.
+
+        Raises:
+            UserError: as ``ser.models.weights.start_from``.
+        """
+        start_from(self, weights, freeze=freeze)
+        self.frozen = freeze
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Set the mode; a frozen network stays in evaluation mode, with fixed batch norm."""
+        return super().train(mode and not self.frozen)
 
     def forward(
         self, maps: torch.Tensor, lengths: torch.Tensor
@@ -158,16 +173,12 @@ class XVectorEncoder(AbsEncoder):
         self.freeze = freeze
         start_from(self, weights, within="encoder.", freeze=freeze)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def train(self, mode: bool = True) -> "XVectorEncoder":
         """Set the mode; a frozen network stays in evaluation mode, with fixed batch norm."""
         return super().train(mode and not self.freeze)
 
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, F), (B,) -> (B, 1, D), (B,) of ones, and no state."""
-        real = frame_mask(ilens, xs_pad.size(1), xs_pad.device).unsqueeze(-1)
-        maps, lengths = self.network(xs_pad.masked_fill(~real, 0.0).unsqueeze(1), ilens)
+        maps, lengths = self.network(without_padding(xs_pad, ilens).unsqueeze(1), ilens)
         pooled = self.pooling(maps.transpose(1, 2).flatten(2), lengths)
         return self.embed(pooled).relu().unsqueeze(1), torch.ones_like(ilens), None

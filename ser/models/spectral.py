@@ -6,7 +6,7 @@ import torch
 
 from ser.errors import UserError
 from ser.models.base import AbsFrontend
-from ser.models.masks import beside, frame_mask
+from ser.models.masks import beside, frame_mask, without_padding
 
 DECIBEL = 10.0 / math.log(10.0)  # dB per unit of natural log power
 STD_FLOOR = 1e-20  # for constant dimensions, which stay 0
@@ -28,9 +28,6 @@ class FeatsFrontend(AbsFrontend):
         self._output_size = input_size
         self.norm_means, self.norm_vars = norm_means, norm_vars
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def is_plain(self) -> bool:
         """Whether features are passed through unchanged."""
         return not self.norm_means and not self.norm_vars
@@ -39,10 +36,9 @@ class FeatsFrontend(AbsFrontend):
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F), (B,) -> the same shapes, padding zero."""
-        padding = ~frame_mask(input_lengths, input.size(1), input.device).unsqueeze(-1)  # (B, T, 1)
         count = beside(input_lengths, input.device).view(-1, 1, 1).to(input.dtype)
-        feats = input.masked_fill(padding, 0.0)
-        centred = (feats - feats.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
+        feats = without_padding(input, input_lengths)
+        centred = without_padding(feats - feats.sum(1, keepdim=True) / count, input_lengths)
         if self.norm_means:
             feats = centred
         if self.norm_vars:
@@ -74,9 +70,6 @@ class GreyFrontend(AbsFrontend):
             )
         self._output_size = input_size
         self.dynamic_range = dynamic_range
-
-    def output_size(self) -> int:
-        return self._output_size
 
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor

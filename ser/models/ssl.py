@@ -232,10 +232,7 @@ class HFFrontend(AbsFrontend):
         return None if self.cache_dir is None else digests(speech, lengths)
 
     def forward(
-        self,
-        input: torch.Tensor,
-        input_lengths: torch.Tensor,
-        keys: Sequence[str] | None = None,
+        self, input: torch.Tensor, input_lengths: torch.Tensor, keys: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) samples in [-1, 1] at 16 kHz, (B,) -> (B, T, D) frames, (B,).
 
@@ -253,18 +250,6 @@ class HFFrontend(AbsFrontend):
             hidden, lengths = self._frozen_layers(input, input_lengths, depth)
         hidden |= self._upper(hidden[depth or 0], lengths, depth or 0, max(self.used))
         return self._fuse([hidden[i] for i in self.used]), lengths
-
-    def hidden_states(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The inputs of eq. 4: H_l and H_{h,1} .. H_{h,N}, each (B, T, D), and lengths (B,).
-
-        They equal transformers' ``output_hidden_states`` except at index 0, which there includes
-        the convolutional position embeddings and here is H_l itself.
-        """
-        hidden, lengths = self._lower(speech, speech_lengths, 0)
-        hidden |= self._upper(hidden[0], lengths, 0, self.num_layers)
-        return [hidden[i] for i in range(self.num_layers + 1)], lengths
 
     def _fuse(self, layers: list[torch.Tensor]) -> torch.Tensor:
         """Fuse the layers ``used``, each (B, T, D), into one sequence of frames."""

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ser.errors import UserError
 from ser.models.base import AbsEncoder, AbsFrontend
 from ser.models.encoders import MaskedBatchNorm
 from ser.models.fusion import WeightedSum
-from ser.models.masks import beside, frame_mask
+from ser.models.masks import beside, frame_mask, masked_softmax, without_padding
 from ser.models.pooling import AbsPooling
 from ser.models.ssl import HFFrontend
 
@@ -69,9 +68,6 @@ class UpstreamsFrontend(AbsFrontend):
             )
         self._output_size = sizes[0] if self.fusion is not None else sum(sizes)
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def set_epoch(self, epoch: int) -> None:
         """Freeze or unfreeze each encoder for ``epoch`` according to its options."""
         for upstream in self.upstreams:
@@ -95,8 +91,7 @@ class UpstreamsFrontend(AbsFrontend):
                 project(frames) for project, frames in zip(self.projections, layers, strict=True)
             ]
         fused = torch.cat(layers, dim=-1) if self.fusion is None else self.fusion(layers)
-        real = frame_mask(lengths, fused.size(1), fused.device).unsqueeze(-1)
-        return fused.masked_fill(~real, 0.0), lengths
+        return without_padding(fused, lengths), lengths
 
 
 def interpolate(
@@ -158,21 +153,17 @@ class EcapaEncoder(AbsEncoder):
         self.last = torch.nn.Conv1d(3 * channels, output_size, 1)
         self._output_size = output_size
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, xs_pad, ilens, prev_states=None):
         """(B, T, D), (B,) -> (B, T, D') with zeros for padding, (B,), and no state."""
         real = frame_mask(ilens, xs_pad.size(1))  # on the CPU
-        padding = ~beside(real, xs_pad.device).unsqueeze(-1)
-        maps = xs_pad.masked_fill(padding, 0.0).transpose(1, 2)  # (B, D, T)
+        maps = without_padding(xs_pad, ilens).transpose(1, 2)  # (B, D, T)
         maps = self.first(maps, real)
         outputs = []
         for block in self.blocks:
             maps = block(maps, real)
             outputs.append(maps)
         frames = self.last(torch.cat(outputs, dim=1)).relu().transpose(1, 2)
-        return frames.masked_fill(padding, 0.0), ilens, None
+        return without_padding(frames, ilens), ilens, None
 
 
 class _ConvNorm(torch.nn.Module):
@@ -235,9 +226,6 @@ class AttentiveStatisticsPooling(AbsPooling):
         )
         self._output_size = embedding
 
-    def output_size(self) -> int:
-        return self._output_size
-
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return self.embed(self.statistics(frames, lengths))
 
@@ -248,8 +236,8 @@ class AttentiveStatisticsPooling(AbsPooling):
         frames = frames.masked_fill(~real, 0.0)
         plain = _moments(frames, real / count).unsqueeze(1)  # (B, 1, 2 D)
         context = torch.cat([frames, plain.expand(-1, frames.size(1), -1)], dim=-1)
-        scores = self.score(self.hidden(context).tanh()).masked_fill(~real, -torch.inf)
-        return _moments(frames, F.softmax(scores, dim=1))
+        scores = self.score(self.hidden(context).tanh())
+        return _moments(frames, masked_softmax(scores, lengths))
 
 
 def _moments(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

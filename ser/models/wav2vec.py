@@ -10,7 +10,7 @@ from ser.data.audio import SAMPLE_RATE
 from ser.errors import UserError
 from ser.models.cpu.conv_stack import conv_features
 from ser.models.cpu.malloc import return_freed_memory
-from ser.models.masks import MaskedGroupNorm, attention_mask, beside, frame_mask
+from ser.models.masks import MaskedGroupNorm, attention_mask, frame_mask, normalize
 
 # On a CPU, batches with more samples, padding included, use gradient checkpointing of the
 # transformer layers. Four times 16 s, which few batches exceed.
@@ -163,13 +163,3 @@ def checkpoint_layers(layers: torch.nn.ModuleList, wanted: bool) -> bool:
         layer.gradient_checkpointing = wanted
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     return True
-
-
-def normalize(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit variance over each utterance's own samples; padding becomes zero."""
-    mask = frame_mask(lengths, speech.size(1), speech.device)
-    count = beside(lengths, speech.device).unsqueeze(1)
-    mean = speech.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count
-    centred = (speech - mean).masked_fill(~mask, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred / (variance + 1e-7).sqrt()  # 1e-7 as in transformers' feature extractor

@@ -4,6 +4,7 @@ A card is made once from scores.json and shipped with the model: as ``card`` in 
 programs, as README.md with a Hugging Face metadata block for users and the hub.
 """
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from ser.corpora.prepare import load_spec
+from ser.console import percent
+from ser.corpora.spec import load_spec
 from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over, num_groups
 from ser.errors import UserError
 from ser.predict.inputs import Trained
 from ser.provenance import EGS
 from ser.scoring.records import SCORE_FIRST, read_scores
-from ser.scoring.text import partial_notes
+from ser.scoring.text import interval, partial_notes
 
 # Kind of speech that the scores were measured on; second half of a sentence.
 SPEECH = {
@@ -82,14 +84,14 @@ LIMITS = (
 
 def card_of_experiment(exp_dir: Path) -> dict[str, Any]:
     """Make the card of exp/<corpus>/<tag>; it says so if stage 5 has not scored it."""
+    path, mark = exp_dir / "scores.json", f"not scored; {SCORE_FIRST}"
     try:
-        return make_card(read_scores(exp_dir / "scores.json"))
-    except FileNotFoundError:
-        mark = f"not scored; {SCORE_FIRST}"
+        if path.is_file():
+            return make_card(read_scores(path))
     except UserError as err:
         mark = f"scores unknown: {err}"
     corpus = exp_dir.resolve().parent.name
-    marked = {"synthetic": _is_synthetic(corpus), "marks": [mark], "scores": None}
+    marked = {"synthetic": is_synthetic(corpus), "marks": [mark], "scores": None}
     return {"corpus": corpus, **marked}
 
 
@@ -107,7 +109,7 @@ def make_card(scores: Mapping[str, Any], trained: Trained | None = None) -> dict
     return {
         "corpus": scores["corpus"],
         "language": _language(scores["corpus"]),
-        "synthetic": _is_synthetic(scores["corpus"]),
+        "synthetic": is_synthetic(scores["corpus"]),
         "input": None if trained is None else trained.model_dump(),
         "system": scores["system"],
         "tag": scores["tag"],
@@ -149,9 +151,7 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         sizes: Size in bytes of each weight file.
     """
     card, emotions = config["card"], config["emotions"]
-    scores, folds = card["scores"], list(config["folds"])
-    protocol = card["protocol"]
-    how = PROTOCOLS[protocol.rstrip("0123456789")].format(num_groups(protocol))
+    scores, folds, protocol = card["scores"], list(config["folds"]), card["protocol"]
     overview = OVERVIEW.format(
         rate=config["sampling_rate"],
         emotions=", ".join(emotions),
@@ -160,35 +160,34 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         corpus=card["corpus"],
         language=card["language"],
     )
+    encoder = config.get("encoder")  # that all folds share, if they are adapters of it
     parts = [_metadata(config), f"# {config['name']}\n", _wrap(overview)]
     if card["marks"]:
         parts.append("\n".join(f"> **{_wrap(mark)}**\n>" for mark in card["marks"])[:-1])
     parts += [
         "## Scores\n",
         _wrap(
-            f"Protocol `{card['protocol']}`: {how}. {scores['folds']} folds, {scores['speakers']} "
-            f"speakers, {scores['utterances']} utterances, seed {card['seed']}."
+            f"Protocol `{protocol}`: {describe_protocol(protocol)}. {scores['folds']} folds, "
+            f"{scores['speakers']} speakers, {scores['utterances']} utterances, seed "
+            f"{card['seed']}."
         ),
-        _score_table(scores, card["protocol"]),
+        _score_table(scores, protocol),
         _wrap(f"Interval: {scores['interval']}. Recall of each emotion, all folds together:"),
-        ", ".join(f"{label} {_percent(recall)}" for label, recall in scores["recall"].items())
+        ", ".join(f"{label} {percent(recall)}" for label, recall in scores["recall"].items())
         + ".\n",
         "They were made by\n",
         f"```sh\n{card['command']}\n```\n",
         f"at commit `{card['commit']}` ({card['date']}).\n",
         "## What is in here\n",
-        _wrap(_contents(folds, scores["folds"], card["protocol"])),
-        *([_wrap(ADAPTERS.format(**shared))] if (shared := _shared(config, sizes)) else []),
+        _wrap(_contents(folds, scores["folds"], protocol)),
+        _wrap(ADAPTERS.format(name=encoder, size=format_size(sizes[encoder]))) if encoder else None,
         "| Fold | Weights | Size |\n| --- | --- | --- |",
         *(
             f"| {fold} | {entry['weights']} | {format_size(sizes[entry['weights']])} |"
             for fold, entry in config["folds"].items()
         ),
         GRAPHS if any("onnx" in entry for entry in config["folds"].values()) else "",
-        USE.format(
-            fold=folds[0],
-            emotions=", ".join(emotions),
-        ),
+        USE.format(fold=folds[0], emotions=", ".join(emotions)),
         "## Limits\n",
     ]
     parts += _limits(card, len(emotions))
@@ -200,13 +199,13 @@ def format_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
             "share them."
         ),
     ]
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part is not None)
 
 
-def _shared(config: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
-    """The row of the file that all folds share, if there is one."""
-    name = config.get("encoder")
-    return {"name": name, "size": format_size(sizes[name])} if name else {}
+def describe_protocol(protocol: str) -> str:
+    """Say in words who is tested and who trains."""
+    known = PROTOCOLS.get(protocol.rstrip("0123456789"), "not one of this recipe's")
+    return known.format(num_groups(protocol))
 
 
 def _limits(card: Mapping[str, Any], count: int) -> list[str]:
@@ -228,16 +227,14 @@ def format_size(count: float) -> str:
 def _metadata(config: Mapping[str, Any]) -> str:
     """Metadata block for the hub; model-index has percentages, like the tables."""
     card = config["card"]
-    scores = card["scores"]
+    marks = "; ".join(mark.partition(":")[0] for mark in card["marks"])
     metrics = [
         {
             "type": kind,
-            "name": f"{name.upper()} over folds, in percent"
-            + (f" ({'; '.join(mark.partition(':')[0] for mark in card['marks'])})" * bool(marked)),
-            "value": round(100 * scores[name], 2),
+            "name": f"{name.upper()} over folds, in percent" + f" ({marks})" * bool(marks),
+            "value": round(100 * card["scores"][name], 2),
         }
         for kind, name in (("accuracy", "wa"), ("recall", "ua"))
-        for marked in [card["marks"]]
     ]
     result = {
         "task": {"type": "audio-classification", "name": "Speech emotion recognition"},
@@ -262,9 +259,8 @@ def _score_table(scores: Mapping[str, Any], protocol: str) -> str:
         ("wa_pooled", "WA, all utterances as one set"),
         ("ua_pooled", "UA, all utterances as one set"),
     ):
-        bounds = scores[f"{name}_ci"]
-        text = "-" if bounds is None else " to ".join(map(_percent, bounds))
-        lines.append(f"| {what} | {_percent(scores[name])} | {text} |")
+        bounds = interval(scores[f"{name}_ci"])
+        lines.append(f"| {what} | {percent(scores[name])} | {bounds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -281,6 +277,7 @@ def _contents(folds: Sequence[str], scored: int, protocol: str) -> str:
     )
 
 
+@functools.cache
 def _corpus(name: str) -> Any:
     return load_spec(name) if (EGS / name / "corpus.yaml").is_file() else None
 
@@ -289,16 +286,13 @@ def _language(corpus: str) -> str:
     return getattr(_corpus(corpus), "language", "und")  # ISO 639: undetermined
 
 
-def _is_synthetic(corpus: str) -> bool:
-    return bool(getattr(_corpus(corpus), "maker", None))  # made by the recipe with a synthesiser
+def is_synthetic(corpus: str) -> bool:
+    """Whether the recipe makes the corpus, with a speech synthesiser."""
+    return bool(getattr(_corpus(corpus), "maker", None))
 
 
 def _licence(corpus: str) -> str:
     return getattr(_corpus(corpus), "licence", None) or f"of {corpus}: ask its authors"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _wrap(text: str) -> str:

@@ -1,9 +1,10 @@
-"""Files of a packed model, in a folder or a zip that is read in place."""
+"""Files of a packed model: in a folder, in a zip that is read in place, or from the hub."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import stat
 import zipfile
 import zlib
@@ -12,11 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from ser.errors import UserError
+from ser.training.experiment import NETWORK, UNITS
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG, CARD = "config.json", "README.md"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LFS_POINTER = b"version https://git-lfs"  # first bytes of a Git LFS pointer file
 TEXT_LIMIT = 16 << 20  # bytes of a text file or of the header of a weight file
 ZIP_LIMIT = 100  # unpacked bytes per byte of the archive; weights hardly compress
@@ -124,6 +127,40 @@ def refuse_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
             f"{path}: {packed} bytes that unpack to {unpacked}, more than {ZIP_LIMIT} times as "
             f"many; {cure}"
         )
+
+
+def download(hub_id: str, cache_dir: str | Path | None) -> Path:
+    """Download a model snapshot from the hub; files already cached need no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id,
+                cache_dir=cache_dir,
+                allow_patterns=[CONFIG, NETWORK, UNITS, "*.safetensors", "*.onnx"],
+            )
+        )
+    except GatedRepoError:
+        raise UserError(
+            f"{hub_id}: this model of the Hugging Face hub is given on request; ask for it on its "
+            "page, log in (hf auth login) and try again"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{hub_id}: neither a folder here nor a model on the Hugging Face hub; check the "
+            "spelling, or log in if it is a private one (hf auth login)"
+        ) from None
+    except Exception as err:  # the hub client and its transport raise many kinds of errors
+        if not isinstance(err, OSError | ValueError) and "httpx" not in type(err).__module__:
+            raise
+        what = " ".join(str(err.__cause__ or err).split())[:80]
+        raise UserError(
+            f"{hub_id}: no folder of this name here, and the Hugging Face hub cannot be reached "
+            f"({what}); check the network, or download the model on another machine (hf download) "
+            "and give its folder"
+        ) from None
 
 
 def read_text(files: Files, name: str) -> bytes:

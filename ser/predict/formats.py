@@ -28,9 +28,7 @@ def as_text(name: str, said: Prediction) -> str:
             best = max(part.probabilities.values())
             lines.append(f"  {span}  {part.emotion} {best:.2f}{values}")
     if said.units:
-        more = len(said.units) - UNITS_SHOWN
-        shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
-        lines.append(f"  units: {shown}" + (f" and {more} more" if more > 0 else ""))
+        lines.append(f"  units: {first_units(said)}")
     if said.warnings:
         lines.append(f"  warning: {'; '.join(said.warnings)}")
     return "\n".join(lines) + "\n"
@@ -38,14 +36,19 @@ def as_text(name: str, said: Prediction) -> str:
 
 def stream_line(second: int, said: Segment | None, form: str) -> str:
     """Format a line of ``--stream`` at ``second``; ``said`` is None in silence."""
-    probabilities = said.probabilities if said else {}
-    emotion = said.emotion if said else "silence"
     if form == "json":
-        line = {"end": second, "emotion": emotion, "probabilities": _rounded(probabilities)}
-        return json.dumps(
-            line | ({"values": _rounded(said.values)} if said and said.values else {})
-        )
-    return f"{clock(second)}  {emotion}  {_ranked(probabilities)}".rstrip()
+        answer = _answer(said) if said else {"emotion": "silence", "probabilities": {}}
+        return json.dumps({"end": second, **answer})
+    if said is None:
+        return f"{clock(second)}  silence"
+    return f"{clock(second)}  {said.emotion}  {_ranked(said.probabilities)}"
+
+
+def first_units(said: Prediction) -> str:
+    """The first units, and how many more there are."""
+    more = len(said.units) - UNITS_SHOWN
+    shown = " ".join(unit.unit for unit in said.units[:UNITS_SHOWN])
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def _ranked(probabilities: Mapping[str, float]) -> str:
@@ -65,21 +68,18 @@ def clock(seconds: float) -> str:
 
 def as_json(name: str, said: Prediction) -> str:
     """Format one JSON object on one line."""
+    speakers = {w: {"seconds": _seconds(s.end), **_answer(s)} for w, s in said.speakers.items()}
     document = {
         "file": name,
         "duration": _seconds(said.duration),
-        "emotion": said.emotion,
-        "probabilities": _rounded(said.probabilities),
-        **({"values": _rounded(said.values)} if said.values else {}),
-        **({"speakers": _speakers(said)} if said.speakers else {}),
+        **_answer(said),
+        **({"speakers": speakers} if speakers else {}),
         "segments": [
             {
                 **({"speaker": segment.speaker} if segment.speaker else {}),
                 "start": _seconds(segment.start),
                 "end": _seconds(segment.end),
-                "emotion": segment.emotion,
-                "probabilities": _rounded(segment.probabilities),
-                **({"values": _rounded(segment.values)} if segment.values else {}),
+                **_answer(segment),
             }
             for segment in said.segments
         ],
@@ -91,16 +91,9 @@ def as_json(name: str, said: Prediction) -> str:
     return json.dumps(document) + "\n"
 
 
-def _speakers(said: Prediction) -> dict[str, Any]:
-    return {
-        who: {
-            "seconds": _seconds(whole.end),
-            "emotion": whole.emotion,
-            "probabilities": _rounded(whole.probabilities),
-            **({"values": _rounded(whole.values)} if whole.values else {}),
-        }
-        for who, whole in said.speakers.items()
-    }
+def _answer(said: Prediction | Segment) -> dict[str, Any]:
+    values = {"values": _rounded(said.values)} if said.values else {}
+    return {"emotion": said.emotion, "probabilities": _rounded(said.probabilities), **values}
 
 
 def csv_header(emotions: Sequence[str], values: Sequence[str] = (), turns: bool = False) -> str:

@@ -32,8 +32,18 @@ from ser.files import expand_home
 from ser.lang.units import read_units
 from ser.models.lora import adapted, frozen_weights, merge, without_adapters
 from ser.predict.config import SAMPLING_RATE, check_weights, needs_units, read_config, read_network
-from ser.predict.files import AGAIN, CONFIG, WHAT, Files, Folder, Zip, read_tensors, read_text
-from ser.predict.hub import HUB_ID, download
+from ser.predict.files import (
+    AGAIN,
+    CONFIG,
+    HUB_ID,
+    WHAT,
+    Files,
+    Folder,
+    Zip,
+    download,
+    read_tensors,
+    read_text,
+)
 from ser.predict.models import Model, OnnxModel, TorchModel, full_memory
 from ser.training.experiment import (
     NETWORK,
@@ -219,7 +229,7 @@ def network_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     if "weights" in network["encoder_conf"]:  # the packed model contains them
         network["encoder_conf"] = {**network["encoder_conf"], "weights": None, "freeze": False}
     network["aux_conf"] = {
-        name: {key: _file_name(value) if key == "table" else value for key, value in head.items()}
+        name: {**head, "table": Path(str(head["table"])).name} if "table" in head else head
         for name, head in network["aux_conf"].items()
     }
     return network
@@ -303,9 +313,6 @@ def _open_packed(files: Files) -> Packed:
     )
 
 
-# --- experiments -------------------------------------------------------------------------------
-
-
 def _open_experiment(exp_dir: Path) -> Packed:
     """Open the finished folds of an experiment, each with the model file that stage 5 tests."""
     from ser.predict.card import card_of_experiment
@@ -325,7 +332,9 @@ def _open_experiment(exp_dir: Path) -> Packed:
     members = {
         fold: Fold(
             where=str(exp_dir / fold),
-            network=network if _same_network(config, first) else network_conf(config),
+            network=network
+            if all(config[key] == first[key] for key in NETWORK_KEYS)
+            else network_conf(config),
             labels=label_values(config),
             weights=lambda fold=fold: read_weights(fold_model_file(exp_dir / fold)),
             encoder=encoder,
@@ -343,11 +352,3 @@ def _open_experiment(exp_dir: Path) -> Packed:
         card=card_of_experiment(exp_dir),
         members=members,
     )
-
-
-def _same_network(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(config[key] == other[key] for key in NETWORK_KEYS)
-
-
-def _file_name(path: Any) -> str:
-    return Path(str(path)).name

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ser.console import percent
 from ser.predict.classifier import Prediction
-from ser.predict.formats import FORMATS, UNITS_SHOWN, clock, csv_header
+from ser.predict.formats import FORMATS, clock, csv_header, first_units
 from ser.predict.windows import merge
 from ser.reporting.charts import Chart
 from ser.reporting.figures import probabilities_chart
@@ -70,9 +70,7 @@ def _units(prediction: Prediction, units: Sequence[str]) -> str:
         return "This model has no head of units (CTC)."
     if not prediction.units:
         return "None: the head of units (CTC) says blank throughout."
-    more = len(prediction.units) - UNITS_SHOWN
-    shown = " ".join(unit.unit for unit in prediction.units[:UNITS_SHOWN])
-    return shown + (f" and {more} more" if more > 0 else "")
+    return first_units(prediction)
 
 
 def _downloads(name: str, prediction: Prediction) -> list[tuple[str, str, str]]:

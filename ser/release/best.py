@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from ser.data.folds import caveat
 from ser.errors import UserError
 from ser.reporting.rows import Row, group_seeds, system_name
-from ser.scoring.records import Run, read_all_records, read_all_scores
+from ser.scoring.records import read_all_records, read_all_scores
 
 PLACES = ("--corpus-dir", "--ssl")  # options of run.sh; in a record they are PATH/TO/<name>
 PLACEHOLDER = "PATH/TO/"
@@ -44,7 +43,8 @@ def rank(corpus: str, records: Path, exp_root: Path, protocol: str = "strict") -
     Raises:
         UserError: None is left.
     """
-    kept = {run[1]["corpus"] + "/" + run[1]["tag"]: run for run in _runs(records, exp_root)}
+    runs = [*read_all_records(records), *read_all_scores(exp_root, needed=False)]
+    kept = {run[1]["corpus"] + "/" + run[1]["tag"]: run for run in runs}
     found = []
     for row in group_seeds([run for run in kept.values() if run[1]["corpus"] == corpus]):
         s = row.first
@@ -83,7 +83,3 @@ def release_command(best: Candidate, places: dict[str, str]) -> list[str]:
             found = f"{place}: needed for this system, which had {arguments[at]}"
             raise UserError(f"{found}; give the place on this machine")
     return [*arguments, "--stop-stage", "7"]
-
-
-def _runs(records: Path, exp_root: Path) -> Sequence[Run]:
-    return [*read_all_records(records), *read_all_scores(exp_root, needed=False)]

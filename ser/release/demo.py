@@ -112,11 +112,11 @@ def delete_upload(path: str, uploads: Path) -> None:
             file.parent.rmdir()
 
 
-def delete_abandoned(uploads: Path, seconds: float = ABANDONED_SECONDS) -> None:
-    """Delete older uploads: incomplete, or the client did not wait for the answer."""
+def delete_abandoned(uploads: Path) -> None:
+    """Delete old uploads: incomplete, or the client did not wait for the answer."""
     for entry in list(uploads.iterdir()) if uploads.is_dir() else ():
         with contextlib.suppress(OSError):  # already deleted
-            if time.time() - entry.stat().st_mtime > seconds:
+            if time.time() - entry.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 

@@ -16,17 +16,16 @@ CHANGE = ("neutral", "angry", "sad")  # emotions of the example that changes
 SENTENCES = 5  # per emotion in a row: longer than a window of the timeline
 
 
-def make_examples(directory: Path, seed: int = 1) -> dict[str, Path]:
+def make_examples(directory: Path) -> dict[str, Path]:
     """Speak one sentence in each emotion, and a recording in which the emotion changes.
 
     Args:
-        directory: Folder for the WAV files; created if needed.
-        seed: Seed of the choice of sentences and of the prosody.
+        directory: Folder for the WAV files, which is made.
 
     Returns:
         Description -> file; empty if espeak-ng does not work.
     """
-    generator = random.Random(seed)
+    generator = random.Random(1)
     sentences = generator.sample(IMPROVISED, len(SPOKEN) + SENTENCES * len(CHANGE))
     try:
         made = {name: _say(sentences.pop(), name, generator) for name in SPOKEN}

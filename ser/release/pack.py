@@ -27,7 +27,7 @@ from ser.errors import UserError
 from ser.files import atomic_dir, atomic_write
 from ser.lang.units import read_units, write_units
 from ser.models.lora import adapted, check_encoder, frozen_weights
-from ser.predict.card import format_card, format_size, make_card
+from ser.predict.card import format_card, format_size, make_card, make_marks
 from ser.predict.config import FORMAT_VERSION, MODEL_TYPE, SAMPLING_RATE
 from ser.predict.files import CARD, CONFIG
 from ser.predict.inputs import measure_training
@@ -40,12 +40,13 @@ from ser.training.experiment import (
     NETWORK,
     NETWORK_KEYS,
     UNITS,
+    choose_folds,
     find_file,
     find_units,
     fold_model_file,
+    is_inferred,
     model_state,
     read_fold_config,
-    read_inferred,
     read_run,
     read_temperature,
     read_weights,
@@ -98,10 +99,8 @@ def pack_experiment(
         what = "a file" if exp_dir.exists() else "no such folder"
         raise UserError(f"{exp_dir}: {what}; give an experiment: exp/<corpus>/<tag>")
     run = read_run(exp_dir)
-    if not (exp_dir / "scores.json").is_file():
-        raise UserError(f"{exp_dir}/scores.json: no such file; {SCORE_FIRST}")
     scores = read_scores(exp_dir / "scores.json")
-    names = _choose(exp_dir, scores["folds"]["scored"], folds)
+    names = choose_folds(folds, scores["folds"]["scored"], f"the scored folds of {exp_dir}")
     for fold in names:
         _require_scored(exp_dir, fold, run)
     configs = {fold: read_fold_config(exp_dir, fold) for fold in names}
@@ -283,16 +282,6 @@ def without_paths(value: Any) -> Any:
     return ABSOLUTE_PATH.sub(lambda match: f"PATH/TO/{Path(match[0]).name}", value)
 
 
-def _choose(exp_dir: Path, scored: Sequence[str], folds: Sequence[str]) -> list[str]:
-    unknown = [fold for fold in folds if fold not in scored]
-    if unknown:
-        raise UserError(
-            f"--folds: {' '.join(unknown)}: not among the scored folds of {exp_dir}; choose from: "
-            f"{' '.join(scored)}"
-        )
-    return [fold for fold in scored if not folds or fold in folds]
-
-
 def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
     """Raise UserError if the model was retrained after scoring, so that the scores do not fit."""
     fold_dir = exp_dir / fold
@@ -306,11 +295,9 @@ def _require_scored(exp_dir: Path, fold: str, run: Mapping[str, Any]) -> None:
             "same options, or pack other folds: --folds NAMES"
         )
     present = model_state(fold_dir)
-    tested = read_inferred(fold_dir).get("made_from") or {}
-    same = all(tested.get(key) == value for key, value in present.items())
     noted = present["model_sha256"]
     whole = noted is None or noted == file_digest(fold_model_file(fold_dir))
-    if not (fold_dir / FILE_NAME).is_file() or not same or not whole:
+    if not (fold_dir / FILE_NAME).is_file() or not is_inferred(fold_dir) or not whole:
         raise UserError(
             f"{fold_dir}: its scores are not those of {present['model']} as it is now; "
             f"{SCORE_FIRST if whole else 'copy it again, or train this fold again: --stage 4'}"
@@ -338,11 +325,10 @@ def _require_space(
 
 
 def _report(exp_dir: Path, archive: Path, names: Sequence[str], scores: Mapping[str, Any]) -> None:
-    marks = make_card(scores)["marks"]
     size = sum(p.stat().st_size for p in (exp_dir / PACKED).iterdir())
     print(f"Packed: {exp_dir / PACKED}/ ({len(names)} folds, {format_size(size)})")
     print(f"Packed: {archive} ({format_size(archive.stat().st_size)})")
-    for mark in marks:
+    for mark in make_marks(scores):
         print(f"  {mark}")
     print(f"Try it: python -m ser predict FILE.wav --model {archive}")
     if len(names) > 1:

@@ -12,7 +12,6 @@ import yaml
 
 from ser.data.tables import read_table
 from ser.errors import UserError
-from ser.provenance import EGS
 from ser.scoring.predictions import ERROR_COLUMNS
 from ser.scoring.records import SCORE_FIRST, read_scores
 from ser.scoring.text import mark
@@ -222,12 +221,3 @@ def final_layer_weights(history: History) -> list[float]:
     while (key := f"layer_weight_{len(weights)}") in values:
         weights.append(float(values[key]))
     return weights
-
-
-def is_synthetic(corpus: str) -> bool:
-    """Whether the corpus is synthesised by the recipe, by its corpus.yaml or the one it extends."""
-    path = EGS / corpus / "corpus.yaml"
-    if not path.is_file():
-        return False
-    spec = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return bool(spec.get("maker")) or is_synthetic(str(spec.get("based_on", "")))

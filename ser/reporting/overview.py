@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ser.config import load_config
 from ser.files import atomic_write
+from ser.predict.card import is_synthetic
 from ser.reporting.charts import BLUE, QUIET, RED, SMALL, WIDTH, Chart, new_chart, styled
-from ser.reporting.inputs import is_synthetic
 from ser.reporting.rows import Row
 
 START, END = "<!-- results: written by make results -->", "<!-- end of results -->"

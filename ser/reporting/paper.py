@@ -5,7 +5,7 @@ sweep's file under ``stated`` and ``published``. Tables consist of text cells, w
 templates/paper.html and paper.md lay out. Points without scores are "not run".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,14 @@ def write_page(sweep: Sweep, exp_root: Path, corpus: str, seeds: Sequence[int]) 
 
 def tables(paper: Paper) -> list[Table]:
     """The paper's Tables 2 and 3, the fine-tuning strategies, and the tests."""
-    return [_systems(paper), _lambdas(paper), _strategies(paper), *_tests(paper)]
+    lambdas, strategies = paper.published["table3"], paper.published["strategies"]
+    note = "With lambda 0.1. The stated numbers are those of S1; none are quoted for the others."
+    return [
+        _systems(paper),
+        _points(paper, "The weight of the phoneme head (Table 3)", "lambda", lambdas),
+        _points(paper, "Fine-tuning strategies", "what is trained", strategies, note),
+        *_tests(paper),
+    ]
 
 
 def recalls(paper: Paper) -> Table:
@@ -164,21 +171,15 @@ def _systems(paper: Paper) -> Table:
     return Table("Systems (Table 2)", _head(paper, "system"), rows)
 
 
-def _lambdas(paper: Paper) -> Table:
-    rows = [
-        [value, _stated(paper.sweep.stated[point]), *_ours(paper, point)]
-        for value, point in paper.published["table3"].items()
-    ]
-    return Table("The weight of the phoneme head (Table 3)", _head(paper, "lambda"), rows)
-
-
-def _strategies(paper: Paper) -> Table:
+def _points(
+    paper: Paper, title: str, first: str, points: Mapping[str, str], note: str = ""
+) -> Table:
+    """A row for each of ``points``, by what the first column calls it."""
     rows = [
         [name, _stated(paper.sweep.stated.get(point, {})), *_ours(paper, point)]
-        for name, point in paper.published["strategies"].items()
+        for name, point in points.items()
     ]
-    note = "With lambda 0.1. The stated numbers are those of S1; none are quoted for the others."
-    return Table("Fine-tuning strategies", _head(paper, "what is trained"), rows, note)
+    return Table(title, _head(paper, first), rows, note)
 
 
 def _tests(paper: Paper) -> list[Table]:
@@ -229,11 +230,7 @@ def _ours(paper: Paper, point: str) -> list[str]:
         row = rows[point]
         partial = "*" if row and any(partial_notes(s) for _, s in row.runs) else ""
         for score in SCORES:
-            cells.append(
-                NOT_RUN
-                if row is None
-                else f"{row.cell('summary', score)} [{row.interval(score)}]{partial}"
-            )
+            cells.append(NOT_RUN if row is None else row.scored(score) + partial)
     return cells
 
 

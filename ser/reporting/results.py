@@ -15,15 +15,10 @@ from ser.console import duration, progress
 from ser.data.folds import SPEAKER_DEPENDENT, caveat
 from ser.errors import UserError
 from ser.files import atomic_write
+from ser.predict.card import is_synthetic
 from ser.reporting import elsewhere
-from ser.reporting.inputs import is_synthetic, read_input
-from ser.reporting.overview import (
-    DECADE,
-    DECADE_TITLE,
-    dated_rows,
-    decade_table,
-    write_overview,
-)
+from ser.reporting.inputs import read_input
+from ser.reporting.overview import DECADE, DECADE_TITLE, dated_rows, decade_table, write_overview
 from ser.reporting.render import render
 from ser.reporting.rows import Row, group_seeds, system_name
 from ser.reporting.sweeps import PointsTable, marked_protocol
@@ -178,11 +173,7 @@ def report_leakage(exp_dirs: Sequence[Path]) -> str:
         UserError: an experiment without scores, experiments of different systems or corpora, or
             no sound one.
     """
-    runs = []
-    for directory in exp_dirs:
-        if not (directory / "scores.json").is_file():
-            raise UserError(f"{directory}/scores.json: no such file; {SCORE_FIRST}")
-        runs.append((directory, read_scores(directory / "scores.json")))
+    runs = [(directory, read_scores(directory / "scores.json")) for directory in exp_dirs]
     for key in ("corpus", "system"):
         found = sorted({str(scores[key]) for _, scores in runs})
         if len(found) > 1:

@@ -6,34 +6,27 @@ from typing import Any
 from markupsafe import Markup
 
 from ser.console import percent
-from ser.data.folds import SPEAKER_DEPENDENT, num_groups, num_parts
+from ser.data.folds import SPEAKER_DEPENDENT
+from ser.predict.card import describe_protocol, is_synthetic
 from ser.reporting.figures import spark_chart
-from ser.reporting.inputs import ReportInput, is_synthetic
+from ser.reporting.inputs import ReportInput
 from ser.reporting.rows import system_name
+from ser.scoring.compare import System, compare_systems, load_record, row, speakers_of
 from ser.scoring.records import same_tests
 from ser.scoring.text import (
     CLASS_SCORES,
     KNOWN_SPEAKERS,
     concordance,
-    difference,
     differing,
     interval,
     mark,
+    others_like,
     p_value,
     paired_over,
     partial_notes,
     raters_line,
 )
-from ser.scoring.uncertainty import METHOD_KNOWN, differences, from_decisions, mcnemar, paired
 
-PROTOCOLS = {
-    "strict": "one speaker tests, the session's other one validates, all others train",
-    "paper": "one speaker tests, all others train; the last epoch is tested",
-    "session": "one session tests, all others train; the last epoch is tested",
-    "official": "the split that comes with the corpus; no speaker is in two of its sets",
-    "official_shared": "the split that comes with the corpus, whose sets share speakers",
-    "prefix": "folds by the name of the dialog, in which both speakers speak",
-}
 SLICES = {"text": "words"}  # kinds with a clearer name
 SYNTHETIC = (
     "no person speaks in this corpus: the recipe makes it with a speech synthesiser, to be tried "
@@ -71,14 +64,10 @@ def marks(m: ReportInput, several: bool) -> list[tuple[str, str]]:
 def facts(m: ReportInput) -> list[tuple[str, Any]]:
     """Entries of an experiment's card below WA and UA."""
     s, summary, stated = m.scores, m.scores["summary"], m.scores["stated"] or {}
-    protocol, parts = s["protocol"], num_parts(s["protocol"])
-    about = PROTOCOLS.get(protocol) or (parts and f"{parts} parts; every part tests once")
-    if num_groups(protocol):
-        about = f"speakers by {num_groups(protocol)} groups of sentences; both are left out"
     scored, expected = len(s["folds"]["scored"]), len(s["folds"]["expected"])
     units = s["units"] or {}
     found = [
-        ("protocol", f"{protocol}: {about}" if about else protocol),
+        ("protocol", f"{s['protocol']}: {describe_protocol(s['protocol'])}"),
         ("differs from its configuration in", differing(s)),
         ("corpus", s["corpus"] + (", synthetic speech" if is_synthetic(s["corpus"]) else "")),
         ("folds", expected if scored == expected else f"{scored} of {expected}"),
@@ -107,16 +96,11 @@ def system_difference(first: ReportInput, second: ReportInput) -> dict[str, Any]
     a, b = first.scores, second.scores
     if not same_tests(a, b):
         return None
-    both = [from_decisions([s["speakers"]], len(a["labels"]), s["protocol"]) for s in (a, b)]
-    found = differences(paired(*both))
-    rows: Rows = []
-    for key, name in (("wa", "WA"), ("ua", "UA")):
-        values = [percent(s["summary"][key]) for s in (a, b)]
-        rows.append([name, *values, *difference(found[key])])
-    for label, change in zip(a["labels"], found["recall"], strict=True):
-        values = [percent(s["per_class"][label]["recall"]) for s in (a, b)]
-        rows.append([f"recall, {label}", *values, *(difference(change) if change else "---")])
-    test = mcnemar(both[0].right[:, 0], both[1].right[:, 0])
+    runs = [load_record(m.exp_dir, m.scores) for m in (first, second)]
+    found = compare_systems(*(System([run]) for run in runs), speakers_of(runs[0]))
+    rows = [row(name.upper(), found["scores"][name]) for name in ("wa", "ua")]
+    rows += [row(f"recall, {label}", entry) for label, entry in found["recall"].items()]
+    (test,) = found["mcnemar"]
     return {
         "head": ["%", first.name, second.name, "second - first", "95%", "p"],
         "rows": rows,
@@ -198,9 +182,7 @@ def origin_rows(m: ReportInput) -> Rows:
 
 
 def _about_interval(scores: Mapping[str, Any]) -> str:
-    others = f"other speakers like these {scores['interval']['speakers']}"
-    if scores["interval"]["method"] == METHOD_KNOWN:
-        others = f"other utterances of these {scores['interval']['speakers']} speakers"
+    others = others_like(scores["protocol"], f" {scores['interval']['speakers']}")
     return f"95%: where the scores of {others} would be ({scores['interval']['method']})."
 
 

@@ -5,7 +5,6 @@ are training.
 """
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from ser.training.experiment import (
     PREDICTIONS_MARKER,
     SCORED,
     Experiment,
+    history_so_far,
     open_experiment,
     read_run,
 )
@@ -63,7 +63,10 @@ class FoldStatus:
         epoch = f"{self.phase} {self.epoch}/{self.max_epoch}".strip() if self.max_epoch else "-"
         ua = "-" if self.best_ua is None else f"{100 * self.best_ua:.1f}"
         log = str(self.log) if self.log.exists() else "-"
-        return self.fold, self.state, epoch, ua, format_time(self.since), log
+        since = "-"
+        if self.since is not None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return self.fold, self.state, epoch, ua, since, log
 
 
 def show_status(exp_dir: Path, dump_dir: Path, protocol: str) -> str:
@@ -160,7 +163,7 @@ def fold_status(
     state, since = _state(exp_dir, fold, experiment, queued, log)
     begun = [phase for phase in PHASES if (fold_dir / phase / "config.yaml").exists()]
     phase = "" if (fold_dir / "config.yaml").exists() or not begun else begun[-1]
-    history = _read_history(fold_dir / phase / "history.json")
+    history = history_so_far(fold_dir / phase)
     ua = [entry["valid"]["UA"] for entry in history if "UA" in entry.get("valid", {})]
     return FoldStatus(
         fold=fold,
@@ -226,11 +229,6 @@ def format_status(title: str, folds: Sequence[FoldStatus]) -> str:
     return "\n".join(lines)
 
 
-def format_time(since: float | None) -> str:
-    """Local time, or a dash."""
-    return "-" if since is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-
-
 def _parse_time(text: str) -> float | None:
     try:
         return time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
@@ -253,13 +251,6 @@ def _exit_status(log: Path) -> int | None:
         end = stream.read().decode("utf-8", "replace")
     found = re.search(r"(?:^|\n)# exit status: (\d+)\s*$", end)
     return int(found[1]) if found else None
-
-
-def _read_history(path: Path) -> list[dict]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet
-        return []
 
 
 def _max_epoch(config: Path) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ser.data.audio import SAMPLE_RATE, read_16k_mono
+from ser.data.audio import FULL_SCALE, SAMPLE_RATE, read_16k_mono
 from ser.data.tables import read_table
 from ser.errors import UserError
 from ser.lang.units import greedy_ctc, units_head
@@ -44,13 +44,13 @@ class Recordings:
         """Encode the recording as FLAC at 16 kHz; UserError or OSError without one."""
         if utt_id not in self.cache:
             if utt_id in self.dumped:
-                samples = 32768 * load_input(self.dumped[utt_id])
+                samples = FULL_SCALE * load_input(self.dumped[utt_id])
             elif utt_id in self.original:
                 samples = read_16k_mono(self.original[utt_id])
             else:
                 raise UserError(f"{utt_id}: no recording known; run stages 1 and 3 on this machine")
             stream = io.BytesIO()
-            samples = np.clip(np.round(samples), -32768, 32767).astype(np.int16)
+            samples = np.clip(np.round(samples), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
             soundfile.write(stream, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             self.cache[utt_id] = stream.getvalue()
         return self.cache[utt_id]

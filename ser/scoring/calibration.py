@@ -1,4 +1,4 @@
-"""Calibration: how often decisions of a given confidence are right.
+"""Calibration: how often decisions of a given confidence are right; and the raters' own labels.
 
 The confidence of a decision is the probability of the predicted emotion. Expected calibration error
 (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3): decisions are grouped by
@@ -18,7 +18,7 @@ log-likelihood plus (ln T)^2 / (2 s^2) with s = ln 2, a normal prior of ln T aro
 utterances that are all recognised the likelihood alone would drive T to zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,30 +33,28 @@ TEMPERATURES = (0.01, 100.0)
 PRIOR = np.log(2)  # standard deviation of ln T
 
 
-def calibration(
-    predictions: Sequence[Prediction], labels: Sequence[str], bins: int = BINS
-) -> dict[str, Any]:
+def calibration(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
     """Compute ECE, mean confidence and accuracy, as fractions, overall and per bin.
 
     Args:
         predictions: Those of all folds together; not empty.
         labels: The emotions, in the order of the probabilities.
-        bins: Number of bins, of equal width. A bin includes its upper edge, not its lower one.
 
     Returns:
-        ``ece``, ``confidence``, ``accuracy`` and ``bins``: a list of ``low``, ``high``, ``n``,
-        ``confidence`` and ``accuracy``, both None in an empty bin; ``nll``, ``brier`` (0 to 2),
-        ``aurc``, and ``risk`` at coverages of 1 / COVERAGES, 2 / COVERAGES ... 1.
+        ``ece``, ``confidence``, ``accuracy`` and ``bins``, of equal width: a list of ``low``, which
+        a bin excludes, ``high``, ``n``, ``confidence`` and ``accuracy``, both None in an empty bin;
+        ``nll``, ``brier`` (0 to 2), ``aurc``, and ``risk`` at coverages of 1 / COVERAGES,
+        2 / COVERAGES ... 1.
     """
     sure = np.array([confidence(p, labels) for p in predictions])  # (N,)
     right = np.array([p.ref == p.hyp for p in predictions], dtype=float)  # (N,)
     # Rounded to the six decimals of predictions.tsv: 0.3 must not land above 3 / 10.
-    where = np.clip(np.ceil(np.round(sure * bins, 6)).astype(int) - 1, 0, bins - 1)
+    where = np.clip(np.ceil(np.round(sure * BINS, 6)).astype(int) - 1, 0, BINS - 1)
     table, ece = [], 0.0
-    for i in range(bins):
+    for i in range(BINS):
         inside = where == i
         n = int(inside.sum())
-        entry = {"low": i / bins, "high": (i + 1) / bins, "n": n}
+        entry = {"low": i / BINS, "high": (i + 1) / BINS, "n": n}
         entry |= {"confidence": None, "accuracy": None}
         if n:
             entry["confidence"] = float(sure[inside].mean())
@@ -79,10 +77,7 @@ def proper_scores(predictions: Sequence[Prediction], labels: Sequence[str]) -> d
     refs = np.array([labels.index(p.ref) for p in predictions])  # (N,)
     own = probs[np.arange(len(refs)), refs]
     errors = np.square(probs - np.eye(len(labels))[refs]).sum(axis=1)
-    return {
-        "nll": float(-np.log(own.clip(min=LEAST)).mean()),
-        "brier": float(errors.mean()),
-    }
+    return {"nll": float(-np.log(own.clip(min=LEAST)).mean()), "brier": float(errors.mean())}
 
 
 def _selective(sure: np.ndarray, right: np.ndarray) -> dict[str, Any]:
@@ -133,3 +128,32 @@ def _at(prediction: Prediction, temperature: float) -> Prediction:
     """softmax(log p / T)."""
     powers = np.clip(prediction.probs, LEAST, None) ** (1 / temperature)
     return replace(prediction, probs=tuple((powers / powers.sum()).tolist()))
+
+
+def kl(q: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """KL(q || p) in nats over the last axis; ``p`` is above 0 where ``q`` is."""
+    return (q * np.log(np.where(q > 0, q, 1) / np.where(q > 0, p, 1))).sum(axis=-1)
+
+
+def jsd(q: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence in nats, at most log 2 (Lin, 1991)."""
+    middle = (q + p) / 2
+    return (kl(q, middle) + kl(p, middle)) / 2
+
+
+def score_raters(
+    rows: Iterable[Prediction], raters: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> dict[str, Any] | None:
+    """Compute the entry ``raters`` of scores.json; ``raters`` comes from ``read_raters``."""
+    if not (told := [row for row in rows if row.utt_id in raters]):
+        return None
+    q = np.stack([raters[row.utt_id] for row in told])  # (N, C)
+    p = np.array([row.probs for row in told]).clip(min=LEAST)
+    said = q[np.arange(len(told)), [labels.index(row.hyp) for row in told]]
+    return {
+        "n": len(told),
+        "divided": float(((q > 0).sum(axis=1) > 1).mean()),
+        "kl": float(kl(q, p).mean()),
+        "jsd": float(jsd(q, p).mean()),
+        "any_rater": float((said > 0).mean()),
+    }

@@ -21,7 +21,7 @@ from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, some
-from ser.scoring.records import SCORE_FIRST, read_scores, same_tests
+from ser.scoring.records import read_scores, same_tests
 from ser.scoring.slices import read_utterance_table
 from ser.scoring.text import (
     KNOWN_SPEAKERS,
@@ -41,6 +41,7 @@ from ser.scoring.uncertainty import (
     differences,
     mcnemar,
     measure,
+    numbers,
 )
 from ser.training.experiment import open_experiment
 
@@ -105,12 +106,12 @@ def compare(
     """
     exp_dirs = [Path(directory) for directory in exp_dirs]
     of_records = _are_records(exp_dirs, dump_dir)
-    scores = [_read(directory) for directory in exp_dirs]
+    scores = [read_scores(_scores_file(directory)) for directory in exp_dirs]
     _refuse_unlike(exp_dirs, scores)
     if of_records:
         _refuse_other_records(exp_dirs, scores)
         runs = [load_record(d, s) for d, s in zip(exp_dirs, scores, strict=True)]
-        utt2spk = {utt: utt.rpartition(" ")[0] for utt in runs[0].decided}
+        utt2spk = speakers_of(runs[0])
     else:
         runs = [load(d, s, Path(dump_dir)) for d, s in zip(exp_dirs, scores, strict=True)]
         _refuse_other_tests(runs)
@@ -159,6 +160,11 @@ def load_record(path: Path, scores: dict[str, Any]) -> Scored:
     return Scored(path, scores, fold, decided)
 
 
+def speakers_of(record: Scored) -> dict[str, str]:
+    """The speaker of each utterance of ``load_record``."""
+    return {utt: utt.rpartition(" ")[0] for utt in record.decided}
+
+
 def group_systems(runs: Sequence[Scored]) -> tuple[System, System]:
     """Group ``runs`` into two systems, in the order of their first run."""
     if len(runs) == 2:
@@ -187,11 +193,10 @@ def compare_systems(
     labels, utts = scores["labels"], sorted(first.runs[0].decided)
     right = [_right(system, utts) for system in (first, second)]  # (seeds, N) each
     trials = Trials(
-        speaker=_numbers([utt2spk[u] for u in utts]),
+        speaker=numbers([utt2spk[u] for u in utts]),
         label=np.array([labels.index(first.runs[0].decided[u].ref) for u in utts]),
         fold=np.stack(
-            [_numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)],
-            axis=1,
+            [numbers([_parts(s, utt2spk)[u] for u in utts]) for s in (first, second)], axis=1
         ),
         right=np.stack([r.mean(axis=0) for r in right], axis=1),
         classes=len(labels),
@@ -254,8 +259,8 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     # a fold of strict and a speaker of crossed are the same utterances
     crossed = any(mean_over(s["protocol"]) == "speakers" for s in result["systems"])
     over = "speakers" if crossed else "folds"
-    rows += [_row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
-    rows += [_row(f"recall {label}", entry) for label, entry in result["recall"].items()]
+    rows += [row(SCORES[name].format(over), entry) for name, entry in result["scores"].items()]
+    rows += [row(f"recall {label}", entry) for label, entry in result["recall"].items()]
     lines += columns(rows)
     lines += [
         f"95% and p: bootstrap, {result['paired']}; p is not corrected for several comparisons",
@@ -290,18 +295,12 @@ def _scores_file(path: Path) -> Path:
     return path if path.suffix == ".json" else path / "scores.json"
 
 
-def _read(exp_dir: Path) -> dict[str, Any]:
-    path = _scores_file(exp_dir)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
-    return read_scores(path)
-
-
 def _refuse_unlike(exp_dirs: Sequence[Path], scores: Sequence[Mapping[str, Any]]) -> None:
     """Reject different corpora, emotions or kinds of protocol, before anything else is read."""
     if len(exp_dirs) < 2:
         raise UserError("--exp-dir: one experiment; a comparison is of two")
-    repeated = [str(d) for i, d in enumerate(exp_dirs) if d.resolve() in _resolved(exp_dirs[:i])]
+    places = [directory.resolve() for directory in exp_dirs]
+    repeated = [d for i, d in enumerate(exp_dirs) if places[i] in places[:i]]
     if repeated:
         raise UserError(f"--exp-dir: {repeated[0]} is given twice; name two experiments")
     for key, what in (("corpus", "corpus"), ("labels", "emotions")):
@@ -353,20 +352,12 @@ def _refuse_other_tests(runs: Sequence[Scored]) -> None:
             )
 
 
-def _resolved(directories: Sequence[Path]) -> list[Path]:
-    return [directory.resolve() for directory in directories]
-
-
 def _words(value: Any) -> str:
     return value if isinstance(value, str) else " ".join(value)
 
 
 def _stem(scores: Mapping[str, Any]) -> str:
     return scores["tag"].removesuffix(f"_seed{scores['seed']}")
-
-
-def _numbers(names: Sequence[str]) -> np.ndarray:
-    return np.unique(names, return_inverse=True)[1]
 
 
 def _right(system: System, utts: Sequence[str]) -> np.ndarray:
@@ -406,7 +397,8 @@ def _mcnemars(first: System, second: System, right: Sequence[np.ndarray]) -> lis
     ]
 
 
-def _row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
+def row(name: str, entry: Mapping[str, Any] | None) -> list[str]:
+    """Cells of an entry of ``compare_systems``: both scores, difference, interval and p."""
     if entry is None:
         return [name, *["-"] * 5]
     change = difference(Difference(**entry["difference"]))

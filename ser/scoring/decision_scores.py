@@ -1,17 +1,21 @@
 """Scores of the CTC head's decisions, alone and fused with the emotion head.
 
 decisions.py defines them; here each is scored like the emotion head's own, on the same utterances,
-and compared with it.
+and compared with it. ``valid_ua`` is that of the emotion head on validation speakers.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ser.scoring.decisions import FILE_NAME, decide, read_evidence
-from ser.scoring.metrics import DIGITS
+from ser.scoring.metrics import DIGITS, confusion_matrix, unweighted_accuracy
 from ser.scoring.predictions import Prediction
 from ser.scoring.uncertainty import Difference, Trials, differences, from_decisions, measure, paired
-from ser.training.experiment import Experiment
+from ser.training.experiment import Experiment, history_so_far
 
 # The emotion head's own decision is not listed: it is in predictions.tsv.
 NAMES = {
@@ -97,3 +101,21 @@ def _trials(
         for run, strings in zip(speakers, hyps, strict=True)
     ]
     return from_decisions(runs, classes, protocol)
+
+
+def valid_ua(fold_dir: Path, labels: Sequence[str], best_epoch: int | None) -> float | None:
+    """UA on the validation utterances of a fold, as a fraction, which choices may depend on.
+
+    Computed from the tested model's own decisions if stage 5 recorded them (decisions.py), else
+    taken from the chosen epoch in history.json; None without validation speakers.
+    """
+    evidence = fold_dir / FILE_NAME
+    if not evidence.is_file():
+        history = history_so_far(fold_dir)
+        epochs = {entry["epoch"]: entry.get("valid", {}).get("UA") for entry in history}
+        return epochs.get(best_epoch)
+    rows = [json.loads(line) for line in evidence.read_text(encoding="utf-8").splitlines()[1:]]
+    rows = [row for row in rows if row["split"] == "valid"]
+    hyps = [labels[int(np.argmax(row["head"]))] for row in rows]
+    counts = confusion_matrix([row["ref"] for row in rows], hyps, labels)
+    return unweighted_accuracy(counts) if rows else None

@@ -33,7 +33,7 @@ from ser.provenance import git_commit
 from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, parse
 from ser.scoring.infer import BuildModel, FoldModels, model_config, open_device
 from ser.scoring.predictions import Prediction, write_predictions
-from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, SCORE_FIRST, read_scores
+from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, read_scores
 from ser.scoring.score import decisions_by_speaker
 from ser.scoring.uncertainty import from_decisions, measure, score_intervals
 from ser.stage import file_digest
@@ -243,10 +243,7 @@ def _open(
 ) -> tuple[Experiment, dict[str, Any], Record]:
     """Open an experiment, its scores, and its record so far."""
     experiment = open_experiment(exp_dir, own_dump(exp_dir, dump_root))
-    path = experiment.exp_dir / "scores.json"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
-    scores = read_scores(path)
+    scores = read_scores(experiment.exp_dir / "scores.json")
     tests = _tests(experiment.exp_dir / name)
     about = {key: scores[key] for key in ("tag", "system", "corpus", "labels")}
     if sweep := scores["sweep"]:

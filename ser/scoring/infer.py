@@ -91,7 +91,7 @@ def infer_folds(
             an utterance without input, or non-finite probabilities.
     """
     experiment = open_experiment(exp_dir, dump_dir)
-    wanted = experiment.require_folds(list(folds)) if folds else experiment.folds
+    wanted = experiment.require_folds(folds)
     states = {fold: experiment.state(fold) for fold in wanted}
     todo = [fold for fold, state in states.items() if state == NOT_INFERRED]
     kept = sum(state == SCORED for state in states.values())

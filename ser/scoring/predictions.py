@@ -83,10 +83,10 @@ def write_errors(
             print(*cells, own_ids[p.utt_id], sep="\t", file=stream)
 
 
-def some(items: Sequence[str], most: int = MAX_NAMED) -> str:
+def some(items: Sequence[str]) -> str:
     """Format the first few of ``items`` and the number of further ones."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return ", ".join(items[:MAX_NAMED]) + more
 
 
 def read_rows(path: Path, cure: str) -> list[str]:

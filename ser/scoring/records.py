@@ -17,6 +17,7 @@ from ser.scoring.metrics import DIGITS
 from ser.scoring.predictions import Prediction, some
 from ser.scoring.score import owners, score_folds
 from ser.scoring.scores import CURE, Scores
+from ser.scoring.uncertainty import layout
 
 Run = tuple[Path, dict[str, Any]]  # the folder of the figures, and the scores
 
@@ -99,9 +100,11 @@ def read_scores(path: Path) -> dict[str, Any]:
     ``auxiliary`` is empty.
 
     Raises:
-        UserError: it is damaged, has another schema, a value of the wrong type, or a number that
-            contradicts its decisions.
+        UserError: no such file, or it is damaged, has another schema, a value of the wrong type,
+            or a number that contradicts its decisions.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {SCORE_FIRST}")
     scores = Scores.read(path)
     found, problems = scores.plain(), _wrong_decisions(scores)
     if not problems:
@@ -180,7 +183,4 @@ def same_tests(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two scores.json cover the same utterances in the same folds."""
     if first["test_sha256"] != second["test_sha256"] or first["labels"] != second["labels"]:
         return False
-    layouts = [
-        [(e["fold"], e["speaker"], e["ref"]) for e in s["speakers"]] for s in (first, second)
-    ]
-    return layouts[0] == layouts[1]
+    return layout(first["speakers"]) == layout(second["speakers"])

@@ -33,8 +33,8 @@ from ser.errors import UserError
 from ser.files import atomic_write
 from ser.lang.units import align, tag_stripper, unit_error_rate
 from ser.scoring.auxiliary import score_auxiliary
-from ser.scoring.calibration import calibration, scaled
-from ser.scoring.decision_scores import score_decisions
+from ser.scoring.calibration import calibration, scaled, score_raters
+from ser.scoring.decision_scores import score_decisions, valid_ua
 from ser.scoring.metrics import (
     DIGITS,
     absent,
@@ -49,7 +49,6 @@ from ser.scoring.metrics import (
     unweighted_accuracy,
 )
 from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, write_errors
-from ser.scoring.raters import score_raters
 from ser.scoring.scores import SCHEMA, Scores
 from ser.scoring.slices import find_slices, read_utterance_table, score_slices
 from ser.scoring.text import format_scores
@@ -61,9 +60,8 @@ from ser.scoring.uncertainty import (
     from_decisions,
     score_intervals,
 )
-from ser.scoring.validation import valid_ua
 from ser.stage import file_digest, read_marker
-from ser.training.experiment import SCORED, Experiment, open_experiment
+from ser.training.experiment import SCORED, Experiment, open_experiment, read_fold_run
 
 
 def score_folds(
@@ -112,11 +110,7 @@ def score_folds(
 def _by_class(pooled: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     """``per_class``, ``macro`` and ``confusion`` of scores.json from counts (C, C)."""
     rows = pooled.sum(axis=1, keepdims=True)  # (C, 1)
-    by_class = {
-        "precision": precisions(pooled),
-        "recall": recalls(pooled),
-        "f1": f1_scores(pooled),
-    }
+    by_class = {"precision": precisions(pooled), "recall": recalls(pooled), "f1": f1_scores(pooled)}
     normalised = [
         [int(n) / int(total) for n in row] if total else [None] * len(labels)
         for row, total in zip(pooled, rows[:, 0], strict=True)
@@ -233,10 +227,10 @@ def score_experiment(
     shortages = _corpus_shortages(data_dir / "all", experiment.dump_dir)
     scores |= {"partial": bool(missing or shortages), "corpus_partial": shortages}
     scores["folds"] = {"expected": experiment.folds, "scored": scored, "missing": missing}
-    scores = _score_decisions(scores, experiment, folds, data_dir)
+    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    scores = _score_decisions(scores, experiment, folds, data_dir, own)
     _add_training(scores, experiment)
     scores["units"] = None
-    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
     if all(experiment.units_head(fold) for fold in scored):
         references = read_reference_units(experiment.text, folds)
         scores["units"] = score_units(folds, references, tag_stripper(experiment.token_type))
@@ -259,12 +253,11 @@ def _score_decisions(
     experiment: Experiment,
     folds: Mapping[str, Sequence[Prediction]],
     data_dir: Path,
+    own: Mapping[str, str],
 ) -> dict[str, Any]:
     """Add everything about the decisions of ``folds`` to ``scores``."""
     rows = [p for predictions in folds.values() for p in predictions]
-    utts = [p.utt_id for p in rows]
-    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", utts)
-    own = read_utterance_table(experiment.dump_dir / "utt2orig", utts)
+    utt2spk = read_utterance_table(experiment.dump_dir / "utt2spk", [p.utt_id for p in rows])
     slices = find_slices(experiment, folds, data_dir)
     scores["speakers"] = decisions_by_speaker(folds, utt2spk, experiment.labels, own)
     scores |= score_folds(folds, experiment.labels, owners(scores["speakers"], scores["protocol"]))
@@ -289,7 +282,7 @@ def _score_decisions(
 
 def _add_training(scores: dict[str, Any], experiment: Experiment) -> None:
     """Add cost and validation UA of the scored folds' trainings."""
-    runs = {fold: experiment.fold_run(fold) for fold in scores["per_fold"]}
+    runs = {fold: read_fold_run(experiment.exp_dir / fold) for fold in scores["per_fold"]}
     for fold, values in scores["per_fold"].items():
         run = runs[fold]
         values |= {key: run.get(key) for key in ("epochs", "best_epoch", "train_seconds")}

@@ -114,9 +114,7 @@ def measure(trials: Trials) -> Measured:
     return table.scores(table.counts[None], np.ones((1, table.num_speakers), dtype=np.int64))
 
 
-def bootstrap(
-    trials: Trials, utterances: bool = True, replicates: int = REPLICATES, seed: int = SEED
-) -> Measured:
+def bootstrap(trials: Trials, utterances: bool = True, replicates: int = REPLICATES) -> Measured:
     """Scores of ``replicates`` samples of speakers, drawn with replacement.
 
     Args:
@@ -124,14 +122,13 @@ def bootstrap(
         utterances: Draw the utterances within each drawn speaker as well; a speaker drawn k
             times gives k times as many utterances. If False, speakers keep their utterances.
         replicates: B.
-        seed: Random seed; equal seeds give equal replicates.
 
     Returns:
         ``wa``, ``ua``, ``wa_pooled``, ``ua_pooled`` (B, V) and ``recall`` (B, V, C), NaN for a
-        class that a replicate lacks.
+        class that a replicate lacks. Equal trials give equal replicates.
     """
     table = _Table(trials)
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(SEED)
     speakers = table.num_speakers
     if trials.known:
         times = np.ones((replicates, speakers), dtype=np.int64)  # (B, S)
@@ -161,7 +158,7 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
     if trials.degrees < 1:
         return dict.fromkeys(names)
     found, drawn = measure(trials), bootstrap(trials, replicates=replicates)
-    quantile = _student(trials) * (_unbiased(trials) if trials.known else 1)
+    quantile = _quantile(trials.degrees) * (_unbiased(trials) if trials.known else 1)
     half = {name: quantile * drawn[name].std(axis=0, ddof=1) for name in names}
     return {
         name: np.clip(np.stack([found[name][0] - h, found[name][0] + h], axis=1), 0, 1)
@@ -172,7 +169,7 @@ def score_intervals(trials: Trials, replicates: int = REPLICATES) -> dict[str, n
 
 
 def interval_of_sums(
-    sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray], replicates: int = REPLICATES
+    sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray]
 ) -> list[float] | None:
     """95% interval, clipped to -1 and 1, of a score of sums over utterances, such as CCC.
 
@@ -183,7 +180,7 @@ def interval_of_sums(
     if speakers < 2 or np.isnan(found):
         return None
     random = np.random.RandomState(SEED)
-    times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
+    times = random.multinomial(speakers, np.full(speakers, 1 / speakers), size=REPLICATES)
     error = np.nanstd(score(times @ sums), ddof=1) * np.sqrt(speakers / (speakers - 1))
     bounds = found + np.array([-1, 1]) * _quantile(speakers - 1) * error
     return bounds.clip(-1, 1).tolist()
@@ -241,11 +238,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _student(trials: Trials) -> float:
-    """Half-width of an interval in standard errors."""
-    return _quantile(trials.degrees)
-
-
 def _quantile(degrees: int) -> float:
     """Student's t quantile of a two-sided interval. (scipy.stats takes seconds to import.)"""
     from scipy.special import stdtrit
@@ -269,7 +261,7 @@ def _difference(trials: Trials, found: np.ndarray, drawn: np.ndarray) -> Differe
     error = np.nanstd(drawn[:, 1] - drawn[:, 0], ddof=1) * _unbiased(trials)
     if not error > TINY:  # the same for every speaker, usually nothing
         return Difference(value, None, None, 1.0 if abs(value) <= TINY else None)
-    half = _student(trials) * float(error)
+    half = _quantile(trials.degrees) * float(error)
     p = 2 * stdtr(trials.degrees, -abs(value) / error)
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0), float(p))
 
@@ -343,18 +335,17 @@ def from_decisions(runs: list[list[Mapping[str, Any]]], classes: int, protocol: 
         ValueError: the seeds were not tested on the same utterances.
     """
     first = runs[0]
-    layout = [(entry["fold"], entry["speaker"], entry["ref"]) for entry in first]
-    if any([(e["fold"], e["speaker"], e["ref"]) for e in run] != layout for run in runs[1:]):
+    if any(layout(run) != layout(first) for run in runs[1:]):
         raise ValueError("the runs were not tested on the same utterances")
     refs = "".join(entry["ref"] for entry in first)
     hyps = ["".join(entry["hyp"] for entry in run) for run in runs]
     right = np.mean([[r == h for r, h in zip(refs, hyp, strict=True)] for hyp in hyps], axis=0)
     lengths = [len(entry["ref"]) for entry in first]
-    part = 0 if mean_over(protocol) == "folds" else 1
+    part = "fold" if mean_over(protocol) == "folds" else "speaker"
     return Trials(
-        speaker=np.repeat(_numbers([speaker for _, speaker, _ in layout]), lengths),
+        speaker=np.repeat(numbers([entry["speaker"] for entry in first]), lengths),
         label=np.array([int(r, 36) for r in refs]),
-        fold=np.repeat(_numbers([entry[part] for entry in layout]), lengths)[:, None],
+        fold=np.repeat(numbers([entry[part] for entry in first]), lengths)[:, None],
         right=right[:, None],
         classes=classes,
         known=bool(caveat(protocol)),
@@ -370,5 +361,11 @@ def paired(first: Trials, second: Trials) -> Trials:
     )
 
 
-def _numbers(names: list[str]) -> np.ndarray:
+def layout(speakers: list[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Fold, speaker and references of the ``speakers`` entries of a scores.json."""
+    return [(entry["fold"], entry["speaker"], entry["ref"]) for entry in speakers]
+
+
+def numbers(names: list[str]) -> np.ndarray:
+    """Replace each of N names by its place among the distinct ones, (N,)."""
     return np.unique(names, return_inverse=True)[1]

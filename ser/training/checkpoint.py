@@ -212,8 +212,8 @@ class StepCheckpoints:
             "trained": trained,
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
-            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "schedulers": [s and s.state_dict() for s in self.schedulers],
+            "scaler": self.scaler and self.scaler.state_dict(),
             "reporter": {
                 "stats": dict(reporter.stats),
                 "count": reporter.count,

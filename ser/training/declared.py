@@ -8,6 +8,7 @@ and is checked by ser/training/settings against the classes themselves.
 
 import argparse
 import ast
+import copy
 import functools
 import importlib.util
 import inspect
@@ -33,7 +34,7 @@ from ser.config import (
 from ser.data.tables import read_lines
 from ser.errors import UserError
 from ser.models.lora import check_lora
-from ser.models.registry import check_folder, check_head, registered_name
+from ser.models.registry import check_folder, check_head, is_whole, registered_name
 from ser.stage import require_done
 from ser.training.optim import check_factors
 
@@ -103,12 +104,9 @@ def check_folds(fold_dir: Path, folds: Sequence[str]) -> list[str]:
 def task_parser() -> argparse.ArgumentParser:
     """Build the task's command line from its sources, with types resolved by name."""
     parser = argparse.ArgumentParser()
-    parser.error = _refuse
+    parser.error = refuse
     parser.add_argument("--config")
-    sources = [
-        _module(_ABS_TASK),
-        *sorted(Path(*ser.training.__path__).glob("*.py")),
-    ]
+    sources = [_module(_ABS_TASK), *sorted(Path(*ser.training.__path__).glob("*.py"))]
     for source in sources:
         for node in ast.walk(_parsed(source)):
             for name, options in _declared(node):
@@ -117,7 +115,8 @@ def task_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(message: str) -> None:
+def refuse(message: str) -> None:
+    """Raise UserError with what argparse says about an option of the YAML or after --."""
     raise UserError(f"training options: {message}; see conf/ for examples")
 
 
@@ -232,24 +231,18 @@ def _class(node: ast.ClassDef) -> Declared:
 
 
 def _signature(args: ast.arguments) -> inspect.Signature:
-    kinds = inspect.Parameter
-    plain = [(arg, kinds.POSITIONAL_OR_KEYWORD) for arg in args.args]
-    defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
-    parameters = []
-    for (arg, kind), default in zip(
-        plain + [(arg, kinds.KEYWORD_ONLY) for arg in args.kwonlyargs],
-        [*defaults, *args.kw_defaults],
-        strict=True,
-    ):
-        value = _literal(default) if default else _ABSENT
-        parameters.append(
-            kinds(arg.arg, kind, default=None if value is _ABSENT else value)
-            if default or any(p.default is not kinds.empty for p in parameters)
-            else kinds(arg.arg, kind)
-        )
-    if args.kwarg:
-        parameters.append(kinds(args.kwarg.arg, kinds.VAR_KEYWORD))
-    return inspect.Signature(parameters)
+    """Names and literal defaults of these arguments; other defaults are None."""
+
+    def plain(default: ast.expr | None) -> ast.expr | None:
+        return ast.Constant(None) if default and _literal(default) is _ABSENT else default
+
+    bare = copy.deepcopy(args)
+    for part in ast.walk(bare):
+        if isinstance(part, ast.arg):
+            part.annotation = None
+    bare.vararg, bare.defaults = None, list(map(plain, args.defaults))
+    bare.kw_defaults = list(map(plain, args.kw_defaults))
+    return inspect.signature(eval(f"lambda {ast.unparse(bare)}: None"))
 
 
 def _subclasses(parent: str, suffix: str) -> dict[str, Declared]:
@@ -287,7 +280,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
     """Reject numbers with which nothing would be trained or kept."""
     for key, least in LEAST.items():
         values = given[key] if isinstance(given[key], list) else [given[key]]
-        if any(value is not None and (type(value) is not int or value < least) for value in values):
+        if not all(value is None or is_whole(value, least) for value in values):
             raise UserError(f"{key}: found {given[key]}; expected a whole number, {least} or more")
 
 

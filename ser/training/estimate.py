@@ -19,7 +19,7 @@ from ser.data.tables import read_lines, read_table
 from ser.files import atomic_write
 from ser.provenance import hardware
 from ser.stage import read_marker, require_done
-from ser.training.experiment import LAYER_CACHE, PREDICTIONS_MARKER
+from ser.training.experiment import LAYER_CACHE, PREDICTIONS_MARKER, history_so_far
 from ser.training.timing import STEPS, VALID_COST, Kind, time_training
 
 
@@ -84,6 +84,7 @@ def read_work(
         UserError: the folds are missing, or a configuration is invalid.
     """
     from ser.training.declared import check_folds
+    from ser.training.heads_first import phases
     from ser.training.settings import TrainingOptions, resolve
 
     samples = {u: int(n) for u, n in read_table(dump_dir / "utt2num_samples").items()}
@@ -98,31 +99,28 @@ def read_work(
             for fold in names:
                 output = training.exp_dir / fold
                 inferred = (output / PREDICTIONS_MARKER).is_file()
-                for phase in phases_of(args, output):
+                own = {**vars(args), "output_dir": str(output), "run_label": fold}
+                whole = argparse.Namespace(**own)
+                for phase in (*phases(whole), whole):
                     label = f"{training.config.stem} {Path(phase.output_dir).name}"
-                    last = Path(phase.output_dir) == output
+                    last = phase is whole
                     kind = Kind(training.config.stem if last else label, phase, protocol)
                     kinds.setdefault(kind.key, kind)
                     test = audio[fold]["test"] if last and not inferred else 0.0
-                    work.append(work_of(kind, audio[fold]["epoch"], last, test))
+                    work.append(_work(kind, audio[fold]["epoch"], last, test))
     return work, kinds
 
 
-def work_of(kind: Kind, audio: float, last: bool, test: float) -> Work:
+def _work(kind: Kind, audio: float, last: bool, test: float) -> Work:
     """Describe a phase of a fold by the contents of its folder."""
     output = Path(kind.args.output_dir)
+    history = history_so_far(output)
+    passes = [entry[name] for entry in history for name in ("train", "valid") if name in entry]
+    seconds = sum(each["seconds"] for each in passes)
     epochs = kind.args.max_epoch if kind.args.fit == "gradient" else 1
-    trained, seconds = _trained(output)
-    whole = trained if read_marker(output) is not None else epochs
-    return Work(kind.key, audio, whole, trained, seconds, last, test)
-
-
-def phases_of(args: argparse.Namespace, output: Path) -> list[argparse.Namespace]:
-    """Trainings of a fold in order: heads first, if configured, then the whole model."""
-    from ser.training.heads_first import phases
-
-    args = argparse.Namespace(**{**vars(args), "output_dir": str(output), "run_label": output.name})
-    return [*phases(args), args]
+    if read_marker(output) is not None:
+        epochs = len(history)
+    return Work(kind.key, audio, epochs, len(history), seconds, last, test)
 
 
 def audio_of(fold: Path, samples: Mapping[str, int]) -> dict[str, float]:
@@ -315,16 +313,6 @@ def timings_of(
         with atomic_write(path) as stream:
             json.dump(known | found, stream, indent=1)
     return found
-
-
-def _trained(output: Path) -> tuple[int, float]:
-    """Number of epochs in a fold's history, and their total seconds."""
-    try:
-        history = json.loads((output / "history.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0, 0.0
-    phases = [entry[name] for entry in history for name in ("train", "valid") if name in entry]
-    return len(history), sum(phase["seconds"] for phase in phases)
 
 
 def _size(count: float) -> str:

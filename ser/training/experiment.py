@@ -9,7 +9,7 @@ predictions were made from, so that a retrained fold is inferred again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 NETWORK, UNITS, PREDICTIONS = "config.yaml", "units.txt", "predictions.tsv"
+HISTORY = "history.json"  # statistics of a fold's epochs
 # Keys of ESPnet's config.yaml that define the model; the inventories of heads are elsewhere.
 NETWORK_KEYS = (
     "emotions",
@@ -119,10 +120,6 @@ class Experiment:
             raise UserError(f"{path}: {what}; run stage 3 again: ./run.sh --stage 3 --stop-stage 3")
         return {utt_id: self.emotions[utt_id] for utt_id in utterances}
 
-    def fold_run(self, fold: str) -> dict[str, Any]:
-        """Record of stage 4 about a finished fold; see ``read_fold_run``."""
-        return read_fold_run(self.exp_dir / fold)
-
     def made_from(self, fold: str) -> dict[str, Any]:
         """Everything that determines a fold's predictions: ``model_state`` and its input."""
         return {
@@ -169,15 +166,19 @@ class Experiment:
             json.dump(content, stream, indent=1)
             stream.write("\n")
 
-    def require_folds(self, folds: list[str]) -> list[str]:
-        """Return ``folds`` in the protocol's order; UserError names unknown ones."""
-        unknown = [fold for fold in folds if fold not in self.folds]
-        if unknown:
-            raise UserError(
-                f"--folds: {' '.join(unknown)}: no such fold in the {self.run['protocol']} "
-                f"protocol; choose from: {' '.join(self.folds)}"
-            )
-        return [fold for fold in self.folds if fold in folds]
+    def require_folds(self, folds: Sequence[str]) -> list[str]:
+        """Return ``folds``, all if empty, in the protocol's order; UserError for an unknown one."""
+        return choose_folds(folds, self.folds, f"the folds of protocol {self.run['protocol']}")
+
+
+def choose_folds(folds: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """Return those of ``known`` that are among ``folds``, or all; UserError for an unknown one."""
+    unknown = [fold for fold in folds if fold not in known]
+    if unknown:
+        raise UserError(
+            f"--folds: {' '.join(unknown)}: not among {what}; choose from: {' '.join(known)}"
+        )
+    return [fold for fold in known if not folds or fold in folds]
 
 
 def data_state(
@@ -279,10 +280,21 @@ def read_inferred(fold_dir: Path) -> dict[str, Any]:
 
 def read_temperature(fold_dir: Path) -> float | None:
     """Temperature of a fold's current model, if stage 5 has fitted one."""
-    noted = read_inferred(fold_dir)
-    tested = noted.get("made_from") or {}
-    same = all(tested.get(key) == value for key, value in model_state(fold_dir).items())
-    return noted.get("temperature") if same else None
+    return read_inferred(fold_dir).get("temperature") if is_inferred(fold_dir) else None
+
+
+def is_inferred(fold_dir: Path) -> bool:
+    """Whether a fold's current model is the one that stage 5 has tested."""
+    tested = read_inferred(fold_dir).get("made_from") or {}
+    return all(tested.get(key) == value for key, value in model_state(fold_dir).items())
+
+
+def history_so_far(directory: Path) -> list[dict[str, Any]]:
+    """Epochs in the history of a fold or of one of its phases; empty if it cannot be read yet."""
+    try:
+        return json.loads((directory / HISTORY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
 
 
 def model_state(fold_dir: Path) -> dict[str, Any]:
@@ -302,20 +314,23 @@ def model_state(fold_dir: Path) -> dict[str, Any]:
 
 def read_run(exp_dir: Path) -> dict[str, Any]:
     """Read run.yaml of ``exp_dir``; UserError if it is absent or incomplete."""
-    path = exp_dir / "run.yaml"
     cure = "train first: ./run.sh --stage 4 --stop-stage 4 with the same options"
+    return _read_yaml(exp_dir / "run.yaml", ("corpus", "protocol", "config", "seed"), cure)
+
+
+def _read_yaml(path: Path, keys: Sequence[str], cure: str) -> dict[str, Any]:
+    """Read a YAML file that has all of ``keys``; UserError, which ends in ``cure``, if not."""
     try:
-        run = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {cure}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise UserError(f"{path}: not YAML ({' '.join(str(err).split())}); {cure}") from None
-    if not isinstance(run, dict):
-        raise UserError(f"{path}: holds no `key: value` lines; {cure}")
-    lacking = [k for k in ("corpus", "protocol", "config", "seed") if k not in run]
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        what = " ".join(str(err).split())
+        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
+    lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
-    return run
+    return content
 
 
 def finished_folds(exp_dir: Path) -> list[str]:
@@ -329,15 +344,7 @@ def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
     """Read config.yaml of a trained fold; UserError if it cannot be read."""
     path = exp_dir / fold / NETWORK
     cure = f"remove {path.parent} and train the fold again with --stage 4"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as err:
-        what = " ".join(str(err).split())
-        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
-    lacking = [key for key in NETWORK_KEYS if key not in (config or {})]
-    if lacking:
-        raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")
-    return config
+    return _read_yaml(path, NETWORK_KEYS, cure)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

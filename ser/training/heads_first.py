@@ -30,6 +30,7 @@ from ser.lang.units import read_untagged
 from ser.models.heads import UNITS, read_heads
 from ser.models.lora import is_adapter
 from ser.models.model import SERModel
+from ser.models.registry import check_whole
 from ser.training.experiment import HEADS, UNTAGGED
 
 
@@ -54,9 +55,7 @@ def read_heads_first(args: argparse.Namespace) -> HeadsFirst:
     check_arguments(where, HeadsFirst, given)
     conf = HeadsFirst(**given)
     for key, least in (("untagged_epoch", 0), ("max_epoch", 0), ("batch_size", 1)):
-        value = getattr(conf, key)
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{where}.{key}: found {value!r}; expected a whole number from {least}")
+        check_whole(f"{where}.{key}", getattr(conf, key), least)
     if not conf.lr > 0:
         raise UserError(f"{where}.lr: found {conf.lr!r}; expected a number above 0")
     if given and args.frontend != "hf":

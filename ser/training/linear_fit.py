@@ -34,9 +34,11 @@ from ser.files import atomic_write, locked
 from ser.models.inputs import load_input, make_batches, pad
 from ser.models.layer_cache import FrameCache, fingerprint
 from ser.models.model import SERModel
+from ser.models.registry import check_whole
 from ser.models.ssl import CACHE_VERSION
+from ser.training.experiment import HISTORY
 from ser.training.task import GRADIENT, LINEAR_SVM, SERTask
-from ser.training.trainer import HISTORY, PARAMETERS, count_parameters, wa_ua
+from ser.training.trainer import PARAMETERS, count_parameters, wa_ua
 
 BATCH_SAMPLES = 60 * SAMPLE_RATE  # per batch, padding included
 # A dimension whose standard deviation is a smaller fraction of its largest value is treated as
@@ -125,10 +127,7 @@ def read_conf(conf: dict[str, Any]) -> FitConf:
         raise UserError(f"fit_conf.C: found {found.C!r}; give a list of numbers above 0")
     if found.class_weight not in ("balanced", "none"):
         raise UserError(f"fit_conf.class_weight: {found.class_weight!r}; choose balanced or none")
-    if not isinstance(found.max_iter, int) or found.max_iter < 1:
-        raise UserError(
-            f"fit_conf.max_iter: found {found.max_iter}; expected a whole number from 1"
-        )
+    check_whole("fit_conf.max_iter", found.max_iter)
     return found
 
 
@@ -278,12 +277,7 @@ def choose(
 
 
 def _held_out(
-    fit: str,
-    conf: FitConf,
-    c: float,
-    train: Split,
-    valid: Split | None,
-    emotions: Sequence[str],
+    fit: str, conf: FitConf, c: float, train: Split, valid: Split | None, emotions: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits (N, C) and labels (N,) of held-out speakers."""
     if valid is not None:

@@ -10,10 +10,10 @@ from typing import Any
 from ser.errors import UserError
 from ser.files import atomic_write
 from ser.stage import file_digest
-from ser.training.experiment import NETWORK
+from ser.training.experiment import HISTORY, NETWORK
 from ser.training.heads_first import phases
 from ser.training.task import GRADIENT
-from ser.training.trainer import HISTORY, PARAMETERS
+from ser.training.trainer import PARAMETERS
 
 FOLD_FILE = "run.json"
 

@@ -29,6 +29,7 @@ from ser.models.lora import check_lora
 from ser.models.registry import check_folder
 from ser.models.ssl import HFFrontend
 from ser.provenance import git_commit, hardware
+from ser.training.declared import refuse
 from ser.training.experiment import data_state
 from ser.training.heads_first import read_heads_first
 from ser.training.linear_fit import check_fit
@@ -125,7 +126,7 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
         UserError: they are invalid for the task, contradictory, or need what is not installed.
     """
     parser = SERTask.get_parser()
-    parser.error = _refuse
+    parser.error = refuse
     content = load_config(config)
     check_config(config, content, parser)
     for key in OWN_OPTIONS:
@@ -220,10 +221,6 @@ def _check_criterion(config: Path, criterion: Any, aux_conf: dict[str, Any]) -> 
             f"{config}: best_model_criterion: found {criterion}; expected train or valid, one of "
             f"{', '.join(keys)}, and min or max"
         )
-
-
-def _refuse(message: str) -> None:
-    raise UserError(f"training options: {message}; see conf/ for examples")
 
 
 def describe(args: argparse.Namespace, dump_dir: Path, options: TrainingOptions) -> Run:

@@ -62,9 +62,7 @@ class Sweep:
     x: str | None
     points: list[Point]
     stated: dict[str, dict[str, float]]  # point -> scores stated in the publication
-    published: dict[
-        str, Any
-    ]  # its other results, for the page of the whole paper (ser/reporting/paper.py)
+    published: dict[str, Any]  # its other results, for ser/reporting/paper.py
 
 
 def load_sweep(path: Path | str, base: Path | str) -> Sweep:

@@ -4,7 +4,7 @@ import ser.training.espnet_import  # noqa: F401, I001 (has to come first)
 
 import argparse
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from ser.training.batches import JitteredSampler
+from ser.data.audio import FULL_SCALE
 from ser.data.labels import RATERS, read_raters
 from ser.data.tables import read_table
 from ser.errors import UserError
@@ -33,7 +35,6 @@ from ser.models.pooling import AbsPooling
 from ser.models.registry import find_classes
 from ser.models.model import SERModel
 from ser.training.optim import parameter_groups
-from ser.training.preprocess import SERPreprocessor
 from ser.training.trainer import SERTrainer
 from ser.lang.units import read_units, read_untagged, tag_stripper
 
@@ -159,6 +160,52 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class SERPreprocessor(AbsPreprocessor):
+    """Scale samples, and turn labels and units into indices.
+
+    Args:
+        train: ESPnet's flag for the training set (nothing here is random).
+        emotions: The classes in index order.
+        unit_id: The index of each CTC unit, None when no head needs them.
+        waveform: True when ``speech`` holds int16 sample values, which become [-1, 1).
+        targets: For each batch entry, the values of utterances that have any, and the default of
+            the others, whose dtype is used. ESPnet's own tables may not have gaps.
+        unlabelled: Utterances whose emotion is withheld.
+    """
+
+    def __init__(
+        self,
+        train: bool,
+        emotions: list[str],
+        unit_id: Mapping[str, int] | None,
+        waveform: bool,
+        targets: Mapping[str, tuple[Mapping[str, Sequence[float]], np.ndarray]] | None = None,
+        unlabelled: Collection[str] = (),
+    ):
+        super().__init__(train)
+        self.targets, self.unlabelled = targets or {}, unlabelled
+        self.emotion_id = {name: i for i, name in enumerate(emotions)}
+        self.unit_id = unit_id
+        self.waveform = waveform
+
+    def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:
+        if self.waveform and "speech" in data:
+            data["speech"] = data["speech"] / np.float32(FULL_SCALE)
+        if "emotion" in data:
+            known = uid not in self.unlabelled
+            emotion = self.emotion_id[data["emotion"]] if known else IGNORE_ID
+            data["emotion"] = np.array([emotion], dtype=np.int64)
+        for entry, (known, unknown) in self.targets.items():
+            data[entry] = np.asarray(known.get(uid, unknown), dtype=unknown.dtype)
+        if "text" in data:
+            if self.unit_id is None:
+                del data["text"]
+            else:
+                ids = [self.unit_id[unit] for unit in data["text"].split()]
+                data["text"] = np.array(ids, dtype=np.int64)
+        return data
+
+
 class SERTask(AbsTask):
     """Multi-task speech emotion recognition."""
 
@@ -179,15 +226,12 @@ class SERTask(AbsTask):
     def build_collate_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Callable[
-        [Collection[tuple[str, dict[str, np.ndarray]]]],
-        tuple[list[str], dict[str, torch.Tensor]],
+        [Collection[tuple[str, dict[str, np.ndarray]]]], tuple[list[str], dict[str, torch.Tensor]]
     ]:
         heads = read_heads(args.aux_conf).values()
         labels = [head.entry for head in heads if head.table]
         return CommonCollateFn(
-            float_pad_value=0.0,
-            int_pad_value=IGNORE_ID,
-            not_sequence=("emotion", RATERS, *labels),
+            float_pad_value=0.0, int_pad_value=IGNORE_ID, not_sequence=("emotion", RATERS, *labels)
         )
 
     @classmethod

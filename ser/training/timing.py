@@ -22,7 +22,7 @@ from typing import Any
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import read_lines, read_table
-from ser.training.experiment import LAYER_CACHE
+from ser.training.experiment import HISTORY, LAYER_CACHE
 
 VALID_COST = 1 / 3  # of a training pass: forward without backward
 STEPS = 20  # batches of the timed epoch, or a few more to complete the last update
@@ -132,7 +132,6 @@ def train_twice(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run two epochs, or two linear fits, and return the history."""
     from ser.training.linear_fit import fit_fold
     from ser.training.task import GRADIENT, SERTask
-    from ser.training.trainer import HISTORY
 
     if args.fit != GRADIENT:
         Path(args.output_dir).mkdir(parents=True)

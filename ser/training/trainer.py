@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from espnet2.schedulers.abs_scheduler import (
-    AbsEpochStepScheduler,
-    AbsValEpochStepScheduler,
-)
+from espnet2.schedulers.abs_scheduler import AbsEpochStepScheduler, AbsValEpochStepScheduler
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.reporter import Reporter, SubReporter, aggregate, to_reported_value
 from espnet2.train.trainer import Trainer, TrainerOptions
@@ -36,11 +33,11 @@ from ser.console import progress
 from ser.files import atomic_write
 from ser.models.concordance import MOMENTS, concordance
 from ser.models.ssl import HFFrontend
+from ser.training.experiment import HISTORY
 from ser.training.heads_first import warm_start
 from ser.models.model import SERModel
 from ser.lang.units import tag_stripper
 
-HISTORY = "history.json"
 PARAMETERS = "parameters.json"
 
 

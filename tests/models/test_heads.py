@@ -18,8 +18,7 @@ from ser.models.heads import (
     read_heads,
 )
 from ser.models.model import SERModel
-from ser.training.preprocess import SERPreprocessor
-from ser.training.task import SERTask
+from ser.training.task import SERPreprocessor, SERTask
 from tests.support.heads import batch, learn, model
 from tests.support.tiny import EMOTIONS
 

@@ -8,7 +8,7 @@ from ser.errors import UserError
 from ser.models.heads import IGNORE_ID
 from ser.models.ladder import Denoiser, LadderEncoder
 from ser.training.folds import fold_arguments
-from ser.training.preprocess import SERPreprocessor
+from ser.training.task import SERPreprocessor
 from tests.support.systems import CONF, arguments, system
 from tests.support.tiny import EMOTIONS
 from tests.support.training import make_corpus

@@ -17,7 +17,7 @@ from ser.models.fusion import WeightedSum
 from ser.models.masks import MaskedGroupNorm
 from ser.models.spectral import FeatsFrontend
 from ser.models.ssl import HFFrontend
-from tests.support.frontends import build, padded_batch
+from tests.support.frontends import build, hidden_states, padded_batch
 from tests.support.tiny import ENCODERS, TINY
 
 WAV2VEC2_LIKE = [name for name in ENCODERS if name != "whisper"]
@@ -66,7 +66,7 @@ def test_layers_equal_those_of_transformers_on_one_utterance(name):
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
     inputs = extractor(speech[0].numpy(), sampling_rate=16000, return_tensors="pt").input_values
     with torch.no_grad():
-        ours, frames = frontend.hidden_states(speech, lengths)
+        ours, frames = hidden_states(frontend, speech, lengths)
         low_level = frontend.encoder.feature_projection(
             frontend.encoder.feature_extractor(inputs).transpose(1, 2)
         )
@@ -88,10 +88,10 @@ def test_padding_changes_neither_frames_nor_their_number(name, fast):
     samples = [16000, 9001, 4320]
     speech, lengths = padded_batch(samples)
     with torch.no_grad():
-        together, frames = frontend.hidden_states(speech, lengths)
+        together, frames = hidden_states(frontend, speech, lengths)
         fused, _ = frontend(speech, lengths)
         for row, length in enumerate(samples):
-            alone, count = frontend.hidden_states(speech[row : row + 1, :length], lengths[[row]])
+            alone, count = hidden_states(frontend, speech[row : row + 1, :length], lengths[[row]])
             assert (
                 count.item() == frames[row].item() == frontend.output_lengths(count.new([length]))
             )
@@ -107,9 +107,9 @@ def test_plain_group_norm_would_let_padding_in():
     frontend = build("wav2vec2-base-like", fast=False)
     speech, lengths = padded_batch([16000, 4320])
     with torch.no_grad():
-        good, _ = frontend.hidden_states(speech, lengths)
+        good, _ = hidden_states(frontend, speech, lengths)
         frontend.stages.masked_norm = None  # statistics now include the padding
-        bad, _ = frontend.hidden_states(speech, lengths)
+        bad, _ = hidden_states(frontend, speech, lengths)
     assert (good[0][1, :13] - bad[0][1, :13]).abs().max() > 0.05
 
 
@@ -196,7 +196,7 @@ def test_whisper_on_thirty_seconds_equals_transformers():
     ).input_features
     with torch.no_grad():
         mels, _ = frontend.log_mel(speech, lengths)
-        ours, frames = frontend.hidden_states(speech, lengths)
+        ours, frames = hidden_states(frontend, speech, lengths)
         theirs = frontend.encoder(inputs, output_hidden_states=True)
     assert torch.allclose(mels, inputs, atol=1e-4)
     assert frames.tolist() == [1500]
@@ -216,9 +216,9 @@ def test_single_layers_can_be_chosen_instead_of_the_sum():
     speech, lengths = padded_batch([8000])
     frontend, last = build("hubert", layers=2), build("hubert", layers="last")
     with torch.no_grad():
-        hidden, _ = frontend.hidden_states(speech, lengths)
+        hidden, _ = hidden_states(frontend, speech, lengths)
         assert torch.equal(frontend(speech, lengths)[0], hidden[2])
-        assert torch.equal(last(speech, lengths)[0], last.hidden_states(speech, lengths)[0][3])
+        assert torch.equal(last(speech, lengths)[0], hidden_states(last, speech, lengths)[0][3])
     assert frontend.layer_weights() is None
 
 
@@ -230,7 +230,7 @@ def test_layers_can_stand_side_by_side(layers, low_level, expected):
     frontend = build("hubert", layers=layers, low_level=low_level)
     speech, lengths = padded_batch([8000, 6000])
     with torch.no_grad():
-        hidden, _ = frontend.hidden_states(speech, lengths)
+        hidden, _ = hidden_states(frontend, speech, lengths)
         frames, _ = frontend(speech, lengths)
     assert frames.size(-1) == frontend.output_size()
     assert torch.equal(frames, torch.cat([hidden[i] for i in expected], dim=-1))

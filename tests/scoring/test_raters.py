@@ -7,8 +7,8 @@ from scipy.stats import entropy
 
 from ser.data.labels import read_raters
 from ser.errors import UserError
+from ser.scoring.calibration import jsd, kl, score_raters
 from ser.scoring.predictions import Prediction
-from ser.scoring.raters import jsd, kl, score_raters
 
 LABELS = ["angry", "sad", "neutral"]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ser.scoring.validation import valid_ua
+from ser.scoring.decision_scores import valid_ua
 
 LABELS = ["angry", "happy", "sad", "neutral"]
 

@@ -13,6 +13,21 @@ def build(name: str, **options) -> HFFrontend:
     return HFFrontend(init="random", model_type=model_type, config=config, **options).eval()
 
 
+def hidden_states(
+    frontend: HFFrontend, speech: torch.Tensor, lengths: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """H_l and every layer's output, (B, T, D) each, as ``layers: concat`` has them; lengths (B,).
+
+    They equal transformers' ``output_hidden_states`` except at index 0, which there includes the
+    convolutional position embeddings and here is H_l itself.
+    """
+    fused = frontend.layers, frontend.used
+    frontend.layers, frontend.used = "concat", list(range(frontend.num_layers + 1))
+    frames, lengths = frontend(speech, lengths)
+    frontend.layers, frontend.used = fused
+    return frames.chunk(frontend.num_layers + 1, dim=-1), lengths
+
+
 def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise of these lengths, zeros beyond them: (B, L), (B,)."""
     generator = torch.Generator().manual_seed(1)

@@ -129,10 +129,7 @@ def _window_product(
 
 
 def _normalised_kernel(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    norm: torch.nn.GroupNorm,
-    windows: torch.Tensor,
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: torch.nn.GroupNorm, windows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Kernel (C, k) and shift (C,) that convolve and normalise windows (T, k) in one step.
 
