@@ -80,6 +80,23 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 reads as a number, such as 1e-05."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    quote = "'" if any(form.fullmatch(text) for form in _YAML_12.values()) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quote)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump_config(content: Mapping[str, Any]) -> str:
+    """Write YAML that ``read_config`` reads as ``content``."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def read_config(path: Path | str) -> dict[str, Any]:
     """Read the mapping in one YAML file of a system or a sweep, without its bases.
 

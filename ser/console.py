@@ -26,16 +26,20 @@ def run(main: Callable[[], None]) -> None:
 
     ``UserError`` and errors of the operating system (no such file, disk full, permission)
     become one line on stderr and status 1; a training stopped by a signal exits with the signal's
-    status. Any other exception is a bug in this program and keeps its traceback.
+    status. A package that is not installed is named. Any other exception is a bug in this program
+    and keeps its traceback.
     """
     try:
         main()
     except (UserError, OSError) as err:
-        with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
-            sys.stdout.flush()
-        # in one write: print writes the newline separately, and other output could come in between
-        print(f"error: {explain(err)}\n", end="", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        _fail(explain(err))
+    except ModuleNotFoundError as err:
+        if not err.name or err.name.partition(".")[0] == "ser":
+            raise
+        _fail(
+            f"this needs the package {err.name.partition('.')[0]}, which is not installed here; "
+            "ser-mtl[predict] has what ser predict needs, make install in a clone everything"
+        )
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)

@@ -34,6 +34,11 @@ def outcome(body: str) -> tuple[int, list[str]]:
     [
         ("raise UserError('x.wav: empty')", "error: x.wav: empty"),
         ("open('/no/such')", "error: /no/such: No such file or directory"),
+        (
+            "import no_such.part",
+            "error: this needs the package no_such, which is not installed here; "
+            "ser-mtl[predict] has what ser predict needs, make install in a clone everything",
+        ),
     ],
 )
 def test_an_error_is_one_line_below_what_was_printed_before_it(statement, line):
@@ -47,8 +52,9 @@ def test_a_full_disk_asks_for_what_every_command_can_do():
     assert line.endswith(f"No space left on device; {cure}")
 
 
-def test_a_defect_keeps_its_traceback():
-    status, lines = outcome("    raise KeyError('x')")
+@pytest.mark.parametrize("statement", ["raise KeyError('x')", "import ser.no_such"])
+def test_a_defect_keeps_its_traceback(statement):
+    status, lines = outcome(f"    {statement}")
     assert status == 1
     assert lines[0].startswith("Traceback")
 

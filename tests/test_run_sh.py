@@ -783,7 +783,7 @@ def test_status_runs_no_stage_and_looks_at_the_experiments_of_all_seeds(recipe):
         ),
         (["--seed", "99999999999999999999"], "expected a whole number from 0 to 4294967295"),
         (["--seed", "1 2 x"], "--seed x: expected a whole number"),
-        (["--seed", "1 2 01"], "--seed: 1 is given twice"),
+        (["--seed", "1 2 01"], "--seed 1 is given twice"),
         (["--seed="], "--seed is empty; give a number, or several"),
         (["--max-epoch", "1.5"], "Input should be a valid integer"),
         (["--ngpu", "1"], "--ngpu 1: this machine shows 0 GPUs"),

@@ -48,6 +48,18 @@ def test_units_and_features_are_made_once_for_each_kind_that_the_points_need(rec
     assert len(calls(recipe, "dump")) == 2
 
 
+def test_a_sweep_of_which_a_part_is_trained_is_scored_and_reported(recipe):
+    trained = f"{recipe.exp}/mini/lambda_bpe_strict_seed1"
+    refused = recipe.run("--sweep", "lambda.yaml", "--stage", "5")
+    assert (refused.returncode, calls(recipe, "score")) == (2, [])
+    assert "--stage 5: there is no experiment" in refused.stderr
+    recipe.trained(Path(trained).name)
+    done = recipe.run("--sweep", "lambda.yaml", "--stage", "5")
+    assert done.returncode == 0, done.stderr
+    assert len(experiments(calls(recipe, "score")[0])) == 4
+    assert [*Path(f"{recipe.exp}/mini").glob("lambda_*_seed?")] == [Path(trained)]
+
+
 def test_seeds_of_the_command_line_replace_those_of_the_sweep(recipe):
     recipe.run("--sweep", "lambda.yaml", "--seed", "7", "--stage", "4", "--stop-stage", "4")
     assert [seed for _, seed, _ in experiments(calls(recipe, "train")[0])] == ["7", "7"]

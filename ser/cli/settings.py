@@ -15,7 +15,6 @@ from ser.data.official import OFFICIAL
 from ser.errors import UserError
 from ser.files import ROOT, SER, atomic_write
 
-LARGEST_SEED = 2**32 - 1
 PROTOCOLS = ("strict", "paper", "session", *OFFICIAL, "crossed", "kfold", "prefix")
 COUNTED = ("kfold", "crossed")  # protocols with a number in their name
 SELECTIONS = ("protocol", "best-on-test")
@@ -136,16 +135,9 @@ def _numbers(options: SimpleNamespace) -> None:
     if options.seed == "auto":
         options.seed = "" if options.sweep else "1"
         return
-    seeds = options.seed.replace(",", " ").split()
-    if not seeds:
-        raise UserError('--seed is empty; give a number, or several: --seed "1 2 3"')
-    for seed in seeds:
-        if not seed.isdecimal() or int(seed) > LARGEST_SEED:
-            raise UserError(f"--seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
-    numbers = [int(seed) for seed in seeds]
-    if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise UserError(f"--seed: {twice[0]} is given twice")
-    options.seed = " ".join(map(str, numbers))
+    from ser.training.sweep import read_seeds
+
+    options.seed = " ".join(map(str, read_seeds(options.seed, "--seed")))
 
 
 def _backend(options: SimpleNamespace) -> None:
@@ -289,6 +281,8 @@ def _experiments(settings: Settings, options: SimpleNamespace) -> None:
         settings.experiments += [str(root / row[0]) for row in rows]
         settings.inputs += [" ".join(row[3:]) for row in rows]
         first = rows[0][0] if options.stage <= 4 or not options.paper else sweep.name
+        if options.stage > 4 and not options.paper:  # the log makes no experiment
+            first = next((row[0] for row in rows if (ROOT / root / row[0]).is_dir()), first)
         settings.all_logs.append(f"{root / first}/log")
     settings.inputs = list(dict.fromkeys(settings.inputs))
 
@@ -321,13 +315,13 @@ def _modes(settings: Settings, options: SimpleNamespace) -> None:
         others.append(f"--dump-root={Path(settings.dump).parent}")
         settings.instead = [*SER, "crosscorpus", *settings.experiments, *others]
     elif options.stage > 4 and not options.paper and not options.plan:
-        for directory in settings.experiments:
-            # otherwise the log of the command started here would create the folder
-            if not (ROOT / directory).is_dir():
-                raise UserError(
-                    f"--stage {options.stage}: there is no experiment {directory}; train it first, "
-                    "or correct what names it: --tag, --config, --protocol, --seed"
-                )
+        # otherwise the log of the command started here would create the folder
+        absent = [name for name in settings.experiments if not (ROOT / name).is_dir()]
+        if len(absent) > (len(settings.experiments) - 1 if settings.sweep else 0):
+            raise UserError(
+                f"--stage {options.stage}: there is no experiment {absent[0]}; train it first, "
+                "or correct what names it: --tag, --config, --protocol, --seed"
+            )
 
 
 def _trains(options: SimpleNamespace) -> bool:

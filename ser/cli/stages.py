@@ -146,24 +146,32 @@ def score(
     Writes predictions.tsv in each fold, scores.json and scores.txt. Folds that were inferred with
     their present model are not inferred again.
     """
+    from ser.errors import UserError
     from ser.scoring.infer import infer_folds
     from ser.scoring.score import score_experiment
     from ser.stage import MARKER
 
-    chosen = chosen_experiments(exp_dir, experiments)
+    chosen, problems = chosen_experiments(exp_dir, experiments), []
     for directory in chosen:
         if len(chosen) > 1 and not any(directory.glob(f"*/{MARKER}")):
             print(f"{directory}: no fold is trained yet")
             continue
-        infer_folds(
-            exp_dir=directory,
-            dump_dir=dump_dir,
-            folds=folds.replace(",", " ").split(),
-            ngpu=ngpu,
-            nj=nj,
-            batch_seconds=batch_seconds,
-        )
-        score_experiment(directory, dump_dir, data_dir, ngpu=ngpu)
+        try:
+            infer_folds(
+                exp_dir=directory,
+                dump_dir=dump_dir,
+                folds=folds.replace(",", " ").split(),
+                ngpu=ngpu,
+                nj=nj,
+                batch_seconds=batch_seconds,
+            )
+            score_experiment(directory, dump_dir, data_dir, ngpu=ngpu)
+        except UserError as err:  # the others are scored all the same
+            problems.append(str(err))
+    if problems:
+        if len(chosen) > 1:
+            problems.append(f"{len(problems)} of {len(chosen)} experiments failed, see above")
+        raise UserError("\n  ".join(problems))
 
 
 def pack(

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,9 +126,11 @@ class Row:
 def group_seeds(runs: Sequence[Run]) -> list[Row]:
     """Group runs that differ only in the seed into rows, by corpus, protocol and tag.
 
+    A second run with the same seed, such as a copy of an experiment, begins another row.
     Within a corpus and protocol the floor comes first.
     """
     groups: dict[tuple, list[Run]] = {}
+    found: Counter[tuple] = Counter()  # runs by row and seed
     for path, scores in runs:
         command = scores["command"].replace(f" --tag {shlex.quote(scores['tag'])}", "", 1)
         key = (
@@ -142,7 +145,8 @@ def group_seeds(runs: Sequence[Run]) -> list[Row]:
             tuple(scores["leaky"]),
             scores["test_sha256"],
         )
-        groups.setdefault(key, []).append((path, scores))
+        found[key, scores["seed"]] += 1
+        groups.setdefault((*key, found[key, scores["seed"]]), []).append((path, scores))
     # A number sorts after every word, so that seed 10 follows seed 9.
     rows = [
         Row(sorted(groups[key], key=lambda run: (str(run[1]["seed"]).zfill(12), str(run[0]))))

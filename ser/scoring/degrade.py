@@ -88,6 +88,13 @@ def parse(condition: str) -> tuple[str, float]:
     return kind, value
 
 
+def spelled(condition: str) -> str:
+    """The one spelling of a condition: white:5 for white:05 and white:5.0."""
+    kind, value = parse(condition)
+    low, high = KINDS[kind][1]
+    return f"{kind}:{value:g}" if low < high else kind
+
+
 def power(speech: np.ndarray) -> float:
     """Mean power of the frames (25 ms) that are not silent."""
     whole = max(1, len(speech) // FRAME_SAMPLES) * FRAME_SAMPLES

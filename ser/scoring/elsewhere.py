@@ -30,7 +30,7 @@ from ser.errors import UserError
 from ser.files import atomic_write, locked
 from ser.models.inputs import load_input, make_batches, pad, to_input
 from ser.provenance import git_commit
-from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, parse
+from ser.scoring.degrade import CLEAN, CONDITIONS, Degrader, spelled
 from ser.scoring.infer import BuildModel, FoldModels, model_config, open_device
 from ser.scoring.predictions import Prediction, write_predictions
 from ser.scoring.records import CROSSCORPUS, ROBUSTNESS, read_scores
@@ -110,9 +110,7 @@ def robustness(
     Raises:
         UserError: no scored fold, or an invalid condition.
     """
-    wanted = dict.fromkeys((CLEAN, *(conditions or CONDITIONS)))
-    for condition in wanted:
-        parse(condition)
+    wanted = dict.fromkeys((CLEAN, *map(spelled, conditions or CONDITIONS)))
     experiment, scores, record = _open(exp_dir, ROBUSTNESS, dump_root)
     path, folds = experiment.exp_dir / ROBUSTNESS, scores["folds"]["scored"]
     wavs, utt2spk = (read_table(experiment.dump_dir / name) for name in ("wav.scp", "utt2spk"))

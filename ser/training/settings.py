@@ -142,7 +142,7 @@ def resolve(config: Path, options: TrainingOptions, seed: int = 1) -> argparse.N
     args = parser.parse_args(command)
     args.config = str(config)
     for key, value in vars(args).items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "sweep":  # which has names
             setattr(args, key, read_numbers(value))
     if options.ssl and content.get("frontend_conf", {}).get("init") == "random":
         for key in ("model_type", "config"):  # of the untrained encoder that --ssl replaces

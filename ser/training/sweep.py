@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ser.config import load_config
+from ser.config import dump_config, load_config
 from ser.errors import UserError
 from ser.files import atomic_write
 
+KINDS = {"x": str, "grid": dict, "points": dict, "stated": dict, "requires": str, "published": dict}
+MADE_OF = "with letters, digits and . _ + -"
 KEYS = ("about", "seeds", "x", "grid", "points", "stated", "requires", "published")
+LARGEST_SEED = 2**32 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -78,11 +79,15 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
     unknown = sorted(content.keys() - set(KEYS))
     if unknown:
         raise UserError(f"{path}: unknown key {unknown[0]!r}; a sweep has {', '.join(KEYS)}")
+    if not NAME.fullmatch(path.stem):
+        raise UserError(f"{path}: tags begin with this file's name; rename it, {MADE_OF}")
+    for key, kind in KINDS.items():
+        value = content.get(key)
+        if value is not None and not isinstance(value, kind):
+            what = "a mapping" if kind is dict else "text"
+            raise UserError(f"{path}: {key}: found {value!r}; expected {what}")
     _require(base, config, path, content.get("requires"))
     grid, named = content.get("grid") or {}, content.get("points") or {}
-    for key, kind in (("grid", grid), ("points", named)):
-        if not isinstance(kind, dict):
-            raise UserError(f"{path}: {key}: found {kind!r}; expected a mapping")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{path}: grid.{key}: found {values!r}; expected a list of values")
@@ -102,20 +107,31 @@ def load_sweep(path: Path | str, base: Path | str) -> Sweep:
     x = content.get("x")
     if x is not None and any(x not in point.changes for point in points):
         raise UserError(f"{path}: x: {x!r} is not set by every point; leave it out or fix the grid")
-    seeds = str(content.get("seeds", "1")).replace(",", " ").split()
-    if not seeds or not all(seed.isdigit() for seed in seeds):
-        raise UserError(f"{path}: seeds: found {content['seeds']!r}; expected e.g. 1 2 3")
     return Sweep(
         file=path,
         base=Path(base),
         name=path.stem,
         about=str(content.get("about", path.stem)),
-        seeds=[int(seed) for seed in seeds],
+        seeds=read_seeds(str(content.get("seeds", "1")), f"{path}: seeds:"),
         x=x,
         points=points,
-        stated=content.get("stated") or {},
+        stated=_stated(path, content.get("stated") or {}, names),
         published=content.get("published") or {},
     )
+
+
+def read_seeds(text: str, where: str) -> list[int]:
+    """Read seeds such as ``1 2 3``; errors begin with ``where``."""
+    seeds = text.replace(",", " ").split()
+    if not seeds:
+        raise UserError(f'{where} is empty; give a number, or several: "1 2 3"')
+    for seed in seeds:
+        if not seed.isdecimal() or int(seed) > LARGEST_SEED:
+            raise UserError(f"{where} {seed}: expected a whole number from 0 to {LARGEST_SEED}")
+    numbers = [int(seed) for seed in seeds]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise UserError(f"{where} {twice[0]} is given twice")
+    return numbers
 
 
 def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
@@ -135,7 +151,7 @@ def write_points(sweep: Sweep, directory: Path) -> dict[str, Path]:
             "stated": sweep.stated.get(point.name),
         }
         content = {**point.config, "sweep": origin}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = f"# a point of {sweep.file}; correct it there\n{dump_config(content)}"
         if not files[point.name].is_file() or files[point.name].read_text("utf-8") != text:
             with atomic_write(files[point.name]) as stream:
                 stream.write(text)
@@ -183,7 +199,9 @@ def _grid_name(changes: Mapping[str, Any]) -> str:
     if len(changes) == 1:
         (value,) = changes.values()
         return _text(value)
-    return "_".join(f"{key.rpartition('.')[2]}{_text(value)}" for key, value in changes.items())
+    return "_".join(
+        f"{str(key).rpartition('.')[2]}{_text(value)}" for key, value in changes.items()
+    )
 
 
 def _text(value: Any) -> str:
@@ -192,14 +210,29 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _stated(path: Path, stated: dict[Any, Any], names: list[str]) -> dict[str, dict[str, float]]:
+    """The stated scores by point; UserError for an unknown point, or without numbers."""
+    found = {_text(name): scores for name, scores in stated.items()}
+    for name, scores in found.items():
+        if name not in names:
+            raise UserError(f"{path}: stated.{name}: no such point; there are {', '.join(names)}")
+        told = [scores.get(key) for key in ("wa", "ua")] if isinstance(scores, dict) else [None]
+        if not all(isinstance(number, int | float) for number in told):
+            raise UserError(
+                f"{path}: stated.{name}: found {scores!r}; expected WA and UA in percent, e.g. "
+                "{wa: 76, ua: 77}"
+            )
+    return found
+
+
 def _point(path: Path, name: str, changes: dict[str, Any], config: dict[str, Any]) -> Point:
     if not NAME.fullmatch(name):
-        raise UserError(f"{path}: point {name!r}: a name is made of letters, digits and . _ + -")
+        raise UserError(f"{path}: point {name!r}: name it under points, {MADE_OF}")
     if not isinstance(changes, dict):
         raise UserError(f"{path}: points.{name}: found {changes!r}; expected `key: value` lines")
     changed = copy.deepcopy(config)
     for key, value in changes.items():
-        *parents, last = key.split(".")
+        *parents, last = str(key).split(".")
         place = changed
         for parent in parents:
             place = place.setdefault(parent, {})

@@ -11,6 +11,9 @@ import typer
 from ser.cli import app
 from ser.cli.options import rewrite
 from ser.cli.recipe import app as recipe_app
+from ser.cli.stages import score
+from ser.errors import UserError
+from ser.stage import MARKER
 from tests.support import ROOT
 
 NAMES = [*app.COMMANDS, *app.INTERNAL]
@@ -121,3 +124,23 @@ def test_every_command_that_a_run_calls_is_there():
     text = "".join(path.read_text() for path in (ROOT / "ser/cli").glob("*.py"))
     called = set(re.findall(r"\*SER, \"([a-z]+)\"", text))
     assert {"paper", "plan", "status"} <= called <= {name.replace("_", "-") for name in NAMES}
+
+
+def test_an_experiment_that_cannot_be_scored_keeps_no_other_from_it(tmp_path, monkeypatch):
+    done = []
+
+    def infer_folds(exp_dir, **options):
+        if exp_dir.name == "diverged":
+            raise UserError("diverged: no numbers")
+
+    monkeypatch.setattr("ser.scoring.infer.infer_folds", infer_folds)
+    monkeypatch.setattr(
+        "ser.scoring.score.score_experiment", lambda exp, *_, **__: done.append(exp)
+    )
+    directories = [tmp_path / name for name in ("diverged", "fine")]
+    for directory in directories:
+        (directory / "Ses01F").mkdir(parents=True)
+        (directory / "Ses01F" / MARKER).touch()
+    with pytest.raises(UserError, match="no numbers\n  1 of 2 experiments failed, see above"):
+        score(tmp_path, tmp_path, directories)
+    assert done == directories[1:]

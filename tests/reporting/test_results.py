@@ -126,6 +126,7 @@ def test_seed_10_comes_after_seed_9(tmp_path):
         {"protocol": "paper"},
         {"folds": {"expected": FOLDS, "scored": FOLDS[:1], "missing": {"Ses01M": "not trained"}}},
         {"tag": "s1_wide_seed2"},
+        make_scores(seed=1),  # a copy of the first, which is no second seed
     ],
 )
 def test_runs_that_differ_in_more_than_the_seed_stay_apart(change):

@@ -206,7 +206,7 @@ def test_conditions_that_are_there_are_kept_and_a_stopped_run_goes_on(toy, monke
     record = robustness(exp, ["white:10", "clip:10"], build_model=Builder())
     assert set(calls) == {"clip:10"}
     assert list(record["tests"]) == ["clean", "white:10", "clip:10"]
-    again = robustness(exp, ["white:10"], build_model=Builder())
+    again = robustness(exp, ["white:10.0"], build_model=Builder())
     assert again == record  # nothing is lost that was not asked for
 
 

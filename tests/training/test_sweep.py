@@ -8,6 +8,7 @@ import yaml
 from ser.config import check_config
 from ser.errors import UserError
 from ser.training.declared import check_system
+from ser.training.settings import TrainingOptions, resolve
 from ser.training.sweep import list_experiments, load_sweep, write_points
 from tests.support import ROOT
 
@@ -69,17 +70,44 @@ def test_named_points_may_change_several_keys_or_none(sweep):
         ("about: nothing", "no points; give a grid or points"),
         ("grid: {optim: adam}", "grid.optim: found 'adam'; expected a list"),
         ("grid: [1]", r"grid: found \[1\]; expected a mapping"),
-        ("points: {a/b: {optim: sgd}}", "point 'a/b': a name is made of letters"),
+        ("points: {a/b: {optim: sgd}}", "point 'a/b': name it under points, with letters"),
+        ("grid: {betas: [[0, 1]]}", r"point '\[0, 1\]': name it under points, with letters"),
+        ("x: [optim]\ngrid: {optim: [sgd]}", r"x: found \['optim'\]; expected text"),
+        ("requires: [optim]\npoints: {a: }", r"requires: found \['optim'\]; expected text"),
+        ("stated: [76]\npoints: {a: }", r"stated: found \[76\]; expected a mapping"),
+        ("stated: {a: 76}\npoints: {a: }", "stated.a: found 76; expected WA and UA in percent"),
+        ("stated: {b: {wa: 7, ua: 7}}\npoints: {a: }", "stated.b: no such point; there are a"),
         ("points: {a: 3}", "points.a: found 3; expected"),
         ("points: {a: {optim.lr: 3}}", "optim.lr: optim is no mapping in the system's YAML"),
         ("grid: {optim: [sgd]}\npoints: {sgd: {}}", "two points are called sgd"),
         ("x: optim\npoints: {a: {optim_conf.lr: 3}}", "x: 'optim' is not set by every point"),
-        ("seeds: one\ngrid: {optim: [sgd]}", "seeds: found 'one'; expected e.g. 1 2 3"),
+        ("seeds: one\ngrid: {optim: [sgd]}", "seeds: one: expected a whole number"),
+        ("seeds: 1 2 1\ngrid: {optim: [sgd]}", "seeds: 1 is given twice"),
     ],
 )
 def test_what_is_no_sweep_is_explained(sweep, text, message):
     with pytest.raises(UserError, match=f"lambda.yaml: .*{message}"):
         sweep(text)
+
+
+def test_the_file_of_a_sweep_is_named_like_a_tag(tmp_path):
+    (tmp_path / "my sweep.yaml").write_text("points: {a: }")
+    with pytest.raises(UserError, match="my sweep.yaml: tags begin with this file's name; rename"):
+        load_sweep(tmp_path / "my sweep.yaml", tmp_path / "my sweep.yaml")
+
+
+def test_names_and_keys_that_look_like_numbers_are_read_back_as_text(sweep, tmp_path):
+    sweep("grid: {optim_conf.lr: [1.0e-5, 0.1]}\nstated: {0.1: {wa: 7, ua: 8}}")
+    found = load_sweep(tmp_path / "lambda.yaml", ROOT / "conf/mini_s1.yaml")
+    options = TrainingOptions()
+    read = [resolve(file, options).sweep for file in write_points(found, tmp_path).values()]
+    assert [origin["point"] for origin in read] == ["1e-05", "0.1"]
+    assert [origin["stated"] for origin in read] == [None, {"wa": 7, "ua": 8}]
+
+
+def test_a_key_that_is_no_text_is_an_unknown_key(sweep):
+    (point,) = sweep("points: {a: {7: 1}}").points
+    assert point.config["7"] == 1
 
 
 def test_points_are_written_once_and_left_alone_when_nothing_changes(sweep, tmp_path):
