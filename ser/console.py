@@ -5,7 +5,7 @@ import errno
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ser.errors import Stopped, UserError, some
 
@@ -46,6 +46,14 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # in a log the error belongs below earlier output
+        sys.stdout.flush()
+    # in one write: print writes the newline separately, and other output could come in between
+    print(f"error: {message}\n", end="", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
 
 
 def explain(err: Exception) -> str:
