@@ -323,7 +323,7 @@ def _open_experiment(exp_dir: Path) -> Packed:
             f"{exp_dir}: none of its folds is trained; train first: ./run.sh --stage 4 "
             "--stop-stage 4 with the same options"
         )
-    configs = {fold: read_fold_config(exp_dir, fold) for fold in folds}
+    configs = {fold: read_fold_config(exp_dir / fold) for fold in folds}
     first = configs[folds[0]]
     network = network_conf(first)
     units = read_units(find_units(exp_dir, first)) if needs_units(network) else None

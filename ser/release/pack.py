@@ -103,7 +103,7 @@ def pack_experiment(
     names = choose_folds(folds, scores["folds"]["scored"], f"the scored folds of {exp_dir}")
     for fold in names:
         _require_scored(exp_dir, fold, run)
-    configs = {fold: read_fold_config(exp_dir, fold) for fold in names}
+    configs = {fold: read_fold_config(exp_dir / fold) for fold in names}
     first = configs[names[0]]
     other = [f for f in names if any(configs[f][k] != first[k] for k in NETWORK_KEYS)]
     if other:

@@ -322,5 +322,5 @@ class FoldModels:
 
 def model_config(config_file: Path) -> dict[str, Any]:
     """Read the part of ESPnet's config.yaml that defines the model, shared by all folds."""
-    config = read_fold_config(config_file.parents[1], config_file.parent.name)
+    config = read_fold_config(config_file.parent)
     return {key: value for key, value in config.items() if not key.startswith(NOT_THE_MODEL)}

@@ -340,10 +340,10 @@ def finished_folds(exp_dir: Path) -> list[str]:
     return [path.name for path in directories if read_marker(path) == settings]
 
 
-def read_fold_config(exp_dir: Path, fold: str) -> dict[str, Any]:
+def read_fold_config(fold_dir: Path) -> dict[str, Any]:
     """Read config.yaml of a trained fold; UserError if it cannot be read."""
-    path = exp_dir / fold / NETWORK
-    cure = f"remove {path.parent} and train the fold again with --stage 4"
+    path = fold_dir / NETWORK
+    cure = f"remove {fold_dir} and train the fold again with --stage 4"
     return _read_yaml(path, NETWORK_KEYS, cure)
 
 
