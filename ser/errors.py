@@ -41,6 +41,11 @@ def some(names: Collection[str], most: int = 5) -> str:
     return ", ".join(list(names)[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def one_line(err: object, most: int | None = None) -> str:
+    """What an error of a library says, on one line of at most ``most`` characters."""
+    return " ".join(str(err).split())[:most]
+
+
 class Stopped(BaseException):
     """Training was stopped by a signal, after writing a checkpoint; not an error."""
 

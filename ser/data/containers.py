@@ -38,6 +38,7 @@ STARTS = {
     b"RF64": re.compile(rb"RF64[\0-\xff]{4}WAVEds64"),
     b"riff": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
 }
+HEADERS = (*CHUNKED, b"OggS", b"ID3", *STARTS)  # first bytes of audio files
 FLAC_BLOCK = 4096  # samples decoded at once to count them
 FLAC_UNKNOWN = (1 << 36) - 1  # the maximum of the header field
 

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ser.config import encoder_confs
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.models.lora import adapted
 from ser.predict.files import AGAIN, CONFIG, WHAT, Files, read_shapes, read_text
 from ser.predict.inputs import Trained
@@ -133,7 +133,7 @@ def read_network(files: Files, emotions: list[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(read_text(files, NETWORK).decode("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise UserError(f"{where}: not YAML ({' '.join(str(err).split())}); {AGAIN}") from None
+        raise UserError(f"{where}: not YAML ({one_line(err)}); {AGAIN}") from None
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in NETWORK_KEYS if key not in content]
     network = {key: content[key] for key in NETWORK_KEYS if key in content}

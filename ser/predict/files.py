@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.training.experiment import NETWORK, UNITS
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def download(hub_id: str, cache_dir: str | Path | None) -> Path:
     except Exception as err:  # the hub client and its transport raise many kinds of errors
         if not isinstance(err, OSError | ValueError) and "httpx" not in type(err).__module__:
             raise
-        what = " ".join(str(err.__cause__ or err).split())[:80]
+        what = one_line(err.__cause__ or err, 80)
         raise UserError(
             f"{hub_id}: no folder of this name here, and the Hugging Face hub cannot be reached "
             f"({what}); check the network, or download the model on another machine (hf download) "

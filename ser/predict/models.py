@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.lang.units import units_head
 
 if TYPE_CHECKING:
@@ -116,10 +116,9 @@ class OnnxModel:
                 name.removesuffix("_value") for name in outputs if name.endswith("_value")
             ]
         except Exception as err:  # onnxruntime has its own class for every error
-            what = " ".join(str(err).split())[:200]
             raise UserError(
-                f"{where}: no graph of this recipe, or damaged ({what}); export it again, or set "
-                "--backend torch"
+                f"{where}: no graph of this recipe, or damaged ({one_line(err, 200)}); export it "
+                "again, or set --backend torch"
             ) from None
         self.head = f"{head}_logp" if head else None
         self.names = ["emotion_logp", *(f"{name}_value" for name in self.values)]
@@ -130,10 +129,10 @@ class OnnxModel:
         try:
             outputs = self.session.run(self.names, {"speech": batch})
         except Exception as err:  # onnxruntime has its own class for every error
-            what = " ".join(str(err).split())[:200]
             raise UserError(
-                f"onnxruntime cannot process an input of length {batch.shape[1]} ({what}); give "
-                "more of the recording if that is too short for the encoder, or set --backend torch"
+                f"onnxruntime cannot process an input of length {batch.shape[1]} "
+                f"({one_line(err, 200)}); give more of the recording if that is too short for the "
+                "encoder, or set --backend torch"
             ) from None
         found = dict(zip(self.names, outputs, strict=True))
         values = {name: found[f"{name}_value"] for name in self.values}

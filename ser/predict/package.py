@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser.config import encoder_confs
 from ser.data.features import FUNCTIONALS
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.files import expand_home
 from ser.lang.units import read_units
 from ser.models.lora import adapted, frozen_weights, merge, without_adapters
@@ -122,10 +122,9 @@ class Packed:
         try:
             model.load_state_dict(weights, assign=True)  # they stay memory-mapped
         except (RuntimeError, TypeError) as err:
-            what = " ".join(str(err).split())[:300]
             raise UserError(
                 f"{member.where}: the weights do not fit the network that {NETWORK} describes "
-                f"({what}); {AGAIN}"
+                f"({one_line(err, 300)}); {AGAIN}"
             ) from err
         if member.temperature:
             model.emotion_head.load_state_dict(

@@ -23,7 +23,7 @@ from ser.data.audio import (
     read_blocks,
     too_short,
 )
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,7 @@ def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
         if kind is None:
             raise refused from None
         raise UserError(
-            f"{path}: {kind} without audio that can be read ({' '.join(str(err).split())}); copy "
+            f"{path}: {kind} without audio that can be read ({one_line(err)}); copy "
             "it again, if it may be cut short"
         ) from None
     if not duration:
@@ -192,9 +192,8 @@ def _from_torchcodec(path: str, refused: NotAudioError) -> Recording:
                 yield convert(samples.numpy().T)
                 start = stop
         except RuntimeError as err:
-            what = " ".join(str(err).split())
             raise UserError(
-                f"{path}: cannot be decoded ({what}); copy it again, {convert_it}"
+                f"{path}: cannot be decoded ({one_line(err)}); copy it again, {convert_it}"
             ) from err
         yield convert.end()
 

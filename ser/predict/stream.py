@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from ser.data.audio import MIN_SAMPLE_RATE, SAMPLE_RATE, Converter
+from ser.data.containers import HEADERS
 from ser.errors import UserError
 from ser.predict.windows import WINDOW_SECONDS, Segment, has_sound
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 1.0
 NAME = "standard input"
-HEADERS = b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b".snd", b"FORM"  # of files, not samples
 
 
 def follow(model: SpeechEmotion, pipe: IO[bytes], rate: int) -> Iterator[Segment | None]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from ser.console import percent
 from ser.data.folds import SPEAKER_DEPENDENT, caveat, mean_over
-from ser.errors import UserError
+from ser.errors import UserError, some
 from ser.files import atomic_write
-from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions, some
+from ser.scoring.predictions import FILE_NAME, Prediction, read_predictions
 from ser.scoring.records import read_scores, same_tests
 from ser.scoring.slices import read_utterance_table
 from ser.scoring.text import (
@@ -343,7 +343,7 @@ def _refuse_other_tests(runs: Sequence[Scored]) -> None:
                 lacking = dict.fromkeys(one.fold[u] for u in only)
                 problems.append(
                     f"{other.exp_dir} lacks {len(only)} utterances that {one.exp_dir.name} was "
-                    f"tested on: {some(only)} (fold {some(list(lacking))})"
+                    f"tested on: {some(only)} (fold {some(lacking)})"
                 )
         if problems:
             raise UserError(

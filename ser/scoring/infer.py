@@ -22,7 +22,7 @@ from ser.console import progress
 from ser.data.audio import SAMPLE_RATE
 from ser.data.labels import read_targets
 from ser.data.tables import own_ids, read_table
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.files import ROOT
 from ser.lang.units import greedy_ctc, units_head
 from ser.models.inputs import load_input, make_batches, pad
@@ -309,9 +309,8 @@ class FoldModels:
         try:
             self.model.load_state_dict(weights)
         except (RuntimeError, TypeError) as err:
-            what = " ".join(str(err).split())
             raise UserError(
-                f"{model_file}: does not fit {config_file} ({what}); remove "
+                f"{model_file}: does not fit {config_file} ({one_line(err)}); remove "
                 f"{model_file.parent} and train the fold again with --stage 4"
             ) from err
         keep_layers = getattr(getattr(self.model, "frontend", None), "keep_layers", None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ser.errors import UserError
+from ser.errors import UserError, some
 from ser.files import atomic_write
 from ser.training.experiment import PREDICTIONS
 
@@ -19,7 +19,6 @@ FILE_NAME = PREDICTIONS
 SUM_TOLERANCE = 1e-4  # far above the rounding error of six decimals
 TIE = 2e-6  # rounding may put the second of two equal probabilities first
 ERROR_COLUMNS = ["utt_id", "ref", "hyp", "confidence", "p_ref", "wav", "orig_id"]
-MAX_NAMED = 5  # rows named per kind of problem, for a readable message
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,6 @@ def write_errors(
             sure, missed = confidence(p, labels), p.probs[labels.index(p.ref)]
             cells = (p.utt_id, p.ref, p.hyp, f"{sure:.3f}", f"{missed:.3f}", wavs[p.utt_id])
             print(*cells, own_ids[p.utt_id], sep="\t", file=stream)
-
-
-def some(items: Sequence[str]) -> str:
-    """Format the first few of ``items`` and the number of further ones."""
-    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
-    return ", ".join(items[:MAX_NAMED]) + more
 
 
 def read_rows(path: Path, cure: str) -> list[str]:

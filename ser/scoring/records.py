@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ser.console import progress
-from ser.errors import UserError
+from ser.errors import UserError, some
 from ser.files import atomic_write, write_once
 from ser.scoring.metrics import DIGITS
-from ser.scoring.predictions import Prediction, some
+from ser.scoring.predictions import Prediction
 from ser.scoring.score import owners, score_folds
 from ser.scoring.scores import CURE, Scores
 from ser.scoring.uncertainty import layout

@@ -14,9 +14,9 @@ import numpy as np
 
 from ser.data.audio import SAMPLE_RATE
 from ser.data.tables import UNKNOWN_GENDER, read_lines, read_table
-from ser.errors import UserError
+from ser.errors import UserError, some
 from ser.scoring.metrics import absent, accuracy, confusion_matrix, unweighted_accuracy
-from ser.scoring.predictions import Prediction, some
+from ser.scoring.predictions import Prediction
 from ser.training.experiment import Experiment
 
 # IEMOCAP's dialogs are Ses01F_impro01 or Ses01F_script01_1; other corpora have no such part.

@@ -19,7 +19,7 @@ import yaml
 from ser.data.audit import training_list
 from ser.data.labels import RATERS, Targets, label_path
 from ser.data.tables import read_lines, read_table
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.files import atomic_write
 from ser.lang.units import token_tables
 from ser.stage import MARKER, file_digest, read_marker, require_done
@@ -325,8 +325,8 @@ def _read_yaml(path: Path, keys: Sequence[str], cure: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {cure}") from None
     except (OSError, ValueError, yaml.YAMLError) as err:
-        what = " ".join(str(err).split())
-        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {what}); {cure}") from None
+        what = f"{type(err).__name__}: {one_line(err)}"
+        raise UserError(f"{path}: cannot be read ({what}); {cure}") from None
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path}: {', '.join(lacking)} not found in it; {cure}")

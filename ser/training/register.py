@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ser.config import differences, load_config
-from ser.errors import UserError
+from ser.errors import UserError, one_line
 from ser.files import atomic_write
 from ser.stage import MARKER
 from ser.training.checkpoint import CHECKPOINT
@@ -83,7 +83,7 @@ def _holds_training(directory: Path, pattern: str = "") -> bool:
 
 
 def _damaged(path: Path, err: Exception) -> UserError:
-    what = f"{type(err).__name__}: {' '.join(str(err).split())}"
+    what = f"{type(err).__name__}: {one_line(err)}"
     return UserError(
         f"{path}: damaged ({what}); choose another --tag, or train it anew with --overwrite true"
     )

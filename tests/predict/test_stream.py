@@ -74,6 +74,7 @@ def test_options_that_do_not_fit_are_refused(packed, capsys):
     ("data", "said"),
     [
         (b"RIFF" + bytes(40000), r"an audio file \(it starts with b'RIFF'\), but --stream reads"),
+        (b"caff" + bytes(40000), r"an audio file \(it starts with b'caff'\)"),
         (b"RIFF", "ended after 4 bytes, less than a second"),
         (b"", "ended after 0 bytes, less than a second of samples; check the program"),
     ],
