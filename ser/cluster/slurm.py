@@ -230,7 +230,9 @@ def _late(
     """
     command = ["squeue", "--noheader", "--states=all", f"--name={tasks.name}", "--format=%F|%o"]
     before = int(earlier.job) if earlier else 0
-    for _ in range(2):  # the controller may answer this before it takes the job
+    for again in (False, True):  # the controller may answer this before it takes the job
+        if again:
+            signals.wait(polls()[0])
         done = call(command)
         if is_silent(done):
             return done
@@ -238,7 +240,6 @@ def _late(
             job, _, path = line.partition("|")
             if path == os.path.abspath(script) and int(job) > before:
                 return subprocess.CompletedProcess(command, 0, job, "")
-        signals.wait(polls()[0])
     return None
 
 
